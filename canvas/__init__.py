@@ -1,0 +1,21 @@
+"""Geometry and packing: boxes, canvases, and the transfer of voxels between them. NumPy only."""
+
+from canvas.box import Box, Triple, to_array, triple
+from canvas.pack import Canvas, Crop, Placement, canvas_grids, pack_same_scale, pack_same_size
+from canvas.transfer import Read, gather, scatter
+
+__all__ = [
+    "Box",
+    "Canvas",
+    "Crop",
+    "Placement",
+    "Read",
+    "Triple",
+    "canvas_grids",
+    "gather",
+    "pack_same_scale",
+    "pack_same_size",
+    "scatter",
+    "to_array",
+    "triple",
+]

@@ -1,0 +1,1 @@
+"""Coarse-to-fine 3D segmentation with nnU-Net v2."""

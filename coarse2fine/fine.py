@@ -1,0 +1,209 @@
+"""The fine stage: boxes -> canvases -> network -> labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from canvas import Box, Canvas, Read, Triple, gather, pack_same_scale, pack_same_size, scatter, to_array, triple
+from coarse2fine.clock import Clock
+from coarse2fine.coarse import CoarseResult
+from coarse2fine.config import Config
+from coarse2fine.errors import ConfigError
+from coarse2fine.grow import follow_mask, join_boxes
+from coarse2fine.instance_norm import SlotLayout, with_frozen_statistics, with_slot_statistics
+from coarse2fine.nnunet import Model, tile_starts
+from coarse2fine.resample import Floats
+from coarse2fine.sliding import Progress
+from coarse2fine.view import WorkingView
+from coarse2fine.writeback import LabelWriter
+
+
+@dataclass(frozen=True, slots=True)
+class CanvasPlan:
+    """Sizes that the configuration leaves to the model, filled in.
+
+    Attributes:
+        canvas: Network input.
+        slot: Room of one crop.
+        capacity: Slots per canvas; None lets the packer choose.
+        window: Largest box that a component is covered with at once.
+        step: Growth of a box whose mask touches its face.
+        context: Surroundings of a box in same-scale packing.
+    """
+
+    canvas: Triple
+    slot: Triple
+    capacity: int | None
+    window: Triple
+    step: Triple
+    context: Triple
+
+
+@dataclass(frozen=True, slots=True)
+class FineResult:
+    """What the fine stage did.
+
+    Attributes:
+        canvases: Everything that the network saw, in order.
+        boxes: Regions of the working grid whose results count.
+        grown: How many regions were added because a mask reached out of its box.
+    """
+
+    canvases: tuple[Canvas, ...]
+    boxes: tuple[Box, ...]
+    grown: int
+
+
+def plan_sizes(config: Config, model: Model) -> CanvasPlan:
+    """Fill in the sizes that the configuration leaves open.
+
+    Raises:
+        ConfigError: If a size does not fit the model.
+    """
+    settings = config.canvas
+    canvas = settings.size or model.patch
+    # Two-stage mode is the plain sliding window, of full patches, inside each box.
+    slot = settings.slot or (canvas if config.mode == "two-stage" else triple(max(1, edge // 2) for edge in canvas))
+    if not settings.enabled:
+        # A crop alone is a network input of its own, so its edges must be divisible as often as the network halves them.
+        slot = canvas = triple(-(-edge // by) * by for edge, by in zip(slot, model.divisor, strict=True))
+    if any(edge % by for edge, by in zip(canvas, model.divisor, strict=True)):
+        raise ConfigError(f"canvas.size {list(canvas)} cannot be an input of the fine model {model.folder}",
+                          f"Each edge must be a multiple of {list(model.divisor)}; the model's patch is {list(model.patch)}.")
+    if any(edge > limit for edge, limit in zip(slot, canvas, strict=True)):
+        raise ConfigError(f"canvas.slot {list(slot)} is larger than the canvas {list(canvas)}", "Choose a smaller slot.")
+    capacity = None if settings.capacity == "auto" or not settings.enabled else settings.capacity
+    return CanvasPlan(
+        canvas, slot, capacity, config.rois.window or slot,
+        config.fine.grow_step or triple(max(1, edge // 4) for edge in slot),
+        settings.context or triple(edge // 8 for edge in slot))
+
+
+def plan_canvases(boxes: Sequence[Box], config: Config, plan: CanvasPlan, volume: Triple) -> list[Canvas]:
+    """Cut boxes that must stay native into tiles, and pack everything.
+
+    Args:
+        boxes: Regions of the working grid, in the order in which they should lie on canvases.
+        config: Packing and treatment of large boxes.
+        plan: Sizes.
+        volume: Shape of the working grid.
+
+    Raises:
+        ConfigError: If there is no grid with the configured capacity.
+    """
+    if config.fine.large_boxes == "native":
+        boxes = [tile for box in boxes for tile in tiles_of(box, plan.slot, config.fine.tile_step)]
+    try:
+        if config.canvas.packing == "same_scale" and config.canvas.enabled:
+            return pack_same_scale(boxes, plan.canvas, volume, margin=plan.context)
+        return pack_same_size(boxes, plan.canvas, plan.slot, volume, capacity=plan.capacity,
+                              resize_always=config.fine.postprocess == "resize_only",
+                              crop_threshold=config.fine.crop_threshold)
+    except ValueError as error:
+        raise ConfigError(f"canvas: {error}", "Change canvas.capacity, canvas.slot or canvas.size.") from None
+
+
+def tiles_of(box: Box, tile: Triple, step: float) -> list[Box]:
+    """nnU-Net's sliding window over one box; the box itself where it is no larger than a tile."""
+    tile = triple(min(edge, limit) for edge, limit in zip(tile, box.shape, strict=True))
+    return [Box.of(corner, tile).shift(box.start) for corner in tile_starts(box.shape, tile, step)]
+
+
+def segment_boxes(view: WorkingView, model: Model, boxes: Sequence[Box], config: Config, plan: CanvasPlan,
+                  writer: LabelWriter, coarse: CoarseResult | None, clock: Clock, progress: Progress) -> FineResult:
+    """Segment boxes of the working grid, following masks that reach out of them.
+
+    Args:
+        view: The fine model's view of the volume.
+        model: The fine model.
+        boxes: In the order in which an assigner listed them.
+        config: Settings of canvas and fine stage.
+        plan: Sizes from :func:`plan_sizes`.
+        writer: Receives the outputs.
+        coarse: Coarse result, for cascades.
+        clock: Books packing under ``pack`` and network passes under ``fine.network``.
+        progress: Called with canvases done and known so far.
+    """
+    prior = coarse if model.cascade else None
+
+    def read(box: Box, shape: Triple) -> Floats:
+        data = view.read(box, shape)
+        if prior is None:
+            return data
+        labels = prior.one_hot(box, view.shape)
+        if shape != box.shape:
+            index = [((np.arange(new) + 0.5) * old / new).astype(int) for old, new in zip(box.shape, shape, strict=True)]
+            labels = labels[np.ix_(range(len(labels)), *index)]
+        return np.concatenate([data, labels])
+
+    model, layout = _with_norm(model, boxes, config, view, read, clock)
+    channels = view_channels(model)
+    done: list[Canvas] = []
+    regions: list[Box] = []
+    grown, pending = 0, list(boxes)
+    for attempt in range(config.fine.grow + 1):
+        with clock.time("pack"):
+            canvases = plan_canvases(pending, config, plan, view.shape)
+            placements = [placement for canvas in canvases for placement in canvas.placements]
+            writer.expect(placement.box for placement in placements)
+            covered = to_array([*regions, *(placement.box for placement in placements)])
+        pending = []
+        for canvas in canvases:
+            output = _run(canvas, model, gather(canvas, read, channels), config, layout, clock)
+            for placement, logits in scatter(canvas, output):
+                box = placement.box
+                if config.fine.grow:
+                    mask = model.labels.from_logits(logits) != 0
+                    growth = follow_mask(placement, mask, _without(covered, box), view.shape, plan.step)
+                    box = growth.box
+                    pending += growth.beyond
+                writer.add(placement, logits, box)
+                regions.append(box)
+            done.append(canvas)
+            progress(len(done), len(done) + len(canvases) - (canvases.index(canvas) + 1))
+        pending = join_boxes(pending, plan.slot) if attempt < config.fine.grow else []
+        grown += len(pending)
+        if not pending:
+            break
+    return FineResult(tuple(done), tuple(regions), grown)
+
+
+def view_channels(model: Model) -> int:
+    """Input channels of a model: the image's, and in a cascade one for each foreground label."""
+    return model.channels + (len(model.labels.foreground) if model.cascade else 0)
+
+
+def _without(covered: NDArray[np.int64], box: Box) -> NDArray[np.int64]:
+    """All rows but those equal to ``box``."""
+    return covered[(covered != np.array(box.start + box.stop)).any(axis=1)]
+
+
+def _run(canvas: Canvas, model: Model, data: Floats, config: Config, layout: SlotLayout | None, clock: Clock) -> Floats:
+    """One network pass over a canvas."""
+    if layout is not None:
+        layout.show(canvas)
+    flip = layout.flip if layout is not None else lambda axes: None
+    with clock.time("fine.network"):
+        batch = torch.from_numpy(data)[None]
+        return model.forward(batch, mirroring=config.fine.mirroring, on_flip=flip)[0].float().cpu().numpy()
+
+
+def _with_norm(model: Model, boxes: Sequence[Box], config: Config, view: WorkingView, read: Read,
+               clock: Clock) -> tuple[Model, SlotLayout | None]:
+    """The model with the configured instance normalisation."""
+    if config.canvas.norm == "slot":
+        return with_slot_statistics(model)
+    if config.canvas.norm == "case" and boxes:
+        count = min(config.canvas.norm_tiles, len(boxes))
+        picked = [boxes[round(index)] for index in np.linspace(0, len(boxes) - 1, count)]
+        tiles = [box.centred(model.patch, Box.whole(view.shape)) for box in picked]
+        batches = [torch.from_numpy(read(tile, tile.shape))[None] for tile in tiles]
+        with clock.time("fine.network"):
+            return with_frozen_statistics(model, batches), None
+    return model, None
+

@@ -1,0 +1,94 @@
+"""Writing files so that nobody ever sees half of one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from coarse2fine.errors import OutputError
+
+_TEMP_PREFIX = ".c2f-"  # hidden, so that what a killed process leaves behind is not taken for a case
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def atomic_write(path: Path, needed: int = 0) -> Iterator[Path]:
+    """Lets the body write a temporary file, which then replaces ``path`` in one step.
+
+    The temporary file lies in the folder of ``path`` and ends like it. If the body raises anything, KeyboardInterrupt
+    included, it is removed and ``path`` stays as it was. A link stays a link; the file that it points to is replaced.
+
+    Args:
+        path: The file to write; its folder exists.
+        needed: Bytes that will be written, for the message when there is no space for them; 0 if unknown.
+
+    Yields:
+        The path to write to; nothing exists there yet.
+
+    Raises:
+        OutputError: If the system refuses a write, or the disk is full.
+    """
+    temp = path
+    try:
+        target = path.resolve()
+        temp = target.with_name(f"{_TEMP_PREFIX}{secrets.token_hex(8)}{''.join(target.suffixes[-2:])}")
+        yield temp
+        _flush(temp)
+        temp.replace(target)
+    except OSError as error:
+        raise _output_error(path, error, needed) from error
+    finally:
+        if temp != path:
+            with suppress(OSError):  # where nothing can be removed, the error above has said why
+                temp.unlink(missing_ok=True)
+
+
+def check_writable(path: Path, overwrite: bool, suffixes: Sequence[str] = ()) -> None:
+    """Finds out before a long run whether its result can be written; creates the folder if there is none.
+
+    Args:
+        path: The file that will be written.
+        overwrite: Whether a file that exists may be replaced.
+        suffixes: Endings that the file may have; empty if any will do.
+
+    Raises:
+        OutputError: If ``path`` exists and ``overwrite`` is off, is a folder, ends in something else, or its folder
+            cannot be created or takes no new files.
+    """
+    if suffixes and not path.name.endswith(tuple(suffixes)):
+        raise OutputError(f"cannot write {path}: unknown file type", f"Use one of {', '.join(suffixes)}.")
+    try:
+        if path.is_dir():
+            raise OutputError(f"cannot write {path}: it is a folder", "Name a file.")
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path} exists already", "Use --overwrite to replace it, or choose another name.")
+        folder = path.resolve().parent
+        folder.mkdir(parents=True, exist_ok=True)
+        # Permission bits say little about read-only mounts, quotas and access lists: only trying tells.
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=_TEMP_PREFIX):
+            pass
+    except OSError as error:
+        raise _output_error(path, error, 0) from error
+
+
+def _flush(path: Path) -> None:
+    """Waits until the file's bytes are on the disk: a rename may otherwise outlive them in a power cut."""
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def _output_error(path: Path, error: OSError, needed: int) -> OutputError:
+    """The same problem in the user's terms."""
+    problem = f"cannot write {path}: {error.strerror or error}"
+    if error.errno not in _FULL:
+        return OutputError(problem, "Check that the folder exists and that you may write there.")
+    size = f"{needed / 1e6:.1f} MB are needed" if needed else "more space is needed"
+    with suppress(OSError):  # the folder itself may be gone; the first problem is the one to report
+        size += f", {shutil.disk_usage(path.resolve().parent).free / 1e6:.1f} MB are free on this disk"
+    return OutputError(problem, f"{size[0].upper()}{size[1:]}. Free some, raise the quota, or write elsewhere.")

@@ -1,0 +1,241 @@
+"""How NIfTI, NRRD and MetaImage files lay out their voxels, and the gzip streams that they pack them into."""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from isal import isal_zlib
+
+from coarse2fine.errors import VolumeError
+
+GZIP, ZLIB, PLAIN = 31, 15, 0  # zlib's names for its containers (wbits); plain voxels have none
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_BLOCK = 1 << 15  # bytes per read: what a larger block unpacks to leaves the CPU's cache before it is copied
+_LEVEL = 1  # higher levels of isal gain nothing on label maps, and level 0 packs them ten times worse
+_LONGEST_TEXT_HEADER = 1 << 20
+_ORDERS: dict[str, Literal["<", ">"]] = {"little": "<", "big": ">"}
+
+_NIFTI_SIZE, _NIFTI_VOXELS = 348, 352  # bytes of the header; where voxels begin in the files that we write
+_LARGEST_OFFSET = 1 << 30  # of NIfTI's voxels; extensions before them are a few MB at most
+_NIFTI_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
+_META_TYPES = {"CHAR", "UCHAR", "SHORT", "USHORT", "INT", "UINT", "FLOAT", "DOUBLE"}  # LONG's size is ambiguous
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where and how a file stores its voxels, x fastest.
+
+    Attributes:
+        dtype: Voxel type in the file, with its byte order.
+        start: Byte of the file where the voxels begin, or the stream that they are packed in.
+        packing: GZIP, ZLIB or PLAIN.
+        skip: Bytes of the unpacked stream before the first voxel.
+        slope: Factor from stored to true values.
+        intercept: What is added after that.
+    """
+
+    dtype: np.dtype[Any]
+    start: int
+    packing: int
+    skip: int = 0
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    @property
+    def scaled(self) -> bool:
+        """Whether stored and true values differ; with ITK's tolerance, as the results must be ITK's."""
+        tolerance = sys.float_info.epsilon
+        return abs(self.slope) > tolerance and (abs(self.slope - 1) > tolerance or abs(self.intercept) > tolerance)
+
+
+def nifti_layout(path: Path) -> Layout:
+    """Layout of a NIfTI-1 file, plain or packed.
+
+    Raises:
+        VolumeError: If the header is damaged, or states a size or spacing that is not positive.
+    """
+    head, packing = _nifti_header(path)
+    order = next((order for order in "<>" if struct.unpack_from(f"{order}i", head)[0] == _NIFTI_SIZE), "")
+    if not order or head[344:347] != b"n+1":
+        is_second = head[4:7] == b"n+2"
+        raise VolumeError(
+            f"{path} is {'a NIfTI-2' if is_second else 'not a NIfTI'} file",
+            "Convert it to NIfTI-1 or .nrrd." if is_second else "The file may be damaged or misnamed.",
+        )
+    axes, *shape = struct.unpack_from(f"{order}8h", head, 40)
+    code, _bits = struct.unpack_from(f"{order}2h", head, 70)
+    spacing = struct.unpack_from(f"{order}3f", head, 80)
+    offset, slope, intercept = struct.unpack_from(f"{order}3f", head, 108)
+    if not 1 <= axes <= 7 or (axes >= 3 and min(shape[:3]) < 1):
+        raise VolumeError(f"{path}: the header states the size {shape[: max(axes, 3)]} (x, y, z)", "It is damaged.")
+    if axes >= 3:
+        check_spacing(path, spacing)
+    if code not in _NIFTI_TYPES:
+        raise VolumeError(
+            f"{path}: voxels are not real numbers (NIfTI data type {code})",
+            "Write one real number per voxel, and one file per channel.",
+        )
+    if not abs(offset) <= _LARGEST_OFFSET:
+        raise VolumeError(f"{path}: the header says that voxels begin at byte {offset}", "It is damaged.")
+    first = max(_NIFTI_SIZE, int(offset))
+    return Layout(
+        np.dtype(order + _NIFTI_TYPES[code]),
+        start=0 if packing else first,
+        packing=packing,
+        skip=first if packing else 0,
+        slope=slope if slope and math.isfinite(slope) else 1.0,
+        intercept=intercept if math.isfinite(intercept) else 0.0,
+    )
+
+
+def nrrd_layout(path: Path, dtype: np.dtype[Any]) -> Layout | None:
+    """Layout of an NRRD file whose voxels have the given type; None if only SimpleITK can read it."""
+    text = _text_header(path, rb"\r?\n\r?\n")
+    fields: dict[str, str] = {
+        key.lower(): value for key, value in re.findall(r"^([^#:\n]+): *(.*?)\s*$", text, re.MULTILINE)
+    }
+    packing = {"raw": PLAIN, "gzip": GZIP, "gz": GZIP}.get(fields.get("encoding", "").lower())
+    order = _ORDERS.get(fields.get("endian", "little" if dtype.itemsize == 1 else "").lower())
+    elsewhere = {"data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip"} & fields.keys()
+    if packing is None or order is None or elsewhere:
+        return None
+    return Layout(dtype.newbyteorder(order), start=len(text), packing=packing)
+
+
+def meta_layout(path: Path, dtype: np.dtype[Any]) -> Layout | None:
+    """Layout of a MetaImage file whose voxels have the given type; None if only SimpleITK can read it."""
+    text = _text_header(path, rb"^ElementDataFile *= *LOCAL *\r?\n")
+    fields: dict[str, str] = dict(re.findall(r"^(\w+) *= *(.*?)\s*$", text, re.MULTILINE))
+    is_known = fields.get("ElementType", "").removeprefix("MET_") in _META_TYPES
+    is_binary = fields.get("BinaryData", "").lower() == "true"
+    moved = {"HeaderSize", "ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset"} & fields.keys()
+    if not is_known or not is_binary or moved:
+        return None
+    big = fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "False")).lower() == "true"
+    packed = fields.get("CompressedData", "False").lower() == "true"
+    order = _ORDERS["big" if big else "little"]
+    return Layout(dtype.newbyteorder(order), start=len(text), packing=ZLIB if packed else PLAIN)
+
+
+def check_spacing(path: Path, spacing: tuple[float, ...]) -> None:
+    """Raises a VolumeError unless all voxel distances are positive numbers."""
+    if not all(math.isfinite(step) and step > 0 for step in spacing):
+        raise VolumeError(
+            f"{path}: the voxel spacing {', '.join(f'{step:g}' for step in spacing)} is not positive",
+            "Correct the header: the models need the true voxel size.",
+        )
+
+
+def unpacked(stream: BinaryIO, packing: int) -> Iterator[bytes]:
+    """Decompresses the rest of a stream piece by piece; a piece has at most 1032 times 32 KiB.
+
+    Raises:
+        EOFError: If the stream ends too early.
+        isal_zlib.error: If it is damaged; the checksum is verified after the last piece.
+    """
+    data = b""
+    while True:  # gzip files may consist of several members
+        inflater = isal_zlib.decompressobj(wbits=packing)
+        while not inflater.eof:
+            data = data or stream.read(_BLOCK)
+            if not data:
+                raise EOFError
+            yield inflater.decompress(data)
+            data = b""
+        data = inflater.unused_data
+        if len(data) < len(_GZIP_MAGIC):
+            data += stream.read(_BLOCK)
+        if not data.startswith(_GZIP_MAGIC):
+            return
+
+
+def encode_nifti(
+    one_voxel: bytes, shape: tuple[int, ...], voxels: memoryview, packing: int
+) -> list[bytes | memoryview]:
+    """A NIfTI file from that of one voxel in the same geometry.
+
+    Args:
+        one_voxel: A NIfTI file as SimpleITK writes it.
+        shape: Number of voxels (x, y, z).
+        voxels: The bytes of all voxels.
+        packing: GZIP or PLAIN.
+
+    Returns:
+        The file's bytes, in parts.
+
+    Raises:
+        ValueError: If ``one_voxel`` is not what SimpleITK is known to write.
+    """
+    head = bytearray(one_voxel[:_NIFTI_VOXELS])
+    if len(head) != _NIFTI_VOXELS or struct.unpack_from("=3h", head, 42) != (1, 1, 1):
+        raise ValueError("unexpected NIfTI header")
+    struct.pack_into("=3h", head, 42, *shape)
+    return _packed([bytes(head), voxels], GZIP) if packing == GZIP else [bytes(head), voxels]
+
+
+def encode_nrrd(one_voxel: bytes, shape: tuple[int, ...], voxels: memoryview) -> list[bytes | memoryview]:
+    """A packed NRRD file, made as ``encode_nifti`` does."""
+    head = one_voxel[: one_voxel.find(b"\n\n") + 2]
+    if b"\nencoding: gzip\n" not in head:
+        raise ValueError("unexpected NRRD header")
+    return [_with_field(head, b"sizes: ", b"1 1 1", _numbers(shape)), *_packed([voxels], GZIP)]
+
+
+def encode_meta(one_voxel: bytes, shape: tuple[int, ...], voxels: memoryview) -> list[bytes | memoryview]:
+    """A packed MetaImage file, made as ``encode_nifti`` does."""
+    last = b"\nElementDataFile = LOCAL\n"
+    head = one_voxel[: one_voxel.find(last) + len(last)]
+    parts = _packed([voxels], ZLIB)
+    head = _with_field(head, b"DimSize = ", b"1 1 1", _numbers(shape))
+    return [_with_field(head, b"CompressedDataSize = ", rb"\d+", _numbers([sum(map(len, parts))])), *parts]
+
+
+def _nifti_header(path: Path) -> tuple[bytes, int]:
+    """The first bytes of a NIfTI file, unpacked, and how the file is packed; its name does not tell for certain."""
+    with path.open("rb") as stream:
+        head = stream.read(_NIFTI_SIZE)
+        packing = GZIP if head.startswith(_GZIP_MAGIC) else PLAIN
+        if packing:
+            stream.seek(0)
+            head = b""
+            for block in unpacked(stream, packing):
+                head += block
+                if len(head) >= _NIFTI_SIZE:
+                    break
+    if len(head) < _NIFTI_SIZE:
+        raise VolumeError(f"{path} is too short for a NIfTI file", "It may be damaged: copy it again.")
+    return head[:_NIFTI_SIZE], packing
+
+
+def _text_header(path: Path, last: bytes) -> str:
+    """The file up to the end of the first match of ``last``, one character per byte; empty if there is none."""
+    with path.open("rb") as stream:
+        head = stream.read(_LONGEST_TEXT_HEADER)
+    match = re.search(last, head, re.MULTILINE)
+    return head[: match.end()].decode("latin-1") if match else ""
+
+
+def _packed(parts: list[bytes | memoryview], packing: int) -> list[bytes | memoryview]:
+    deflater = isal_zlib.compressobj(_LEVEL, isal_zlib.DEFLATED, packing)
+    return [*(deflater.compress(part) for part in parts), deflater.flush()]
+
+
+def _numbers(values: tuple[int, ...] | list[int]) -> bytes:
+    return b" ".join(b"%d" % value for value in values)
+
+
+def _with_field(head: bytes, name: bytes, old: bytes, new: bytes) -> bytes:
+    """The header with another value in a field that must occur once."""
+    head, count = re.subn(rb"^(%s)%s$" % (name, old), rb"\g<1>" + new, head, flags=re.MULTILINE)
+    if count != 1:
+        raise ValueError(f"unexpected header: {count} fields {name.decode()!r}")
+    return head

@@ -1,0 +1,316 @@
+"""NIfTI, NRRD and MetaImage files.
+
+SimpleITK reads and writes the geometry, so that it is the one that nnU-Net sees. The voxels pass it by, for two
+reasons: isal packs and unpacks gzip faster, and SimpleITK (2.5) reads damaged voxels without complaint and, when the
+disk is full, drops voxels of a NIfTI file without an error.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+from isal import isal_zlib
+from numpy.typing import NDArray
+
+from canvas import triple
+from coarse2fine.errors import OutputError, VolumeError
+from coarse2fine.io import headers
+from coarse2fine.io.atomic import atomic_write
+from coarse2fine.io.headers import Layout
+from coarse2fine.io.volume import Grid, Volume
+
+INPUT_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+LABEL_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+
+_Encoder = Callable[[bytes, tuple[int, ...], memoryview], list[bytes | memoryview]]
+_ENCODERS: dict[str, _Encoder] = {
+    ".nii.gz": partial(headers.encode_nifti, packing=headers.GZIP),
+    ".nii": partial(headers.encode_nifti, packing=headers.PLAIN),
+    ".nrrd": headers.encode_nrrd,
+    ".mha": headers.encode_meta,
+}
+_LONGEST_NIFTI_AXIS = 32767
+_VOXEL_TYPES: dict[int, np.dtype[Any]] = {
+    sitk.sitkInt8: np.dtype(np.int8),
+    sitk.sitkUInt8: np.dtype(np.uint8),
+    sitk.sitkInt16: np.dtype(np.int16),
+    sitk.sitkUInt16: np.dtype(np.uint16),
+    sitk.sitkInt32: np.dtype(np.int32),
+    sitk.sitkUInt32: np.dtype(np.uint32),
+    sitk.sitkInt64: np.dtype(np.int64),
+    sitk.sitkUInt64: np.dtype(np.uint64),
+    sitk.sitkFloat32: np.dtype(np.float32),
+    sitk.sitkFloat64: np.dtype(np.float64),
+}
+# What SimpleITK, the system and isal raise; isal's own stubs call its exception class an instance.
+_READ_ERRORS = (RuntimeError, OSError, EOFError, cast(type[Exception], isal_zlib.error))
+_PADDING = 1 << 20  # bytes that may follow the voxels, beside as many as the voxels have
+_SLAB = 1 << 18  # voxels per step of a check, so that its temporaries stay in the CPU's cache
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What a file says about its voxels; ``layout`` is None if only SimpleITK can read them."""
+
+    grid: Grid
+    dtype: np.dtype[Any]
+    layout: Layout | None
+
+
+def split_suffix(path: Path) -> tuple[str, str]:
+    """File name without ending, and the ending.
+
+    Raises:
+        VolumeError: If no reader knows the ending.
+
+    >>> split_suffix(Path("scans/case.v2_0000.nii.gz"))
+    ('case.v2_0000', '.nii.gz')
+    """
+    for suffix in INPUT_SUFFIXES:
+        if path.name.endswith(suffix):
+            return path.name.removesuffix(suffix), suffix
+    raise VolumeError(f"{path}: unknown file type", f"Volumes end in {', '.join(INPUT_SUFFIXES)}.")
+
+
+def read_volume(files: Sequence[Path]) -> Volume:
+    """Reads one case.
+
+    The geometry is SimpleITK's, the voxels equal ``sitk.GetArrayFromImage(sitk.ReadImage(file))`` in value and type:
+    integers stay what they are unless the file scales them. Checksums of packed files are verified.
+
+    Args:
+        files: One file per channel. Channels must agree in shape and spacing, as nnU-Net demands.
+
+    Returns:
+        The volume, named after the first file, with one array of shape (z, y, x) per channel.
+
+    Raises:
+        VolumeError: If a file is missing, damaged, or not a 3D volume of finite real numbers, or if channels differ.
+    """
+    with _quiet():
+        heads = [_read_head(file) for file in files]
+        grid = heads[0].grid
+        for file, head in zip(files, heads, strict=True):
+            if head.grid.shape != grid.shape or not np.allclose(head.grid.spacing, grid.spacing):
+                raise VolumeError(
+                    f"{files[0]} and {file} are channels of one case but differ (z, y, x): shape {grid.shape} and "
+                    f"{head.grid.shape}, spacing {grid.spacing} and {head.grid.spacing} mm",
+                    "Resample them to one grid.",
+                )
+        with ThreadPoolExecutor() as pool:
+            channels = tuple(pool.map(_read_voxels, files, heads))
+    return Volume(channels, grid, split_suffix(files[0])[0].removesuffix("_0000"))
+
+
+def write_labels(labels: NDArray[np.uint8] | NDArray[np.uint16], grid: Grid, path: Path) -> None:
+    """Writes a label map in the geometry of ``grid`` and in the format that ``path`` ends in.
+
+    The file is what SimpleITK would have written, apart from the packing. One that exists is replaced in one step.
+
+    Args:
+        labels: Shape (z, y, x), the grid's.
+        grid: Geometry to write, in millimetres.
+        path: Ends in one of LABEL_SUFFIXES; its folder exists.
+
+    Raises:
+        ValueError: If the labels have another shape than the grid, or are neither uint8 nor uint16.
+        OutputError: If the file cannot be written, or its format cannot hold the labels.
+    """
+    if labels.shape != grid.shape or labels.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"labels of shape {labels.shape}, type {labels.dtype} do not fit a grid of {grid.shape}")
+    suffix = next((suffix for suffix in LABEL_SUFFIXES if path.name.endswith(suffix)), None)
+    if suffix is None:
+        raise OutputError(f"cannot write {path}: unknown file type", f"Use one of {', '.join(LABEL_SUFFIXES)}.")
+    if suffix.startswith(".nii") and max(labels.shape) > _LONGEST_NIFTI_AXIS:
+        raise OutputError(f"cannot write {path}: shape {labels.shape} is too large for NIfTI", "Use .nrrd or .mha.")
+    voxels = np.ascontiguousarray(labels).data.cast("B")
+    try:
+        parts = _ENCODERS[suffix](_one_voxel_file(grid, labels.dtype, suffix), grid.shape[::-1], voxels)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise OutputError(
+            f"cannot write {path}: SimpleITK gave no header for its geometry ({_reason(error)})",
+            f"Check that there is space in {tempfile.gettempdir()}; other formats, such as .nrrd, may hold it.",
+        ) from error
+    with atomic_write(path, needed=sum(map(len, parts))) as temp, temp.open("wb") as stream:
+        stream.writelines(parts)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps ITK's warnings off the terminal: what matters of them is checked here and raised."""
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+
+
+def _read_head(file: Path) -> _Head:
+    """Geometry, voxel type and layout of a file, checked."""
+    suffix = split_suffix(file)[1]
+    if not file.is_file():
+        raise VolumeError(f"{file} {'is not a file' if file.exists() else 'does not exist'}", "Check the path.")
+    try:
+        # NIfTI first: of some damage, ITK's own reader prints lines that cannot be switched off.
+        layout = headers.nifti_layout(file) if suffix.startswith(".nii") else None
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(file))
+        reader.ReadImageInformation()
+        dtype = _voxel_type(file, reader)
+        grid = _grid(file, reader)
+        if suffix == ".nrrd":
+            layout = headers.nrrd_layout(file, dtype)
+        elif suffix == ".mha":
+            layout = headers.meta_layout(file, dtype)
+    except _READ_ERRORS as error:
+        raise _unreadable(file, error) from error
+    return _Head(grid, dtype, layout)
+
+
+def _voxel_type(file: Path, reader: sitk.ImageFileReader) -> np.dtype[Any]:
+    """The type of the voxels, which must be single real numbers in three dimensions."""
+    size, pixel = reader.GetSize(), reader.GetPixelID()
+    if reader.GetDimension() != 3:
+        raise VolumeError(
+            f"{file} has {reader.GetDimension()} dimensions: {' x '.join(map(str, size))}",
+            "Stack slices into one volume; split channels or time points into one file each, NAME_0000, NAME_0001, ...",
+        )
+    if pixel not in _VOXEL_TYPES:
+        raise VolumeError(
+            f"{file}: voxels are of type {sitk.GetPixelIDValueAsString(pixel)}, not single real numbers",
+            "Convert colours to grey values, and write channels into one file each, NAME_0000, NAME_0001, ...",
+        )
+    return _VOXEL_TYPES[pixel]
+
+
+def _grid(file: Path, reader: sitk.ImageFileReader) -> Grid:
+    """The grid of a file, in the axis order of arrays, checked to be one that can be written again."""
+    z, y, x = reader.GetSize()[::-1]
+    if min(z, y, x) < 1:
+        raise VolumeError(f"{file} holds no voxels: its shape is {(z, y, x)} (z, y, x)", "It may be damaged.")
+    sz, sy, sx = reader.GetSpacing()[::-1]
+    headers.check_spacing(file, (sz, sy, sx))
+    grid = Grid(triple((z, y, x)), (sz, sy, sx), "mm", reader.GetOrigin(), reader.GetDirection())
+    if not all(map(math.isfinite, grid.origin + grid.direction)):
+        raise VolumeError(f"{file}: origin or direction is not a finite number", "Correct the header.")
+    _one_voxel(grid, np.dtype(np.uint8))
+    return grid
+
+
+def _read_voxels(file: Path, head: _Head) -> NDArray[Any]:
+    """The voxels of a file, shape (z, y, x), as SimpleITK would give them."""
+    try:
+        if head.layout is None:
+            voxels = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+        elif head.layout.packing == headers.PLAIN:
+            size = math.prod(head.grid.shape)
+            voxels = np.fromfile(file, head.layout.dtype, size, offset=head.layout.start)
+            if voxels.size < size:
+                raise EOFError
+        else:
+            voxels = _read_packed(file, head.layout, math.prod(head.grid.shape))
+    except MemoryError as error:
+        size = math.prod(head.grid.shape) * head.dtype.itemsize
+        raise VolumeError(
+            f"{file}: {size / 1e9:.1f} GB of voxels do not fit into memory",
+            "If the volume is smaller than that, its header is damaged; otherwise use a larger machine.",
+        ) from error
+    except _READ_ERRORS as error:
+        raise _unreadable(file, error) from error
+    voxels = voxels.reshape(head.grid.shape)
+    if not voxels.dtype.isnative:
+        voxels = voxels.byteswap(inplace=True).view(voxels.dtype.newbyteorder("="))
+    if head.layout is not None and head.layout.scaled:
+        voxels = _rescaled(voxels, head.layout, head.dtype)
+    _check_finite(file, voxels)
+    return voxels
+
+
+def _read_packed(file: Path, layout: Layout, size: int) -> NDArray[Any]:
+    """Unpacks ``size`` voxels of a file into a new array of one axis."""
+    voxels = np.empty(size, layout.dtype)
+    target, skip, filled = voxels.view(np.uint8).data, layout.skip, 0
+    surplus = -len(target) - _PADDING
+    with file.open("rb") as stream:
+        stream.seek(layout.start)
+        for block in headers.unpacked(stream, layout.packing):
+            piece = memoryview(block)[skip:]
+            skip = max(0, skip - len(block))
+            taken = min(len(piece), len(target) - filled)
+            target[filled : filled + taken] = piece[:taken]
+            filled += taken
+            surplus += len(piece) - taken
+            if surplus > 0:
+                raise VolumeError(f"{file} unpacks to far more than its header says", "It is damaged or malicious.")
+    if filled < len(target):
+        raise EOFError
+    return voxels
+
+
+def _rescaled(stored: NDArray[Any], layout: Layout, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """True values of stored ones, rounded exactly where ITK rounds."""
+    voxels = np.empty(stored.shape, dtype)
+    for true, slice_ in zip(voxels, stored, strict=True):
+        true[...] = slice_.astype(dtype).astype(np.float64) * layout.slope + layout.intercept
+    return voxels
+
+
+def _check_finite(file: Path, voxels: NDArray[Any]) -> None:
+    """Raises a VolumeError that counts and locates voxels that are no finite numbers."""
+    if voxels.dtype.kind != "f":
+        return
+    count, first, flat = 0, 0, voxels.reshape(-1)
+    for start in range(0, flat.size, _SLAB):
+        finite = np.isfinite(flat[start : start + _SLAB])
+        if not finite.all():
+            first = first if count else start + int(finite.argmin())
+            count += finite.size - int(np.count_nonzero(finite))
+    if count:
+        place = tuple(int(index) for index in np.unravel_index(first, voxels.shape))
+        raise VolumeError(
+            f"{file}: {count} of {flat.size} voxels are NaN or infinite, the first at {place} (z, y, x)",
+            "Replace them, for example by the value of the background.",
+        )
+
+
+def _one_voxel(grid: Grid, dtype: np.dtype[Any]) -> sitk.Image:
+    """The smallest image with this geometry; SimpleITK raises RuntimeError if no image can have it."""
+    image = sitk.GetImageFromArray(np.zeros((1, 1, 1), dtype))
+    image.SetSpacing(grid.spacing[::-1])
+    image.SetOrigin(grid.origin)
+    image.SetDirection(grid.direction)
+    return image
+
+
+def _one_voxel_file(grid: Grid, dtype: np.dtype[Any], suffix: str) -> bytes:
+    """What SimpleITK writes for the smallest image with this geometry."""
+    with _quiet(), tempfile.TemporaryDirectory(prefix="c2f-") as folder:
+        path = Path(folder, f"head{suffix.removesuffix('.gz')}")
+        sitk.WriteImage(_one_voxel(grid, dtype), str(path), True)
+        return path.read_bytes()
+
+
+def _unreadable(file: Path, error: Exception) -> VolumeError:
+    if isinstance(error, EOFError):
+        return VolumeError(f"{file} is truncated: it ends before its last voxel", "Copy or download it again.")
+    return VolumeError(f"{file} cannot be read: {_reason(error)}", "It may be damaged or misnamed: copy it again.")
+
+
+def _reason(error: Exception) -> str:
+    """The first telling line of an error; ITK's begin with places in its source code and addresses of objects."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    match = re.search(r"ERROR: (?:\w+\(0x\w+\): )?(.+)", str(error))
+    return match[1] if match else str(error)

@@ -1,0 +1,334 @@
+"""nnU-Net v2 models: safe loading, what the plans say, forward pass. The only module that imports nnunetv2."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from numpy.typing import NDArray
+from torch import nn
+
+from canvas import Triple, triple
+from coarse2fine.checkpoint import OPERATIONS, Checkpoint, check_plans, find_folds, load_checkpoint, read_json
+from coarse2fine.errors import ModelError
+from coarse2fine.resample import Method
+
+with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints about environment variables that inference needs not
+    from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+__all__ = ["Labels", "Model", "Scheme", "gaussian", "load_model", "nnunet_predictor", "tile_starts"]
+
+NETWORKS = {"PlainConvUNet": PlainConvUNet, "ResidualEncoderUNet": ResidualEncoderUNet}
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """How network outputs become labels.
+
+    Attributes:
+        names: Label values, or lists of them for regions, by name, as in ``dataset.json``.
+        heads: Number of network outputs.
+        foreground: Label values other than background, ascending.
+        regions: For region-based models the label that each output paints, in painting order; else empty.
+    """
+
+    names: Mapping[str, Any]
+    heads: int
+    foreground: tuple[int, ...]
+    regions: tuple[int, ...]
+
+    @property
+    def dtype(self) -> type[np.uint8] | type[np.uint16]:
+        """Smallest unsigned type that holds every label."""
+        return np.uint8 if max(self.foreground, default=0) < 256 else np.uint16
+
+    def from_logits(self, logits: NDArray[np.floating[Any]]) -> NDArray[np.unsignedinteger[Any]]:
+        """Labels of the largest output, or of the last painted region with probability above one half.
+
+        Args:
+            logits: Network outputs, shape (heads, ...).
+
+        Returns:
+            Label values, shape (...). On ties the lower class wins, as in nnU-Net.
+        """
+        if self.regions:
+            painted = np.zeros(logits.shape[1:], self.dtype)
+            for output, label in zip(logits, self.regions, strict=True):
+                painted[output > 0] = label
+            return painted
+        if self.heads == 2:
+            return (logits[1] > logits[0]).astype(self.dtype)
+        # A running maximum reads each output once; argmax over the slowest axis is several times slower.
+        best, labels = logits[0].copy(), np.zeros(logits.shape[1:], self.dtype)
+        for label in range(1, self.heads):
+            better = logits[label] > best
+            np.copyto(labels, self.dtype(label), where=better)
+            np.maximum(best, logits[label], out=best)
+        return labels
+
+    def foreground_probability(self, logits: torch.Tensor) -> torch.Tensor:
+        """Probability that a voxel is not background.
+
+        Args:
+            logits: Shape (heads, z, y, x).
+
+        Returns:
+            Shape (z, y, x), 0 to 1: one minus the background's softmax, or the most probable region.
+        """
+        logits = logits.float()
+        if self.regions:
+            return torch.sigmoid(logits).amax(0)
+        return 1 - torch.softmax(logits, 0)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """Intensity normalisation of one channel, as the plans ask for it.
+
+    Attributes:
+        name: nnU-Net's class name.
+        masked: Statistics come from the non-zero region only, and voxels outside of it stay as they are.
+        mean, std, low, high: Data set statistics for CT: mean, standard deviation, 0.5 and 99.5 percentile.
+    """
+
+    name: str
+    masked: bool
+    mean: float
+    std: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A trained nnU-Net v2 configuration, ready to run.
+
+    Attributes:
+        folder: Where it came from.
+        configuration: Name in the plans, such as ``3d_fullres``.
+        folds: Names of the folds whose outputs are averaged.
+        networks: One network per fold, in evaluation mode, on ``device``.
+        device: Where they are.
+        patch: Input size the network was trained with, (z, y, x) of the working grid.
+        divisor: Edges of any input must be multiples of these, because the network halves its feature maps.
+        spacing: Voxel size of the working grid, in the unit of the training data.
+        transpose: Axis of the file, counted in (z, y, x), that becomes each axis of the working grid.
+        channels: Image channels.
+        cascade: Whether the previous stage's labels are further input channels.
+        labels: How outputs become labels.
+        schemes: Normalisation of each channel.
+        data_method: Resampling of images.
+        logit_method: Resampling of outputs.
+        mirror_axes: Axes that mirroring may flip.
+        plans: Parsed ``plans.json``; checked against the allowlists.
+        dataset: Parsed ``dataset.json``.
+    """
+
+    folder: Path
+    configuration: str
+    folds: tuple[str, ...]
+    networks: tuple[nn.Module, ...]
+    device: torch.device
+    patch: Triple
+    divisor: Triple
+    spacing: tuple[float, float, float]
+    transpose: Triple
+    channels: int
+    cascade: bool
+    labels: Labels
+    schemes: tuple[Scheme, ...]
+    data_method: Method
+    logit_method: Method
+    mirror_axes: tuple[int, ...]
+    plans: Mapping[str, Any]
+    dataset: Mapping[str, Any]
+
+    @property
+    def untranspose(self) -> Triple:
+        """Axis of the working grid that becomes each axis of the file."""
+        return triple(np.argsort(self.transpose))
+
+    def forward(self, batch: torch.Tensor, *, mirroring: bool, fold: int | None = None,
+                on_flip: Callable[[tuple[int, ...]], None] = lambda axes: None) -> torch.Tensor:
+        """Network outputs, averaged over folds and mirrored inputs.
+
+        Args:
+            batch: Normalised input, shape (n, channels, z, y, x).
+            mirroring: Also run flipped inputs, along all combinations of the axes that training allowed.
+            fold: Run only this fold.
+            on_flip: Called before each pass with the axes (0 = z) that are mirrored in it.
+
+        Returns:
+            Logits, shape (n, heads, z, y, x), on the model's device.
+        """
+        networks = self.networks if fold is None else (self.networks[fold],)
+        axes = self.mirror_axes if mirroring else ()
+        flips = [flip for count in range(1, len(axes) + 1) for flip in itertools.combinations(axes, count)]
+        autocast = torch.autocast(self.device.type) if self.device.type == "cuda" else contextlib.nullcontext()
+        batch = batch.to(self.device)
+        total: torch.Tensor | None = None
+        with torch.inference_mode(), autocast:
+            for network in networks:
+                on_flip(())
+                logits = network(batch)
+                for flip in flips:
+                    on_flip(flip)
+                    dims = [axis + 2 for axis in flip]
+                    logits += torch.flip(network(torch.flip(batch, dims)), dims)
+                logits /= len(flips) + 1
+                total = logits if total is None else total + logits
+        if total is None:
+            raise ModelError(f"{self.folder} has no network", "Load the model with load_model.")
+        return total / len(networks) if len(networks) > 1 else total
+
+
+def load_model(folder: Path | str, *, folds: tuple[str, ...] | None = None, checkpoint: str = "checkpoint_final.pth",
+               device: torch.device | str = "cpu", trust: bool = False) -> Model:
+    """Load an nnU-Net v2 model folder without executing anything it contains.
+
+    Args:
+        folder: ``Trainer__Plans__Configuration`` folder with ``plans.json``, ``dataset.json`` and ``fold_*``.
+        folds: Folds to average; None takes all numbered ones, else ``all``.
+        checkpoint: File name in each fold.
+        device: Where to run.
+        trust: Unpickle checkpoints without restriction.
+
+    Raises:
+        ModelError: If something is missing or does not fit together.
+        UntrustedModelError: If the folder names code outside the allowlists.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ModelError(f"model folder {folder} does not exist", "Give the folder that holds plans.json and fold_*.")
+    plans, dataset = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
+    check_plans(plans, folder / "plans.json")
+    names = folds or find_folds(folder, checkpoint)
+    checkpoints = [load_checkpoint(folder / f"fold_{name}" / checkpoint, trust=trust) for name in names]
+    manager = PlansManager(dict(plans))
+    configuration = _configuration(manager, checkpoints[0])
+    labels, channels = _labels(dataset, folder), len(dataset.get("channel_names", dataset.get("modality", ())))
+    cascade = configuration.previous_stage_name is not None
+    inputs = channels + (len(labels.foreground) if cascade else 0)
+    try:
+        networks = tuple(_network(configuration, inputs, labels.heads, weights, torch.device(device))
+                         for weights in checkpoints)
+        return Model(
+            folder, checkpoints[0].configuration, names, networks, torch.device(device),
+            triple(configuration.patch_size), triple(np.prod(configuration.pool_op_kernel_sizes, axis=0)), tuple(float(size) for size in configuration.spacing),
+            triple(plans["transpose_forward"]), channels, cascade, labels, _schemes(manager, configuration),
+            _method(configuration, "data"), _method(configuration, "probabilities"), checkpoints[0].mirror_axes,
+            plans, dataset)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{folder / 'plans.json'} is incomplete or malformed: {error!r}",
+                         "Use the plans.json that nnU-Net wrote with this model.") from None
+
+
+def _configuration(manager: PlansManager, checkpoint: Checkpoint) -> ConfigurationManager:
+    """The checkpoint's configuration, which must exist and be three-dimensional."""
+    name = checkpoint.configuration
+    try:
+        configuration = manager.get_configuration(name)
+        dimensions = len(configuration.patch_size)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ModelError(f"{checkpoint.path} was trained for configuration {name!r}, which plans.json does not "
+                         f"describe: {error}", "Use the plans.json that belongs to this checkpoint.") from None
+    if dimensions != 3:
+        raise ModelError(f"configuration {name!r} is {dimensions}D", "coarse2fine runs 3D configurations only.")
+    return configuration
+
+
+def _labels(dataset: Mapping[str, Any], folder: Path) -> Labels:
+    """Label rules of ``dataset.json``, as nnU-Net's LabelManager reads them."""
+    try:
+        manager = LabelManager(dict(dataset["labels"]), dataset.get("regions_class_order"))
+        regions = tuple(int(label) for label in manager.regions_class_order) if manager.has_regions else ()
+        foreground = tuple(int(label) for label in manager.foreground_labels)
+        return Labels(dict(dataset["labels"]), int(manager.num_segmentation_heads), foreground, regions)
+    except (KeyError, TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise ModelError(f"{folder / 'dataset.json'}: labels are not usable: {error}",
+                         "Use the dataset.json that nnU-Net wrote with this model.") from None
+
+
+def _network(configuration: ConfigurationManager, inputs: int, heads: int, checkpoint: Checkpoint,
+             device: torch.device) -> nn.Module:
+    """Build the network from allowlisted names and fill in one fold's weights."""
+    arguments = dict(configuration.network_arch_init_kwargs)
+    for key in configuration.network_arch_init_kwargs_req_import:
+        arguments[key] = None if arguments[key] is None else OPERATIONS[arguments[key]]
+    build = NETWORKS[configuration.network_arch_class_name.rpartition(".")[2]]
+    network: nn.Module = build(input_channels=inputs, num_classes=heads, deep_supervision=False, **arguments)
+    try:
+        network.load_state_dict(checkpoint.weights)
+    except RuntimeError as error:
+        raise ModelError(f"{checkpoint.path} does not fit the network in plans.json: {str(error).splitlines()[1].strip()}",
+                         "Use plans.json and dataset.json of the same training; trainers that change the network "
+                         "itself are not supported.") from None
+    return network.to(device).eval().requires_grad_(False)
+
+
+def _schemes(manager: PlansManager, configuration: ConfigurationManager) -> tuple[Scheme, ...]:
+    """Normalisation of each channel."""
+    statistics = manager.foreground_intensity_properties_per_channel
+    schemes = []
+    for channel, (name, masked) in enumerate(
+            zip(configuration.normalization_schemes, configuration.use_mask_for_norm, strict=True)):
+        numbers = statistics.get(str(channel), {})
+        if name == "CTNormalization" and not numbers:
+            raise KeyError(f"foreground_intensity_properties_per_channel.{channel}")
+        keys = ("mean", "std", "percentile_00_5", "percentile_99_5")
+        schemes.append(Scheme(name, bool(masked), *(float(numbers.get(key, 0.0)) for key in keys)))
+    return tuple(schemes)
+
+
+def _method(configuration: ConfigurationManager, what: str) -> Method:
+    """Resampling of ``data`` or ``probabilities``."""
+    name = configuration.configuration[f"resampling_fn_{what}"]
+    options = configuration.configuration[f"resampling_fn_{what}_kwargs"]
+    separate = options.get("force_separate_z")
+    if name == "no_resampling_hack":
+        return Method("none")
+    if name == "resample_torch_fornnunet":
+        return Method("torch", 1, 0, separate)
+    return Method("spline", int(options.get("order", 3)), int(options.get("order_z", 0)), separate)
+
+
+@lru_cache(maxsize=8)
+def gaussian(shape: Triple, device: torch.device) -> torch.Tensor:
+    """nnU-Net's weight of each voxel of a tile: highest in the centre, never zero; half precision."""
+    return compute_gaussian(shape, sigma_scale=1 / 8, value_scaling_factor=10, device=device)
+
+
+def tile_starts(size: Triple, tile: Triple, step: float) -> Iterator[Triple]:
+    """Corners of nnU-Net's sliding window over a volume that is at least as large as the tile, in its order."""
+    return (triple(corner) for corner in itertools.product(*compute_steps_for_sliding_window(size, tile, step)))
+
+
+def nnunet_predictor(model: Model, *, tile_step: float, mirroring: bool) -> Any:  # noqa: ANN401 - nnU-Net is untyped
+    """nnU-Net's own predictor over the same networks: the reference for results and for speed.
+
+    The networks were built and filled by :func:`load_model`, so nothing in the model folder is executed.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+        predictor = nnUNetPredictor(tile_step_size=tile_step, use_mirroring=mirroring, device=model.device,
+                                    perform_everything_on_device=model.device.type == "cuda", allow_tqdm=False)
+        manager = PlansManager(dict(model.plans))
+        parameters = [{name: value.clone() for name, value in network.state_dict().items()} for network in model.networks]
+        predictor.manual_initialization(
+            model.networks[0], manager, manager.get_configuration(model.configuration), parameters,
+            dict(model.dataset), "nnUNetTrainer", model.mirror_axes or None)
+    return predictor
+
+

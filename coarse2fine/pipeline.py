@@ -1,0 +1,290 @@
+"""The main path: a volume goes in, labels in its own geometry come out."""
+
+from __future__ import annotations
+
+from collections import Counter
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from assignnet import RULES, Problem, Roi, RoiTree, check_selection
+from canvas import Box
+from coarse2fine.clock import Clock
+from coarse2fine.coarse import CoarseResult, look_coarsely, paint_coarse
+from coarse2fine.config import Config
+from coarse2fine.errors import ConfigError, ModelError
+from coarse2fine.fine import CanvasPlan, FineResult, plan_sizes, segment_boxes
+from coarse2fine.io import Volume, read_volume, write_labels
+from coarse2fine.nnunet import Model, load_model
+from coarse2fine.report import RunReport, peak_memory_mb, versions
+from coarse2fine.rois import RoiSettings, build_tree, find_rois, mass_inside, share_of_volume
+from coarse2fine.sliding import sliding_window
+from coarse2fine.view import WorkingView, open_view
+from coarse2fine.writeback import LabelWriter, export_labels
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total); stages are read, coarse, rois, assign, fine, write."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Report no progress."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """What came of one volume.
+
+    Attributes:
+        labels: Shape (z, y, x) of the volume, in its own axis order.
+        report: What was done, and how long it took.
+        tree: The regions that were found; None in one-stage mode.
+        boxes: Regions of the working grid that the fine network segmented.
+    """
+
+    labels: NDArray[np.unsignedinteger[Any]]
+    report: RunReport
+    tree: RoiTree | None = None
+    boxes: tuple[Box, ...] = ()
+
+
+class Pipeline:
+    """Coarse-to-fine segmentation with two nnU-Net models.
+
+    Args:
+        config: All settings.
+        coarse: The low-resolution model; None only in one-stage mode.
+        fine: The full-resolution model.
+
+    Raises:
+        ModelError: If the models do not fit each other or the mode.
+    """
+
+    def __init__(self, config: Config, coarse: Model | None, fine: Model) -> None:
+        self.config = preset(config)
+        self.coarse, self.fine = coarse, fine
+        self.plan = plan_sizes(self.config, fine)
+        check_models(self.config, coarse, fine)
+
+    @classmethod
+    def from_config(cls, config: Config, *, trust_checkpoint: bool = False) -> Self:
+        """Load the models that the configuration names.
+
+        Args:
+            config: All settings; ``coarse.model`` and ``fine.model`` are folders of trained nnU-Net v2 models.
+            trust_checkpoint: Unpickle checkpoints without restriction, which lets them run code.
+        """
+        device = pick_device(config.device)
+
+        def load(stage: str, folder: Path | None, folds: Sequence[int | str] | None, checkpoint: str) -> Model:
+            if folder is None:
+                raise ConfigError(f"{stage}.model is not set",
+                                  f"Name the model folder in the configuration or with --{stage}-model.")
+            names = None if folds is None else tuple(str(fold) for fold in folds)
+            return load_model(folder, folds=names, checkpoint=checkpoint, device=device, trust=trust_checkpoint)
+
+        coarse = None
+        if config.mode != "one-stage" or config.coarse.model is not None:
+            coarse = load("coarse", config.coarse.model, config.coarse.folds, config.coarse.checkpoint)
+        fine = load("fine", config.fine.model, config.fine.folds, config.fine.checkpoint)
+        return cls(config, coarse, fine)
+
+    def run_files(self, files: Sequence[Path], output: Path, progress: Progress = silent) -> Result:
+        """From files to a file: one input per channel, labels in the first input's geometry, written atomically."""
+        clock = Clock()
+        with clock.time("total"):
+            progress("read", 0, 1)
+            with clock.time("read"):
+                volume = read_volume(files)
+            progress("read", 1, 1)
+            result = self(volume, progress, clock)
+            progress("write", 0, 1)
+            with clock.time("write"):
+                write_labels(result.labels, volume.grid, output)
+            progress("write", 1, 1)
+        return self._finish(result, clock)
+
+    def __call__(self, volume: Volume, progress: Progress = silent, clock: Clock | None = None) -> Result:
+        """Segment a volume in memory.
+
+        Args:
+            volume: Channels of shape (z, y, x) with their grid.
+            progress: Told about every step.
+            clock: Receives the time of each stage; if given, the caller books ``total`` itself.
+        """
+        if clock is not None:
+            return self._run(volume, progress, clock)
+        clock = Clock()
+        with clock.time("total"):
+            result = self._run(volume, progress, clock)
+        return self._finish(result, clock)
+
+    def _run(self, volume: Volume, progress: Progress, clock: Clock) -> Result:
+        if self.config.mode == "one-stage" or self.coarse is None:
+            return self._one_stage(volume, progress, clock, ())
+        with clock.time("coarse"):
+            coarse = self._look(volume, self.coarse, progress, clock)
+        with clock.time("fine"):
+            view = open_view(volume.channels, volume.grid.spacing, self.fine)
+        with clock.time("rois"):
+            progress("rois", 0, 1)
+            tree = self._find_regions(coarse.heatmap, view)
+            progress("rois", 1, 1)
+        if not tree.parents and self.config.rois.empty == "one-stage":
+            return self._one_stage(volume, progress, clock, ("the heatmap is empty: ran one-stage instead",))
+        with clock.time("assign"):
+            chosen = self._assign(tree)
+        with clock.time("fine"):
+            writer = LabelWriter(view, self.fine)
+            if self.config.fine.outside == "coarse":
+                paint_coarse(coarse, writer.labels)
+            fine = segment_boxes(view, self.fine, [roi.box for roi in chosen], self.config, self.plan, writer, coarse,
+                                 clock, lambda done, total: progress("fine", done, total))
+            labels = writer.finish()
+        report = self._report(volume, labels, tree, chosen, fine, coarse.heatmap, view)
+        return Result(labels, report, tree, fine.boxes)
+
+    def _look(self, volume: Volume, model: Model, progress: Progress, clock: Clock) -> CoarseResult:
+        """Volume -> heatmap."""
+        view = open_view(volume.channels, volume.grid.spacing, model, self.config.coarse.spacing)
+        return look_coarsely(view, model, self.fine, self.config.coarse, clock,
+                             lambda done, total: progress("coarse", done, total))
+
+    def _find_regions(self, heatmap: NDArray[np.float32], view: WorkingView) -> RoiTree:
+        """Heatmap -> ROI tree."""
+        rois = self.config.rois
+        settings = RoiSettings(
+            threshold=rois.threshold, window=self.plan.window, heatmap_voxel=rois.heatmap_voxel, min_edge=rois.min_edge,
+            min_voxels=rois.min_voxels, margin=rois.margin, window_step=rois.window_step)
+        return build_tree(
+            find_rois(heatmap, view.shape, settings), heatmap, view.shape, threshold=rois.threshold,
+            nms_threshold=rois.nms_threshold, nms_overlap=rois.nms_overlap, nmm_threshold=rois.nmm_threshold,
+            nmm_overlap=rois.nmm_overlap, nmm_merging=rois.nmm_merging)
+
+    def _assign(self, tree: RoiTree) -> tuple[Roi, ...]:
+        """ROI tree -> ordered boxes."""
+        settings = self.config.assign
+        problem = Problem(slot=self.plan.slot, weight=settings.weight, large=self.config.fine.large_boxes,
+                          tile_step=self.config.fine.tile_step, drop=settings.drop)
+        chosen = RULES[settings.rule](tree, problem)
+        check_selection(tree, chosen)
+        return chosen
+
+    def _one_stage(self, volume: Volume, progress: Progress, clock: Clock, warnings: tuple[str, ...]) -> Result:
+        """nnU-Net's own procedure with the fine model: a sliding window over everything."""
+        coarse = None
+        if self.fine.cascade and self.coarse is not None:
+            with clock.time("coarse"):
+                coarse = self._look(volume, self.coarse, progress, clock)
+        with clock.time("fine"):
+            view = open_view(volume.channels, volume.grid.spacing, self.fine)
+            whole = Box.whole(view.shape)
+            data = view.read(whole)
+            if coarse is not None:
+                data = np.concatenate([data, coarse.one_hot(whole, view.shape)])
+            with clock.time("fine.network"):
+                logits = sliding_window(self.fine, data, tile_step=self.config.fine.tile_step,
+                                        mirroring=self.config.fine.mirroring,
+                                        progress=lambda done, total: progress("fine", done, total))
+            writer = LabelWriter(view, self.fine)
+            export_labels(writer, self.fine, logits.numpy())
+            labels = writer.finish()
+        return Result(labels, self._report(volume, labels, None, (), None, None, view, warnings))
+
+    def _report(self, volume: Volume, labels: NDArray[np.unsignedinteger[Any]], tree: RoiTree | None,
+                chosen: Sequence[Roi], fine: FineResult | None, heatmap: NDArray[np.float32] | None, view: WorkingView,
+                warnings: tuple[str, ...] = ()) -> RunReport:
+        """Everything but the times, which are not complete before the result is written."""
+        counts = np.bincount(labels.reshape(-1), minlength=1)
+        found = {str(label): int(counts[label]) for label in np.flatnonzero(counts) if label}
+        if not found:
+            warnings += ("nothing was found: every voxel is background",)
+        boxes, coverage = {"children": 0, "parents": 0, "selected": 0, "grown": 0}, {"volume": 1.0, "heatmap_mass": 1.0}
+        canvases: dict[str, float] = {"count": 0, "fill": 0.0}
+        if tree is not None and fine is not None and heatmap is not None:
+            boxes = {"children": len(tree.leaves), "parents": len(tree.parents), "selected": len(chosen),
+                     "grown": fine.grown}
+            fills = [canvas.fill for canvas in fine.canvases]
+            canvases = {"count": len(fills), "fill": float(np.mean(fills)) if fills else 0.0}
+            coverage = {"volume": share_of_volume(fine.boxes, view.shape),
+                        "heatmap_mass": mass_inside(heatmap, view.shape, fine.boxes)}
+        return RunReport(
+            case=volume.name, mode="one-stage" if tree is None else self.config.mode, timing_s={}, network_s={},
+            boxes=boxes, canvases=canvases, coverage=coverage, labels=found, warnings=warnings,
+            device=str(self.fine.device), config=self.config.to_dict())
+
+    def _finish(self, result: Result, clock: Clock) -> Result:
+        """Fill in times, memory and versions."""
+        seconds = clock.seconds
+        stages = ("read", "coarse", "rois", "assign", "pack", "fine", "write", "total")
+        timing = {stage: seconds.get(stage, 0.0) for stage in stages}
+        timing["fine"] -= timing["pack"]  # packing happens inside the fine stage
+        network = {name.removesuffix(".network"): value for name, value in seconds.items() if name.endswith(".network")}
+        report = dataclasses.replace(result.report, timing_s=timing, network_s=network,
+                                     peak_memory_mb=peak_memory_mb(self.fine.device), versions=versions())
+        return dataclasses.replace(result, report=report)
+
+
+def preset(config: Config) -> Config:
+    """The settings that a mode stands for.
+
+    ``two-stage`` is the classical cascade without any of the acceleration: every parent box at native resolution, by a
+    sliding window of full patches.
+    """
+    if config.mode != "two-stage":
+        return config
+    return config.model_copy(update={
+        "assign": config.assign.model_copy(update={"rule": "all_parents"}),
+        "canvas": config.canvas.model_copy(update={"enabled": False, "size": None, "slot": None}),
+        "fine": config.fine.model_copy(update={"large_boxes": "native", "postprocess": "crop_and_resize",
+                                               "crop_threshold": None})})
+
+
+def check_models(config: Config, coarse: Model | None, fine: Model) -> None:
+    """Refuse models that cannot work together.
+
+    Raises:
+        ModelError: Naming both sides of the contradiction.
+    """
+    if fine.cascade and not config.fine.use_prior:
+        raise ModelError(f"{fine.folder} is a cascade ({fine.configuration}): it needs the coarse result as input",
+                         "Set fine.use_prior: true.")
+    if config.fine.use_prior and not fine.cascade:
+        raise ModelError(f"fine.use_prior is on, but {fine.folder} ({fine.configuration}) takes no previous result",
+                         "Set fine.use_prior: false, or use a 3d_cascade_fullres model.")
+    if coarse is None:
+        if config.mode != "one-stage" or fine.cascade:
+            raise ModelError("no coarse model", "Name one with --coarse-model.")
+        return
+    if coarse.cascade:
+        raise ModelError(f"{coarse.folder} is a cascade and cannot be the coarse model", "Use a 3d_lowres model.")
+    if coarse.channels != fine.channels:
+        raise ModelError(f"the coarse model {coarse.folder} takes {coarse.channels} channel(s), the fine model "
+                         f"{fine.folder} {fine.channels}", "Use two models trained on the same images.")
+    if coarse.labels.names != fine.labels.names:
+        raise ModelError(f"the models have different labels: {dict(coarse.labels.names)} in {coarse.folder}, "
+                         f"{dict(fine.labels.names)} in {fine.folder}",
+                         "Use two models trained on the same labels.")
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that the configuration asks for; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        ConfigError: If it does not exist on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
+        device.type == "mps" and not torch.backends.mps.is_available())
+    if missing:
+        raise ConfigError(f"device {name} is not available on this machine", "Use device: auto or cpu.")
+    return device

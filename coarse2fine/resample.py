@@ -1,0 +1,234 @@
+"""nnU-Net's resampling as three small matrices, so that any region can be resampled alone.
+
+nnU-Net resizes whole volumes with cubic splines (scikit-image) or linear interpolation (PyTorch). Both are separable
+and linear: along each axis the result is a matrix times the input. The matrix is read off the original function by
+resizing the identity, so borders and spline prefilter are the original's own. A region of the result is then a few rows
+of each matrix; because spline weights decay fast those rows touch only a narrow band of input. One output box costs
+what that box costs, and a whole volume becomes three matrix products instead of a spline filter over all voxels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skimage.transform import resize
+from torch.nn import functional as F
+
+from canvas import Box, Triple, triple
+
+Floats = NDArray[np.float32]
+
+NEGLIGIBLE = 1e-7
+"""Spline weights below this are dropped: their sum stays below float32's own rounding."""
+ANISOTROPY = 3.0
+"""nnU-Net treats an axis apart when its spacing is more than this many times the smallest."""
+ROWS = 64
+"""Output rows per matrix product: keeps the band, not the square, of a large matrix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How a plans file asks for resampling.
+
+    Attributes:
+        library: ``spline`` for nnU-Net's default (scikit-image), ``torch`` for its PyTorch variant, ``none``.
+        order: Spline order in plane.
+        order_z: Spline order along an axis that is treated apart.
+        separate: Force (True) or forbid (False) treating the coarsest axis apart; None decides by spacing.
+    """
+
+    library: str
+    order: int = 3
+    order_z: int = 0
+    separate: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Axis:
+    """Resampling along one axis: ``output = matrix @ input``.
+
+    Attributes:
+        matrix: Shape (size_out, size_in), or None where the sizes are equal and nothing changes.
+        size_in: Input voxels.
+        size_out: Output voxels.
+        first: For each output voxel the first input voxel that matters; shape (size_out,).
+        last: One past the last.
+    """
+
+    matrix: Floats | None
+    size_in: int
+    size_out: int
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+
+    def rows(self, start: int, stop: int) -> tuple[Floats, int, int]:
+        """The matrix of outputs ``start:stop`` and the input range ``low:high`` that its columns stand for."""
+        low, high = int(self.first[start:stop].min()), int(self.last[start:stop].max())
+        if self.matrix is None:
+            return np.eye(stop - start, dtype=np.float32), low, high
+        return self.matrix[start:stop, low:high], low, high
+
+
+@lru_cache(maxsize=64)
+def axis_operator(size_in: int, size_out: int, library: str, order: int) -> Axis:
+    """The operator along one axis, read off the library's own function.
+
+    Args:
+        size_in: Voxels before.
+        size_out: Voxels after.
+        library: ``spline`` or ``torch``.
+        order: Spline order; for ``torch`` 0 is nearest-exact and 1 linear.
+    """
+    if size_in == size_out:
+        index = np.arange(size_out)
+        return Axis(None, size_in, size_out, index, index + 1)
+    identity = np.eye(size_in)
+    if library == "torch":
+        mode = "nearest-exact" if order == 0 else "linear"
+        matrix = F.interpolate(torch.from_numpy(identity)[None], size_out, mode=mode)[0].T.numpy()
+    else:
+        matrix = resize(identity, (size_out, size_in), order, mode="edge", anti_aliasing=False, clip=False)
+    matrix = np.where(np.abs(matrix) < NEGLIGIBLE, 0.0, matrix).astype(np.float32)
+    used = matrix != 0
+    return Axis(matrix, size_in, size_out, used.argmax(1), size_in - used[:, ::-1].argmax(1))
+
+
+def separate_axis(spacing_in: Sequence[float], spacing_out: Sequence[float], separate: bool | None) -> int | None:
+    """The axis that nnU-Net resamples apart from the other two, if any.
+
+    Source: ``determine_do_sep_z_and_axis`` of nnU-Net v2.
+    """
+    if separate is False:
+        return None
+    for spacing in (spacing_in, spacing_out):
+        if separate or max(spacing) / min(spacing) > ANISOTROPY:
+            coarsest = [axis for axis in range(3) if max(spacing) / spacing[axis] == 1]
+            return coarsest[0] if len(coarsest) == 1 else None
+    return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Resampling:
+    """Resampling of a volume from ``shape_in`` to ``shape_out`` that can be evaluated box by box.
+
+    Attributes:
+        axes: One operator for each of z, y, x.
+        apart: The axis that is resampled last because nnU-Net treats it apart, or None.
+        overshoots: Whether the interpolation can leave the input's range, so that it must be clipped to it.
+    """
+
+    axes: tuple[Axis, Axis, Axis]
+    apart: int | None
+    overshoots: bool
+
+    @property
+    def shape_in(self) -> Triple:
+        """Voxels before, (z, y, x)."""
+        return triple(axis.size_in for axis in self.axes)
+
+    @property
+    def shape_out(self) -> Triple:
+        """Voxels after, (z, y, x)."""
+        return triple(axis.size_out for axis in self.axes)
+
+    def __call__(self, load: Callable[[Box], Floats], box: Box, bounds: tuple[Floats, Floats] | None = None) -> Floats:
+        """Resample one box.
+
+        Args:
+            load: Gives the input voxels of a box of the input grid as float32 (z, y, x); called slab by slab.
+            box: Box of the output grid, inside it.
+            bounds: Lowest and highest input value, by which overshoot is clipped: scalars (shape ()), or one pair for
+                each slice along ``apart``.
+
+        Returns:
+            float32 of the box's shape.
+        """
+        if all(axis.matrix is None for axis in self.axes):
+            return load(box)
+        ranges = [axis.rows(*edge)[1:] for axis, edge in zip(self.axes, zip(box.start, box.stop, strict=True), strict=True)]
+        order = [axis for axis in (2, 1, 0) if axis != self.apart] + ([] if self.apart is None else [self.apart])
+        before_z = order[: order.index(0)]
+        slabs = []
+        (z0, z1), (y0, y1), (x0, x1) = ranges
+        # Slabs bound the memory of the in-plane step: its input is the only array at full input resolution.
+        for start in range(z0, z1, 16):
+            slab = load(Box((start, y0, x0), (min(start + 16, z1), y1, x1)))
+            for axis in before_z:
+                slab = self._along(axis, slab, box, ranges[axis][0])
+            slabs.append(slab)
+        data = np.concatenate(slabs) if len(slabs) > 1 else slabs[0]
+        for axis in order[len(before_z):]:
+            if axis == self.apart:
+                data = self._clip(data, bounds, ranges[axis])
+            data = self._along(axis, data, box, ranges[axis][0])
+        return data if self.apart is not None else self._clip(data, bounds, None)
+
+    def _along(self, axis: int, data: Floats, box: Box, low: int) -> Floats:
+        """Apply one axis' operator to data whose first voxel along that axis is input voxel ``low``."""
+        operator, start, stop = self.axes[axis], box.start[axis], box.stop[axis]
+        if operator.matrix is None:
+            return data
+        pieces = []
+        for row in range(start, stop, ROWS):
+            matrix, first, last = operator.rows(row, min(row + ROWS, stop))
+            pieces.append(multiply_axis(data, matrix, axis, first - low, last - low))
+        return np.concatenate(pieces, axis=axis) if len(pieces) > 1 else pieces[0]
+
+    def _clip(self, data: Floats, bounds: tuple[Floats, Floats] | None, apart: tuple[int, int] | None) -> Floats:
+        """Clip overshoot as scikit-image does: to the range of what was resized at once."""
+        if not self.overshoots or bounds is None:
+            return data
+        low, high = bounds
+        if low.ndim and apart is not None and self.apart is not None:
+            shape = [1, 1, 1]
+            shape[self.apart] = -1
+            low, high = low[apart[0] : apart[1]].reshape(shape), high[apart[0] : apart[1]].reshape(shape)
+        return np.clip(data, low, high, out=data)
+
+
+def multiply_axis(data: Floats, matrix: Floats, axis: int, start: int, stop: int) -> Floats:
+    """``matrix`` times ``data[start:stop]`` along one of the last three axes (0 = z) of ``data``."""
+    axis -= 3
+    index = [slice(None)] * data.ndim
+    index[axis] = slice(start, stop)
+    part = data[tuple(index)]
+    if axis == -1:  # as one product: a stack of them is several times slower
+        return (part.reshape(-1, stop - start) @ matrix.T).reshape(*part.shape[:-1], len(matrix))
+    if axis == -2:
+        return matrix @ part
+    lead, (depth, *plane) = part.shape[:-3], part.shape[-3:]
+    flat = matrix @ part.reshape(*lead, depth, -1)
+    return flat.reshape(*lead, len(matrix), *plane)
+
+
+def plan_resampling(shape_in: Triple, shape_out: Triple, spacing_in: Sequence[float], spacing_out: Sequence[float],
+                    method: Method) -> Resampling:
+    """Prepare the resampling that nnU-Net would do between two grids.
+
+    Args:
+        shape_in: Voxels before, (z, y, x).
+        shape_out: Voxels after.
+        spacing_in: Voxel size before; decides with ``spacing_out`` whether an axis is treated apart.
+        spacing_out: Voxel size after.
+        method: What the plans ask for.
+    """
+    if method.library == "none" or shape_in == shape_out:
+        axes = [axis_operator(size, size, "spline", 0) for size in shape_in]
+        return Resampling((axes[0], axes[1], axes[2]), None, False)
+    apart = separate_axis(spacing_in, spacing_out, method.separate)
+    orders = [method.order_z if axis == apart else method.order for axis in range(3)]
+    axes = [axis_operator(*sizes, method.library, order)
+            for sizes, order in zip(zip(shape_in, shape_out, strict=True), orders, strict=True)]
+    return Resampling((axes[0], axes[1], axes[2]), apart, method.order > 1)
+
+
+@lru_cache(maxsize=256)
+def stretch(size_in: int, size_out: int) -> Floats:
+    """Linear interpolation that stretches or shrinks ``size_in`` voxels onto ``size_out``; shape (size_out, size_in)."""
+    return axis_operator(size_in, size_out, "torch", 1).rows(0, size_out)[0] if size_in != size_out else np.eye(
+        size_in, dtype=np.float32)

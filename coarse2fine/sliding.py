@@ -1,0 +1,68 @@
+"""nnU-Net's sliding window over a prepared volume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from canvas import Box, triple
+from coarse2fine.nnunet import Model, gaussian, tile_starts
+from coarse2fine.resample import Floats
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total) after every step."""
+
+
+def sliding_window(model: Model, data: Floats, *, tile_step: float, mirroring: bool,
+                   progress: Progress = lambda done, total: None) -> torch.Tensor:
+    """Run a model over a whole array tile by tile and blend the outputs, exactly as nnU-Net's predictor does.
+
+    The order of tiles, half-precision accumulation, Gaussian weights and the order of folds are nnU-Net's, so that the
+    outputs are the same bit for bit.
+
+    Args:
+        model: The model; its ``patch`` is the tile.
+        data: Normalised voxels, shape (channels, z, y, x). Smaller volumes are padded with 0.
+        tile_step: Distance of neighbouring tiles as a share of the tile, 0 to 1.
+        mirroring: Average over mirrored inputs.
+        progress: Called after every tile.
+
+    Returns:
+        Logits, half precision, shape (heads, z, y, x), on the CPU.
+    """
+    padded, inner = _pad(torch.from_numpy(np.ascontiguousarray(data)), model)
+    size = triple(padded.shape[1:])
+    corners = list(tile_starts(size, model.patch, tile_step))
+    keep = model.device if model.device.type == "cuda" else torch.device("cpu")
+    weight = gaussian(model.patch, keep)
+    total = len(corners) * len(model.networks)
+    result: torch.Tensor | None = None
+    for fold in range(len(model.networks)):
+        logits = torch.zeros((model.labels.heads, *size), dtype=torch.half, device=keep)
+        weights = torch.zeros(size, dtype=torch.half, device=keep)
+        for index, corner in enumerate(corners):
+            tile = Box.of(corner, model.patch).slices
+            output = model.forward(padded[(slice(None), *tile)][None], mirroring=mirroring, fold=fold)[0].to(keep)
+            logits[(slice(None), *tile)] += output * weight
+            weights[tile] += weight
+            progress(fold * len(corners) + index + 1, total)
+        logits = torch.div(logits, weights, out=logits).cpu()
+        result = logits if result is None else result + logits
+    if result is None:
+        raise ValueError("a model has at least one network")
+    if len(model.networks) > 1:
+        result /= len(model.networks)
+    return result[(slice(None), *inner.slices)]
+
+
+def _pad(data: torch.Tensor, model: Model) -> tuple[torch.Tensor, Box]:
+    """Pad with 0 to at least one tile; also return where the data lie in the result."""
+    shape = triple(data.shape[1:])
+    missing = [max(0, tile - size) for tile, size in zip(model.patch, shape, strict=True)]
+    before = [gap // 2 for gap in missing]
+    # F.pad counts axes from the last.
+    padding = [side for first, gap in zip(reversed(before), reversed(missing), strict=True) for side in (first, gap - first)]
+    return (F.pad(data, padding) if any(missing) else data), Box.of(before, shape)

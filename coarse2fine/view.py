@@ -1,0 +1,245 @@
+"""A volume as the network wants it — transposed, cropped, normalised, resampled — computed only where it is read.
+
+nnU-Net normalises and resamples the whole volume before it looks at any of it. Here the whole volume is only scanned
+for its statistics (global normalisation, as nnU-Net does it); normalisation and resampling happen box by box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes
+
+from canvas import Box, Triple, triple
+from coarse2fine.errors import VolumeError
+from coarse2fine.nnunet import Model, Scheme
+from coarse2fine.resample import Floats, Resampling, multiply_axis, plan_resampling, stretch
+
+SLAB = 16
+"""Slices that a scan over the whole volume converts to float at once."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Normalization:
+    """Intensity normalisation of one channel of one case: ``(clip(x, low, high) - shift) / scale``.
+
+    Attributes:
+        low, high: Clipping range; infinite where the scheme does not clip.
+        shift: Value that becomes 0.
+        scale: Difference that becomes 1.
+        mask: Where to normalise, shape (z, y, x); voxels outside keep their value. None = everywhere.
+    """
+
+    low: float
+    high: float
+    shift: float
+    scale: float
+    mask: NDArray[np.bool_] | None = None
+
+    def __call__(self, raw: NDArray[np.generic], box: Box) -> Floats:
+        """Normalise the voxels of ``box``, of which ``raw`` is the content; returns a new float32 array."""
+        data = raw.astype(np.float32)
+        if self.low > -np.inf or self.high < np.inf:
+            np.clip(data, self.low, self.high, out=data)
+        outside = None if self.mask is None else ~self.mask[box.slices]
+        kept = None if outside is None else data[outside]
+        data -= np.float32(self.shift)
+        data /= np.float32(self.scale)
+        if outside is not None and kept is not None:
+            data[outside] = kept
+        return data
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WorkingView:
+    """The working grid of one model over one volume.
+
+    Attributes:
+        channels: The volume's channels, transposed and cropped to their non-zero region; each (z, y, x), file type.
+        normalizations: One for each channel.
+        bounds: For each channel the normalised range that clips spline overshoot (see ``Resampling``).
+        resampling: From the cropped volume to the working grid.
+        crop: Where the cropped volume lies in the transposed one.
+        full: Shape of the transposed volume.
+        spacing: Voxel size of the transposed volume, (z, y, x).
+    """
+
+    channels: tuple[NDArray[np.generic], ...]
+    normalizations: tuple[Normalization, ...]
+    bounds: tuple[tuple[Floats, Floats], ...]
+    resampling: Resampling
+    crop: Box
+    full: Triple
+    spacing: tuple[float, float, float]
+
+    @property
+    def shape(self) -> Triple:
+        """Voxels of the working grid."""
+        return self.resampling.shape_out
+
+    def read(self, box: Box, shape: Triple | None = None) -> Floats:
+        """Normalised voxels of a box of the working grid.
+
+        Args:
+            box: May stick out of the volume; there the result is 0, as nnU-Net pads.
+            shape: Resize to this shape by linear interpolation; None reads native voxels.
+
+        Returns:
+            Shape (channels, *shape).
+        """
+        inside = box.clip(Box.whole(self.shape))
+        native = np.zeros((len(self.channels), *box.shape), np.float32)
+        if inside.volume:
+            for target, channel in zip(native, range(len(self.channels)), strict=True):
+                target[inside.relative_to(box).slices] = self._read_channel(channel, inside)
+        if shape is None or shape == box.shape:
+            return native
+        for axis, (before, after) in enumerate(zip(box.shape, shape, strict=True)):
+            if before != after:
+                native = multiply_axis(native, stretch(before, after), axis, 0, before)
+        return native
+
+    def _read_channel(self, channel: int, box: Box) -> Floats:
+        raw, normalize = self.channels[channel], self.normalizations[channel]
+        return self.resampling(lambda part: normalize(raw[part.slices], part), box, self.bounds[channel])
+
+
+def open_view(channels: Sequence[NDArray[np.generic]], spacing: Sequence[float], model: Model,
+              target_spacing: Sequence[float] | None = None) -> WorkingView:
+    """Prepare the working grid of ``model`` over a volume.
+
+    Args:
+        channels: Raw voxels of each channel, (z, y, x) in the file's axis order.
+        spacing: Voxel size, same order, in the unit of the model's training data.
+        model: Gives transposition, normalisation, spacing and resampling.
+        target_spacing: Voxel size of the working grid instead of the model's own; axes of the working grid.
+
+    Raises:
+        VolumeError: If the number of channels is wrong or the volume vanishes on the working grid.
+    """
+    if len(channels) != model.channels:
+        raise VolumeError(f"the volume has {len(channels)} channel(s), the model {model.folder} needs {model.channels}",
+                          "Give one file per channel: CASE_0000, CASE_0001, ... in the order of the training data.")
+    turned = [channel.transpose(model.transpose) for channel in channels]
+    turned_spacing = tuple(float(spacing[axis]) for axis in model.transpose)
+    crop = nonzero_box(turned)
+    cropped = tuple(channel[crop.slices] for channel in turned)
+    target = tuple(float(size) for size in (target_spacing or model.spacing))
+    shape = triple(round(before / after * size) for before, after, size in zip(turned_spacing, target, crop.shape, strict=True))
+    if min(shape) < 1:
+        raise VolumeError(
+            f"the volume of {crop.shape} voxels of {turned_spacing} has no voxel left at the model's spacing {target}",
+            "Check the spacing in the file's header and its unit.")
+    resampling = plan_resampling(crop.shape, shape, turned_spacing, target, model.data_method)
+    mask = nonzero_mask(cropped) if any(scheme.masked for scheme in model.schemes) else None
+    normalizations = tuple(fit_normalization(channel, scheme, mask)
+                           for channel, scheme in zip(cropped, model.schemes, strict=True))
+    bounds = tuple(value_bounds(channel, normalize, resampling)
+                   for channel, normalize in zip(cropped, normalizations, strict=True))
+    return WorkingView(cropped, normalizations, bounds, resampling, crop, turned[0].shape, turned_spacing)
+
+
+def nonzero_box(channels: Sequence[NDArray[np.generic]]) -> Box:
+    """The box of voxels that are not zero in every channel; the whole volume if all are zero.
+
+    nnU-Net crops to this box. It fills holes first, which cannot change the box.
+    """
+    shape = triple(channels[0].shape)
+    start, stop = [], []
+    for axis in range(3):
+        low, high = shape[axis], 0
+        for channel in channels:
+            slices = np.moveaxis(channel, axis, 0)
+            first = next((index for index in range(low) if slices[index].any()), low)
+            last = next((index for index in range(shape[axis], high, -1) if slices[index - 1].any()), high)
+            low, high = min(low, first), max(high, last)
+        start.append(low)
+        stop.append(high)
+    return Box(triple(start), triple(stop)) if all(a < b for a, b in zip(start, stop, strict=True)) else Box.whole(shape)
+
+
+def nonzero_mask(channels: Sequence[NDArray[np.generic]]) -> NDArray[np.bool_]:
+    """Voxels that are not zero in every channel, holes filled, as nnU-Net's ``create_nonzero_mask``."""
+    mask = channels[0] != 0
+    for channel in channels[1:]:
+        mask |= channel != 0
+    return np.asarray(binary_fill_holes(mask))
+
+
+def fit_normalization(channel: NDArray[np.generic], scheme: Scheme, mask: NDArray[np.bool_] | None) -> Normalization:
+    """Statistics of one channel over the whole case.
+
+    Args:
+        channel: Raw voxels, cropped.
+        scheme: What the plans ask for.
+        mask: Non-zero region, for schemes that use it.
+    """
+    inf, tiny = float("inf"), 1e-8
+    if scheme.name == "CTNormalization":
+        return Normalization(scheme.low, scheme.high, scheme.mean, max(scheme.std, tiny))
+    if scheme.name == "ZScoreNormalization":
+        region = mask if scheme.masked else None
+        mean, std = mean_and_std(channel, region)
+        return Normalization(-inf, inf, mean, max(std, tiny), region)
+    if scheme.name == "RescaleTo01Normalization":
+        low, high = float(channel.min()), float(channel.max())
+        return Normalization(-inf, inf, low, max(high - low, tiny))
+    if scheme.name == "RGBTo01Normalization":
+        return Normalization(-inf, inf, 0.0, 255.0)
+    return Normalization(-inf, inf, 0.0, 1.0)
+
+
+def mean_and_std(channel: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> tuple[float, float]:
+    """Mean and standard deviation, streamed slab by slab in double precision."""
+    count, total = 0, 0.0
+    for values in _slabs(channel, mask):
+        count, total = count + values.size, total + float(values.sum(dtype=np.float64))
+    mean = total / max(count, 1)
+    squares = 0.0
+    for values in _slabs(channel, mask):
+        deviation = values.astype(np.float32) - np.float32(mean)
+        squares += float(np.square(deviation, out=deviation).sum(dtype=np.float64))
+    return mean, float(np.sqrt(squares / max(count, 1)))
+
+
+def _slabs(channel: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> list[NDArray[np.generic]]:
+    parts = [slice(start, start + SLAB) for start in range(0, len(channel), SLAB)]
+    return [channel[part] if mask is None else channel[part][mask[part]] for part in parts]
+
+
+def value_bounds(channel: NDArray[np.generic], normalize: Normalization, resampling: Resampling) -> tuple[Floats, Floats]:
+    """The normalised range that scikit-image would clip spline overshoot to.
+
+    Returns:
+        Lowest and highest value: of the whole channel, shape (); or of each slice along the axis that is treated apart.
+    """
+    nothing = np.zeros((), np.float32)
+    if not resampling.overshoots:
+        return nothing, nothing
+    apart = resampling.apart
+    if apart is None:
+        slices = [Box((start, 0, 0), (min(start + SLAB, len(channel)), *channel.shape[1:]))
+                  for start in range(0, len(channel), SLAB)]
+    else:
+        slices = [Box(triple(index if axis == apart else 0 for axis in range(3)),
+                      triple(index + 1 if axis == apart else channel.shape[axis] for axis in range(3)))
+                  for index in range(channel.shape[apart])]
+    lows, highs = zip(*(_range(channel, normalize, box) for box in slices), strict=True)
+    if apart is None:
+        return np.asarray(min(lows), np.float32), np.asarray(max(highs), np.float32)
+    return np.asarray(lows, np.float32), np.asarray(highs, np.float32)
+
+
+def _range(channel: NDArray[np.generic], normalize: Normalization, box: Box) -> tuple[np.float32, np.float32]:
+    raw = channel[box.slices]
+    if normalize.mask is not None:
+        data = normalize(raw, box)
+        return data.min(), data.max()
+    # Normalisation is monotone, so the raw extremes suffice, which are found without converting every voxel.
+    ends = normalize(np.array([[[raw.min(), raw.max()]]]), box)
+    return ends.min(), ends.max()
+
+

@@ -1,0 +1,178 @@
+"""From network outputs on crops to labels on the volume's own grid.
+
+Each crop's outputs are resampled straight from its slot to the volume's voxels, blended with those of overlapping
+crops, and turned into labels as soon as no further crop is expected there. Outputs therefore exist for a few blocks at
+a time, never for the whole volume.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from canvas import Box, Placement, Triple, triple
+from coarse2fine.nnunet import Model
+from coarse2fine.resample import Axis, Floats, Resampling, multiply_axis, plan_resampling, stretch
+from coarse2fine.view import WorkingView
+
+BLOCK: Triple = (16, 64, 64)
+"""Voxels of one accumulator block."""
+
+
+class LabelWriter:
+    """Collects crops' outputs and writes labels.
+
+    Args:
+        view: The working grid that crops were taken from.
+        model: Its label rules, resampling of outputs and transposition.
+    """
+
+    def __init__(self, view: WorkingView, model: Model) -> None:
+        self._view, self._model = view, model
+        self._back = plan_resampling(view.shape, view.crop.shape, model.spacing, view.spacing, model.logit_method)
+        self._full = np.zeros(view.full, model.labels.dtype)
+        self._blocks: dict[Triple, Floats] = {}
+        self._expected: Counter[Triple] = Counter()
+
+    @property
+    def labels(self) -> NDArray[np.unsignedinteger[Any]]:
+        """Labels of the cropped, transposed volume; a view that may be written to."""
+        return self._full[self._view.crop.slices]
+
+    @property
+    def back(self) -> Resampling:
+        """Resampling of outputs from the working grid to the cropped volume."""
+        return self._back
+
+    def expect(self, boxes: Iterable[Box]) -> None:
+        """Announce the boxes of the working grid that will be added; each must be added or withdrawn once."""
+        for box in boxes:
+            self._expected.update(_blocks(self._native(box)))
+
+    def withdraw(self, box: Box) -> None:
+        """Take back an announcement."""
+        self._arrived(box)
+
+    def add(self, placement: Placement, logits: Floats, box: Box | None = None) -> None:
+        """Blend in the outputs of one crop.
+
+        Args:
+            placement: The crop. ``placement.box`` must have been announced.
+            logits: Its slot of the network output, shape (heads, *slot).
+            box: Region of the working grid whose outputs count, if other than ``placement.box``.
+        """
+        region = self._native(box or placement.box)
+        if region.volume:
+            weight = np.ones((), np.float32)
+            for axis in range(3):
+                logits = self._along(axis, logits, placement, region)
+                profile = self._profile(axis, placement, region)
+                weight = weight[..., None] * profile
+            self._accumulate(region, logits * weight, weight)
+        self._arrived(placement.box)
+
+    def finish(self) -> NDArray[np.unsignedinteger[Any]]:
+        """Labels of the whole volume in the file's axis order."""
+        for key in list(self._blocks):
+            self._settle(key)
+        return np.ascontiguousarray(self._full.transpose(self._model.untranspose))
+
+    def _native(self, box: Box) -> Box:
+        """The voxels of the cropped volume whose centres lie in a box of the working grid."""
+        start, stop = [], []
+        for axis, operator in enumerate(self._back.axes):
+            ratio = operator.size_out / operator.size_in
+            start.append(min(max(math.ceil(box.start[axis] * ratio - 0.5), 0), operator.size_out))
+            stop.append(min(max(math.ceil(box.stop[axis] * ratio - 0.5), 0), operator.size_out))
+        return Box(triple(start), triple(stop))
+
+    def _along(self, axis: int, logits: Floats, placement: Placement, region: Box) -> Floats:
+        """Resample outputs along one axis from slot voxels to the volume's voxels of ``region``."""
+        source, slot = placement.source, placement.slot
+        first, last, edge = source.start[axis], source.stop[axis], slot.shape[axis]
+        operator = self._back.axes[axis]
+        if operator.matrix is None and last - first == edge:
+            index = [slice(None)] * 4
+            index[axis + 1] = slice(region.start[axis] - first, region.stop[axis] - first)
+            return logits[tuple(index)]
+        matrix = _inside(operator, region.start[axis], region.stop[axis], first, last)
+        if last - first != edge:
+            matrix = matrix @ stretch(edge, last - first)
+        return multiply_axis(logits, matrix, axis, 0, edge)
+
+    def _profile(self, axis: int, placement: Placement, region: Box) -> Floats:
+        """Weight of each voxel of ``region`` along one axis: nnU-Net's Gaussian over the crop, floored."""
+        operator, source = self._back.axes[axis], placement.source
+        centres = (np.arange(region.start[axis], region.stop[axis]) + 0.5) * operator.size_in / operator.size_out
+        edge = source.shape[axis]
+        distance = (centres - source.start[axis] - edge / 2) / (edge / 8)
+        return np.maximum(np.exp(-0.5 * distance**2), 1e-3).astype(np.float32)
+
+    def _accumulate(self, region: Box, logits: Floats, weight: Floats) -> None:
+        for key in _blocks(region):
+            block = Box.of((k * b for k, b in zip(key, BLOCK, strict=True)), BLOCK)
+            part = region.clip(block)
+            if key not in self._blocks:
+                self._blocks[key] = np.zeros((self._model.labels.heads + 1, *BLOCK), np.float32)
+            here, there = part.relative_to(block).slices, part.relative_to(region).slices
+            self._blocks[key][(slice(-1), *here)] += logits[(slice(None), *there)]
+            self._blocks[key][(-1, *here)] += weight[there]
+
+    def _arrived(self, box: Box) -> None:
+        for key in _blocks(self._native(box)):
+            self._expected[key] -= 1
+            if self._expected[key] <= 0:
+                self._settle(key)
+
+    def _settle(self, key: Triple) -> None:
+        """Turn a block's blended outputs into labels. Its weights need not be divided out: labels do not depend on scale."""
+        block = self._blocks.pop(key, None)
+        if block is None:
+            return
+        target = self.labels[tuple(slice(k * b, (k + 1) * b) for k, b in zip(key, BLOCK, strict=True))]
+        depth, height, width = target.shape
+        block = block[:, :depth, :height, :width]
+        np.copyto(target, self._model.labels.from_logits(block[:-1]), where=block[-1] > 0)
+
+
+def _blocks(region: Box) -> Iterator[Triple]:
+    """Keys of the blocks that a region touches."""
+    if not region.volume:
+        return iter(())
+    ranges = [range(a // edge, -(-b // edge)) for a, b, edge in zip(region.start, region.stop, BLOCK, strict=True)]
+    return (triple(key) for key in itertools.product(*ranges))
+
+
+def _inside(operator: Axis, start: int, stop: int, first: int, last: int) -> Floats:
+    """Rows ``start:stop`` of an operator, as if its input ended at ``first`` and ``last``: edge values repeat outside.
+
+    Returns:
+        Shape (stop - start, last - first).
+    """
+    rows, low, high = operator.rows(start, stop)
+    matrix = np.zeros((stop - start, last - first), np.float32)
+    columns = np.clip(np.arange(low, high) - first, 0, last - first - 1)
+    np.add.at(matrix.T, columns, rows.T)
+    return matrix
+
+
+def export_labels(writer: LabelWriter, model: Model, logits: NDArray[np.float16]) -> None:
+    """Labels of a whole working grid, as nnU-Net exports them, slab by slab.
+
+    Args:
+        writer: Receives the labels.
+        model: Its label rules.
+        logits: Outputs on the whole working grid, shape (heads, z, y, x), half precision as in nnU-Net.
+    """
+    back, labels = writer.back, writer.labels
+    for start in range(0, len(labels), BLOCK[0]):
+        slab = Box((start, 0, 0), (min(start + BLOCK[0], len(labels)), *labels.shape[1:]))
+        outputs = np.stack([back(lambda part, head=head: head[part.slices].astype(np.float32), slab) for head in logits])
+        # nnU-Net keeps resampled outputs in half precision; without the same rounding ties would break differently.
+        labels[slab.slices] = model.labels.from_logits(outputs.astype(np.float16))

@@ -1,0 +1,324 @@
+"""Packing: what holds for every input, examples at the sizes of the lab record, and quality against an oracle."""
+
+from functools import cache
+from itertools import chain, pairwise, product
+from math import ceil, prod
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from canvas import Box, Canvas, Placement, canvas_grids, pack_same_scale, pack_same_size
+from canvas.binpack import bin_pack, pack_shelves, pack_spaces
+
+steady = settings(deadline=None)  # a busy machine is no failure
+EM = {"canvas": (24, 256, 256), "slot": (12, 128, 128), "volume": (100, 1000, 1000)}
+
+
+def triples(low, high):
+    return st.tuples(*[st.integers(low, high)] * 3)
+
+
+@st.composite
+def problems(draw):
+    """Ordered boxes inside a volume that may be smaller or larger than the canvas: (boxes, canvas, slot, volume)."""
+    canvas, volume = draw(triples(1, 12)), draw(triples(1, 30))
+    slot = tuple(draw(st.integers(1, edge)) for edge in canvas)
+    boxes = []
+    for _ in range(draw(st.integers(0, 20))):
+        start = tuple(draw(st.integers(0, edge - 1)) for edge in volume)
+        boxes.append(Box(start, tuple(draw(st.integers(a + 1, edge)) for a, edge in zip(start, volume, strict=True))))
+    return boxes, canvas, slot, volume
+
+
+def assert_disjoint_and_inside(regions, shape):
+    """Paint the regions into an array: no voxel twice, and none painted outside of it."""
+    painted = np.zeros(shape, dtype=int)
+    for region in regions:
+        painted[region.slices] += 1
+    assert painted.max(initial=0) <= 1
+    assert painted.sum() == sum(prod(region.shape) for region in regions)
+
+
+def assert_sound(canvases, boxes, canvas):
+    """What both ways to pack promise."""
+    placements = [placement for one in canvases for placement in one.placements]
+    assert sorted(placement.crop for placement in placements) == list(range(len(boxes)))
+    for placement in placements:
+        assert placement.box == boxes[placement.crop]
+        assert placement.source.contains(placement.box)
+        assert placement.native == (placement.scale == (1, 1, 1))
+    for one in canvases:
+        assert one.shape == canvas
+        assert one.placements
+        assert_disjoint_and_inside([placement.slot for placement in one.placements], canvas)
+        covered = sum(prod(placement.slot.shape) for placement in one.placements)
+        assert one.fill == pytest.approx(covered / prod(canvas))
+
+
+@pytest.mark.parametrize(
+    ("canvas", "slot", "grids"),
+    [
+        ((24, 256, 256), (12, 128, 128), [(1, 1, 1), (1, 2, 2), (2, 2, 2)]),
+        ((56, 192, 192), (56, 96, 96), [(1, 1, 1), (1, 2, 2)]),
+        ((288, 64, 64), (64, 64, 64), [(1, 1, 1), (4, 1, 1)]),
+        ((24, 256, 256), (24, 256, 256), [(1, 1, 1)]),
+        ((25, 300, 200), (12, 128, 128), [(1, 1, 1), (1, 2, 1), (2, 2, 1)]),
+    ],
+)
+def test_canvas_grids__sizes_of_the_record__are_the_expected_grids(canvas, slot, grids):
+    """The grids of the record's canvases, counted by hand."""
+    assert list(canvas_grids(canvas, slot)) == grids
+
+
+@pytest.mark.parametrize("slot", [(25, 128, 128), (12, 128, 0)])
+def test_canvas_grids__slot_that_cannot_lie_in_canvas__is_refused(slot):
+    """A slot longer than the canvas, or without voxels, is an error and not an empty grid."""
+    with pytest.raises(ValueError, match="does not fit"):
+        canvas_grids((24, 256, 256), slot)
+
+
+@steady
+@given(problems(), st.booleans())
+def test_pack_same_size__any_boxes__keeps_its_promises(problem, resize_always):
+    """Disjoint slots, order kept, and per axis: native with context where the box fits, else exactly the box."""
+    boxes, canvas, slot, volume = problem
+    canvases = pack_same_size(boxes, canvas, slot, volume, resize_always=resize_always)
+    assert_sound(canvases, boxes, canvas)
+    placements = list(chain.from_iterable(one.placements for one in canvases))
+    assert [placement.crop for placement in placements] == list(range(len(boxes)))
+    assert len(canvases) == ceil(len(boxes) / prod(edge // part for edge, part in zip(canvas, slot, strict=True)))
+    for placement in placements:
+        box, source, shown = placement.box, placement.source, placement.slot.shape
+        for axis in range(3):
+            if resize_always or box.shape[axis] > shown[axis]:
+                assert (source.start[axis], source.stop[axis]) == (box.start[axis], box.stop[axis])
+            else:
+                assert source.shape[axis] == shown[axis]
+            if volume[axis] >= shown[axis]:
+                assert source.start[axis] >= 0
+                assert source.stop[axis] <= volume[axis]
+
+
+@pytest.mark.parametrize(
+    ("count", "grids"),
+    [
+        (0, []),
+        (1, [(1, 1, 1)]),
+        (3, [(1, 2, 2)]),
+        (5, [(2, 2, 2)]),
+        (16, [(2, 2, 2), (2, 2, 2)]),
+        (17, [(2, 2, 2), (2, 2, 2), (1, 1, 1)]),
+    ],
+)
+def test_pack_same_size__no_capacity__remainder_takes_smallest_grid_that_holds_it(count, grids):
+    """Full canvases have 8 slots; what is left over goes to 1, 4 or 8 slots."""
+    boxes = [Box.of((0, 0, number), (4, 4, 4)) for number in range(count)]
+    assert [one.grid for one in pack_same_size(boxes, **EM)] == grids
+
+
+@pytest.mark.parametrize(("capacity", "canvases", "fill"), [(1, 10, 1.0), (4, 3, 0.5), (8, 2, 0.25)])
+def test_pack_same_size__explicit_capacity__always_uses_its_grid(capacity, canvases, fill):
+    """Ten boxes need 10, 3 or 2 canvases; the last holds 1 of 1, 2 of 4 or 2 of 8 slots."""
+    boxes = [Box.of((0, 0, number), (4, 4, 4)) for number in range(10)]
+    packed = pack_same_size(boxes, **EM, capacity=capacity)
+    assert [prod(one.grid) for one in packed] == [capacity] * canvases
+    assert packed[-1].fill == fill
+
+
+def test_pack_same_size__capacity_without_grid__names_those_that_exist():
+    """The message tells which capacities this canvas has."""
+    with pytest.raises(ValueError, match="capacities are 1, 4, 8"):
+        pack_same_size([], **EM, capacity=2)
+
+
+def test_pack_same_size__consecutive_boxes__lie_in_slots_that_share_a_face():
+    """Two boxes that follow each other touch: their slots differ by one slot edge on one axis."""
+    boxes = [Box.of((0, 0, number), (4, 4, 4)) for number in range(18)]
+    (canvas,) = pack_same_size(boxes, (24, 30, 40), (12, 10, 10), (50, 50, 50))[:1]
+    assert len(canvas.placements) == 18
+    for one, other in pairwise(placement.slot.start for placement in canvas.placements):
+        steps = sorted(abs(a - b) // edge for a, b, edge in zip(one, other, (12, 10, 10), strict=True))
+        assert steps == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "source", "scale"),
+    [
+        ({}, (12, 128, 128), (12, 128, 128), (1, 1, 1)),
+        ({}, (6, 40, 60), (12, 128, 128), (1, 1, 1)),
+        ({}, (18, 100, 192), (18, 128, 192), (1.5, 1, 1.5)),
+        ({"resize_always": True}, (6, 192, 64), (6, 192, 64), (0.5, 1.5, 0.5)),
+        ({"crop_threshold": (6, 64, 64)}, (6, 96, 64), (12, 96, 128), (1, 0.75, 1)),
+        ({"crop_threshold": (64, 200, 64)}, (6, 192, 64), (12, 192, 128), (1, 1.5, 1)),
+    ],
+)
+def test_pack_same_size__one_box_in_slot_of_12x128x128__is_read_as_the_mode_says(options, shape, source, scale):
+    """Context where the box is short, the box itself where it is long, worked out by hand per axis."""
+    box = Box.of((50, 500, 500), shape)
+    (canvas,) = pack_same_size([box], **EM, capacity=8, **options)
+    (placement,) = canvas.placements
+    assert placement.slot == Box.whole((12, 128, 128))
+    assert placement.source.shape == source
+    assert placement.scale == scale
+    assert placement.native == (scale == (1, 1, 1))
+
+
+@pytest.mark.parametrize("threshold", [None, (12, 128, 128)])
+def test_pack_same_size__single_box_between_slot_and_canvas__is_native(threshold):
+    """A box left alone gets the whole canvas, and what fits that is not resized; the threshold grows with the slot."""
+    box = Box.of((0, 30, 500), (20, 200, 250))
+    (canvas,) = pack_same_size([box], **EM, crop_threshold=threshold)
+    (placement,) = canvas.placements
+    assert placement.native
+    # y: centre 130, 256 long, from 2; z: centre 10, cannot start before 0; x: centre 625.
+    assert placement.source == Box((0, 2, 497), (24, 258, 753))
+
+
+def test_pack_same_size__volume_thinner_than_slot__source_sticks_out_evenly():
+    """Where the volume ends before the slot does, the crop stays native and reads beyond both ends."""
+    (canvas,) = pack_same_size([Box.whole((8, 128, 128))], **EM | {"volume": (8, 128, 128)}, capacity=8)
+    assert canvas.placements[0].source == Box((-2, 0, 0), (10, 128, 128))
+
+
+@steady
+@given(problems(), triples(0, 4))
+def test_pack_same_scale__any_boxes__keeps_its_promises(problem, margin):
+    """Disjoint slots, native wherever the canvas is long enough, and as much context as asked for and possible."""
+    boxes, canvas, _, volume = problem
+    canvases = pack_same_scale(boxes, canvas, volume, margin=margin)
+    assert_sound(canvases, boxes, canvas)
+    firsts = [min(placement.crop for placement in one.placements) for one in canvases]
+    assert firsts == sorted(firsts)
+    for placement in chain.from_iterable(one.placements for one in canvases):
+        box, source, shown = placement.box, placement.source, placement.slot.shape
+        assert Box.whole(volume).contains(source)
+        for axis in range(3):
+            if box.shape[axis] > canvas[axis]:
+                assert (source.shape[axis], shown[axis]) == (box.shape[axis], canvas[axis])
+                continue
+            low = max(0, box.start[axis] - margin[axis])
+            high = min(volume[axis], box.stop[axis] + margin[axis])
+            assert source.shape[axis] == shown[axis] == min(high - low, canvas[axis])
+            assert low <= source.start[axis]
+            assert source.stop[axis] <= high
+
+
+def test_pack_same_scale__equal_boxes__fill_canvases_in_order():
+    """Twenty slot-sized boxes need no reordering: 8, 8 and 4 of them in the caller's order."""
+    boxes = [Box.of((0, 0, 10 * number), (12, 128, 128)) for number in range(20)]
+    canvases = pack_same_scale(boxes, EM["canvas"], EM["volume"], margin=(0, 0, 0))
+    crops = [[placement.crop for placement in one.placements] for one in canvases]
+    assert crops == [list(range(8)), list(range(8, 16)), list(range(16, 20))]
+
+
+@pytest.mark.parametrize("pack", [pack_same_size, pack_same_scale])
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        (Box((5, 5, 5), (5, 9, 9)), "box 1 is empty"),
+        (Box((-1, 0, 0), (5, 5, 5)), "box 1 reaches outside"),
+        (Box((0, 0, 990), (5, 5, 1001)), "box 1 reaches outside"),
+    ],
+)
+def test_pack__empty_or_outside_box__is_refused_by_its_number(pack, box, message):
+    """A box without voxels, or with voxels that do not exist, is the caller's mistake and is named."""
+    options = EM if pack is pack_same_size else {"canvas": EM["canvas"], "volume": EM["volume"], "margin": (0, 0, 0)}
+    with pytest.raises(ValueError, match=message):
+        pack([Box.whole((4, 4, 4)), box], **options)
+
+
+def test_pack_same_scale__negative_margin__is_refused():
+    """A margin that would cut into the boxes is an error."""
+    with pytest.raises(ValueError, match="negative"):
+        pack_same_scale([], (4, 4, 4), (8, 8, 8), margin=(0, -1, 0))
+
+
+def test_placement__source_without_the_box__is_refused():
+    """A placement whose source misses a voxel of its box would lose a result silently."""
+    with pytest.raises(ValueError, match="does not contain"):
+        Placement(0, Box.whole((4, 4, 5)), Box.whole((4, 4, 4)), Box.whole((4, 4, 4)))
+
+
+def test_canvas__two_slots_in_use__fill_is_their_share():
+    """Slots of 2x4x4 and 1x1x4 voxels cover 36 of 128."""
+    slots = Box.whole((2, 4, 4)), Box.of((2, 0, 0), (1, 1, 4))
+    canvas = Canvas((8, 4, 4), (1, 1, 1), tuple(Placement(i, slot, slot, slot) for i, slot in enumerate(slots)))
+    assert canvas.fill == 36 / 128
+
+
+@settings(steady, max_examples=60)
+@given(st.lists(triples(1, 6), min_size=1, max_size=25), triples(6, 8))
+@pytest.mark.parametrize("pack", [pack_spaces, pack_shelves])
+def test_packers__any_shapes__never_overlap_or_stick_out(pack, shapes, canvas):
+    """Each packer alone is sound; painting its result finds no voxel twice."""
+    layout = pack(np.array(shapes), canvas)
+    assert set(layout.bins) == set(range(layout.count))
+    for number in range(layout.count):
+        members = np.flatnonzero(layout.bins == number)
+        assert_disjoint_and_inside([Box.of(layout.corners[i], shapes[i]) for i in members], canvas)
+
+
+@pytest.mark.parametrize("pack", [bin_pack, pack_spaces, pack_shelves])
+def test_packers__box_larger_than_canvas__is_refused(pack):
+    """A box that fits no canvas must not be cut or dropped."""
+    with pytest.raises(ValueError, match=r"box 1 of shape \(1, 5, 1\) does not fit"):
+        pack(np.array([[4, 4, 4], [1, 5, 1]]), (4, 4, 4))
+
+
+def test_bin_pack__5000_random_boxes__is_within_6_percent_of_the_volume_bound():
+    """The record's class of quality is 208 canvases where the volume demands 197 (1.056)."""
+    edges = np.random.default_rng(0).integers((3, 16, 16), (17, 145, 145), size=(5000, 3))
+    bound = ceil(edges.prod(axis=1).sum() / prod(EM["canvas"]))
+    assert bin_pack(edges, EM["canvas"]).count <= 1.06 * bound
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "better"),
+    [((1, 1, 1), (25, 257, 257), pack_spaces), ((4, 48, 48), (13, 129, 129), pack_shelves)],
+)
+def test_bin_pack__packers_that_differ__keeps_the_better(low, high, better):
+    """Each packer wins on one of two kinds of boxes, and the winner's number of canvases is what we get."""
+    edges = np.random.default_rng(0).integers(low, high, size=(2000, 3))
+    counts = {pack: pack(edges, EM["canvas"]).count for pack in (pack_spaces, pack_shelves)}
+    assert counts[better] == min(counts.values()) < max(counts.values())
+    assert bin_pack(edges, EM["canvas"]).count == counts[better]
+
+
+def fewest_canvases(shapes, canvas):
+    """The proven optimum of a tiny problem: try all canvases and positions for one box after the other."""
+    number = np.arange(prod(canvas)).reshape(canvas)
+
+    def positions(shape):
+        starts = product(*(range(limit - edge + 1) for edge, limit in zip(shape, canvas, strict=True)))
+        return [sum(1 << int(v) for v in number[Box.of(start, shape).slices].flat) for start in starts]
+
+    masks = [positions(shape) for shape in sorted(shapes, key=prod, reverse=True)]
+
+    @cache
+    def fits(placed, used):
+        if placed == len(masks):
+            return True
+        # Canvases are alike: sorting them makes states that only differ by their order one state.
+        return any(
+            fits(placed + 1, tuple(sorted((*used[:i], one | mask, *used[i + 1 :]))))
+            for i, one in enumerate(used)
+            for mask in masks[placed]
+            if not one & mask and one not in used[:i]
+        )
+
+    bound = ceil(sum(map(prod, shapes)) / prod(canvas))
+    return next(count for count in range(bound, len(shapes) + 1) if fits(0, (0,) * count))
+
+
+def test_bin_pack__tiny_problems__almost_always_meets_the_proven_optimum():
+    """Never fewer than exhaustive search proves possible, and no more in at least 38 of 40 problems."""
+    random, canvas = np.random.default_rng(1), (2, 4, 4)
+    met = 0
+    for _ in range(40):
+        shapes = random.integers(1, (3, 4, 4), size=(random.integers(4, 8), 3))
+        optimum, ours = fewest_canvases([tuple(map(int, shape)) for shape in shapes], canvas), bin_pack(shapes, canvas)
+        assert ours.count >= optimum
+        met += ours.count == optimum
+    assert met >= 38
