@@ -202,8 +202,7 @@ def in_space_order(rois: Iterable[Roi], slot: Triple) -> tuple[Roi, ...]:
     listed = sorted(rois, key=lambda roi: (roi.box, roi.score, roi.mass))
     corners = to_array(roi.box for roi in listed)
     doubled_centres = corners[:, :3] + corners[:, 3:]
-    doubled_centres -= doubled_centres.min(axis=0, initial=0)  # boxes may reach below 0
-    cells = doubled_centres * 4 // np.array(slot)
+    cells = np.maximum(doubled_centres * 4 // np.array(slot), 0)
     return tuple(listed[position] for position in np.argsort(_morton(cells), kind="stable"))
 
 

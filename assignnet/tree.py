@@ -37,7 +37,7 @@ class RoiTree:
 
     Raises:
         ValueError: If a parent has no child, a single child differs from its parent, a child reaches out of its
-            parent, or the same region is more than one node.
+            parent, or the same box is more than one node.
 
     >>> left, right = Roi(Box((0, 0, 0), (4, 4, 4)), 0.9, 40.0), Roi(Box((0, 0, 3), (4, 4, 7)), 0.8, 30.0)
     >>> lone = Roi(Box((8, 8, 8), (9, 9, 9)), 0.5, 0.5)
@@ -62,8 +62,8 @@ class RoiTree:
                 if not parent.box.contains(child.box):
                     raise ValueError(f"child {child.box} reaches out of its parent {parent.box}")
         nodes = self.rois
-        if len(set(nodes)) < len(nodes):
-            raise ValueError("the same region is more than one node of the tree")
+        if len({roi.box for roi in nodes}) < len(nodes):
+            raise ValueError("the same box is more than one node of the tree")
 
     def is_leaf(self, index: int) -> bool:
         """Whether ``parents[index]`` is its own single child."""

@@ -145,7 +145,7 @@ def _pack_spaces(shapes: Integers, canvas: Triple, order: Integers) -> Layout:
         layout.bins[box], layout.corners[box] = bin_, corner
         faces = np.concatenate([corner, -(corner + shape)])
         here = np.flatnonzero(owners == bin_)
-        cut, new = _carve(spaces[:, here], faces, thinnest[min(rank + 1, len(order) - 1)])
+        cut, new = carve(spaces[:, here], faces, thinnest[min(rank + 1, len(order) - 1)])
         keep = np.ones(len(owners), dtype=bool)
         keep[here[cut]] = False
         spaces = np.concatenate([spaces[:, keep], new], axis=1)
@@ -164,7 +164,7 @@ def _choose(spaces: Integers, owners: Integers, shape: Integers, canvas: Triple)
     return int(fitting[np.lexsort(shares[::-1])[0]])
 
 
-def _carve(spaces: Integers, box: Integers, thinnest: Integers) -> tuple[NDArray[np.bool_], Integers]:
+def carve(spaces: Integers, box: Integers, thinnest: Integers) -> tuple[NDArray[np.bool_], Integers]:
     """Cut a box out of the spaces of its canvas.
 
     Args:
@@ -188,14 +188,12 @@ def _carve(spaces: Integers, box: Integers, thinnest: Integers) -> tuple[NDArray
 
 
 def _redundant(pieces: Integers, others: Integers) -> NDArray[np.bool_]:
-    """Which pieces lie inside of another space, shape (k,); of equal pieces the first is kept."""
+    """Which pieces lie inside of another space, shape (k,). No two are equal, because no space lay inside another."""
     columns = np.concatenate([pieces, others], axis=1)
-    count = pieces.shape[1]
-    inside = np.ones((count, columns.shape[1]), dtype=bool)
+    inside = np.ones((pieces.shape[1], columns.shape[1]), dtype=bool)
     for number in range(6):
         inside &= pieces[number][:, None] >= columns[number]
-    among = inside[:, :count]
-    among &= ~(among.T & np.triu(np.ones((count, count), dtype=bool)))
+    np.fill_diagonal(inside, False)  # each lies inside of itself
     return np.logical_or.reduce(inside, axis=1)
 
 

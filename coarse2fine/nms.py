@@ -8,9 +8,9 @@ overlap reaches the threshold (``>=``), where the overlap is
 
 The rules are those of SAHI (``sahi.postprocess.combine``: ``nms``, ``greedy_nmm``, ``nmm``; release 0.12), carried
 over from rectangles to boxes: on boxes that are one voxel thick the results are the same. Differences: volumes are
-integers and their quotient is rounded once, in double precision, so ``11/20 >= 0.55`` holds (SAHI works in single
-precision); equal scores are ranked by index (SAHI: by coordinates); a threshold of 0, at which all boxes match all
-others, is refused.
+integers and their quotient is rounded once, in double precision, so that ``7/25 >= 0.28`` holds (SAHI works in
+single precision); equal scores are ranked by index (SAHI: by coordinates); a threshold of 0, at which all boxes match
+all others, is refused.
 """
 
 from __future__ import annotations

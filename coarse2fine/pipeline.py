@@ -200,8 +200,9 @@ class Pipeline:
                 chosen: Sequence[Roi], fine: FineResult | None, heatmap: NDArray[np.float32] | None, view: WorkingView,
                 warnings: tuple[str, ...] = ()) -> RunReport:
         """Everything but the times, which are not complete before the result is written."""
-        counts = np.bincount(labels.reshape(-1), minlength=1)
-        found = {str(label): int(counts[label]) for label in np.flatnonzero(counts) if label}
+        # Counting only what is not background keeps bincount from converting the whole volume to 64 bits.
+        counts = np.bincount(labels[labels != 0])
+        found = {str(label): int(counts[label]) for label in np.flatnonzero(counts)}
         if not found:
             warnings += ("nothing was found: every voxel is background",)
         boxes, coverage = {"children": 0, "parents": 0, "selected": 0, "grown": 0}, {"volume": 1.0, "heatmap_mass": 1.0}

@@ -367,7 +367,7 @@ def _windows(box: Box, block: Box, grid: _Grid, settings: RoiSettings) -> Iterat
         count = tiles_along(edge, length, settings.window_step)
         step = (edge - length) / (count - 1) if count > 1 else 0.0
         spans = []
-        for first in (start + round(step * index) for index in range(count)):
+        for first in dict.fromkeys(start + round(step * index) for index in range(count)):
             touched = (voxel - block.start[axis] for voxel in grid.touched(axis, first, first + length))
             spans.append((first, first + length, *(min(max(voxel, 0), block.shape[axis]) for voxel in touched)))
         axes.append(spans)

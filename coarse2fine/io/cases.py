@@ -107,8 +107,7 @@ def _numbered_case(name: str, paths: Iterable[Path], channels: int) -> Case:
         lists = [f"{word} {', '.join(names)}" for word, names in (("missing", missing), ("extra", extra)) if names]
         raise VolumeError(
             f"case {name}: its files do not match the {channels} channel(s) of the model: {'; '.join(lists)}",
-            f"Each case needs exactly the files {name}_0000 to {name}_{channels - 1:04d}; check that this is the model "
-            "for these images.",
+            f"The model needs exactly the channels {', '.join(expected)}. Check that it is the one for these images.",
         )
     files = tuple(found[number][0] for number in expected)
     return Case(name, files, split_suffix(files[0])[1])

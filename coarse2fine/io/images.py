@@ -8,6 +8,7 @@ disk is full, drops voxels of a NIfTI file without an error.
 from __future__ import annotations
 
 import math
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 from isal import isal_zlib
 from numpy.typing import NDArray
 
@@ -296,10 +297,14 @@ def _one_voxel(grid: Grid, dtype: np.dtype[Any]) -> sitk.Image:
 
 def _one_voxel_file(grid: Grid, dtype: np.dtype[Any], suffix: str) -> bytes:
     """What SimpleITK writes for the smallest image with this geometry."""
-    with _quiet(), tempfile.TemporaryDirectory(prefix="c2f-") as folder:
-        path = Path(folder, f"head{suffix.removesuffix('.gz')}")
-        sitk.WriteImage(_one_voxel(grid, dtype), str(path), True)
-        return path.read_bytes()
+    handle, name = tempfile.mkstemp(prefix="c2f-", suffix=suffix.removesuffix(".gz"))
+    os.close(handle)
+    try:
+        with _quiet():
+            sitk.WriteImage(_one_voxel(grid, dtype), name, True)
+        return Path(name).read_bytes()
+    finally:
+        Path(name).unlink()
 
 
 def _unreadable(file: Path, error: Exception) -> VolumeError:

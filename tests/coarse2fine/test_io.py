@@ -13,8 +13,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 
+import coarse2fine
 from coarse2fine.errors import OutputError, VolumeError
 from coarse2fine.io import (
     Case,
@@ -32,6 +33,11 @@ SHAPE = (5, 6, 7)
 _TURN = sitk.Euler3DTransform((0, 0, 0), 0.3, -0.2, 0.5).GetMatrix()
 OBLIQUE = Grid(SHAPE, (2.5, 0.7, 0.9), origin=(-166.25, 187.5, -340.125), direction=_TURN)
 PACKED = [".nii.gz", ".nrrd", ".mha"]
+
+
+def write(path: Path, content: bytes = b"no volume" * 100) -> Path:
+    path.write_bytes(content)
+    return path
 
 
 def noise(dtype: str, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
@@ -82,15 +88,11 @@ def patched_nifti(path: Path, fields: dict[int, tuple[str, float]], array: np.nd
     return path
 
 
-def text_header(path: Path, header: str) -> Path:
-    path.write_bytes(header.encode() + noise("int16").tobytes())
-    return path
-
-
-def meta(path: Path, **fields: str) -> Path:
+def meta(path: Path, gap: bytes = b"", **fields: str) -> Path:
     default = {"ObjectType": "Image", "NDims": "3", "BinaryData": "True", "ElementSpacing": "1 2 3", "DimSize": "7 6 5"}
     lines = {**default, "ElementType": "MET_SHORT", **fields, "ElementDataFile": "LOCAL"}
-    return text_header(path, "".join(f"{key} = {value}\n" for key, value in lines.items()))
+    head = "".join(f"{key} = {value}\n" for key, value in lines.items())
+    return write(path, head.encode() + gap + noise("int16").tobytes())
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -98,16 +100,12 @@ def meta(path: Path, **fields: str) -> Path:
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha", ".mhd"])
 @pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize(
-    "dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"]
-)
-def test_read_volume__each_type_and_format__equals_simpleitk(
-    tmp_path: Path, suffix: str, packed: bool, dtype: str
-) -> None:
+def test_read_volume__each_type_and_format__equals_simpleitk(tmp_path: Path, suffix: str, packed: bool) -> None:
     """Voxels keep value and type, and the geometry is SimpleITK's, with oblique axes."""
-    volume = assert_read_as_simpleitk_does(save(tmp_path / f"a_0000{suffix}", noise(dtype), packed))
-    np.testing.assert_array_equal(volume.channels[0], noise(dtype), strict=True)
-    assert volume.name == "a"
+    for dtype in ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"]:
+        volume = assert_read_as_simpleitk_does(save(tmp_path / f"a_0000{suffix}", noise(dtype), packed))
+        np.testing.assert_array_equal(volume.channels[0], noise(dtype), strict=True)
+        assert volume.name == "a"
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
@@ -137,24 +135,56 @@ def test_read_volume__unusual_but_valid_gzip__equals_simpleitk(tmp_path: Path) -
     """A file of many gzip members, one with padding, and one that only claims to be packed are all read."""
     plain = save(tmp_path / "plain.nii").read_bytes()
     members = b"".join(gzip.compress(bytes([byte])) for byte in plain)
-    variants = {"members": members, "padded": gzip.compress(plain + bytes(512)) + bytes(7), "plain": plain}
+    first, rest = gzip.compress(plain[:360]), gzip.compress(plain[360:])
+    named = first[:3] + b"\x08" + first[4:10] + b"n" * (32766 - len(first)) + b"\0" + first[10:]
+    variants = {
+        "members": members,
+        "border": named + rest,  # one byte of the second member is in the first 32 KiB
+        "padded": gzip.compress(plain + bytes(512)) + bytes(7),
+        "plain": plain,
+    }
     for name, content in variants.items():
         path = tmp_path / f"{name}.nii.gz"
         path.write_bytes(content)
         assert_read_as_simpleitk_does(path)
 
 
-@pytest.mark.parametrize("fields", [{"encoding": "ascii"}, {"encoding": "raw", "data file": "other.raw"}])
-def test_read_volume__nrrd_with_text_or_detached_voxels__equals_simpleitk(
-    tmp_path: Path, fields: dict[str, str]
-) -> None:
-    """What the fast reader does not know is left to SimpleITK."""
-    lines = {"type": "short", "dimension": "3", "sizes": "7 6 5", "endian": "little", "spacings": "1 2 3", **fields}
+@pytest.mark.parametrize(
+    ("fields", "content"),
+    [
+        ({"encoding": "raw", "endian": "big"}, noise("int16").astype(">i2").tobytes()),
+        ({"encoding": "gz", "endian": "little"}, gzip.compress(noise("int16").tobytes())),
+        ({"encoding": "ascii"}, " ".join(map(str, noise("int16").ravel())).encode()),
+        ({"encoding": "raw", "endian": "little", "data file": "other.raw"}, b""),
+        ({"encoding": "raw", "endian": "little", "byte skip": "3"}, b"???" + noise("int16").tobytes()),
+    ],
+)
+def test_read_volume__unusual_nrrd__equals_simpleitk(tmp_path: Path, fields: dict[str, str], content: bytes) -> None:
+    """Variants of the format are read right, or left to SimpleITK."""
+    lines = {"type": "short", "dimension": "3", "sizes": "7 6 5", "spacings": "1 2 3", **fields}
     head = "NRRD0004\n" + "".join(f"{key}: {value}\n" for key, value in lines.items()) + "\n"
-    (tmp_path / "other.raw").write_bytes(noise("int16").tobytes())
-    (tmp_path / "a.nrrd").write_text(head + " ".join(map(str, noise("int16").ravel())))
-    volume = assert_read_as_simpleitk_does(tmp_path / "a.nrrd")
-    np.testing.assert_array_equal(volume.channels[0], noise("int16"))
+    write(tmp_path / "other.raw", noise("int16").tobytes())
+    volume = assert_read_as_simpleitk_does(write(tmp_path / "a.nrrd", head.encode() + content))
+    np.testing.assert_array_equal(volume.channels[0], noise("int16"), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "gap"),
+    [({"BinaryDataByteOrderMSB": "True"}, b""), ({"ElementByteOrderMSB": "True"}, b""), ({"HeaderSize": "-1"}, b"???")],
+)
+def test_read_volume__unusual_meta_image__equals_simpleitk(tmp_path: Path, fields: dict[str, str], gap: bytes) -> None:
+    """Variants of the format are read right, or left to SimpleITK."""
+    assert_read_as_simpleitk_does(meta(tmp_path / "a.mha", gap, **fields))
+
+
+def test_read_volume__header_that_itk_doubts__is_read_quietly(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """ITK's warnings, here of an affine that contradicts the spacing, stay off the terminal."""
+    read_volume([patched_nifti(tmp_path / "a.nii.gz", {88: ("f", 9.0)})])
+    assert capfd.readouterr() == ("", "")
+    sitk.ReadImage(str(tmp_path / "a.nii.gz"))
+    assert "WARNING" in capfd.readouterr().err
 
 
 def test_read_volume__one_slice__is_a_volume(tmp_path: Path) -> None:
@@ -181,11 +211,6 @@ def test_read_volume__channels_on_different_grids__names_both(tmp_path: Path, ch
     sitk.WriteImage(reference_image(noise("int16", grid.shape), grid), str(files[1]))
     with pytest.raises(VolumeError, match=r"a_0000\.nii\.gz and .*a_0001\.nii\.gz .* differ"):
         read_volume(files)
-
-
-def write(path: Path, content: bytes = b"no volume" * 100) -> Path:
-    path.write_bytes(content)
-    return path
 
 
 def write_image(path: Path, array: np.ndarray, is_vector: bool = False) -> Path:
@@ -228,6 +253,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "complex": (lambda p: write_nifti(p / "a.nii", np.ones(SHAPE, np.complex64)), "not real numbers"),
     "voxels far behind": (lambda p: patched_nifti(p / "a.nii.gz", {108: ("f", 1e30)}), "begin at byte"),
     "short plain NIfTI": (lambda p: write(p / "a.nii", save(p / "b.nii").read_bytes()[:-1]), "truncated"),
+    "short packed NIfTI": (lambda p: patched_nifti(p / "a.nii.gz", {46: ("h", 9)}), "truncated"),
     "short plain MetaImage": (lambda p: meta(p / "a.mha", DimSize="7 6 9"), "truncated"),
 }
 
@@ -339,6 +365,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 import numpy as np
+import coarse2fine
 from coarse2fine.errors import OutputError
 from coarse2fine.io import Grid, write_labels
 labels = np.random.default_rng(0).integers(0, 255, (20, 100, 100), dtype=np.uint8)
@@ -356,7 +383,8 @@ def test_write_labels__no_space__keeps_the_old_file(tmp_path: Path, suffix: str)
     """When the system refuses a write midway, the message says how much is needed and nothing else has changed."""
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b"old")
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, path], capture_output=True, text=True, check=True)
+    root = Path(coarse2fine.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, path], capture_output=True, text=True, check=True, cwd=root)
     assert str(path) in done.stdout
     assert "0.2 MB are needed" in done.stdout
     assert path.read_bytes() == b"old"
@@ -373,6 +401,17 @@ def test_atomic_write__body_fails__keeps_the_old_file(tmp_path: Path, error: typ
         raise error
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_write__file_is_being_read__reader_keeps_the_old_content(tmp_path: Path) -> None:
+    """The new file replaces the old one as a whole; it is never filled in place."""
+    path = tmp_path / "report.json"
+    path.write_text("old")
+    with path.open() as reader:
+        with atomic_write(path) as temp:
+            temp.write_text("new")
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
 
 
 def test_atomic_write__link__replaces_the_file_behind_it(tmp_path: Path) -> None:
@@ -427,6 +466,9 @@ def test_check_writable__unusable_path__is_refused(tmp_path: Path, name: str, me
 # --- cases -----------------------------------------------------------------------------------------------------------
 
 
+TWO_CASES = {"a": "a_0000.nii a_0001.nii", "b": "b_0000.mha b_0001.nii"}
+
+
 def touch(folder: Path, names: str) -> None:
     for name in names.split():
         (folder / name).touch()
@@ -442,7 +484,7 @@ def touch(folder: Path, names: str) -> None:
         ("a_0000.nii a_0001.nii", "a_0001.nii", 2, {"a": "a_0000.nii a_0001.nii"}),
         ("b_1_0000.mha a_0000.nii.gz x.txt .a_0001.mha", "", 1, {"a": "a_0000.nii.gz", "b_1": "b_1_0000.mha"}),
         ("b.mha a.nii.gz scan_2020.nii", "", 1, {"a": "a.nii.gz", "b": "b.mha", "scan_2020": "scan_2020.nii"}),
-        ("b_0001.nii b_0000.mha a_0001.nii a_0000.nii", "", 2, {"a": "a_0000.nii a_0001.nii", "b": "b_0000.mha b_0001.nii"}),
+        ("b_0001.nii b_0000.mha a_0001.nii a_0000.nii", "", 2, TWO_CASES),
     ],
 )  # fmt: skip
 def test_find_cases__complete_files__groups_channels_by_case(

@@ -1,0 +1,159 @@
+"""``c2f-infer``: from files to files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from coarse2fine.config import Config, load_config
+from coarse2fine.errors import C2FError, ConfigError
+from coarse2fine.io import LABEL_SUFFIXES, Case, check_writable, find_cases, output_path
+from coarse2fine.pipeline import Pipeline, Progress
+from coarse2fine.report import RunReport, versions, write_report
+
+EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(
+        prog="c2f-infer", description="Segment volumes with a coarse and a fine nnU-Net v2 model.",
+        epilog="Example: c2f-infer -i scan.nii.gz -o labels.nii.gz -c covid --coarse-model DIR --fine-model DIR")
+    parser.add_argument("-i", "--input", type=Path, help="a volume, or a folder with nnU-Net's CASE_0000 naming")
+    parser.add_argument("-o", "--output", type=Path, help="the label file, or a folder if the input is one")
+    parser.add_argument("-c", "--config", help="YAML file, or the name of a shipped one: covid, word, cremi, fafb")
+    parser.add_argument("--coarse-model", type=Path, metavar="DIR", help="folder of the low-resolution nnU-Net")
+    parser.add_argument("--fine-model", type=Path, metavar="DIR", help="folder of the full-resolution nnU-Net")
+    parser.add_argument("--mode", choices=("accelerated", "two-stage", "one-stage"),
+                        help="one-stage is nnU-Net's plain sliding window")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+                        help="override a setting, such as rois.threshold=0.1; may be repeated")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write times, boxes, coverage and settings as JSON")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    parser.add_argument("--trust-checkpoint", action="store_true",
+                        help="let checkpoints run code while they are loaded; only for sources that you trust like a program")
+    parser.add_argument("--demo", action="store_true", help="run on the shipped sample volume; -o names a folder")
+    parser.add_argument("--compare", action="store_true", help="with --demo: also run nnU-Net's own predictor")
+    parser.add_argument("--version", action="version", version=f"coarse2fine {versions()['coarse2fine']}")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    console = Console(stderr=True)
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    try:
+        if options.demo:
+            from coarse2fine.demo import run_demo  # noqa: PLC0415
+
+            run_demo(options.output or Path("c2f-demo"), compare=options.compare, overwrite=options.overwrite)
+        else:
+            if options.input is None or options.output is None:
+                parser.error("-i/--input and -o/--output are required (or use --demo)")
+            infer(options, console)
+    except C2FError as error:
+        console.print("[bold red]error:[/]", end=" ")
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        console.print("interrupted: finished results are kept, the one in progress was not written")
+        return EXIT_INTERRUPTED
+    except MemoryError:
+        console.print("[bold red]error:[/] out of memory. Try a smaller canvas.size, or crop the volume.")
+        return EXIT_ERROR
+    return 0
+
+
+def infer(options: argparse.Namespace, console: Console) -> None:
+    """Segment the input's cases one after the other."""
+    config = configure(options)
+    pipeline = Pipeline.from_config(config, trust_checkpoint=options.trust_checkpoint)
+    cases = find_cases(options.input, pipeline.fine.channels)
+    to_folder = options.input.is_dir()
+    outputs = [output_path(case, options.output, to_folder) for case in cases]
+    for output in outputs:
+        check_writable(output, options.overwrite, LABEL_SUFFIXES)
+    if options.report:
+        check_writable(options.report, options.overwrite)
+    reports: list[RunReport] = []
+    try:
+        for case, output in zip(cases, outputs, strict=True):
+            reports.append(infer_case(pipeline, case, output, console, f"{len(reports) + 1}/{len(cases)}"))
+    finally:  # what is finished is reported, also when a later case fails
+        if options.report and reports:
+            write_report(reports, options.report)
+
+
+def configure(options: argparse.Namespace) -> Config:
+    """The configuration file with the command line's overrides."""
+    overrides = list(options.overrides)
+    for key, value in (("coarse.model", options.coarse_model), ("fine.model", options.fine_model),
+                       ("mode", options.mode), ("device", options.device)):
+        if value is not None:
+            overrides.append(f"{key}={json.dumps(str(value))}")
+    config = load_config(options.config, overrides)
+    if config.fine.model is None:
+        raise ConfigError("no fine model", "Name its folder with --fine-model or as fine.model in the configuration.")
+    return config
+
+
+def infer_case(pipeline: Pipeline, case: Case, output: Path, console: Console, count: str) -> RunReport:
+    """Segment one case, with progress bars if somebody watches."""
+    with show_progress(console, f"{count} {case.name}") as progress:
+        report = pipeline.run_files(case.files, output, progress).report
+    for warning in report.warnings:
+        console.print(f"{case.name}: {warning}", style="yellow", highlight=False)
+    if console.is_terminal:
+        print_report(report, output, console)
+    return report
+
+
+@contextmanager
+def show_progress(console: Console, title: str) -> Iterator[Progress]:
+    """One bar for each stage and one for the whole run; nothing unless stderr is a terminal."""
+    stages = ("read", "coarse", "rois", "fine", "write")
+    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        overall = bars.add_task(title, total=len(stages))
+        tasks: dict[str, TaskID] = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(f"  {stage}", total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+            part = done / total if total else 1.0
+            bars.update(overall, completed=stages.index(stage) + part)
+
+        yield progress
+
+
+def print_report(report: RunReport, output: Path, console: Console) -> None:
+    """A few lines that say what happened."""
+    table = Table(title=f"{report.case}: {report.mode}", title_justify="left", show_header=False, box=None)
+    times = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.timing_s.items() if seconds >= 0.05)
+    table.add_row("seconds", times)
+    if report.mode != "one-stage":
+        boxes = report.boxes
+        table.add_row("boxes", f"{boxes['selected']} selected of {boxes['parents']} parents, {boxes['children']} children"
+                      + (f"; {boxes['grown']} grown" if boxes["grown"] else ""))
+        table.add_row("canvases", f"{report.canvases['count']:.0f}, {report.canvases['fill']:.0%} filled")
+        table.add_row("looked at", f"{report.coverage['volume']:.2%} of the volume, "
+                      f"{report.coverage['heatmap_mass']:.1%} of the heatmap")
+    table.add_row("labels", ", ".join(f"{label}: {count} voxels" for label, count in report.labels.items()) or "none")
+    table.add_row("written", str(output))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
