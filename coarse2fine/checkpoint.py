@@ -2,39 +2,35 @@
 
 nnU-Net resolves class names from ``plans.json`` by import and loads checkpoints with full pickle; either runs whatever
 the author of a model folder wants. Here names are looked up in fixed tables and checkpoints are unpickled by PyTorch's
-restricted unpickler, which builds tensors, containers and the few NumPy scalars that nnU-Net's training log holds.
+restricted unpickler, which builds tensors and containers; NumPy scalars, of which nnU-Net's training log is full, are
+skipped. Folders also get damaged and edited by hand, so every value is checked before anything is built from it.
 """
 
 from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from coarse2fine.errors import ModelError, UntrustedModelError
 
+_LAYERS = {  # by module of torch.nn; 2D ones are never built, but usual plans have a 2d configuration beside the 3D ones
+    "conv": ("Conv2d", "Conv3d"),
+    "instancenorm": ("InstanceNorm2d", "InstanceNorm3d"),
+    "batchnorm": ("BatchNorm2d", "BatchNorm3d"),
+    "dropout": ("Dropout2d", "Dropout3d"),
+    "activation": ("LeakyReLU", "ReLU", "GELU"),
+}
 OPERATIONS: Mapping[str, Callable[..., nn.Module]] = {
-    "torch.nn.modules.conv.Conv3d": nn.Conv3d,
-    "torch.nn.Conv3d": nn.Conv3d,
-    "torch.nn.modules.instancenorm.InstanceNorm3d": nn.InstanceNorm3d,
-    "torch.nn.InstanceNorm3d": nn.InstanceNorm3d,
-    "torch.nn.modules.batchnorm.BatchNorm3d": nn.BatchNorm3d,
-    "torch.nn.BatchNorm3d": nn.BatchNorm3d,
-    "torch.nn.modules.dropout.Dropout3d": nn.Dropout3d,
-    "torch.nn.Dropout3d": nn.Dropout3d,
-    "torch.nn.LeakyReLU": nn.LeakyReLU,
-    "torch.nn.modules.activation.LeakyReLU": nn.LeakyReLU,
-    "torch.nn.ReLU": nn.ReLU,
-    "torch.nn.modules.activation.ReLU": nn.ReLU,
-    "torch.nn.GELU": nn.GELU,
-    "torch.nn.modules.activation.GELU": nn.GELU,
+    f"torch.nn.{prefix}{name}": getattr(nn, name)
+    for module, names in _LAYERS.items() for name in names for prefix in ("", f"modules.{module}.")
 }
 NETWORKS = frozenset({"PlainConvUNet", "ResidualEncoderUNet"})
 NETWORK_MODULES = ("dynamic_network_architectures.architectures.unet",
@@ -57,13 +53,26 @@ CONFIGURATION_NAMES: Mapping[str, frozenset[str]] = {
 IMPORTABLE_KEYS = frozenset({"conv_op", "norm_op", "dropout_op", "nonlin"})
 
 
-def _numpy_globals() -> list[Any]:
-    """The NumPy reconstructors in real checkpoints: scalars of plain numeric types, as in nnU-Net's training log."""
-    numeric = (np.float16, np.float32, np.float64, np.int32, np.int64, np.bool_)
-    scalar = np.float64(0).__reduce__()[0]
-    # Checkpoints written by NumPy 1 name the module numpy.core, by NumPy 2 numpy._core.
-    aliases = [(scalar, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")]
-    return [*aliases, np.dtype, *(type(np.dtype(kind)) for kind in numeric)]
+LAYER_COUNTS = ("n_stages", "n_conv_per_stage", "n_blocks_per_stage", "n_conv_per_stage_decoder")
+MOST_LAYERS = 100  # of one kind; real networks have about ten, and building a billion would take forever
+
+
+class _Skipped:
+    """Stands in for NumPy's types and scalars in a checkpoint, whose values nothing here needs.
+
+    NumPy itself would take memory layouts from the file, which is more than a stranger's file should have a say in.
+    """
+
+    def __init__(self, *_: object) -> None:
+        """Accept what NumPy's constructors would be given."""
+
+    def __setstate__(self, _: object) -> None:
+        """Accept what NumPy's types would be told about themselves."""
+
+
+# Checkpoints written with NumPy 1 name the module numpy.core, with NumPy 2 numpy._core.
+_STAND_INS = [(_Skipped, name) for name in
+              ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -77,7 +86,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ModelError(f"{path} does not exist", "Give an nnU-Net v2 model folder: one that holds plans.json, "
                          "dataset.json and fold_* (usually named Trainer__Plans__Configuration).") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, or a number too long
         raise ModelError(f"{path} cannot be read: {error}", "Copy the model folder again.") from None
     if not isinstance(document, dict):
         raise ModelError(f"{path} is not a JSON object", "Copy the model folder again.")
@@ -104,32 +113,49 @@ def check_plans(plans: Mapping[str, Any], path: Path) -> None:
     configurations = plans.get("configurations")
     if not isinstance(configurations, dict) or not all(isinstance(value, dict) for value in configurations.values()):
         raise ModelError(f"{path} has no 'configurations'", "Use the plans.json of a trained nnU-Net v2 model.")
-    for key, allowed in PLANS_NAMES.items():
-        if key in plans and plans[key] not in allowed:
-            raise _refuse(path, key, plans[key])
+    _check_names(plans, PLANS_NAMES, "", path)
     for name, configuration in configurations.items():
-        for key, allowed in CONFIGURATION_NAMES.items():
-            if key in configuration and configuration[key] not in allowed:
-                raise _refuse(path, f"configurations.{name}.{key}", configuration[key])
-        for scheme in configuration.get("normalization_schemes", ()):
-            if scheme not in NORMALIZATIONS:
-                raise _refuse(path, f"configurations.{name}.normalization_schemes", scheme)
+        prefix = f"configurations.{name}."
+        _check_names(configuration, CONFIGURATION_NAMES, prefix, path)
+        schemes = configuration.get("normalization_schemes", [])
+        if not isinstance(schemes, list) or not all(_is_one_of(scheme, NORMALIZATIONS) for scheme in schemes):
+            raise _refuse(path, f"{prefix}normalization_schemes", schemes)
         if "architecture" in configuration:
-            _check_architecture(configuration["architecture"], f"configurations.{name}.architecture", path)
+            _check_architecture(configuration["architecture"], f"{prefix}architecture", path)
 
 
-def _check_architecture(architecture: Mapping[str, Any], key: str, path: Path) -> None:
-    """Refuse an architecture whose class, operations or importable keys are unknown."""
+def _check_names(section: Mapping[str, Any], allowed: Mapping[str, frozenset[str]], prefix: str, path: Path) -> None:
+    """Refuse a section in which a key that names code has a value outside of its allowlist."""
+    for key, names in allowed.items():
+        if key in section and not _is_one_of(section[key], names):
+            raise _refuse(path, f"{prefix}{key}", section[key])
+
+
+def _is_one_of(value: object, names: frozenset[str] | Mapping[str, object]) -> bool:
+    return isinstance(value, str) and value in names
+
+
+def _check_architecture(architecture: object, key: str, path: Path) -> None:
+    """Refuse an architecture whose class, operations or importable keys are unknown, or that has absurdly many layers."""
+    arguments = architecture.get("arch_kwargs") if isinstance(architecture, dict) else None
+    if not isinstance(architecture, dict) or not isinstance(arguments, dict):
+        raise ModelError(f"{path}: {key} is not a description of a network",
+                         "Use the plans.json that nnU-Net wrote with this model.")
     module, _, name = str(architecture.get("network_class_name")).rpartition(".")
     if name not in NETWORKS or module not in NETWORK_MODULES:
         raise _refuse(path, f"{key}.network_class_name", architecture.get("network_class_name"))
-    importable = architecture.get("_kw_requires_import", ())
-    if not set(importable) <= IMPORTABLE_KEYS:
+    importable = architecture.get("_kw_requires_import")
+    if not isinstance(importable, list) or not all(_is_one_of(argument, IMPORTABLE_KEYS) for argument in importable):
         raise _refuse(path, f"{key}._kw_requires_import", importable)
-    for argument in IMPORTABLE_KEYS:
-        value = architecture.get("arch_kwargs", {}).get(argument)
-        if value is not None and value not in OPERATIONS:
+    for argument in sorted(IMPORTABLE_KEYS):
+        value = arguments.get(argument)
+        if value is not None and not _is_one_of(value, OPERATIONS):
             raise _refuse(path, f"{key}.arch_kwargs.{argument}", value)
+    for argument in LAYER_COUNTS:
+        value = arguments.get(argument, 0)
+        if not all(isinstance(count, int) and count <= MOST_LAYERS for count in (value if isinstance(value, list) else [value])):
+            raise ModelError(f"{path}: {key}.arch_kwargs.{argument} is {value!r}",
+                             f"Networks of up to {MOST_LAYERS} stages of up to {MOST_LAYERS} layers are supported.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,26 +191,45 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> Checkpoint:
     if not path.is_file():
         raise ModelError(f"{path} does not exist", "Name another checkpoint or fold, or copy the model again.")
     try:
-        if trust:
-            content = torch.load(path, map_location="cpu", weights_only=False)
-        else:
-            with torch.serialization.safe_globals(_numpy_globals()):
-                content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_STAND_INS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old formats; what matters raises
+            content = torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()[0]
-        raise UntrustedModelError(
-            f"{path} holds objects that could execute code: {reason}",
-            "If you trust its author as you trust a program, load it with --trust-checkpoint.") from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise ModelError(f"{path} cannot be read: {error}".split("\n")[0], "Copy the checkpoint again.") from None
+        raise _untrusted(path, str(error)) from None
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged bytes are still instructions to the unpickler, which fails in any way
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ModelError(f"{path} cannot be read: {reason}", "Copy the checkpoint again.") from None
     try:
         weights = {name.removeprefix("module."): tensor for name, tensor in content["network_weights"].items()}
-        axes = content.get("inference_allowed_mirroring_axes")
-        return Checkpoint(path, weights, str(content["init_args"]["configuration"]), str(content["trainer_name"]),
-                          tuple(int(axis) for axis in axes) if axes else ())
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path} is not a checkpoint of nnU-Net v2 (no {error})",
-                         "Use checkpoint_final.pth or checkpoint_best.pth of a trained nnU-Net v2 model.") from None
+        configuration, trainer = content["init_args"]["configuration"], content["trainer_name"]
+        axes = content.get("inference_allowed_mirroring_axes") or ()
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        raise _no_checkpoint(path, f"no {error}") from None
+    if not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
+        raise _no_checkpoint(path, "network_weights are not tensors")
+    if not isinstance(configuration, str) or not isinstance(trainer, str):
+        raise _no_checkpoint(path, f"configuration {configuration!r}, trainer {trainer!r}")
+    is_known = isinstance(axes, Sequence) and all(axis in (0, 1, 2) for axis in axes)
+    if not is_known or len(set(axes)) != len(axes):
+        raise _no_checkpoint(path, f"inference_allowed_mirroring_axes {axes!r}")
+    return Checkpoint(path, weights, configuration, trainer, tuple(int(axis) for axis in axes))
+
+
+def _untrusted(path: Path, message: str) -> UntrustedModelError:
+    """What the restricted unpickler's message means to somebody who wants to run a model."""
+    reason = message.rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0].partition(" Please use")[0]
+    remedy = "If you trust its author as you trust a program, load it with --trust-checkpoint."
+    if "operand" in reason:  # no instruction of PyTorch's own files: another kind of file, or other pickles
+        return UntrustedModelError(f"{path} is damaged or no checkpoint of nnU-Net: {reason}",
+                                   f"Copy the checkpoint again. {remedy}")
+    return UntrustedModelError(f"{path} holds objects that could execute code: {reason}", remedy)
+
+
+def _no_checkpoint(path: Path, reason: str) -> ModelError:
+    return ModelError(f"{path} is not a checkpoint of nnU-Net v2 ({reason})",
+                      "Use checkpoint_final.pth or checkpoint_best.pth of a trained nnU-Net v2 model.")
 
 
 def find_folds(folder: Path, checkpoint: str) -> tuple[str, ...]:

@@ -55,9 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.demo:
-            from coarse2fine.demo import run_demo  # noqa: PLC0415
-
-            run_demo(options.output or Path("c2f-demo"), compare=options.compare, overwrite=options.overwrite)
+            demo(options, console)
         else:
             if options.input is None or options.output is None:
                 parser.error("-i/--input and -o/--output are required (or use --demo)")
@@ -73,6 +71,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print("[bold red]error:[/] out of memory. Try a smaller canvas.size, or crop the volume.")
         return EXIT_ERROR
     return 0
+
+
+def demo(options: argparse.Namespace, console: Console) -> None:
+    """Run the demo; what draws pictures is only imported here, because it takes long to import."""
+    from coarse2fine.demo import run_demo
+
+    with show_progress(console, "demo") as progress:
+        run_demo(options.output or Path("c2f-demo"), compare=options.compare, overwrite=options.overwrite,
+                 progress=progress, console=Console())
 
 
 def infer(options: argparse.Namespace, console: Console) -> None:

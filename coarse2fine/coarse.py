@@ -62,6 +62,13 @@ class CoarseResult:
                 channel[inside.relative_to(box).slices] = labels == label
         return channels
 
+    def peak_in(self, box: Box, grid: Triple) -> float:
+        """Highest heatmap value in a box of a finer grid over the same region of space."""
+        ratio = np.array(self.heatmap.shape) / np.array(grid)
+        start, stop = np.floor(box.start * ratio).astype(int), np.ceil(box.stop * ratio).astype(int)
+        part = self.heatmap[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+        return float(part.max(initial=0.0))
+
     def foreground_box(self, grid: Triple) -> Box:
         """The box of a finer grid outside of which every coarse label is background."""
         found = np.argwhere(self.model.labels.from_logits(self.logits) != 0)

@@ -200,7 +200,7 @@ class CanvasConfig(_Section):
         default="auto", description="Most crops per canvas; auto = as many as fit"
     )
     norm: Literal["canvas", "slot", "case"] = Field(
-        default="canvas",
+        default="case",
         description="What instance norm takes its statistics from; case = native tiles, once per volume",
     )
     norm_tiles: Count = Field(default=3, description="Native tiles that the statistics of norm: case are measured on")
@@ -237,6 +237,9 @@ class FineConfig(_Section):
         default="background", description="What voxels outside all processed boxes get: background or the coarse result"
     )
     grow: Natural = Field(default=2, description="How often a box whose mask touches its face may grow and run again")
+    grow_above: Probability = Field(
+        default=0.0, description="A box grows only into regions where the heatmap somewhere reaches this"
+    )
     grow_step: Size | None = Field(
         default=None, description="Growth on each touched side; null = a quarter of the slot"
     )

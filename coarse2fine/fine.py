@@ -14,7 +14,7 @@ from coarse2fine.clock import Clock
 from coarse2fine.coarse import CoarseResult
 from coarse2fine.config import Config
 from coarse2fine.errors import ConfigError
-from coarse2fine.grow import follow_mask, join_boxes
+from coarse2fine.grow import Growth, Region, follow_mask, join_regions
 from coarse2fine.instance_norm import SlotLayout, with_frozen_statistics, with_slot_statistics
 from coarse2fine.nnunet import Model, tile_starts
 from coarse2fine.resample import Floats
@@ -52,11 +52,13 @@ class FineResult:
         canvases: Everything that the network saw, in order.
         boxes: Regions of the working grid whose results count.
         grown: How many regions were added because a mask reached out of its box.
+        cut: How many faces of boxes still cut through a mask.
     """
 
     canvases: tuple[Canvas, ...]
     boxes: tuple[Box, ...]
     grown: int
+    cut: int
 
 
 def plan_sizes(config: Config, model: Model) -> CanvasPlan:
@@ -85,19 +87,17 @@ def plan_sizes(config: Config, model: Model) -> CanvasPlan:
 
 
 def plan_canvases(boxes: Sequence[Box], config: Config, plan: CanvasPlan, volume: Triple) -> list[Canvas]:
-    """Cut boxes that must stay native into tiles, and pack everything.
+    """Pack boxes.
 
     Args:
         boxes: Regions of the working grid, in the order in which they should lie on canvases.
-        config: Packing and treatment of large boxes.
+        config: Packing and resizing.
         plan: Sizes.
         volume: Shape of the working grid.
 
     Raises:
         ConfigError: If there is no grid with the configured capacity.
     """
-    if config.fine.large_boxes == "native":
-        boxes = [tile for box in boxes for tile in tiles_of(box, plan.slot, config.fine.tile_step)]
     try:
         if config.canvas.packing == "same_scale" and config.canvas.enabled:
             return pack_same_scale(boxes, plan.canvas, volume, margin=plan.context)
@@ -108,6 +108,14 @@ def plan_canvases(boxes: Sequence[Box], config: Config, plan: CanvasPlan, volume
         raise ConfigError(f"canvas: {error}", "Change canvas.capacity, canvas.slot or canvas.size.") from None
 
 
+def cut_large(regions: Sequence[Region], config: Config, plan: CanvasPlan) -> list[Region]:
+    """Cut what is larger than a slot into tiles, if large boxes are to stay native."""
+    if config.fine.large_boxes != "native":
+        return list(regions)
+    return [Region(tile, region.seeds) for region in regions
+            for tile in tiles_of(region.box, plan.slot, config.fine.tile_step)]
+
+
 def tiles_of(box: Box, tile: Triple, step: float) -> list[Box]:
     """nnU-Net's sliding window over one box; the box itself where it is no larger than a tile."""
     tile = triple(min(edge, limit) for edge, limit in zip(tile, box.shape, strict=True))
@@ -115,7 +123,7 @@ def tiles_of(box: Box, tile: Triple, step: float) -> list[Box]:
 
 
 def segment_boxes(view: WorkingView, model: Model, boxes: Sequence[Box], config: Config, plan: CanvasPlan,
-                  writer: LabelWriter, coarse: CoarseResult | None, clock: Clock, progress: Progress) -> FineResult:
+                  writer: LabelWriter, coarse: CoarseResult, clock: Clock, progress: Progress) -> FineResult:
     """Segment boxes of the working grid, following masks that reach out of them.
 
     Args:
@@ -125,11 +133,52 @@ def segment_boxes(view: WorkingView, model: Model, boxes: Sequence[Box], config:
         config: Settings of canvas and fine stage.
         plan: Sizes from :func:`plan_sizes`.
         writer: Receives the outputs.
-        coarse: Coarse result, for cascades.
+        coarse: Coarse result: says where growing is worth it, and is an input of cascades.
         clock: Books packing under ``pack`` and network passes under ``fine.network``.
         progress: Called with canvases done and known so far.
     """
-    prior = coarse if model.cascade else None
+    read = input_reader(view, coarse if model.cascade else None)
+    model, layout = _with_norm(model, boxes, config, view, read, clock)
+    channels = input_channels(model)
+    done: list[Canvas] = []
+    regions: list[Box] = []
+    grown, cut, pending = 0, 0, [Region(box) for box in boxes]
+
+    def worth(region: Box) -> bool:
+        return coarse.peak_in(region, view.shape) >= config.fine.grow_above
+
+    for attempt in range(config.fine.grow + 1):
+        with clock.time("pack"):
+            current = cut_large(pending, config, plan)
+            canvases = plan_canvases([region.box for region in current], config, plan, view.shape)
+            placements = [placement for canvas in canvases for placement in canvas.placements]
+            writer.expect(placement.box for placement in placements)
+            covered = to_array([*regions, *(placement.box for placement in placements)])
+            total = len(done) + len(canvases)
+        pending, last = [], attempt == config.fine.grow
+        for canvas in canvases:
+            output = _run(canvas, model, gather(canvas, read, channels), config, layout, clock)
+            for placement, logits in scatter(canvas, output):
+                growth = Growth(placement.box)
+                if config.fine.grow:
+                    mask, others = model.labels.from_logits(logits) != 0, _without(covered, placement.box)
+                    seeds = current[placement.crop].seeds
+                    growth = follow_mask(placement, mask, seeds, others, view.shape, plan.step, worth)
+                    pending += growth.beyond
+                    cut += growth.refused + (len(growth.beyond) if last else 0)
+                writer.add(placement, logits, growth.box, growth.keep)
+                regions.append(growth.box)
+            done.append(canvas)
+            progress(len(done), total)
+        pending = [] if last else join_regions(pending, plan.slot)
+        grown += len(pending)
+        if not pending:
+            break
+    return FineResult(tuple(done), tuple(regions), grown, cut)
+
+
+def input_reader(view: WorkingView, prior: CoarseResult | None) -> Read:
+    """Reads network inputs: the image's channels, and in a cascade the coarse labels as further channels."""
 
     def read(box: Box, shape: Triple) -> Floats:
         data = view.read(box, shape)
@@ -141,39 +190,10 @@ def segment_boxes(view: WorkingView, model: Model, boxes: Sequence[Box], config:
             labels = labels[np.ix_(range(len(labels)), *index)]
         return np.concatenate([data, labels])
 
-    model, layout = _with_norm(model, boxes, config, view, read, clock)
-    channels = view_channels(model)
-    done: list[Canvas] = []
-    regions: list[Box] = []
-    grown, pending = 0, list(boxes)
-    for attempt in range(config.fine.grow + 1):
-        with clock.time("pack"):
-            canvases = plan_canvases(pending, config, plan, view.shape)
-            placements = [placement for canvas in canvases for placement in canvas.placements]
-            writer.expect(placement.box for placement in placements)
-            covered = to_array([*regions, *(placement.box for placement in placements)])
-        pending = []
-        for canvas in canvases:
-            output = _run(canvas, model, gather(canvas, read, channels), config, layout, clock)
-            for placement, logits in scatter(canvas, output):
-                box = placement.box
-                if config.fine.grow:
-                    mask = model.labels.from_logits(logits) != 0
-                    growth = follow_mask(placement, mask, _without(covered, box), view.shape, plan.step)
-                    box = growth.box
-                    pending += growth.beyond
-                writer.add(placement, logits, box)
-                regions.append(box)
-            done.append(canvas)
-            progress(len(done), len(done) + len(canvases) - (canvases.index(canvas) + 1))
-        pending = join_boxes(pending, plan.slot) if attempt < config.fine.grow else []
-        grown += len(pending)
-        if not pending:
-            break
-    return FineResult(tuple(done), tuple(regions), grown)
+    return read
 
 
-def view_channels(model: Model) -> int:
+def input_channels(model: Model) -> int:
     """Input channels of a model: the image's, and in a cascade one for each foreground label."""
     return model.channels + (len(model.labels.foreground) if model.cascade else 0)
 
@@ -195,10 +215,13 @@ def _run(canvas: Canvas, model: Model, data: Floats, config: Config, layout: Slo
 
 def _with_norm(model: Model, boxes: Sequence[Box], config: Config, view: WorkingView, read: Read,
                clock: Clock) -> tuple[Model, SlotLayout | None]:
-    """The model with the configured instance normalisation."""
+    """The model with the configured instance normalisation.
+
+    A single box is shown alone on its canvas, where the canvas' own statistics are those of a native tile anyway.
+    """
     if config.canvas.norm == "slot":
         return with_slot_statistics(model)
-    if config.canvas.norm == "case" and boxes:
+    if config.canvas.norm == "case" and len(boxes) > 1:
         count = min(config.canvas.norm_tiles, len(boxes))
         picked = [boxes[round(index)] for index in np.linspace(0, len(boxes) - 1, count)]
         tiles = [box.centred(model.patch, Box.whole(view.shape)) for box in picked]

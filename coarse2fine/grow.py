@@ -1,14 +1,16 @@
 """Boxes that turn out to be too small: a mask that runs through a face of its box is followed.
 
 As far as the crop already shows what lies beyond the face, the box grows inside the crop at no cost. Where the crop
-ends and the mask does not, a further box beyond the face is asked for; the network then runs again there.
+ends and the mask does not, a further region beyond the face is asked for; the network then runs again there. In what a
+box has grown by, only the followed mask counts: what else the network finds there was not asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,19 +21,44 @@ Edges = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
+class Region:
+    """A box to segment.
+
+    Attributes:
+        box: Region of the working grid whose result counts.
+        seeds: Where masks come from that are followed into the box; only masks connected to a seed count. None: all.
+    """
+
+    box: Box
+    seeds: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Growth:
     """What became of one placement's box.
 
     Attributes:
         box: Region of the working grid whose result counts now; holds the original box.
+        keep: Voxels of the slot that count; None: all in ``box``.
         beyond: Regions that the mask reaches and that the crop does not show.
+        refused: Faces that the mask runs through, but behind which nothing is worth following.
     """
 
     box: Box
-    beyond: tuple[Box, ...]
+    keep: Mask | None = None
+    beyond: tuple[Region, ...] = ()
+    refused: int = 0
 
 
-def follow_mask(placement: Placement, mask: Mask, covered: Edges, volume: Triple, step: Triple) -> Growth:
+def follow_mask(
+    placement: Placement,
+    mask: Mask,
+    seeds: tuple[Box, ...],
+    covered: Edges,
+    volume: Triple,
+    step: Triple,
+    worth: Callable[[Box], bool] = lambda region: True,
+) -> Growth:
     """Grow a placement's box where its mask runs through a face.
 
     A face is left alone where it is the volume's own border or where another box lies beyond it.
@@ -39,38 +66,69 @@ def follow_mask(placement: Placement, mask: Mask, covered: Edges, volume: Triple
     Args:
         placement: The crop.
         mask: Foreground on its slot, shape ``placement.slot.shape``.
+        seeds: See ``Region``.
         covered: All other boxes that are processed, shape (n, 6): z0, y0, x0, z1, y1, x1.
         volume: Shape of the working grid.
         step: How far to grow at once, in voxels of the working grid.
+        worth: Whether a region beyond a face may be grown into.
     """
-    box, bounds = placement.box, Box.whole(volume)
-    limit = placement.source.clip(bounds)
+    original, bounds = placement.box, Box.whole(volume)
+    if not seeds and not _touched(placement, mask, original, covered, bounds):
+        return Growth(original)
+    followed = _connected(mask, placement, seeds or (original,))
+    keep = followed.copy()
+    if not seeds:
+        keep[_to_slot(original, placement).slices] = True
+    box, limit = original, placement.source.clip(bounds)
     while True:
-        touched = _touched(placement, mask, box, covered, bounds)
-        grown, beyond = box, []
-        for axis, side, reach in touched:
+        grown, beyond, refused = box, [], 0
+        for axis, side, reach in _touched(placement, followed, box, covered, bounds):
+            region = _beyond(box, reach, axis, side, step).clip(bounds)
             wider = _push(box, axis, side, step[axis]).clip(limit)
-            if wider != box:
+            if not worth(region):
+                refused += 1
+            elif wider != box:
                 grown = grown.hull(wider)
             else:
-                beyond.append(_beyond(box, reach, axis, side, step).clip(bounds))
+                beyond.append(Region(region, (_face(reach, axis, side),)))
         if grown == box:
-            return Growth(box, tuple(region for region in beyond if region.volume))
+            return Growth(box, keep, tuple(beyond), refused)
         box = grown
 
 
-def join_boxes(boxes: Iterable[Box], slot: Triple) -> list[Box]:
-    """Join boxes that mostly overlap while their hull fits into a slot; drop those inside another one."""
-    joined: list[Box] = []
-    for box in sorted(boxes, key=lambda box: (-box.volume, box)):
+def join_regions(regions: Iterable[Region], slot: Triple) -> list[Region]:
+    """Join regions that mostly overlap while their hull fits into a slot."""
+    joined: list[Region] = []
+    for region in sorted(regions, key=lambda region: (-region.box.volume, region.box)):
         for index, other in enumerate(joined):
-            hull = box.hull(other)
-            if hull == other or (hull.fits(slot) and box.ios(other) >= 0.5):
-                joined[index] = hull
+            hull = region.box.hull(other.box)
+            if hull == other.box or (hull.fits(slot) and region.box.ios(other.box) >= 0.5):
+                joined[index] = Region(hull, other.seeds + region.seeds)
                 break
         else:
-            joined.append(box)
+            joined.append(region)
     return joined
+
+
+def _connected(mask: Mask, placement: Placement, seeds: tuple[Box, ...]) -> Mask:
+    """The components of a slot's mask that have voxels in a seed; all of it if the crop shows no seed."""
+    components = cc3d.connected_components(mask, connectivity=26)
+    shown = [seed.clip(placement.source) for seed in seeds]
+    hit = [np.unique(components[_to_slot(seed, placement).slices]) for seed in shown if seed.volume]
+    if not hit:
+        return mask
+    names = np.concatenate(hit)
+    return np.isin(components, names[names > 0])
+
+
+def _face(reach: Box, axis: int, side: int) -> Box:
+    """The outermost layer of a box."""
+    start, stop = list(reach.start), list(reach.stop)
+    if side == 0:
+        stop[axis] = start[axis] + 1
+    else:
+        start[axis] = stop[axis] - 1
+    return Box(triple(start), triple(stop))
 
 
 def _push(box: Box, axis: int, side: int, by: int) -> Box:

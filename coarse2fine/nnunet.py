@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +20,7 @@ from torch import nn
 
 from canvas import Triple, triple
 from coarse2fine.checkpoint import OPERATIONS, Checkpoint, check_plans, find_folds, load_checkpoint, read_json
-from coarse2fine.errors import ModelError
+from coarse2fine.errors import C2FError, ModelError
 from coarse2fine.resample import Method
 
 with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints about environment variables that inference needs not
@@ -215,66 +216,116 @@ def load_model(folder: Path | str, *, folds: tuple[str, ...] | None = None, chec
     check_plans(plans, folder / "plans.json")
     names = folds or find_folds(folder, checkpoint)
     checkpoints = [load_checkpoint(folder / f"fold_{name}" / checkpoint, trust=trust) for name in names]
-    manager = PlansManager(dict(plans))
-    configuration = _configuration(manager, checkpoints[0])
-    labels, channels = _labels(dataset, folder), len(dataset.get("channel_names", dataset.get("modality", ())))
-    cascade = configuration.previous_stage_name is not None
-    inputs = channels + (len(labels.foreground) if cascade else 0)
+    with _well_formed(folder / "dataset.json"):
+        labels, channels = _labels(dataset), _channels(dataset)
+    with _well_formed(folder / "plans.json"):
+        manager = PlansManager(dict(plans))
+        configuration = _configuration(manager, checkpoints[0])
+        patch, transpose = _patch(configuration), triple(plans["transpose_forward"])
+        spacing = tuple(float(size) for size in configuration.spacing)
+        schemes = _schemes(manager, configuration)
+        methods = [_method(configuration, what) for what in ("data", "probabilities")]
+        divisor = triple(np.prod(configuration.pool_op_kernel_sizes, axis=0))
+        _demand(sorted(transpose) == [0, 1, 2], "transpose_forward", transpose)
+        _demand(len(spacing) == 3 and all(0 < size < np.inf for size in spacing), "spacing", spacing)
+        _demand(len(schemes) == channels, "normalization_schemes", configuration.normalization_schemes)
+        cascade = configuration.previous_stage_name is not None
+        inputs = channels + (len(labels.foreground) if cascade else 0)
+        networks = [_network(configuration, inputs, labels.heads, patch, weights) for weights in checkpoints]
+    device = torch.device(device)
+    return Model(
+        folder, checkpoints[0].configuration, names, tuple(network.to(device) for network in networks), device, patch,
+        divisor, (spacing[0], spacing[1], spacing[2]), transpose, channels, cascade, labels, schemes, *methods,
+        checkpoints[0].mirror_axes, plans, dataset)
+
+
+@contextlib.contextmanager
+def _well_formed(path: Path) -> Iterator[None]:
+    """Turns whatever nonsense in a file makes its readers raise into an error that names the file."""
     try:
-        networks = tuple(_network(configuration, inputs, labels.heads, weights, torch.device(device))
-                         for weights in checkpoints)
-        return Model(
-            folder, checkpoints[0].configuration, names, networks, torch.device(device),
-            triple(configuration.patch_size), triple(np.prod(configuration.pool_op_kernel_sizes, axis=0)), tuple(float(size) for size in configuration.spacing),
-            triple(plans["transpose_forward"]), channels, cascade, labels, _schemes(manager, configuration),
-            _method(configuration, "data"), _method(configuration, "probabilities"), checkpoints[0].mirror_axes,
-            plans, dataset)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"{folder / 'plans.json'} is incomplete or malformed: {error!r}",
-                         "Use the plans.json that nnU-Net wrote with this model.") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of plans in nnU-Net's older format, which work
+            yield
+    except (C2FError, MemoryError):
+        raise
+    except Exception as error:  # a stranger's JSON may hold any value in any place
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+        raise ModelError(f"{path} is incomplete or malformed: {reason}",
+                         f"Use the {path.name} that nnU-Net wrote with this model.") from error
+
+
+def _demand(is_valid: bool, key: str, value: object) -> None:
+    """Refuses a value that would only fail when a volume is processed."""
+    if not is_valid:
+        raise ValueError(f"{key} is {value!r}")
 
 
 def _configuration(manager: PlansManager, checkpoint: Checkpoint) -> ConfigurationManager:
-    """The checkpoint's configuration, which must exist and be three-dimensional."""
+    """The checkpoint's configuration."""
     name = checkpoint.configuration
-    try:
-        configuration = manager.get_configuration(name)
-        dimensions = len(configuration.patch_size)
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise ModelError(f"{checkpoint.path} was trained for configuration {name!r}, which plans.json does not "
-                         f"describe: {error}", "Use the plans.json that belongs to this checkpoint.") from None
-    if dimensions != 3:
-        raise ModelError(f"configuration {name!r} is {dimensions}D", "coarse2fine runs 3D configurations only.")
-    return configuration
+    if name not in manager.plans["configurations"]:
+        raise ModelError(f"{checkpoint.path} was trained for configuration {name!r}, which plans.json does not describe",
+                         "Use the plans.json that belongs to this checkpoint.")
+    return manager.get_configuration(name)
 
 
-def _labels(dataset: Mapping[str, Any], folder: Path) -> Labels:
+def _patch(configuration: ConfigurationManager) -> Triple:
+    """Input size of the network, which must be three-dimensional."""
+    patch = configuration.patch_size
+    _demand(isinstance(patch, list) and all(type(edge) is int and edge > 0 for edge in patch), "patch_size", patch)
+    if len(patch) != 3:
+        raise ModelError(f"the model's patch {patch} is {len(patch)}D", "coarse2fine runs 3D configurations only.")
+    return triple(patch)
+
+
+def _channels(dataset: Mapping[str, Any]) -> int:
+    """Number of image channels."""
+    names = dataset.get("channel_names", dataset.get("modality"))
+    _demand(isinstance(names, dict | list) and len(names) > 0, "channel_names", names)
+    return len(names)
+
+
+def _labels(dataset: Mapping[str, Any]) -> Labels:
     """Label rules of ``dataset.json``, as nnU-Net's LabelManager reads them."""
-    try:
-        manager = LabelManager(dict(dataset["labels"]), dataset.get("regions_class_order"))
-        regions = tuple(int(label) for label in manager.regions_class_order) if manager.has_regions else ()
-        foreground = tuple(int(label) for label in manager.foreground_labels)
-        return Labels(dict(dataset["labels"]), int(manager.num_segmentation_heads), foreground, regions)
-    except (KeyError, TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise ModelError(f"{folder / 'dataset.json'}: labels are not usable: {error}",
-                         "Use the dataset.json that nnU-Net wrote with this model.") from None
+    manager = LabelManager(dict(dataset["labels"]), dataset.get("regions_class_order"))
+    regions = tuple(int(label) for label in manager.regions_class_order) if manager.has_regions else ()
+    foreground = tuple(int(label) for label in manager.foreground_labels)
+    heads = int(manager.num_segmentation_heads)
+    _demand(all(0 <= label <= np.iinfo(np.uint16).max for label in foreground), "labels", dataset["labels"])
+    _demand(set(regions) <= {0, *foreground}, "regions_class_order", regions)
+    return Labels(dict(dataset["labels"]), heads, foreground, regions)
 
 
-def _network(configuration: ConfigurationManager, inputs: int, heads: int, checkpoint: Checkpoint,
-             device: torch.device) -> nn.Module:
-    """Build the network from allowlisted names and fill in one fold's weights."""
+def _network(configuration: ConfigurationManager, inputs: int, heads: int, patch: Triple,
+             checkpoint: Checkpoint) -> nn.Module:
+    """Build the network from allowlisted names and fill in one fold's weights.
+
+    The network is first built and run without memory (on PyTorch's ``meta`` device), so that one that does not fit its
+    weights or its own patch is refused before it costs anything.
+    """
     arguments = dict(configuration.network_arch_init_kwargs)
     for key in configuration.network_arch_init_kwargs_req_import:
         arguments[key] = None if arguments[key] is None else OPERATIONS[arguments[key]]
     build = NETWORKS[configuration.network_arch_class_name.rpartition(".")[2]]
-    network: nn.Module = build(input_channels=inputs, num_classes=heads, deep_supervision=False, **arguments)
-    try:
-        network.load_state_dict(checkpoint.weights)
-    except RuntimeError as error:
-        raise ModelError(f"{checkpoint.path} does not fit the network in plans.json: {str(error).splitlines()[1].strip()}",
+    with torch.device("meta"):
+        network: nn.Module = build(input_channels=inputs, num_classes=heads, deep_supervision=False, **arguments)
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
+    if expected != found:
+        raise ModelError(f"{checkpoint.path} does not fit the network in plans.json: {_difference(expected, found)}",
                          "Use plans.json and dataset.json of the same training; trainers that change the network "
-                         "itself are not supported.") from None
-    return network.to(device).eval().requires_grad_(False)
+                         "itself are not supported.")
+    network.eval().requires_grad_(False)
+    shape = network(torch.empty((1, inputs, *patch), device="meta")).shape
+    _demand(shape == (1, heads, *patch), "patch_size", patch)
+    network.to_empty(device="cpu").load_state_dict(checkpoint.weights)
+    return network
+
+
+def _difference(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str:
+    """The first parameter in which two networks differ."""
+    name = next(name for name in (*expected, *found) if expected.get(name) != found.get(name))
+    return f"{name} is {found.get(name, 'missing')} instead of {expected.get(name, 'missing')}"
 
 
 def _schemes(manager: PlansManager, configuration: ConfigurationManager) -> tuple[Scheme, ...]:
@@ -286,8 +337,9 @@ def _schemes(manager: PlansManager, configuration: ConfigurationManager) -> tupl
         numbers = statistics.get(str(channel), {})
         if name == "CTNormalization" and not numbers:
             raise KeyError(f"foreground_intensity_properties_per_channel.{channel}")
-        keys = ("mean", "std", "percentile_00_5", "percentile_99_5")
-        schemes.append(Scheme(name, bool(masked), *(float(numbers.get(key, 0.0)) for key in keys)))
+        values = [float(numbers.get(key, 0.0)) for key in ("mean", "std", "percentile_00_5", "percentile_99_5")]
+        _demand(bool(np.isfinite(values).all()), f"foreground_intensity_properties_per_channel.{channel}", numbers)
+        schemes.append(Scheme(name, bool(masked), *values))
     return tuple(schemes)
 
 
@@ -296,11 +348,14 @@ def _method(configuration: ConfigurationManager, what: str) -> Method:
     name = configuration.configuration[f"resampling_fn_{what}"]
     options = configuration.configuration[f"resampling_fn_{what}_kwargs"]
     separate = options.get("force_separate_z")
+    _demand(separate in (None, True, False), "force_separate_z", separate)
     if name == "no_resampling_hack":
         return Method("none")
     if name == "resample_torch_fornnunet":
         return Method("torch", 1, 0, separate)
-    return Method("spline", int(options.get("order", 3)), int(options.get("order_z", 0)), separate)
+    method = Method("spline", int(options.get("order", 3)), int(options.get("order_z", 0)), separate)
+    _demand({method.order, method.order_z} <= set(range(6)), f"resampling_fn_{what}_kwargs", options)
+    return method
 
 
 @lru_cache(maxsize=8)

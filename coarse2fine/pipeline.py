@@ -205,11 +205,11 @@ class Pipeline:
         found = {str(label): int(counts[label]) for label in np.flatnonzero(counts)}
         if not found:
             warnings += ("nothing was found: every voxel is background",)
-        boxes, coverage = {"children": 0, "parents": 0, "selected": 0, "grown": 0}, {"volume": 1.0, "heatmap_mass": 1.0}
+        boxes, coverage = {"children": 0, "parents": 0, "selected": 0, "grown": 0, "cut": 0}, {"volume": 1.0, "heatmap_mass": 1.0}
         canvases: dict[str, float] = {"count": 0, "fill": 0.0}
         if tree is not None and fine is not None and heatmap is not None:
             boxes = {"children": len(tree.leaves), "parents": len(tree.parents), "selected": len(chosen),
-                     "grown": fine.grown}
+                     "grown": fine.grown, "cut": fine.cut}
             fills = [canvas.fill for canvas in fine.canvases]
             canvases = {"count": len(fills), "fill": float(np.mean(fills)) if fills else 0.0}
             coverage = {"volume": share_of_volume(fine.boxes, view.shape),

@@ -29,7 +29,7 @@ class RunReport:
         mode: ``accelerated``, ``two-stage`` or ``one-stage``.
         timing_s: Seconds by stage: read, coarse, rois, assign, pack, fine, write, total.
         network_s: Seconds inside network passes, by stage; part of ``timing_s``.
-        boxes: Number of children, parents, selected and grown boxes.
+        boxes: Number of children, parents, selected and grown boxes, and of faces that still cut through a mask.
         canvases: Number of network inputs of the fine stage, and mean share of them that crops fill.
         coverage: Share of the volume and of the heatmap's mass in processed boxes, 0 to 1.
         labels: Voxels of each foreground label in the result.

@@ -59,21 +59,28 @@ class LabelWriter:
         """Take back an announcement."""
         self._arrived(box)
 
-    def add(self, placement: Placement, logits: Floats, box: Box | None = None) -> None:
+    def add(
+        self, placement: Placement, logits: Floats, box: Box | None = None, keep: NDArray[np.bool_] | None = None
+    ) -> None:
         """Blend in the outputs of one crop.
 
         Args:
             placement: The crop. ``placement.box`` must have been announced.
             logits: Its slot of the network output, shape (heads, *slot).
             box: Region of the working grid whose outputs count, if other than ``placement.box``.
+            keep: Voxels of the slot whose outputs count; None for all.
         """
         region = self._native(box or placement.box)
         if region.volume:
+            if keep is not None:  # resampled along with the outputs
+                logits = np.concatenate([logits, keep[None].astype(np.float32)])
             weight = np.ones((), np.float32)
             for axis in range(3):
                 logits = self._along(axis, logits, placement, region)
                 profile = self._profile(axis, placement, region)
                 weight = weight[..., None] * profile
+            if keep is not None:
+                logits, weight = logits[:-1], weight * (logits[-1] > 0.5)
             self._accumulate(region, logits * weight, weight)
         self._arrived(placement.box)
 

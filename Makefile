@@ -1,0 +1,64 @@
+# Needs Python 3.11 or newer with pip, and make. Everything is installed into .venv, nothing outside of this folder.
+# Where packages come from is pip's own business (pip.conf, PIP_* variables): an index that offers CPU builds of torch
+# spares a machine without a GPU some gigabytes of CUDA.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+INSTALL := $(RUN) pip install --constraint constraints.txt
+OLDEST := 3, 11
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test check format-check lint types format clean
+
+help:
+	@echo 'make demo     segment the sample volume, into c2f-demo/'
+	@echo 'make test     run all tests, including the examples in docstrings'
+	@echo 'make check    what CI runs: formatter, linter, types, tests'
+	@echo 'make format   rewrite the code as the formatter and the linter want it'
+	@echo 'make clean    remove .venv and all caches'
+	@echo 'Another Python: make demo PYTHON=python3.12'
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/c2f-infer --demo --overwrite
+
+test: $(VENV)/.installed-dev
+	$(RUN) pytest
+
+# Tests come last, so that their closing line is the last one.
+check: format-check lint types test
+
+format-check: $(VENV)/.installed-dev
+	$(RUN) ruff format --check .
+
+lint: $(VENV)/.installed-dev
+	$(RUN) ruff check .
+
+types: $(VENV)/.installed-dev
+	$(RUN) mypy
+
+format: $(VENV)/.installed-dev
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# The two stamps rebuild the environment when what it is made from has changed, and at no other time. hatchling and
+# editables build the package; without build isolation they are held to their pins too.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo >&2 \
+	  'There is no $(PYTHON) here. Install Python 3.11 or newer, or name one: make $(MAKECMDGOALS) PYTHON=FILE'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= ($(OLDEST)) or sys.exit("coarse2fine needs Python 3.11 or newer, but \
+	$(PYTHON) is " + sys.version.split()[0] + ". Name another: make $(MAKECMDGOALS) PYTHON=FILE")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(INSTALL) --quiet hatchling editables
+	$(INSTALL) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(INSTALL) --no-build-isolation --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,452 @@
+"""coarse2fine against nnU-Net's own predictor, from file to file, on the same models: seconds, quality, memory.
+
+Both sides run in this process and take turns; the order changes with every repetition. Each run reads the volume from
+its file and writes labels to a file: ours as c2f-infer does it, nnU-Net's with its own reader, preprocessing, sliding
+window, resampling of the outputs and writer, without worker processes. Tile step, mirroring and weights are the same.
+
+Not in the seconds of either side: imports, loading the models (``load_s``), and a small warm-up, in which the image is
+read once as bytes and every network runs once on zeros. No whole run is thrown away, and what coarse2fine remembers
+from earlier runs is dropped before each, so that every repetition does the work of a program that has just started.
+
+Peak memory is that of the whole process, in which both sides' models are loaded; nothing is subtracted. What the other
+side has freed is handed back to the system before each run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import cProfile
+import ctypes
+import gc
+import io
+import json
+import os
+import platform
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from coarse2fine.clock import Clock
+from coarse2fine.config import Config, load_config
+from coarse2fine.errors import C2FError
+from coarse2fine.fine import view_channels
+from coarse2fine.io import atomic_write, check_writable, find_cases, read_volume
+from coarse2fine.metrics import dice, iou, mean_over_labels
+from coarse2fine.nnunet import load_model, nnunet_predictor
+from coarse2fine.pipeline import Pipeline
+from coarse2fine.report import RunReport, versions
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+EXIT_ERROR, EXIT_MISSING = 1, 2
+SIDES = ("coarse2fine", "nnunet")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "nnUNet_def_n_proc")
+
+
+class MissingDataError(C2FError):
+    """Data or models of a data set are not on this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """One row of the table of data sets.
+
+    Attributes:
+        folder: Name of its folder, in ``../shared/data`` and among the models.
+        case: Test case.
+        config: Settings, in ``benchmarks/configs``.
+        coarse: Folder of the coarse model.
+        fine: Folder of the fine model.
+    """
+
+    folder: str
+    case: str
+    config: str
+    coarse: str = "nnUNetTrainer__smallPlans__3d_lowres"
+    fine: str = "nnUNetTrainer__smallPlans__3d_fullres"
+
+
+DATASETS = {
+    "lung": Dataset("Dataset104_LungLesion", "lidc0001", "lung.yaml"),
+    "em": Dataset("Dataset101_VNCMito", "vnc_test", "em.yaml"),
+    "ms": Dataset("Dataset102_MSLesion", "ms_26", "ms.yaml"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to run.
+
+    Attributes:
+        dataset: Name in the table of data sets.
+        image: First channel of the test case.
+        reference: Its true labels.
+        config: Settings, with the model folders filled in.
+    """
+
+    dataset: str
+    image: Path
+    reference: Path
+    config: Config
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of one side.
+
+    Attributes:
+        seconds: From file to file.
+        network_s: Of these in network passes; for nnU-Net in its whole sliding window.
+        peak_rss_mb: Peak resident memory of the process; None where it cannot be measured.
+        report: What coarse2fine says about its run; None for nnU-Net.
+    """
+
+    seconds: float
+    network_s: float
+    peak_rss_mb: float | None
+    report: RunReport | None
+
+
+class PeakMemory:
+    """Peak resident memory of this process since the last reset; only Linux can tell."""
+
+    def __init__(self, process: Path = Path("/proc/self")) -> None:
+        self._clear, self._status = process / "clear_refs", process / "status"
+
+    def reset(self) -> None:
+        """Hand freed memory back to the system and begin to measure anew."""
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError, TypeError):  # only glibc has malloc_trim
+            ctypes.CDLL(None).malloc_trim(0)
+        if os.access(self._clear, os.W_OK):
+            self._clear.write_text("5")
+
+    def read_mb(self) -> float | None:
+        """The peak, or None where it cannot be reset."""
+        if not os.access(self._clear, os.W_OK):
+            return None
+        lines = self._status.read_text().splitlines()
+        return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:")), None)
+
+
+class Contest:
+    """Both sides, loaded and warm.
+
+    Args:
+        job: What to run.
+        folder: Where the results go.
+    """
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        self.job, self.clock, self._memory, fine = job, Clock(), PeakMemory(), job.config.fine
+        with self.clock.time("coarse2fine"):
+            self.pipeline = Pipeline.from_config(job.config)
+        ours, coarse = self.pipeline.fine, self.pipeline.coarse
+        with self.clock.time("nnunet"):
+            # A copy of its own: with several folds nnU-Net overwrites the weights of the network that it is given.
+            theirs = load_model(ours.folder, folds=ours.folds, checkpoint=fine.checkpoint, device=ours.device)
+            self.predictor = nnunet_predictor(theirs, tile_step=fine.tile_step, mirroring=fine.mirroring)
+        self.predictor.predict_sliding_window_return_logits = self._timed(
+            self.predictor.predict_sliding_window_return_logits
+        )
+        self.load_s = {side: self.clock.seconds[side] for side in SIDES}
+        self.files = find_cases(job.image, ours.channels)[0].files
+        self.results = {side: folder / side / f"{job.dataset}.nii.gz" for side in SIDES}
+        for side in SIDES:
+            self.results[side].parent.mkdir(parents=True, exist_ok=True)
+        for file in self.files:
+            file.read_bytes()
+        inputs = [(ours, self.pipeline.plan.canvas), (theirs, theirs.patch)]
+        inputs += [(coarse, coarse.patch)] if coarse else []
+        for model, shape in inputs:
+            model.forward(torch.zeros(1, view_channels(model), *shape), mirroring=False)
+
+    def run(self, side: str) -> Run:
+        """One run of one side, from file to file."""
+        forget()
+        self.clock = Clock()
+        self._memory.reset()
+        with self.clock.time("total"):
+            report = self._predict_ours() if side == "coarse2fine" else self._predict_theirs()
+        network_s = sum(report.network_s.values()) if report else self.clock.seconds["network"]
+        return Run(self.clock.seconds["total"], network_s, self._memory.read_mb(), report)
+
+    def _predict_ours(self) -> RunReport:
+        return self.pipeline.run_files(self.files, self.results["coarse2fine"]).report
+
+    def _predict_theirs(self) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            truncated = str(self.results["nnunet"]).removesuffix(self.predictor.dataset_json["file_ending"])
+            self.predictor.predict_from_files_sequential([[str(file) for file in self.files]], [truncated])
+
+    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: object) -> object:
+            with self.clock.time("network"):
+                return function(*arguments)
+
+        return call
+
+
+def forget() -> None:
+    """Drop what coarse2fine keeps from one run to the next; nnU-Net's predictor clears its own cache."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("coarse2fine.")]
+    for value in [value for module in modules for value in vars(module).values()]:
+        if hasattr(value, "cache_clear"):
+            value.cache_clear()
+
+
+def compare(contest: Contest, repeat: int, console: Console) -> dict[str, Any]:
+    """Let both sides take turns.
+
+    Args:
+        contest: Both sides.
+        repeat: Runs of each.
+        console: Told about every run.
+
+    Returns:
+        All figures, ready for JSON.
+    """
+    runs: dict[str, list[Run]] = {side: [] for side in SIDES}
+    for turn in range(repeat):
+        for side in SIDES if turn % 2 == 0 else SIDES[::-1]:
+            runs[side].append(contest.run(side))
+            console.print(f"{turn + 1}/{repeat} {side}: {runs[side][-1].seconds:.2f} s", highlight=False)
+    config = contest.job.config
+    reports = [run.report for run in runs["coarse2fine"] if run.report]
+    figures = {"dataset": contest.job.dataset, "mode": config.mode, "repeat": repeat, "load_s": contest.load_s}
+    return figures | speed(runs) | quality(contest) | effort(reports) | setting(contest)
+
+
+def speed(runs: dict[str, list[Run]]) -> dict[str, Any]:
+    """Seconds and memory of both sides: medians, the highest peaks, and every single run."""
+    figures: dict[str, Any] = {}
+    for side, suffix in zip(SIDES, ("", "_nnunet"), strict=True):
+        lists: dict[str, list[Any]] = {
+            name: [getattr(run, name) for run in runs[side]] for name in ("seconds", "network_s", "peak_rss_mb")
+        }
+        peaks = [peak for peak in lists["peak_rss_mb"] if peak is not None]
+        figures[f"seconds{suffix}"] = statistics.median(lists["seconds"])
+        figures[f"network_s{suffix}"] = statistics.median(lists["network_s"])
+        figures[f"peak_rss_mb{suffix}"] = max(peaks, default=None)
+        figures[f"runs{suffix}"] = lists
+    return figures | {"ratio": figures["seconds_nnunet"] / figures["seconds"]}
+
+
+def quality(contest: Contest) -> dict[str, Any]:
+    """Both results, as the last run wrote them, against the reference and each other."""
+    labels = contest.pipeline.fine.labels.foreground
+    paths = [contest.results[side] for side in SIDES] + [contest.job.reference]
+    ours, theirs, reference = (read_volume([path]).channels[0] for path in paths)
+    return {
+        "dice": mean_over_labels(dice, ours, reference, labels),
+        "dice_nnunet": mean_over_labels(dice, theirs, reference, labels),
+        "iou": mean_over_labels(iou, ours, reference, labels),
+        "iou_nnunet": mean_over_labels(iou, theirs, reference, labels),
+        "agreement": mean_over_labels(dice, ours, theirs, labels),
+        "different_voxels": int(np.count_nonzero(ours != theirs)),
+    }
+
+
+def effort(reports: Sequence[RunReport]) -> dict[str, Any]:
+    """Where coarse2fine's time went, as medians over its runs, and what it looked at in the last one."""
+    last = reports[-1]
+    timing = {stage: statistics.median(report.timing_s[stage] for report in reports) for stage in last.timing_s}
+    return {
+        "overhead": statistics.median(report.overhead_s / report.timing_s["total"] for report in reports),
+        "overhead_s": statistics.median(report.overhead_s for report in reports),
+        "io_s": statistics.median(report.timing_s["read"] + report.timing_s["write"] for report in reports),
+        "timing_s": timing,
+        "canvases": last.canvases["count"],
+        "fill": last.canvases["fill"],
+        "boxes": last.boxes,
+        "coverage": last.coverage,
+        "warnings": list(last.warnings),
+    }
+
+
+def setting(contest: Contest) -> dict[str, Any]:
+    """With what, how and on what this was measured; paths are relative to the repository."""
+    config, fine = contest.job.config.to_dict(), contest.pipeline.fine
+    for stage in ("coarse", "fine"):
+        config[stage]["model"] = config[stage]["model"] and relative(Path(config[stage]["model"]))
+    predict = f"-step_size {config['fine']['tile_step']}{'' if config['fine']['mirroring'] else ' --disable_tta'}"
+    model = f"-m {shlex.quote(relative(fine.folder))} -f {' '.join(fine.folds)} -chk {config['fine']['checkpoint']}"
+    return {
+        "models": {stage: config[stage]["model"] for stage in ("coarse", "fine")},
+        "config": config,
+        "commands": {
+            "benchmark": shlex.join(["python", "benchmarks/compare_nnunet.py", *sys.argv[1:]]),
+            "nnunet": f"nnUNetv2_predict_from_modelfolder -i IMAGES -o OUTPUT {model} {predict} -device {fine.device}",
+        },
+        "environment": environment(fine.device),
+    }
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """The machine, and how busy it is."""
+    cpu = platform.processor()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    return {
+        "machine": f"{platform.system()} {platform.machine()}, {cpu}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "thread_variables": {name: os.environ.get(name) for name in THREAD_VARIABLES},
+        "load_average": os.getloadavg(),
+        "versions": versions(),
+    }
+
+
+def relative(path: Path) -> str:
+    """A path as seen from the repository's root."""
+    return Path(os.path.relpath(path, ROOT)).as_posix()
+
+
+def results_table(results: dict[str, Any]) -> Table:
+    """Both sides next to each other."""
+    threads = results["environment"]["threads"]
+    table = Table("", title=f"{results['dataset']}, {results['mode']}, {threads} thread(s)", title_justify="left")
+    table.add_column("coarse2fine", justify="right")
+    table.add_column("nnU-Net", justify="right")
+    rows = (
+        (f"seconds, median of {results['repeat']}", "seconds", ".2f"),
+        ("  of these in the network", "network_s", ".2f"),
+        ("Dice", "dice", ".4f"),
+        ("IoU", "iou", ".4f"),
+        ("peak memory of the process, MB", "peak_rss_mb", ".0f"),
+    )
+    for title, key, form in rows:
+        pair = (results[key], results[f"{key}_nnunet"])
+        table.add_row(title, *("unknown" if value is None else format(value, form) for value in pair))
+    table.add_row("loading the models, s", *(f"{seconds:.2f}" for seconds in results["load_s"].values()))
+    table.add_row("Dice between them", f"{results['agreement']:.4f}", f"{results['different_voxels']} voxels differ")
+    table.add_row("times faster", f"{results['ratio']:.2f}", style="bold")
+    return table
+
+
+def effort_table(figures: dict[str, Any]) -> Table:
+    """What coarse2fine did."""
+    table = Table(title="coarse2fine", title_justify="left", show_header=False)
+    coverage = figures["coverage"]
+    table.add_row("seconds", ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in figures["timing_s"].items()))
+    table.add_row("not network or files", f"{figures['overhead_s']:.2f} s, {figures['overhead']:.1%}")
+    table.add_row("boxes", ", ".join(f"{count} {name}" for name, count in figures["boxes"].items()))
+    table.add_row("canvases", f"{figures['canvases']:.0f}, {figures['fill']:.0%} filled")
+    table.add_row("looked at", f"{coverage['volume']:.2%} of the volume, {coverage['heatmap_mass']:.1%} of the heatmap")
+    table.add_row("warnings", "; ".join(figures["warnings"]) or "none")
+    return table
+
+
+def profile_table(contest: Contest, count: int = 10) -> Table:
+    """The functions of one run of coarse2fine with the most time of their own."""
+    profiler = cProfile.Profile()
+    profiler.runcall(contest.run, "coarse2fine")
+    table = Table("own s", "total s", "calls", "function", title="under the profiler", title_justify="left")
+    for entry in sorted(profiler.getstats(), key=lambda entry: -entry.inlinetime)[:count]:
+        name = entry.code
+        if not isinstance(name, str):
+            name = f"{Path(name.co_filename).name}:{name.co_firstlineno} {name.co_qualname}"
+        table.add_row(f"{entry.inlinetime:.3f}", f"{entry.totaltime:.3f}", str(entry.callcount), name)
+    return table
+
+
+def find_job(options: argparse.Namespace) -> Job:
+    """The files, models and settings that the options ask for.
+
+    Raises:
+        MissingDataError: If data or models are not there.
+    """
+    dataset = DATASETS[options.dataset]
+    data = SHARED / "data" / dataset.folder
+    image, reference = data / f"imagesTs/{dataset.case}_0000.nii.gz", data / f"labelsTs/{dataset.case}.nii.gz"
+    for path in (image, reference):
+        if not path.exists():
+            raise MissingDataError(f"{relative(path)} is missing", "The data lie in ../shared, beside the repository.")
+    overrides = [f"mode={options.mode}", *(["fine.mirroring=true"] if options.mirroring else []), *options.overrides]
+    names = {"fine": dataset.fine} | ({} if options.mode == "one-stage" else {"coarse": dataset.coarse})
+    for stage, name in names.items():
+        folder = find_model(f"{dataset.folder}/{name}", options.models)
+        overrides.append(f"{stage}.model={json.dumps(str(folder))}")
+    return Job(options.dataset, image, reference, load_config(ROOT / "benchmarks/configs" / dataset.config, overrides))
+
+
+def find_model(name: str, source: str) -> Path:
+    """A model folder among the repository's own models, the shared ones, or in another folder laid out like them.
+
+    Raises:
+        MissingDataError: If it is in none of them.
+    """
+    ours, shared = ROOT / "benchmarks" / "models", SHARED / "models"
+    folders = {"ours": (ours, shared), "shared": (shared,)}.get(source, (Path(source),))
+    for folder in folders:
+        if (folder / name / "plans.json").exists():
+            return folder / name
+    places = " or ".join(relative(folder) for folder in folders)
+    raise MissingDataError(f"there is no model {name} in {places}", "Choose another folder of models with --models.")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add, modes = parser.add_argument, ("accelerated", "two-stage", "one-stage")
+    add("--dataset", required=True, choices=sorted(DATASETS), help="test case, models and settings")
+    add("--repeat", type=int, default=3, metavar="N", help="runs of each side (default: 3)")
+    add("--mode", choices=modes, default="accelerated", help="of coarse2fine (default: accelerated)")
+    add("--models", default="ours", help="ours: benchmarks/models, then ../shared/models; shared; or a folder")
+    add("--mirroring", action="store_true", help="mirror the fine model's inputs, on both sides")
+    add("--threads", type=int, metavar="N", help="threads of every library (default: what each chooses)")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a setting")
+    add("--out", type=Path, metavar="FILE", help="write the JSON there instead of to standard output")
+    add("--keep", type=Path, metavar="DIR", help="keep both results in this folder")
+    add("--profile", action="store_true", help="only show where coarse2fine's time goes")
+    return parser
+
+
+def run(options: argparse.Namespace, console: Console) -> None:
+    """Compare or profile, and show the results."""
+    job = find_job(options)
+    if options.out:
+        check_writable(options.out, overwrite=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        contest = Contest(job, options.keep or Path(temporary))
+        if options.profile:
+            report = contest.run("coarse2fine").report
+            console.print(effort_table(effort([report] if report else [])), profile_table(contest))
+            return
+        results = compare(contest, options.repeat, console)
+    document = json.dumps(results, indent=1) + "\n"
+    if options.out:
+        with atomic_write(options.out) as path:
+            path.write_text(document, encoding="utf-8")
+    else:
+        print(document)
+    console.print(results_table(results), effort_table(results))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns the exit code."""
+    options, console = build_parser().parse_args(arguments), Console(stderr=True)
+    try:
+        run(options, console)
+    except C2FError as error:
+        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        return EXIT_MISSING if isinstance(error, MissingDataError) else EXIT_ERROR
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
