@@ -2,11 +2,9 @@
 
 Both sides run in this process and take turns; the order changes with every repetition. Each run reads the volume from
 its file and writes labels to a file: ours as c2f-infer does it, nnU-Net's with its own reader, preprocessing, sliding
-window, resampling of the outputs and writer, without worker processes. Tile step, mirroring and weights are the same.
-
-Not in the seconds of either side: imports, loading the models (``load_s``), and a small warm-up, in which the image is
-read once as bytes and every network runs once on zeros. No whole run is thrown away, and what coarse2fine remembers
-from earlier runs is dropped before each, so that every repetition does the work of a program that has just started.
+window, export and writer, without worker processes. Fine model, tile step and mirroring are the same. Imports and
+loading the models (``load_s``) are in the seconds of neither side. There is no warm-up: the first run of each side
+counts, medians tame it, and what coarse2fine remembers from earlier runs is dropped before each.
 
 Peak memory is that of the whole process, in which both sides' models are loaded; nothing is subtracted. What the other
 side has freed is handed back to the system before each run.
@@ -23,12 +21,12 @@ import io
 import json
 import os
 import platform
+import pstats
 import shlex
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +39,6 @@ from rich.table import Table
 from coarse2fine.clock import Clock
 from coarse2fine.config import Config, load_config
 from coarse2fine.errors import C2FError
-from coarse2fine.fine import view_channels
 from coarse2fine.io import atomic_write, check_writable, find_cases, read_volume
 from coarse2fine.metrics import dice, iou, mean_over_labels
 from coarse2fine.nnunet import load_model, nnunet_predictor
@@ -67,8 +64,7 @@ class Dataset:
         folder: Name of its folder, in ``../shared/data`` and among the models.
         case: Test case.
         config: Settings, in ``benchmarks/configs``.
-        coarse: Folder of the coarse model.
-        fine: Folder of the fine model.
+        coarse, fine: Folders of the models.
     """
 
     folder: str
@@ -83,23 +79,6 @@ DATASETS = {
     "em": Dataset("Dataset101_VNCMito", "vnc_test", "em.yaml"),
     "ms": Dataset("Dataset102_MSLesion", "ms_26", "ms.yaml"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What to run.
-
-    Attributes:
-        dataset: Name in the table of data sets.
-        image: First channel of the test case.
-        reference: Its true labels.
-        config: Settings, with the model folders filled in.
-    """
-
-    dataset: str
-    image: Path
-    reference: Path
-    config: Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,68 +114,54 @@ class PeakMemory:
 
     def read_mb(self) -> float | None:
         """The peak, or None where it cannot be reset."""
-        if not os.access(self._clear, os.W_OK):
-            return None
-        lines = self._status.read_text().splitlines()
-        return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:")), None)
+        peak = first_value(self._status, "VmHWM") if os.access(self._clear, os.W_OK) else ""
+        return int(peak.split()[0]) * 1024 / 1e6 if peak else None
 
 
 class Contest:
-    """Both sides, loaded and warm.
+    """Both sides, loaded.
 
     Args:
-        job: What to run.
+        dataset: Its name.
+        image: First channel of the test case.
+        reference: Its true labels.
+        config: Settings, with the model folders filled in.
         folder: Where the results go.
     """
 
-    def __init__(self, job: Job, folder: Path) -> None:
-        self.job, self.clock, self._memory, fine = job, Clock(), PeakMemory(), job.config.fine
-        with self.clock.time("coarse2fine"):
-            self.pipeline = Pipeline.from_config(job.config)
-        ours, coarse = self.pipeline.fine, self.pipeline.coarse
-        with self.clock.time("nnunet"):
-            # A copy of its own: with several folds nnU-Net overwrites the weights of the network that it is given.
-            theirs = load_model(ours.folder, folds=ours.folds, checkpoint=fine.checkpoint, device=ours.device)
-            self.predictor = nnunet_predictor(theirs, tile_step=fine.tile_step, mirroring=fine.mirroring)
-        self.predictor.predict_sliding_window_return_logits = self._timed(
-            self.predictor.predict_sliding_window_return_logits
-        )
-        self.load_s = {side: self.clock.seconds[side] for side in SIDES}
-        self.files = find_cases(job.image, ours.channels)[0].files
-        self.results = {side: folder / side / f"{job.dataset}.nii.gz" for side in SIDES}
-        for side in SIDES:
-            self.results[side].parent.mkdir(parents=True, exist_ok=True)
-        for file in self.files:
-            file.read_bytes()
-        inputs = [(ours, self.pipeline.plan.canvas), (theirs, theirs.patch)]
-        inputs += [(coarse, coarse.patch)] if coarse else []
-        for model, shape in inputs:
-            model.forward(torch.zeros(1, view_channels(model), *shape), mirroring=False)
+    def __init__(self, dataset: str, image: Path, reference: Path, config: Config, folder: Path) -> None:
+        self.dataset, self.reference, self.config = dataset, reference, config
+        self._clock, self._memory = Clock(), PeakMemory()
+        with self._clock.time("load"):
+            self.pipeline = Pipeline.from_config(config)
+        self.load_s = self._clock.seconds["load"]
+        fine, settings = self.pipeline.fine, config.fine
+        # A copy of its own: with several folds nnU-Net overwrites the weights of the network that it is given.
+        copy = load_model(fine.folder, folds=fine.folds, checkpoint=settings.checkpoint, device=fine.device)
+        predictor = nnunet_predictor(copy, tile_step=settings.tile_step, mirroring=settings.mirroring)
+        timed = self._clock.time("network")(predictor.predict_sliding_window_return_logits)
+        predictor.predict_sliding_window_return_logits = timed
+        self.predictor, self.files = predictor, find_cases(image, fine.channels)[0].files
+        self._stem, ending = reference.name.partition(".")[0], predictor.dataset_json["file_ending"]
+        self.results = {side: folder / side / f"{self._stem}{ending}" for side in SIDES}
+        for result in self.results.values():
+            result.parent.mkdir(parents=True, exist_ok=True)
 
     def run(self, side: str) -> Run:
         """One run of one side, from file to file."""
         forget()
-        self.clock = Clock()
+        self._clock.seconds.clear()
         self._memory.reset()
-        with self.clock.time("total"):
-            report = self._predict_ours() if side == "coarse2fine" else self._predict_theirs()
-        network_s = sum(report.network_s.values()) if report else self.clock.seconds["network"]
-        return Run(self.clock.seconds["total"], network_s, self._memory.read_mb(), report)
-
-    def _predict_ours(self) -> RunReport:
-        return self.pipeline.run_files(self.files, self.results["coarse2fine"]).report
-
-    def _predict_theirs(self) -> None:
-        with contextlib.redirect_stdout(io.StringIO()):
-            truncated = str(self.results["nnunet"]).removesuffix(self.predictor.dataset_json["file_ending"])
-            self.predictor.predict_from_files_sequential([[str(file) for file in self.files]], [truncated])
-
-    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: object) -> object:
-            with self.clock.time("network"):
-                return function(*arguments)
-
-        return call
+        report, result = None, self.results[side]
+        with self._clock.time("total"):
+            if side == "coarse2fine":
+                report = self.pipeline.run_files(self.files, result).report
+            else:
+                with contextlib.redirect_stdout(io.StringIO()):
+                    inputs, output = [str(file) for file in self.files], str(result.with_name(self._stem))
+                    self.predictor.predict_from_files_sequential([inputs], [output])
+        peak, total, network = self._memory.read_mb(), self._clock.seconds["total"], self._clock.seconds["network"]
+        return Run(total, sum(report.network_s.values()) if report else network, peak, report)
 
 
 def forget() -> None:
@@ -208,24 +173,14 @@ def forget() -> None:
 
 
 def compare(contest: Contest, repeat: int, console: Console) -> dict[str, Any]:
-    """Let both sides take turns.
-
-    Args:
-        contest: Both sides.
-        repeat: Runs of each.
-        console: Told about every run.
-
-    Returns:
-        All figures, ready for JSON.
-    """
+    """Let both sides take turns, ``repeat`` times each; returns all figures, ready for JSON."""
     runs: dict[str, list[Run]] = {side: [] for side in SIDES}
     for turn in range(repeat):
         for side in SIDES if turn % 2 == 0 else SIDES[::-1]:
             runs[side].append(contest.run(side))
             console.print(f"{turn + 1}/{repeat} {side}: {runs[side][-1].seconds:.2f} s", highlight=False)
-    config = contest.job.config
     reports = [run.report for run in runs["coarse2fine"] if run.report]
-    figures = {"dataset": contest.job.dataset, "mode": config.mode, "repeat": repeat, "load_s": contest.load_s}
+    figures = {"dataset": contest.dataset, "mode": contest.config.mode, "repeat": repeat, "load_s": contest.load_s}
     return figures | speed(runs) | quality(contest) | effort(reports) | setting(contest)
 
 
@@ -233,13 +188,11 @@ def speed(runs: dict[str, list[Run]]) -> dict[str, Any]:
     """Seconds and memory of both sides: medians, the highest peaks, and every single run."""
     figures: dict[str, Any] = {}
     for side, suffix in zip(SIDES, ("", "_nnunet"), strict=True):
-        lists: dict[str, list[Any]] = {
-            name: [getattr(run, name) for run in runs[side]] for name in ("seconds", "network_s", "peak_rss_mb")
-        }
-        peaks = [peak for peak in lists["peak_rss_mb"] if peak is not None]
+        names = ("seconds", "network_s", "peak_rss_mb")
+        lists: dict[str, list[Any]] = {name: [getattr(run, name) for run in runs[side]] for name in names}
         figures[f"seconds{suffix}"] = statistics.median(lists["seconds"])
         figures[f"network_s{suffix}"] = statistics.median(lists["network_s"])
-        figures[f"peak_rss_mb{suffix}"] = max(peaks, default=None)
+        figures[f"peak_rss_mb{suffix}"] = max(filter(None, lists["peak_rss_mb"]), default=None)
         figures[f"runs{suffix}"] = lists
     return figures | {"ratio": figures["seconds_nnunet"] / figures["seconds"]}
 
@@ -247,7 +200,7 @@ def speed(runs: dict[str, list[Run]]) -> dict[str, Any]:
 def quality(contest: Contest) -> dict[str, Any]:
     """Both results, as the last run wrote them, against the reference and each other."""
     labels = contest.pipeline.fine.labels.foreground
-    paths = [contest.results[side] for side in SIDES] + [contest.job.reference]
+    paths = [contest.results[side] for side in SIDES] + [contest.reference]
     ours, theirs, reference = (read_volume([path]).channels[0] for path in paths)
     return {
         "dice": mean_over_labels(dice, ours, reference, labels),
@@ -264,6 +217,7 @@ def effort(reports: Sequence[RunReport]) -> dict[str, Any]:
     last = reports[-1]
     timing = {stage: statistics.median(report.timing_s[stage] for report in reports) for stage in last.timing_s}
     return {
+        "case": last.case,
         "overhead": statistics.median(report.overhead_s / report.timing_s["total"] for report in reports),
         "overhead_s": statistics.median(report.overhead_s for report in reports),
         "io_s": statistics.median(report.timing_s["read"] + report.timing_s["write"] for report in reports),
@@ -278,11 +232,11 @@ def effort(reports: Sequence[RunReport]) -> dict[str, Any]:
 
 def setting(contest: Contest) -> dict[str, Any]:
     """With what, how and on what this was measured; paths are relative to the repository."""
-    config, fine = contest.job.config.to_dict(), contest.pipeline.fine
+    config, fine = contest.config.to_dict(), contest.pipeline.fine
     for stage in ("coarse", "fine"):
         config[stage]["model"] = config[stage]["model"] and relative(Path(config[stage]["model"]))
-    predict = f"-step_size {config['fine']['tile_step']}{'' if config['fine']['mirroring'] else ' --disable_tta'}"
-    model = f"-m {shlex.quote(relative(fine.folder))} -f {' '.join(fine.folds)} -chk {config['fine']['checkpoint']}"
+    predict = f"-step_size {contest.config.fine.tile_step}{'' if contest.config.fine.mirroring else ' --disable_tta'}"
+    model = f"-m {config['fine']['model']} -f {' '.join(fine.folds)} -chk {contest.config.fine.checkpoint}"
     return {
         "models": {stage: config[stage]["model"] for stage in ("coarse", "fine")},
         "config": config,
@@ -290,25 +244,22 @@ def setting(contest: Contest) -> dict[str, Any]:
             "benchmark": shlex.join(["python", "benchmarks/compare_nnunet.py", *sys.argv[1:]]),
             "nnunet": f"nnUNetv2_predict_from_modelfolder -i IMAGES -o OUTPUT {model} {predict} -device {fine.device}",
         },
-        "environment": environment(fine.device),
+        "environment": {
+            "machine": f"{platform.platform()}, {first_value(Path('/proc/cpuinfo'), 'model name') or 'unknown CPU'}",
+            "device": torch.cuda.get_device_name(fine.device) if fine.device.type == "cuda" else fine.device.type,
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "thread_variables": {name: os.environ.get(name) for name in THREAD_VARIABLES},
+            "load_average": os.getloadavg(),
+            "versions": versions(),
+        },
     }
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """The machine, and how busy it is."""
-    cpu = platform.processor()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    return {
-        "machine": f"{platform.system()} {platform.machine()}, {cpu}",
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "thread_variables": {name: os.environ.get(name) for name in THREAD_VARIABLES},
-        "load_average": os.getloadavg(),
-        "versions": versions(),
-    }
+def first_value(file: Path, key: str) -> str:
+    """The first value of a key in a file of ``/proc``; empty if there is none."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")
 
 
 def relative(path: Path) -> str:
@@ -319,7 +270,7 @@ def relative(path: Path) -> str:
 def results_table(results: dict[str, Any]) -> Table:
     """Both sides next to each other."""
     threads = results["environment"]["threads"]
-    table = Table("", title=f"{results['dataset']}, {results['mode']}, {threads} thread(s)", title_justify="left")
+    table = Table("", title=f"{results['case']}, {results['mode']}, {threads} thread(s)", title_justify="left")
     table.add_column("coarse2fine", justify="right")
     table.add_column("nnU-Net", justify="right")
     rows = (
@@ -332,7 +283,7 @@ def results_table(results: dict[str, Any]) -> Table:
     for title, key, form in rows:
         pair = (results[key], results[f"{key}_nnunet"])
         table.add_row(title, *("unknown" if value is None else format(value, form) for value in pair))
-    table.add_row("loading the models, s", *(f"{seconds:.2f}" for seconds in results["load_s"].values()))
+    table.add_row("loading its models, s", f"{results['load_s']:.2f}", "by the same loader")
     table.add_row("Dice between them", f"{results['agreement']:.4f}", f"{results['different_voxels']} voxels differ")
     table.add_row("times faster", f"{results['ratio']:.2f}", style="bold")
     return table
@@ -351,52 +302,46 @@ def effort_table(figures: dict[str, Any]) -> Table:
     return table
 
 
-def profile_table(contest: Contest, count: int = 10) -> Table:
-    """The functions of one run of coarse2fine with the most time of their own."""
-    profiler = cProfile.Profile()
-    profiler.runcall(contest.run, "coarse2fine")
-    table = Table("own s", "total s", "calls", "function", title="under the profiler", title_justify="left")
-    for entry in sorted(profiler.getstats(), key=lambda entry: -entry.inlinetime)[:count]:
-        name = entry.code
-        if not isinstance(name, str):
-            name = f"{Path(name.co_filename).name}:{name.co_firstlineno} {name.co_qualname}"
-        table.add_row(f"{entry.inlinetime:.3f}", f"{entry.totaltime:.3f}", str(entry.callcount), name)
-    return table
+def profile(contest: Contest, console: Console) -> None:
+    """Print where coarse2fine's time goes: by stage in one run, by function in a second one under the profiler."""
+    report = contest.run("coarse2fine").report
+    console.print(effort_table(effort([report] if report else [])))
+    profiler, text = cProfile.Profile(), io.StringIO()
+    forget()
+    profiler.runcall(contest.pipeline.run_files, contest.files, contest.results["coarse2fine"])
+    pstats.Stats(profiler, stream=text).strip_dirs().sort_stats("tottime").print_stats(10)
+    console.print(text.getvalue().strip(), markup=False, highlight=False, soft_wrap=True)
 
 
-def find_job(options: argparse.Namespace) -> Job:
-    """The files, models and settings that the options ask for.
+def load(options: argparse.Namespace, folder: Path) -> Contest:
+    """Both sides as the options ask for them, with results in ``folder``.
 
     Raises:
         MissingDataError: If data or models are not there.
     """
     dataset = DATASETS[options.dataset]
-    data = SHARED / "data" / dataset.folder
-    image, reference = data / f"imagesTs/{dataset.case}_0000.nii.gz", data / f"labelsTs/{dataset.case}.nii.gz"
+    data, case = SHARED / "data" / dataset.folder, options.case or dataset.case
+    split = "Ts" if case == dataset.case else "Tr"
+    image, reference = data / f"images{split}" / f"{case}_0000.nii.gz", data / f"labels{split}" / f"{case}.nii.gz"
     for path in (image, reference):
         if not path.exists():
             raise MissingDataError(f"{relative(path)} is missing", "The data lie in ../shared, beside the repository.")
     overrides = [f"mode={options.mode}", *(["fine.mirroring=true"] if options.mirroring else []), *options.overrides]
     names = {"fine": dataset.fine} | ({} if options.mode == "one-stage" else {"coarse": dataset.coarse})
     for stage, name in names.items():
-        folder = find_model(f"{dataset.folder}/{name}", options.models)
-        overrides.append(f"{stage}.model={json.dumps(str(folder))}")
-    return Job(options.dataset, image, reference, load_config(ROOT / "benchmarks/configs" / dataset.config, overrides))
+        overrides.append(f"{stage}.model={json.dumps(str(find_model(f'{dataset.folder}/{name}', options.models)))}")
+    config = load_config(ROOT / "benchmarks" / "configs" / dataset.config, overrides)
+    return Contest(options.dataset, image, reference, config, folder)
 
 
 def find_model(name: str, source: str) -> Path:
-    """A model folder among the repository's own models, the shared ones, or in another folder laid out like them.
-
-    Raises:
-        MissingDataError: If it is in none of them.
-    """
+    """A model folder among the repository's own models, the shared ones, or in another folder laid out like them."""
     ours, shared = ROOT / "benchmarks" / "models", SHARED / "models"
     folders = {"ours": (ours, shared), "shared": (shared,)}.get(source, (Path(source),))
-    for folder in folders:
-        if (folder / name / "plans.json").exists():
-            return folder / name
-    places = " or ".join(relative(folder) for folder in folders)
-    raise MissingDataError(f"there is no model {name} in {places}", "Choose another folder of models with --models.")
+    found = [folder / name for folder in folders if (folder / name / "plans.json").exists()]
+    if not found:
+        raise MissingDataError(f"no {name} in {' or '.join(map(relative, folders))}", "Choose others by --models.")
+    return found[0]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -404,6 +349,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add, modes = parser.add_argument, ("accelerated", "two-stage", "one-stage")
     add("--dataset", required=True, choices=sorted(DATASETS), help="test case, models and settings")
+    add("--case", metavar="NAME", help="a training case, to tune settings on (default: the test case, to report)")
     add("--repeat", type=int, default=3, metavar="N", help="runs of each side (default: 3)")
     add("--mode", choices=modes, default="accelerated", help="of coarse2fine (default: accelerated)")
     add("--models", default="ours", help="ours: benchmarks/models, then ../shared/models; shared; or a folder")
@@ -418,28 +364,29 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """Compare or profile, and show the results."""
-    job = find_job(options)
     if options.out:
         check_writable(options.out, overwrite=True)
     with tempfile.TemporaryDirectory() as temporary:
-        contest = Contest(job, options.keep or Path(temporary))
+        contest = load(options, options.keep or Path(temporary))
         if options.profile:
-            report = contest.run("coarse2fine").report
-            console.print(effort_table(effort([report] if report else [])), profile_table(contest))
+            profile(contest, console)
             return
-        results = compare(contest, options.repeat, console)
-    document = json.dumps(results, indent=1) + "\n"
+        results = compare(contest, max(1, options.repeat), console)
     if options.out:
         with atomic_write(options.out) as path:
-            path.write_text(document, encoding="utf-8")
+            path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     else:
-        print(document)
+        print(json.dumps(results, indent=1))
     console.print(results_table(results), effort_table(results))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
     options, console = build_parser().parse_args(arguments), Console(stderr=True)
+    wanted = dict.fromkeys(THREAD_VARIABLES, str(options.threads))
+    if options.threads and not wanted.items() <= os.environ.items():
+        # Libraries size their thread pools when they are loaded, so the program starts itself again.
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | wanted)
     try:
         run(options, console)
     except C2FError as error:

@@ -21,7 +21,7 @@ from torch import nn
 
 from coarse2fine.errors import ModelError, UntrustedModelError
 
-_LAYERS = {  # by module of torch.nn; 2D ones are never built, but usual plans have a 2d configuration beside the 3D ones
+_LAYERS = {  # by module of torch.nn; 2D ones are never built, but plans usually have a 2d configuration, too
     "conv": ("Conv2d", "Conv3d"),
     "instancenorm": ("InstanceNorm2d", "InstanceNorm3d"),
     "batchnorm": ("BatchNorm2d", "BatchNorm3d"),
@@ -53,7 +53,9 @@ CONFIGURATION_NAMES: Mapping[str, frozenset[str]] = {
 IMPORTABLE_KEYS = frozenset({"conv_op", "norm_op", "dropout_op", "nonlin"})
 
 
-LAYER_COUNTS = ("n_stages", "n_conv_per_stage", "n_blocks_per_stage", "n_conv_per_stage_decoder")
+LAYER_COUNTS = ("n_stages", "n_conv_per_stage", "n_blocks_per_stage", "n_conv_per_stage_encoder",
+                "n_conv_per_stage_decoder")
+LAYER_OPTIONS = ("norm_op_kwargs", "dropout_op_kwargs", "nonlin_kwargs")
 MOST_LAYERS = 100  # of one kind; real networks have about ten, and building a billion would take forever
 
 
@@ -71,8 +73,9 @@ class _Skipped:
 
 
 # Checkpoints written with NumPy 1 name the module numpy.core, with NumPy 2 numpy._core.
-_STAND_INS = [(_Skipped, name) for name in
-              ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")]
+_STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    (_Skipped, name) for name in ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -120,6 +123,7 @@ def check_plans(plans: Mapping[str, Any], path: Path) -> None:
         schemes = configuration.get("normalization_schemes", [])
         if not isinstance(schemes, list) or not all(_is_one_of(scheme, NORMALIZATIONS) for scheme in schemes):
             raise _refuse(path, f"{prefix}normalization_schemes", schemes)
+        _check_layers(configuration, prefix, path)  # nnU-Net's older format has them here
         if "architecture" in configuration:
             _check_architecture(configuration["architecture"], f"{prefix}architecture", path)
 
@@ -136,7 +140,7 @@ def _is_one_of(value: object, names: frozenset[str] | Mapping[str, object]) -> b
 
 
 def _check_architecture(architecture: object, key: str, path: Path) -> None:
-    """Refuse an architecture whose class, operations or importable keys are unknown, or that has absurdly many layers."""
+    """Refuse an architecture that names unknown things, or whose layers get options that are no numbers."""
     arguments = architecture.get("arch_kwargs") if isinstance(architecture, dict) else None
     if not isinstance(architecture, dict) or not isinstance(arguments, dict):
         raise ModelError(f"{path}: {key} is not a description of a network",
@@ -151,10 +155,21 @@ def _check_architecture(architecture: object, key: str, path: Path) -> None:
         value = arguments.get(argument)
         if value is not None and not _is_one_of(value, OPERATIONS):
             raise _refuse(path, f"{key}.arch_kwargs.{argument}", value)
-    for argument in LAYER_COUNTS:
-        value = arguments.get(argument, 0)
-        if not all(isinstance(count, int) and count <= MOST_LAYERS for count in (value if isinstance(value, list) else [value])):
-            raise ModelError(f"{path}: {key}.arch_kwargs.{argument} is {value!r}",
+    _check_layers(arguments, f"{key}.arch_kwargs.", path)
+    for argument in LAYER_OPTIONS:
+        options = arguments.get(argument) or {}
+        if not isinstance(options, dict) or not all(isinstance(value, int | float) for value in options.values()):
+            raise ModelError(f"{path}: {key}.arch_kwargs.{argument} is {options!r}",
+                             "Options of layers are numbers, true or false; others are not supported.")
+
+
+def _check_layers(section: Mapping[str, Any], prefix: str, path: Path) -> None:
+    """Refuse absurd numbers of layers."""
+    for key in LAYER_COUNTS:
+        value = section.get(key, 0)
+        counts = value if isinstance(value, list) else [value]
+        if not all(isinstance(count, int) and count <= MOST_LAYERS for count in counts):
+            raise ModelError(f"{path}: {prefix}{key} is {value!r}",
                              f"Networks of up to {MOST_LAYERS} stages of up to {MOST_LAYERS} layers are supported.")
 
 
@@ -194,21 +209,23 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> Checkpoint:
         with torch.serialization.safe_globals(_STAND_INS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats; what matters raises
             content = torch.load(path, map_location="cpu", weights_only=not trust)
-    except pickle.UnpicklingError as error:
-        raise _untrusted(path, str(error)) from None
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes are still instructions to the unpickler, which fails in any way
+        if isinstance(error, pickle.UnpicklingError) and not trust:
+            raise _untrusted(path, str(error)) from None
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ModelError(f"{path} cannot be read: {reason}", "Copy the checkpoint again.") from None
+    if not isinstance(content, dict):
+        raise _no_checkpoint(path, f"it holds one {type(content).__name__}")
     try:
         weights = {name.removeprefix("module."): tensor for name, tensor in content["network_weights"].items()}
         configuration, trainer = content["init_args"]["configuration"], content["trainer_name"]
         axes = content.get("inference_allowed_mirroring_axes") or ()
-    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+    except Exception as error:  # nothing is known yet of what was unpickled
         raise _no_checkpoint(path, f"no {error}") from None
-    if not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
-        raise _no_checkpoint(path, "network_weights are not tensors")
+    if not all(map(_is_plain, weights.values())):
+        raise _no_checkpoint(path, "network_weights are not plain tensors")
     if not isinstance(configuration, str) or not isinstance(trainer, str):
         raise _no_checkpoint(path, f"configuration {configuration!r}, trainer {trainer!r}")
     is_known = isinstance(axes, Sequence) and all(axis in (0, 1, 2) for axis in axes)
@@ -217,11 +234,18 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> Checkpoint:
     return Checkpoint(path, weights, configuration, trainer, tuple(int(axis) for axis in axes))
 
 
+def _is_plain(value: object) -> bool:
+    """Whether a value is an ordinary array of real numbers: not sparse, quantized, or without memory."""
+    return (isinstance(value, torch.Tensor) and type(value) in (torch.Tensor, nn.Parameter)
+            and value.layout == torch.strided and value.device.type == "cpu"
+            and not value.is_quantized and not value.is_complex())
+
+
 def _untrusted(path: Path, message: str) -> UntrustedModelError:
     """What the restricted unpickler's message means to somebody who wants to run a model."""
     reason = message.rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0].partition(" Please use")[0]
     remedy = "If you trust its author as you trust a program, load it with --trust-checkpoint."
-    if "operand" in reason:  # no instruction of PyTorch's own files: another kind of file, or other pickles
+    if reason.startswith("Unsupported operand"):  # no instruction of PyTorch's own files: another kind of file, or other pickles
         return UntrustedModelError(f"{path} is damaged or no checkpoint of nnU-Net: {reason}",
                                    f"Copy the checkpoint again. {remedy}")
     return UntrustedModelError(f"{path} holds objects that could execute code: {reason}", remedy)

@@ -30,6 +30,7 @@ with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints about environm
 
 __all__ = ["Labels", "Model", "Scheme", "gaussian", "load_model", "nnunet_predictor", "tile_starts"]
 
+MOST_VOXELS = 10_000  # along an edge of a patch; the largest patches that fit into a GPU have some hundreds
 NETWORKS = {"PlainConvUNet": PlainConvUNet, "ResidualEncoderUNet": ResidualEncoderUNet}
 
 
@@ -221,22 +222,24 @@ def load_model(folder: Path | str, *, folds: tuple[str, ...] | None = None, chec
     with _well_formed(folder / "plans.json"):
         manager = PlansManager(dict(plans))
         configuration = _configuration(manager, checkpoints[0])
-        patch, transpose = _patch(configuration), triple(plans["transpose_forward"])
+        patch, transpose = _patch(configuration, checkpoints[0]), triple(plans["transpose_forward"])
         spacing = tuple(float(size) for size in configuration.spacing)
         schemes = _schemes(manager, configuration)
-        methods = [_method(configuration, what) for what in ("data", "probabilities")]
-        divisor = triple(np.prod(configuration.pool_op_kernel_sizes, axis=0))
+        strides = np.array(configuration.pool_op_kernel_sizes)
+        divisor = triple(np.prod(strides, axis=0))
+        _demand(bool((strides > 0).all()) and not any(np.mod(patch, divisor)), "strides", strides.tolist())
         _demand(sorted(transpose) == [0, 1, 2], "transpose_forward", transpose)
         _demand(len(spacing) == 3 and all(0 < size < np.inf for size in spacing), "spacing", spacing)
         _demand(len(schemes) == channels, "normalization_schemes", configuration.normalization_schemes)
         cascade = configuration.previous_stage_name is not None
         inputs = channels + (len(labels.foreground) if cascade else 0)
-        networks = [_network(configuration, inputs, labels.heads, patch, weights) for weights in checkpoints]
+        data_method, logit_method = _method(configuration, "data"), _method(configuration, "probabilities")
+        networks = [_network(configuration, inputs, labels.heads, weights) for weights in checkpoints]
     device = torch.device(device)
     return Model(
         folder, checkpoints[0].configuration, names, tuple(network.to(device) for network in networks), device, patch,
-        divisor, (spacing[0], spacing[1], spacing[2]), transpose, channels, cascade, labels, schemes, *methods,
-        checkpoints[0].mirror_axes, plans, dataset)
+        divisor, (spacing[0], spacing[1], spacing[2]), transpose, channels, cascade, labels, schemes, data_method,
+        logit_method, checkpoints[0].mirror_axes, plans, dataset)
 
 
 @contextlib.contextmanager
@@ -264,17 +267,19 @@ def _configuration(manager: PlansManager, checkpoint: Checkpoint) -> Configurati
     """The checkpoint's configuration."""
     name = checkpoint.configuration
     if name not in manager.plans["configurations"]:
-        raise ModelError(f"{checkpoint.path} was trained for configuration {name!r}, which plans.json does not describe",
+        raise ModelError(f"{checkpoint.path} was trained for configuration {name!r}, which is not in plans.json",
                          "Use the plans.json that belongs to this checkpoint.")
     return manager.get_configuration(name)
 
 
-def _patch(configuration: ConfigurationManager) -> Triple:
+def _patch(configuration: ConfigurationManager, checkpoint: Checkpoint) -> Triple:
     """Input size of the network, which must be three-dimensional."""
     patch = configuration.patch_size
-    _demand(isinstance(patch, list) and all(type(edge) is int and edge > 0 for edge in patch), "patch_size", patch)
+    is_size = isinstance(patch, list) and all(type(edge) is int and 0 < edge < MOST_VOXELS for edge in patch)
+    _demand(is_size, "patch_size", patch)
     if len(patch) != 3:
-        raise ModelError(f"the model's patch {patch} is {len(patch)}D", "coarse2fine runs 3D configurations only.")
+        raise ModelError(f"{checkpoint.path} is a {len(patch)}D model: configuration {checkpoint.configuration!r} has the "
+                         f"patch {patch}", "Use a 3D configuration, such as 3d_fullres.")
     return triple(patch)
 
 
@@ -296,12 +301,10 @@ def _labels(dataset: Mapping[str, Any]) -> Labels:
     return Labels(dict(dataset["labels"]), heads, foreground, regions)
 
 
-def _network(configuration: ConfigurationManager, inputs: int, heads: int, patch: Triple,
-             checkpoint: Checkpoint) -> nn.Module:
+def _network(configuration: ConfigurationManager, inputs: int, heads: int, checkpoint: Checkpoint) -> nn.Module:
     """Build the network from allowlisted names and fill in one fold's weights.
 
-    The network is first built and run without memory (on PyTorch's ``meta`` device), so that one that does not fit its
-    weights or its own patch is refused before it costs anything.
+    It is built without memory first (PyTorch's ``meta`` device), so that one of the wrong size costs nothing.
     """
     arguments = dict(configuration.network_arch_init_kwargs)
     for key in configuration.network_arch_init_kwargs_req_import:
@@ -309,17 +312,16 @@ def _network(configuration: ConfigurationManager, inputs: int, heads: int, patch
     build = NETWORKS[configuration.network_arch_class_name.rpartition(".")[2]]
     with torch.device("meta"):
         network: nn.Module = build(input_channels=inputs, num_classes=heads, deep_supervision=False, **arguments)
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    blank = network.state_dict()
+    expected = {name: tuple(tensor.shape) for name, tensor in blank.items()}
     found = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
     if expected != found:
         raise ModelError(f"{checkpoint.path} does not fit the network in plans.json: {_difference(expected, found)}",
                          "Use plans.json and dataset.json of the same training; trainers that change the network "
                          "itself are not supported.")
-    network.eval().requires_grad_(False)
-    shape = network(torch.empty((1, inputs, *patch), device="meta")).shape
-    _demand(shape == (1, heads, *patch), "patch_size", patch)
-    network.to_empty(device="cpu").load_state_dict(checkpoint.weights)
-    return network
+    weights = {name: checkpoint.weights[name].detach().to(tensor.dtype).contiguous() for name, tensor in blank.items()}
+    network.load_state_dict(weights, assign=True)
+    return network.eval().requires_grad_(False)
 
 
 def _difference(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str:
@@ -330,15 +332,14 @@ def _difference(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tup
 
 def _schemes(manager: PlansManager, configuration: ConfigurationManager) -> tuple[Scheme, ...]:
     """Normalisation of each channel."""
-    statistics = manager.foreground_intensity_properties_per_channel
     schemes = []
     for channel, (name, masked) in enumerate(
             zip(configuration.normalization_schemes, configuration.use_mask_for_norm, strict=True)):
-        numbers = statistics.get(str(channel), {})
-        if name == "CTNormalization" and not numbers:
-            raise KeyError(f"foreground_intensity_properties_per_channel.{channel}")
-        values = [float(numbers.get(key, 0.0)) for key in ("mean", "std", "percentile_00_5", "percentile_99_5")]
-        _demand(bool(np.isfinite(values).all()), f"foreground_intensity_properties_per_channel.{channel}", numbers)
+        values = [0.0] * 4
+        if name == "CTNormalization":  # no other scheme uses the statistics of the data set
+            numbers = manager.foreground_intensity_properties_per_channel[str(channel)]
+            values = [float(numbers[key]) for key in ("mean", "std", "percentile_00_5", "percentile_99_5")]
+            _demand(bool(np.isfinite(values).all()), f"foreground_intensity_properties_per_channel.{channel}", numbers)
         schemes.append(Scheme(name, bool(masked), *values))
     return tuple(schemes)
 

@@ -230,5 +230,5 @@ def plan_resampling(shape_in: Triple, shape_out: Triple, spacing_in: Sequence[fl
 @lru_cache(maxsize=256)
 def stretch(size_in: int, size_out: int) -> Floats:
     """Linear interpolation that stretches or shrinks ``size_in`` voxels onto ``size_out``; shape (size_out, size_in)."""
-    return axis_operator(size_in, size_out, "torch", 1).rows(0, size_out)[0] if size_in != size_out else np.eye(
-        size_in, dtype=np.float32)
+    matrix = axis_operator(size_in, size_out, "torch", 1).matrix
+    return np.eye(size_in, dtype=np.float32) if matrix is None else matrix

@@ -57,10 +57,8 @@ class RoiSettings:
             raise ValueError(f"threshold {self.threshold} is not in [0, 1)")
         if min(self.window) < 1 or min(self.heatmap_voxel or (1,)) < 1:
             raise ValueError(f"window {self.window} or heatmap_voxel {self.heatmap_voxel} has an edge below 1 voxel")
-        if min(self.margin) < 0:
-            raise ValueError(f"margin {self.margin} is negative")
-        if not 0 < self.window_step <= 1:
-            raise ValueError(f"window_step {self.window_step} is not in (0, 1]: wider windows would leave gaps")
+        if min(self.margin) < 0 or not 0 < self.window_step <= 1:
+            raise ValueError(f"margin {self.margin} is negative or window_step {self.window_step} is not in (0, 1]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +152,10 @@ def find_rois(heatmap: Heatmap, volume: Triple, settings: RoiSettings) -> list[R
     """
     if heatmap.ndim != 3 or heatmap.size == 0 or np.isnan(heatmap.max()):
         raise ValueError(f"heatmap of shape {heatmap.shape} must be a 3D array without NaN")
-    if settings.heatmap_voxel is None:
-        grid, searched = _Grid.of(heatmap, volume), heatmap
-    else:
-        grid = _Grid(volume, settings.heatmap_voxel, (1, 1, 1))
-        searched = downsample_max(heatmap, volume, settings.heatmap_voxel)
-    labels = cc3d.connected_components(searched > settings.threshold, connectivity=26)
+    grid, searched = _Grid.of(heatmap, volume), heatmap
+    if size := settings.heatmap_voxel:
+        grid, searched = _Grid(volume, size, (1, 1, 1)), downsample_max(heatmap, volume, size)
+    labels = _labels(searched > settings.threshold)
     names, starts, stops = _components(labels, grid, settings)
     rois = []
     tight = grid.boxes(starts, stops)
@@ -195,7 +191,7 @@ def build_tree(
     Args:
         rois: Candidates from ``find_rois``.
         heatmap: The heatmap in which they were found.
-        volume: Shape (z, y, x) of the working grid.
+        volume: As there.
         threshold: The heatmap threshold with which they were found (not an overlap).
         nms_threshold: Overlap from which on the worse of two candidates is dropped.
         nmm_threshold: Overlap from which on two children belong to one parent.
@@ -256,8 +252,8 @@ def mass_inside(heatmap: Heatmap, volume: Triple, boxes: Iterable[Box], threshol
 
     Args:
         heatmap: Probabilities (z, y, x); see the module's docstring.
-        volume: Shape (z, y, x) of the working grid.
-        boxes: Boxes in working-grid voxels.
+        volume: Shape (z, y, x) of the working grid, of which the boxes count voxels.
+        boxes: May overlap and reach out of the volume.
         threshold: Heatmap voxels at or below it belong to neither sum; 0 for the whole heatmap.
 
     Returns:
@@ -276,9 +272,8 @@ def mass_inside(heatmap: Heatmap, volume: Triple, boxes: Iterable[Box], threshol
 def share_of_volume(boxes: Iterable[Box], volume: Triple) -> float:
     """Share of the volume's voxels that lie in at least one box, 0 to 1; exact, without an array of the volume.
 
-    Boxes may reach out of the volume (z, y, x). It is halved at edges of boxes until few boxes are left in each part,
-    which are then painted on a grid of their own edges (after Overmars and Yap, "New upper bounds in Klee's measure
-    problem", 1991).
+    Boxes may reach out of the volume (z, y, x). It is halved at their edges until few boxes are left in each part
+    and painted on a grid of their own edges (after Overmars and Yap, "New upper bounds in Klee's measure problem").
 
     >>> share_of_volume([Box((0, 0, 0), (2, 2, 2)), Box((0, 0, 1), (2, 2, 4))], (2, 2, 8))
     0.5
@@ -312,14 +307,21 @@ def _union(corners: Indices, region: Indices) -> int:
 def _painted(low: Indices, high: Indices) -> int:
     """Voxels in the union of few boxes (n, 3), on the grid of their edges."""
     lines = [np.unique([low[:, axis], high[:, axis]]) for axis in range(3)]
-    first, last = (
-        np.stack([np.searchsorted(lines[axis], ends[:, axis]) for axis in range(3)], axis=1) for ends in (low, high)
-    )
+    first, last = (np.stack([*map(np.searchsorted, lines, ends.T)], axis=1) for ends in (low, high))
     inside = np.zeros([len(line) - 1 for line in lines], dtype=bool)
     for start, stop in zip(first.tolist(), last.tolist(), strict=True):
         inside[start[0] : stop[0], start[1] : stop[1], start[2] : stop[2]] = True
     depth, rows, columns = map(np.diff, lines)
     return int(inside @ columns @ rows @ depth)
+
+
+def _labels(mask: NDArray[np.bool_]) -> NDArray[np.unsignedinteger]:
+    """Label the connected components of a mask, 26 neighbours; the result may be one voxel longer on each axis."""
+    # cc3d 4.1 has room for a label per four voxels, but a thin array of odd shape may need one per pair and raises.
+    # With even edges, a block of eight voxels never needs more than one.
+    if np.prod([(edge + 1) // 2 for edge in mask.shape]) > mask.size // 4:
+        mask = np.pad(mask, [(0, edge % 2) for edge in mask.shape])
+    return cc3d.connected_components(mask, connectivity=26)
 
 
 def _components(

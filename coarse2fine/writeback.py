@@ -114,12 +114,12 @@ class LabelWriter:
         return multiply_axis(logits, matrix, axis, 0, edge)
 
     def _profile(self, axis: int, placement: Placement, region: Box) -> Floats:
-        """Weight of each voxel of ``region`` along one axis: nnU-Net's Gaussian over the crop, floored."""
+        """Weight of each voxel of ``region`` along one axis: nnU-Net's Gaussian, centred on the crop's middle voxel."""
         operator, source = self._back.axes[axis], placement.source
         centres = (np.arange(region.start[axis], region.stop[axis]) + 0.5) * operator.size_in / operator.size_out
         edge = source.shape[axis]
-        distance = (centres - source.start[axis] - edge / 2) / (edge / 8)
-        return np.maximum(np.exp(-0.5 * distance**2), 1e-3).astype(np.float32)
+        distance = (centres - source.start[axis] - edge // 2 - 0.5) / (edge / 8)
+        return np.exp(-0.5 * distance**2).astype(np.float32)
 
     def _accumulate(self, region: Box, logits: Floats, weight: Floats) -> None:
         for key in _blocks(region):

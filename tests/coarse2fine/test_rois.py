@@ -155,6 +155,14 @@ def test_find_rois__thousand_components__equals_scipy() -> None:
     assert {(*roi.box.start, *roi.box.stop, roi.score): roi.mass for roi in rois} == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 3), (1, 7, 1), (99, 1, 1), (3, 3, 3), (1, 31, 35), (5, 5, 6)])
+def test_find_rois__isolated_voxels_in_a_thin_heatmap__are_all_found(shape) -> None:
+    """A lattice of single voxels, for which cc3d alone runs out of labels if an axis is short and odd."""
+    heatmap = (np.indices(shape) % 2 == 0).all(axis=0).astype(np.float32)
+    expected = [Box.of(start, (1, 1, 1)) for start in np.argwhere(heatmap)]
+    assert sorted(found(heatmap, shape)) == expected
+
+
 def test_find_rois__threshold__is_exclusive() -> None:
     """A voxel exactly at the threshold is not foreground."""
     heatmap = spot((4, 4, 4), ((1, 1, 1), (2, 2, 2), 0.5))
@@ -361,6 +369,12 @@ def test_build_tree__probabilities_below_threshold__weigh_nothing() -> None:
     assert tree_of((0, 8, 0.5), (4, 12, 0.5), heatmap=heatmap, threshold=0.0).parents[0].mass == 64 + 160
 
 
+def test_build_tree__suppression_switched_off__keeps_the_better_of_two_equal_boxes() -> None:
+    """Without NMS, copies of a box still form one node, with the best score."""
+    tree = tree_of((0, 8, 0.5), (0, 8, 0.9), nms_threshold=1.5)
+    assert [(roi.box.shape, roi.score) for roi in tree.rois] == [((8, 8, 8), 0.9)]
+
+
 def test_build_tree__child_fills_the_hull__is_the_parent() -> None:
     """A box that holds the other members of its group replaces them and takes the best score."""
     tree = tree_of((2, 4, 0.9), (0, 8, 0.8), (20, 24, 0.1))
@@ -390,7 +404,7 @@ def test_build_tree__hull_equals_a_child_of_another_group__joins_the_groups(monk
 
 @given(
     st.lists(st.tuples(st.integers(0, 6), st.integers(1, 6), st.integers(0, 6), st.integers(1, 6)), max_size=14),
-    st.sampled_from([0.2, 0.5, 1.0]),
+    st.sampled_from([0.2, 0.5, 1.0, 1.5]),
     st.sampled_from([0.2, 0.5, 0.8]),
     st.sampled_from(["iou", "ios"]),
     st.sampled_from(["iou", "ios"]),

@@ -1,0 +1,170 @@
+"""The main path: on the shipped CT with the shipped models, and on tiny models that cover every kind of setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import blobs
+
+from coarse2fine.config import load_config
+from coarse2fine.demo import IMAGE, REFERENCE, demo_pipeline
+from coarse2fine.errors import ModelError
+from coarse2fine.io import Grid, Volume, read_volume
+from coarse2fine.metrics import dice
+from coarse2fine.pipeline import Pipeline, Result
+
+SPACING, SHAPE = (2.0, 1.0, 1.0), (24, 48, 48)
+# The tiny models are untrained: their heatmap hovers around one half, and this threshold cuts several regions out of it.
+THRESHOLD = 0.55
+SPLIT = ["rois.window_step=0.5", "assign.lambda=0.5"]
+
+
+@pytest.fixture(scope="module")
+def tiny(model_folder: Callable[..., Path]) -> tuple[Path, Path]:
+    """A coarse and a fine model."""
+    return model_folder(spacing=(4.0, 2.0, 2.0), seed=5), model_folder(seed=6)
+
+
+def run(models: tuple[Path, Path], overrides: Sequence[str] = (), volume: Volume | None = None) -> Result:
+    coarse, fine = models
+    image = blobs(SHAPE)
+    settings = ["fine.mirroring=false", f"rois.threshold={THRESHOLD}", "fine.grow=0", *overrides]
+    config = load_config(None, [f"coarse.model={coarse}", f"fine.model={fine}", *settings])
+    return Pipeline.from_config(config)(volume or Volume((image,), Grid(image.shape, SPACING), "blobs"))
+
+
+@pytest.fixture(scope="module")
+def plain(tiny: tuple[Path, Path]) -> Result:
+    """A run with default settings."""
+    return run(tiny)
+
+
+@pytest.fixture(scope="module")
+def split(tiny: tuple[Path, Path]) -> Result:
+    """A run whose tree has large parents, of which the rule keeps some and splits others."""
+    return run(tiny, SPLIT)
+
+
+def test_demo__shipped_volume_and_models__finds_the_nodule() -> None:
+    """A few canvases of the fine network find the real nodule, and nothing else anywhere in the chest."""
+    result = demo_pipeline()(read_volume([IMAGE]))
+    assert dice(result.labels > 0, read_volume([REFERENCE]).channels[0] > 0) > 0.8
+    assert result.report.coverage["volume"] < 0.01
+    assert result.report.canvases["count"] <= 3
+    timing = result.report.timing_s
+    assert sum(seconds for stage, seconds in timing.items() if stage != "total") == pytest.approx(timing["total"], rel=0.1)
+
+
+def test_two_stage__heatmap_everywhere__equals_one_stage(tiny: tuple[Path, Path]) -> None:
+    """If everything is of interest, native tiles inside the one box are nnU-Net's own sliding window."""
+    everywhere = run(tiny, ["mode=two-stage", "rois.threshold=0", "rois.window=[99, 199, 199]"])
+    one_stage = run(tiny, ["mode=one-stage"])
+    assert everywhere.report.boxes["selected"] == 1
+    # Accumulation differs (nnU-Net adds up in half precision), so ties near label borders may fall either way.
+    assert (everywhere.labels != one_stage.labels).mean() < 0.002
+    assert 0.02 < (one_stage.labels != 0).mean() < 0.9
+
+
+def test_run__default__labels_only_inside_selected_boxes(plain: Result) -> None:
+    """Foreground appears in processed boxes only, in several of them, and the report counts what was done."""
+    inside = np.zeros(plain.labels.shape, bool)
+    offset = np.argwhere(blobs(SHAPE) != 0).min(0)
+    for box in plain.boxes:
+        inside[tuple(slice(a + o, b + o) for a, b, o in zip(box.start, box.stop, offset, strict=True))] = True
+    assert (plain.labels[~inside] == 0).all()
+    assert (plain.labels[inside] != 0).any()
+    report = plain.report
+    assert report.boxes["selected"] == len(plain.boxes) > 3
+    assert 0 < report.coverage["volume"] < 0.9
+    assert 0 < report.canvases["fill"] <= 1
+
+
+@pytest.mark.parametrize("override", [
+    "canvas.enabled=false", "canvas.packing=same_scale", "canvas.capacity=1", "canvas.capacity=4", "canvas.norm=canvas",
+    "canvas.norm=slot", "fine.postprocess=resize_only", "fine.crop_threshold=[2, 4, 4]", "fine.large_boxes=native",
+    "fine.mirroring=true", "fine.grow=2", "fine.outside=coarse", "assign.rule=all_children", "assign.rule=all_parents",
+    "rois.margin=[1, 2, 2]", "rois.window=[4, 6, 6]", "rois.heatmap_voxel=[2, 6, 6]", "rois.min_edge=8",
+    "rois.min_voxels=20", "coarse.mirroring=true", "coarse.tile_step=0.2", "coarse.spacing=[3.0, 3.0, 3.0]",
+    "coarse.patch_size=[4, 12, 12]", "coarse.body_crop={above: 120, margin_mm: 4}",
+])
+def test_run__one_setting_changed__changes_the_result(override: str, tiny: tuple[Path, Path], split: Result) -> None:
+    """Every setting reaches the computation, and a run with it is valid."""
+    result = run(tiny, [*SPLIT, override])
+    assert result.labels.shape == split.labels.shape
+    assert set(np.unique(result.labels)) <= {0, 1}
+    assert (result.labels != split.labels).any() or result.boxes != split.boxes
+
+
+def test_run__outside_coarse__keeps_the_coarse_result_there(tiny: tuple[Path, Path], plain: Result) -> None:
+    """Outside of all boxes the coarse labels stand; inside nothing changes."""
+    coarse = run(tiny, ["fine.outside=coarse"]).labels
+    only_coarse = run(tiny, ["fine.outside=coarse", "rois.min_voxels=1e9"]).labels
+    np.testing.assert_array_equal(np.where(plain.labels != coarse, only_coarse, coarse), coarse)
+    assert (coarse != plain.labels).any()
+
+
+def test_run__empty_heatmap__does_what_the_configuration_says(tiny: tuple[Path, Path]) -> None:
+    """Nothing above the threshold: background with a warning, or a one-stage run."""
+    empty = run(tiny, ["rois.threshold=0.999"])
+    assert not empty.labels.any()
+    assert empty.report.warnings
+    fallback = run(tiny, ["rois.threshold=0.999", "rois.empty=one-stage"])
+    np.testing.assert_array_equal(fallback.labels, run(tiny, ["mode=one-stage"]).labels)
+
+
+def test_run__models_with_other_axis_order__agree_with_the_plain_order(model_folder: Callable[..., Path]) -> None:
+    """A coarse and a fine model may transpose axes differently: boxes still lie where the heatmap is."""
+    coarse = model_folder(spacing=(2.0, 2.0, 4.0), patch=(16, 16, 8), transpose=(1, 2, 0), seed=5)
+    fine = model_folder(spacing=(1.0, 2.0, 1.0), patch=(16, 8, 16), transpose=(2, 0, 1), seed=6)
+    image = blobs((24, 48, 40))
+    volume = Volume((image,), Grid(image.shape, SPACING), "blobs")
+    result = run((coarse, fine), ["mode=two-stage", "rois.threshold=0", "rois.window=[199, 199, 199]"], volume)
+    one_stage = run((coarse, fine), ["mode=one-stage"], volume)
+    assert result.labels.shape == image.shape
+    assert (result.labels != one_stage.labels).mean() < 0.002
+    # What is kept of the coarse stage is laid out on the fine model's axes; painted, it must be what nnU-Net would paint.
+    painted = run((coarse, fine), ["fine.outside=coarse", "rois.min_voxels=1e9"], volume).labels
+    alone = run((fine, coarse), ["mode=one-stage"], volume).labels
+    assert (painted != alone).mean() < 0.002
+    assert 0.02 < (alone != 0).mean() < 0.9
+
+
+def test_run__cascade__takes_the_coarse_labels_as_input(model_folder: Callable[..., Path], tiny: tuple[Path, Path]) -> None:
+    """A cascade's extra channels hold the coarse labels: another coarse model gives another result in the same boxes."""
+    fine = model_folder(cascade=True, seed=7)
+    assert run((tiny[0], fine), ["fine.use_prior=true"]).labels.any()
+    with pytest.raises(ModelError, match="use_prior"):
+        run((tiny[0], fine))
+    with pytest.raises(ModelError, match="takes no previous result"):
+        run(tiny, ["fine.use_prior=true"])
+    settings = ["fine.use_prior=true", "mode=two-stage", "rois.threshold=0", "rois.window=[99, 199, 199]"]
+    other = model_folder(spacing=(4.0, 2.0, 2.0), seed=8)
+    assert (run((tiny[0], fine), settings).labels != run((other, fine), settings).labels).any()
+    assert (run((tiny[0], fine), settings).labels != run((tiny[0], fine), ["mode=one-stage", *settings[:1]]).labels).mean() < 0.002
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"channels": 2}, "channel"), ({"labels": {"background": 0, "other": 1}}, "different labels"),
+])
+def test_pipeline__models_that_do_not_match__are_refused(
+    options: dict, message: str, model_folder: Callable[..., Path], tiny: tuple[Path, Path]
+) -> None:
+    """Different channels or labels are an error before anything runs."""
+    with pytest.raises(ModelError, match=message):
+        run((tiny[0], model_folder(**options)))
+
+
+def test_run__several_channels_classes_regions_folds__work_together(model_folder: Callable[..., Path]) -> None:
+    """Two channels, overlapping regions and two folds, accelerated and one-stage."""
+    options = {"channels": 2, "labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": [1, 2],
+               "folds": ("0", "1")}
+    models = model_folder(spacing=(4.0, 2.0, 2.0), seed=1, **options), model_folder(seed=2, **options)
+    channels = tuple(blobs((16, 40, 40), seed=seed) for seed in (0, 1))
+    volume = Volume(channels, Grid(channels[0].shape, SPACING), "two")
+    everywhere = run(models, ["mode=two-stage", "rois.threshold=0", "rois.window=[99, 199, 199]"], volume)
+    one_stage = run(models, ["mode=one-stage"], volume)
+    assert {1, 2} <= set(np.unique(one_stage.labels))
+    assert (everywhere.labels != one_stage.labels).mean() < 0.002

@@ -1,0 +1,70 @@
+"""Normalisation and cropping on demand against nnU-Net's preprocessor on the whole volume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import blobs
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+
+from canvas import Box
+from coarse2fine.errors import VolumeError
+from coarse2fine.nnunet import load_model, nnunet_predictor
+from coarse2fine.view import nonzero_box, open_view
+
+SPACING = (2.5, 0.8, 1.3)
+
+
+@pytest.mark.parametrize("options", [
+    {"scheme": "ZScoreNormalization"}, {"scheme": "ZScoreNormalization", "masked": True},
+    {"scheme": "CTNormalization"}, {"scheme": "RescaleTo01Normalization"}, {"scheme": "NoNormalization"},
+    {"transpose": (2, 0, 1)}, {"spacing": (9.0, 1.0, 1.0)},
+], ids=str)
+def test_read__any_scheme__equals_nnunets_preprocessing(options: dict[str, Any], model_folder: Callable[..., Path]) -> None:
+    """Every box has the values that nnU-Net's preprocessor gives the whole volume there."""
+    model = load_model(model_folder(**options))
+    image = blobs((20, 44, 38))
+    predictor = nnunet_predictor(model, tile_step=0.5, mirroring=False)
+    expected, _, properties = DefaultPreprocessor(verbose=False).run_case_npy(
+        image[None].astype(np.float32), None, {"spacing": list(SPACING)}, predictor.plans_manager,
+        predictor.configuration_manager, dict(model.dataset))
+
+    view = open_view([image], SPACING, model)
+    box = Box((1, 5, 6), (4, 19, 15))
+
+    assert view.shape == expected.shape[1:]
+    assert [list(edge) for edge in zip(view.crop.start, view.crop.stop, strict=True)] == properties["bbox_used_for_cropping"]
+    # nnU-Net sums its statistics in single precision, hence the tolerance.
+    np.testing.assert_allclose(view.read(Box.whole(view.shape)), expected, atol=2e-4)
+    np.testing.assert_allclose(view.read(box), expected[(slice(None), *box.slices)], atol=2e-4)
+
+
+def test_read__box_outside_of_volume__is_padded_with_zero(model_folder: Callable[..., Path]) -> None:
+    """What sticks out of the volume is 0, what lies inside is the volume."""
+    model = load_model(model_folder())
+    view = open_view([blobs((20, 44, 38))], SPACING, model)
+    inside = Box.of((0, 0, 0), (4, 6, 5))
+    padded = view.read(inside.grow((3, 2, 1)))
+    np.testing.assert_array_equal(padded[:, 3:7, 2:8, 1:6], view.read(inside.grow((3, 2, 1)).clip(Box.whole(view.shape)))[:, :4, :6, :5])
+    assert (padded[:, :3] == 0).all()
+    assert (padded[:, :, :2] == 0).all()
+
+
+def test_nonzero_box__random_volumes__equals_brute_force() -> None:
+    """The box of non-zero voxels is found without a mask of the volume."""
+    rng = np.random.default_rng(0)
+    for density in (0.0, 0.0005, 0.01, 0.5):
+        channels = [np.where(rng.random((9, 12, 10)) < density, 7, 0) for _ in range(2)]
+        found = np.argwhere((channels[0] != 0) | (channels[1] != 0))
+        expected = Box.whole((9, 12, 10)) if not len(found) else Box(tuple(found.min(0)), tuple(found.max(0) + 1))
+        assert nonzero_box(channels) == expected
+
+
+def test_open_view__wrong_number_of_channels__names_both_numbers(model_folder: Callable[..., Path]) -> None:
+    """A two-channel model refuses a one-channel volume."""
+    with pytest.raises(VolumeError, match=r"1 channel.*needs 2"):
+        open_view([blobs((10, 20, 20))], SPACING, load_model(model_folder(channels=2)))

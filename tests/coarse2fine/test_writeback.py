@@ -1,0 +1,147 @@
+"""From crops' outputs to labels, against nnU-Net's export of the same outputs."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import blobs
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+
+from canvas import Box, Placement
+from coarse2fine.metrics import dice
+from coarse2fine.nnunet import Model, load_model, nnunet_predictor
+from coarse2fine.view import WorkingView, open_view
+from coarse2fine.writeback import LabelWriter
+
+SPACING = (2.5, 0.8, 1.3)
+LABELS = {"background": 0, "a": 1, "b": 2}
+
+
+@pytest.fixture(scope="module", params=["resampled", "transposed"])
+def scene(request: pytest.FixtureRequest, model_folder: Callable[..., Path]) -> tuple[Model, WorkingView, np.ndarray]:
+    """A model, its view of a volume, and made-up outputs on the whole working grid."""
+    options = {"labels": LABELS} | ({"transpose": (1, 2, 0)} if request.param == "transposed" else {})
+    model = load_model(model_folder(**options))
+    view = open_view([blobs((20, 44, 38))], SPACING, model)
+    coarse = np.random.default_rng(1).normal(size=(3, *(-(-edge // 4) for edge in view.shape)))
+    smooth = coarse.repeat(4, 1).repeat(4, 2).repeat(4, 3)[:, : view.shape[0], : view.shape[1], : view.shape[2]]
+    return model, view, smooth.astype(np.float32)
+
+
+def exported_by_nnunet(model: Model, view: WorkingView, logits: np.ndarray) -> np.ndarray:
+    """What nnU-Net makes of outputs on the whole working grid."""
+    predictor = nnunet_predictor(model, tile_step=0.5, mirroring=False)
+    properties = {
+        "spacing": list(SPACING), "shape_before_cropping": view.full, "shape_after_cropping_and_before_resampling": view.crop.shape,
+        "bbox_used_for_cropping": [list(edge) for edge in zip(view.crop.start, view.crop.stop, strict=True)]}
+    manager = predictor.plans_manager
+    return convert_predicted_logits_to_segmentation_with_correct_shape(
+        logits.copy(), manager, predictor.configuration_manager, manager.get_label_manager(dict(model.dataset)), properties)
+
+
+def native(box: Box, source: Box) -> Placement:
+    return Placement(0, box, source, Box.whole(source.shape))
+
+
+def test_labels__one_crop_of_everything__equal_nnunets_export(scene: tuple[Model, WorkingView, np.ndarray]) -> None:
+    """Resampled outputs, labels, uncropping and transposition are nnU-Net's."""
+    model, view, logits = scene
+    whole, writer = Box.whole(view.shape), LabelWriter(view, model)
+    writer.expect([whole])
+    writer.add(native(whole, whole), logits)
+    assert (writer.finish() != exported_by_nnunet(model, view, logits)).mean() < 1e-3
+
+
+def test_labels__crops_that_tile_the_volume__equal_nnunets_export(scene: tuple[Model, WorkingView, np.ndarray]) -> None:
+    """Crops with context, side by side or overlapping, give what one crop of everything gives: no seams, no gaps."""
+    model, view, logits = scene
+    whole, writer = Box.whole(view.shape), LabelWriter(view, model)
+    depth, height, width = view.shape
+    boxes = [Box((0, 0, 0), (depth, 15, width)), Box((0, 15, 0), (depth, height, 20)), Box((0, 12, 20), (depth, height, width))]
+    writer.expect(boxes)
+    for box in boxes:
+        source = box.grow((2, 3, 3)).clip(whole)
+        writer.add(native(box, source), logits[(slice(None), *source.slices)])
+    assert (writer.finish() != exported_by_nnunet(model, view, logits)).mean() < 1e-3
+
+
+def test_labels__outside_of_the_box__stay_background(scene: tuple[Model, WorkingView, np.ndarray]) -> None:
+    """What the network says in the context around a box does not count."""
+    model, view, logits = scene
+    box = Box.of((2, 6, 6), (4, 10, 10)).clip(Box.whole(view.shape))
+    writer = LabelWriter(view, model)
+    writer.expect([box])
+    source = box.grow((2, 6, 6)).clip(Box.whole(view.shape))
+    writer.add(native(box, source), logits[(slice(None), *source.slices)])
+    inside = LabelWriter(view, model)
+    inside.expect([box])
+    inside.add(native(box, source), np.stack([-np.ones(source.shape), np.ones(source.shape), 0 * np.ones(source.shape)]).astype(np.float32))
+    counted = inside.finish() == 1
+    result = writer.finish()
+    expected = exported_by_nnunet(model, view, logits)
+    assert (result[~counted] == 0).all()
+    assert (result[counted] == expected[counted]).mean() > 0.99
+    assert (expected[~counted] != 0).any()
+    share = counted.sum() / np.prod(view.crop.shape)
+    assert share == pytest.approx(box.volume / np.prod(view.shape), rel=0.35)
+
+
+def test_labels__overlap__is_blended_and_not_overwritten(model_folder: Callable[..., Path]) -> None:
+    """Where two crops disagree the one whose centre is nearer wins, whichever came last."""
+    model = load_model(model_folder(spacing=SPACING))
+    view = open_view([np.ones((16, 32, 32), np.int16)], SPACING, model)
+    left, right = Box((0, 0, 0), (16, 32, 20)), Box((0, 0, 12), (16, 32, 32))
+
+    def outputs(box: Box, label: int) -> np.ndarray:
+        return np.stack([np.full(box.shape, float(label == 0)), np.full(box.shape, float(label == 1))]).astype(np.float32)
+
+    results = []
+    for order in ((left, right), (right, left)):
+        writer = LabelWriter(view, model)
+        writer.expect(order)
+        for box in order:
+            writer.add(native(box, box), outputs(box, int(box == left)))
+        results.append(writer.finish())
+    np.testing.assert_array_equal(*results)
+    assert (results[0][..., :16] == 1).all()
+    assert (results[0][..., 16:] == 0).all()
+
+
+def test_labels__resized_crop__come_back_at_their_place(model_folder: Callable[..., Path]) -> None:
+    """A box shown at half size is written back to where it was, at full size."""
+    model = load_model(model_folder(spacing=SPACING))
+    view = open_view([np.ones((16, 32, 32), np.int16)], SPACING, model)
+    box = Box((0, 8, 8), (16, 24, 24))
+    shown = np.zeros((2, 8, 8, 8), np.float32)
+    shown[0], shown[1, 2:6, 2:6, 2:6] = 0.5, 1
+    writer = LabelWriter(view, model)
+    writer.expect([box])
+    writer.add(Placement(0, box, box, Box.whole((8, 8, 8))), shown)
+    expected = np.zeros((16, 32, 32), bool)
+    expected[4:12, 12:20, 12:20] = True
+    result = writer.finish() == 1
+    # Linear interpolation rounds the corners off.
+    assert dice(result, expected) > 0.97
+
+
+def test_labels__many_classes__never_hold_classes_times_volume(model_folder: Callable[..., Path]) -> None:
+    """With 40 classes over many small boxes, memory stays far below one output array of the whole volume."""
+    labels = {"background": 0} | {f"organ {label}": label for label in range(1, 40)}
+    model = load_model(model_folder(labels=labels, spacing=SPACING))
+    view = open_view([np.ones((64, 192, 192), np.uint8)], SPACING, model)
+    boxes = [Box.of((z, y, x), (16, 32, 32)) for z in range(0, 64, 16) for y in range(0, 192, 32) for x in range(0, 192, 32)]
+    writer = LabelWriter(view, model)
+    writer.expect(boxes)
+    outputs = np.random.default_rng(0).normal(size=(40, 16, 32, 32)).astype(np.float32)
+    tracemalloc.start()
+    for box in boxes:
+        writer.add(native(box, box), outputs)
+    result = writer.finish()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(result[:16, :32, :32], outputs.argmax(0))
+    assert peak < 0.5 * 40 * result.size * 2  # half of nnU-Net's half-precision array
