@@ -1,1 +1,56 @@
-"""Coarse-to-fine 3D segmentation with nnU-Net v2."""
+"""Coarse-to-fine 3D segmentation with nnU-Net v2: look coarsely everywhere, finely only where it matters.
+
+>>> from coarse2fine import Pipeline, load_config, read_volume, write_labels   # doctest: +SKIP
+>>> pipeline = Pipeline.from_config(load_config("covid", ["coarse.model=DIR", "fine.model=DIR"]))   # doctest: +SKIP
+>>> volume = read_volume(["scan.nii.gz"])   # doctest: +SKIP
+>>> result = pipeline(volume)   # doctest: +SKIP
+>>> write_labels(result.labels, volume.grid, "labels.nii.gz")   # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coarse2fine.coarse import CoarseResult, look_coarsely
+    from coarse2fine.config import Config, load_config
+    from coarse2fine.errors import C2FError
+    from coarse2fine.fine import plan_canvases, plan_sizes, segment_boxes
+    from coarse2fine.io import Grid, Volume, read_volume, write_labels
+    from coarse2fine.nnunet import Model, load_model
+    from coarse2fine.pipeline import Pipeline, Result
+    from coarse2fine.report import RunReport
+    from coarse2fine.rois import RoiSettings, build_tree, find_rois
+    from coarse2fine.sliding import sliding_window
+    from coarse2fine.view import WorkingView, open_view
+    from coarse2fine.writeback import LabelWriter
+
+_HOMES = {
+    "coarse": ("CoarseResult", "look_coarsely"),
+    "config": ("Config", "load_config"),
+    "errors": ("C2FError",),
+    "fine": ("plan_canvases", "plan_sizes", "segment_boxes"),
+    "io": ("Grid", "Volume", "read_volume", "write_labels"),
+    "nnunet": ("Model", "load_model"),
+    "pipeline": ("Pipeline", "Result"),
+    "report": ("RunReport",),
+    "rois": ("RoiSettings", "build_tree", "find_rois"),
+    "sliding": ("sliding_window",),
+    "view": ("WorkingView", "open_view"),
+    "writeback": ("LabelWriter",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "C2FError", "CoarseResult", "Config", "Grid", "LabelWriter", "Model", "Pipeline", "Result", "RoiSettings",
+    "RunReport", "Volume", "WorkingView", "build_tree", "find_rois", "load_config", "load_model", "look_coarsely",
+    "open_view", "plan_canvases", "plan_sizes", "read_volume", "segment_boxes", "sliding_window", "write_labels",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
+    """Import public names when they are first used: importing PyTorch for ``--help`` would take seconds."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'coarse2fine' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"coarse2fine.{_HOME[name]}"), name)

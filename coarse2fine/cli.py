@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from coarse2fine.allocator import keep_freed_memory
 from coarse2fine.config import Config, load_config
 from coarse2fine.errors import C2FError, ConfigError
 from coarse2fine.io import LABEL_SUFFIXES, Case, check_writable, find_cases, output_path
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     parser = build_parser()
     options = parser.parse_args(arguments)
+    keep_freed_memory()
     try:
         if options.demo:
             demo(options, console)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import itertools
 import warnings
@@ -373,7 +374,8 @@ def tile_starts(size: Triple, tile: Triple, step: float) -> Iterator[Triple]:
 def nnunet_predictor(model: Model, *, tile_step: float, mirroring: bool) -> Any:  # noqa: ANN401 - nnU-Net is untyped
     """nnU-Net's own predictor over the same networks: the reference for results and for speed.
 
-    The networks were built and filled by :func:`load_model`, so nothing in the model folder is executed.
+    The networks were built and filled by :func:`load_model`, so nothing in the model folder is executed. nnU-Net gets a
+    network of its own, because it loads the weights of every fold into it.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -383,7 +385,7 @@ def nnunet_predictor(model: Model, *, tile_step: float, mirroring: bool) -> Any:
         manager = PlansManager(dict(model.plans))
         parameters = [{name: value.clone() for name, value in network.state_dict().items()} for network in model.networks]
         predictor.manual_initialization(
-            model.networks[0], manager, manager.get_configuration(model.configuration), parameters,
+            copy.deepcopy(model.networks[0]), manager, manager.get_configuration(model.configuration), parameters,
             dict(model.dataset), "nnUNetTrainer", model.mirror_axes or None)
     return predictor
 

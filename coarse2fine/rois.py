@@ -370,8 +370,8 @@ def _windows(box: Box, block: Box, grid: _Grid, settings: RoiSettings) -> Iterat
         step = (edge - length) / (count - 1) if count > 1 else 0.0
         spans = []
         for first in dict.fromkeys(start + round(step * index) for index in range(count)):
-            touched = (voxel - block.start[axis] for voxel in grid.touched(axis, first, first + length))
-            spans.append((first, first + length, *(min(max(voxel, 0), block.shape[axis]) for voxel in touched)))
+            low, high = (max(voxel - block.start[axis], 0) for voxel in grid.touched(axis, first, first + length))
+            spans.append((first, first + length, low, high))
         axes.append(spans)
     for z, y, x in product(*axes):
         yield Box((z[0], y[0], x[0]), (z[1], y[1], x[1])), Box((z[2], y[2], x[2]), (z[3], y[3], x[3]))

@@ -29,6 +29,7 @@ LAYERS = (
     "assignnet",
     "coarse2fine.errors",
     "coarse2fine.clock",
+    "coarse2fine.allocator",
     "coarse2fine.yamltree",
     "coarse2fine.yamlmodel",
     "coarse2fine.config",

@@ -428,6 +428,12 @@ def test_build_tree__any_candidates__is_a_valid_tree_that_covers_the_survivors(s
     assert [roi.score for roi in tree.parents] == sorted((roi.score for roi in tree.parents), reverse=True)
 
 
+def test_without_repeats__group_touches_two_others__joins_all_three() -> None:
+    """Joining goes on until no box is left in two groups, which here takes a second pass."""
+    left, right = (Roi(Box.of((0, 0, x), (1, 1, 1)), 0.5, 1.0) for x in (0, 5))
+    assert module._without_repeats([[left], [right], [left, right]]) == [[left, right]]
+
+
 def test_build_tree__no_candidates__is_empty() -> None:
     """An empty list gives an empty tree."""
     assert tree_of().rois == ()
