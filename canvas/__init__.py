@@ -3,6 +3,7 @@
 from canvas.box import Box, Triple, to_array, triple
 from canvas.pack import Canvas, Crop, Placement, canvas_grids, pack_same_scale, pack_same_size
 from canvas.transfer import Read, gather, scatter
+from canvas.union import share_of_volume
 
 __all__ = [
     "Box",
@@ -16,6 +17,7 @@ __all__ = [
     "pack_same_scale",
     "pack_same_size",
     "scatter",
+    "share_of_volume",
     "to_array",
     "triple",
 ]

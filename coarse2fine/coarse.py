@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-import cc3d
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from canvas import Box, Triple, triple
 from coarse2fine.clock import Clock
+from coarse2fine.components import label_components
 from coarse2fine.config import BodyCrop, CoarseConfig
 from coarse2fine.nnunet import Model
 from coarse2fine.resample import Axis, Floats, axis_operator, multiply_axis
@@ -126,11 +126,12 @@ def body_box(view: WorkingView, crop: BodyCrop) -> Box:
     bright = raw[np.ix_(*index)] > crop.above
     if not bright.any():
         return Box.whole(view.shape)
-    largest = cc3d.largest_k(bright, k=1, connectivity=6)
-    slices = cc3d.statistics(largest.astype(np.uint8))["bounding_boxes"][1]
+    components = label_components(bright)
+    sizes = np.bincount(components.reshape(-1))
+    found = np.argwhere(components == sizes[1:].argmax() + 1)
     size = [edge * before / after for edge, before, after in zip(view.spacing, view.crop.shape, view.shape, strict=True)]
     margin = triple(np.ceil(crop.margin_mm / np.array(size)))
-    box = Box(triple(s.start for s in slices), triple(s.stop for s in slices))
+    box = Box(triple(found.min(0)), triple(found.max(0) + 1))
     return box.grow(margin).clip(Box.whole(view.shape))
 
 

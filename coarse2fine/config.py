@@ -150,12 +150,12 @@ class RoisConfig(_Section):
     )
     window_step: Fraction = Field(default=1.0, description="Step between these windows, as a share of the window")
     nms_threshold: Fraction = Field(
-        default=0.75, description="Overlap above which the lower-scored of two boxes is dropped"
+        default=0.75, description="Overlap from which on the lower-scored of two boxes is dropped"
     )
     nms_overlap: Overlap = Field(
         default="iou", description="Overlap of NMS: over the union (iou) or the smaller box (ios)"
     )
-    nmm_threshold: Fraction = Field(default=0.35, description="Overlap above which children merge into a parent")
+    nmm_threshold: Fraction = Field(default=0.35, description="Overlap from which on children merge into a parent")
     nmm_overlap: Overlap = Field(
         default="ios", description="Overlap of NMM: over the union (iou) or the smaller box (ios)"
     )

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
 from canvas import Box, Placement, Triple, triple
+from coarse2fine.components import label_components
 
 Mask = NDArray[np.bool_]
 Edges = NDArray[np.int64]
@@ -112,7 +112,7 @@ def join_regions(regions: Iterable[Region], slot: Triple) -> list[Region]:
 
 def _connected(mask: Mask, placement: Placement, seeds: tuple[Box, ...]) -> Mask:
     """The components of a slot's mask that have voxels in a seed; all of it if the crop shows no seed."""
-    components = cc3d.connected_components(mask, connectivity=26)
+    components = label_components(mask)[tuple(slice(edge) for edge in mask.shape)]
     shown = [seed.clip(placement.source) for seed in seeds]
     hit = [np.unique(components[_to_slot(seed, placement).slices]) for seed in shown if seed.volume]
     if not hit:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from assignnet import RULES, Problem, Roi, RoiTree, check_selection
-from canvas import Box
+from canvas import Box, share_of_volume
 from coarse2fine.clock import Clock
 from coarse2fine.coarse import CoarseResult, look_coarsely, paint_coarse
 from coarse2fine.config import Config
@@ -23,7 +23,7 @@ from coarse2fine.fine import CanvasPlan, FineResult, plan_sizes, segment_boxes
 from coarse2fine.io import Volume, read_volume, write_labels
 from coarse2fine.nnunet import Model, load_model
 from coarse2fine.report import RunReport, peak_memory_mb, versions
-from coarse2fine.rois import RoiSettings, build_tree, find_rois, mass_inside, share_of_volume
+from coarse2fine.rois import RoiSettings, build_tree, find_rois, mass_inside
 from coarse2fine.sliding import sliding_window
 from coarse2fine.view import WorkingView, open_view
 from coarse2fine.writeback import LabelWriter, export_labels

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from assignnet.rules import tiles_along
 from assignnet.tree import Roi, RoiTree
 from canvas.box import Box, Triple, to_array, triple
+from coarse2fine.components import label_components
 from coarse2fine.nms import Merging, Overlap, merge, suppress
 
 Heatmap = NDArray[np.float32]
@@ -155,7 +156,7 @@ def find_rois(heatmap: Heatmap, volume: Triple, settings: RoiSettings) -> list[R
     grid, searched = _Grid.of(heatmap, volume), heatmap
     if size := settings.heatmap_voxel:
         grid, searched = _Grid(volume, size, (1, 1, 1)), downsample_max(heatmap, volume, size)
-    labels = _labels(searched > settings.threshold)
+    labels = label_components(searched > settings.threshold)
     names, starts, stops = _components(labels, grid, settings)
     rois = []
     tight = grid.boxes(starts, stops)
@@ -267,61 +268,6 @@ def mass_inside(heatmap: Heatmap, volume: Triple, boxes: Iterable[Box], threshol
     total = float(heatmap.sum(where=above, dtype=np.float64))
     np.logical_and(inside, above, out=inside)
     return float(heatmap.sum(where=inside, dtype=np.float64)) / total if total > 0 else 1.0
-
-
-def share_of_volume(boxes: Iterable[Box], volume: Triple) -> float:
-    """Share of the volume's voxels that lie in at least one box, 0 to 1; exact, without an array of the volume.
-
-    Boxes may reach out of the volume (z, y, x). It is halved at their edges until few boxes are left in each part
-    and painted on a grid of their own edges (after Overmars and Yap, "New upper bounds in Klee's measure problem").
-
-    >>> share_of_volume([Box((0, 0, 0), (2, 2, 2)), Box((0, 0, 1), (2, 2, 4))], (2, 2, 8))
-    0.5
-    """
-    whole = Box.whole(volume)
-    corners = np.unique(to_array(box.clip(whole) for box in boxes), axis=0)
-    return _union(corners, np.array((0, 0, 0, *volume))) / whole.volume if whole.volume else 0.0
-
-
-def _union(corners: Indices, region: Indices) -> int:
-    """Voxels of the region (6,) in at least one of the boxes (n, 6), which may reach out of it."""
-    low, high = np.maximum(corners[:, :3], region[:3]), np.minimum(corners[:, 3:], region[3:])
-    solid = (low < high).all(axis=1)
-    low, high = low[solid], high[solid]
-    if not len(low):
-        return 0
-    if ((low == region[:3]) & (high == region[3:])).all(axis=1).any():
-        return int(np.prod(region[3:] - region[:3]))
-    if len(low) <= 16:
-        return _painted(low, high)
-    edges = np.concatenate([low, high]).T
-    inner = [line[(line > a) & (line < b)] for line, a, b in zip(edges, region[:3], region[3:], strict=True)]
-    axis = int(np.argmax([len(column) for column in inner]))
-    middle = int(np.sort(inner[axis])[len(inner[axis]) // 2])
-    left, right = region.copy(), region.copy()
-    left[axis + 3] = right[axis] = middle
-    clipped = np.concatenate([low, high], axis=1)
-    return _union(clipped, left) + _union(clipped, right)
-
-
-def _painted(low: Indices, high: Indices) -> int:
-    """Voxels in the union of few boxes (n, 3), on the grid of their edges."""
-    lines = [np.unique([low[:, axis], high[:, axis]]) for axis in range(3)]
-    first, last = (np.stack([*map(np.searchsorted, lines, ends.T)], axis=1) for ends in (low, high))
-    inside = np.zeros([len(line) - 1 for line in lines], dtype=bool)
-    for start, stop in zip(first.tolist(), last.tolist(), strict=True):
-        inside[start[0] : stop[0], start[1] : stop[1], start[2] : stop[2]] = True
-    depth, rows, columns = map(np.diff, lines)
-    return int(inside @ columns @ rows @ depth)
-
-
-def _labels(mask: NDArray[np.bool_]) -> NDArray[np.unsignedinteger]:
-    """Label the connected components of a mask, 26 neighbours; the result may be one voxel longer on each axis."""
-    # cc3d 4.1 has room for a label per four voxels, but a thin array of odd shape may need one per pair and raises.
-    # With even edges, a block of eight voxels never needs more than one.
-    if np.prod([(edge + 1) // 2 for edge in mask.shape]) > mask.size // 4:
-        mask = np.pad(mask, [(0, edge % 2) for edge in mask.shape])
-    return cc3d.connected_components(mask, connectivity=26)
 
 
 def _components(

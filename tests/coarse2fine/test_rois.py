@@ -15,7 +15,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_steps_for_slidi
 from scipy import ndimage
 
 from assignnet import Roi
-from canvas import Box, Triple
+from canvas import Box, Triple, share_of_volume
 from coarse2fine import rois as module
 from coarse2fine.rois import (
     RoiSettings,
@@ -24,7 +24,6 @@ from coarse2fine.rois import (
     downsample_max,
     find_rois,
     mass_inside,
-    share_of_volume,
 )
 
 SHAPES = st.tuples(*[st.integers(1, 4)] * 3)
