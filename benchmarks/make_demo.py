@@ -55,11 +55,15 @@ def make_model(source: Path, target: Path) -> None:
     shutil.copy(source / "dataset.json", target / "dataset.json")
     # nnU-Net's state dict lists many tensors under several names; converted once, they are also stored once.
     halves = {value.data_ptr(): value.half() for value in checkpoint.weights.values()}
-    torch.save({
-        "network_weights": {name: halves[value.data_ptr()] for name, value in checkpoint.weights.items()},
-        "trainer_name": checkpoint.trainer, "init_args": {"configuration": checkpoint.configuration},
-        "inference_allowed_mirroring_axes": checkpoint.mirror_axes,
-    }, target / "fold_all" / "checkpoint_final.pth")
+    torch.save(
+        {
+            "network_weights": {name: halves[value.data_ptr()] for name, value in checkpoint.weights.items()},
+            "trainer_name": checkpoint.trainer,
+            "init_args": {"configuration": checkpoint.configuration},
+            "inference_allowed_mirroring_axes": checkpoint.mirror_axes,
+        },
+        target / "fold_all" / "checkpoint_final.pth",
+    )
 
 
 def main() -> None:

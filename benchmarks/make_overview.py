@@ -1,6 +1,6 @@
 """Draw the README's picture: what each stage of the demo sees. It is also an example of using the stages one by one.
 
-    python benchmarks/make_overview.py
+python benchmarks/make_overview.py
 """
 
 from __future__ import annotations
@@ -30,11 +30,19 @@ def main() -> None:
     """Run the stages on the demo volume and draw them."""
     pipeline, volume = demo_pipeline(), read_volume([IMAGE])
     coarse_view = open_view(volume.channels, volume.grid.spacing, pipeline.coarse)
-    coarse = look_coarsely(coarse_view, pipeline.coarse, pipeline.fine, pipeline.config.coarse, Clock(), lambda *_: None)
+    coarse = look_coarsely(
+        coarse_view, pipeline.coarse, pipeline.fine, pipeline.config.coarse, Clock(), lambda *_: None
+    )
     view = open_view(volume.channels, volume.grid.spacing, pipeline.fine)
     settings = RoiSettings(threshold=pipeline.config.rois.threshold, window=pipeline.plan.window)
-    tree = build_tree(find_rois(coarse.heatmap, view.shape, settings), coarse.heatmap, view.shape,
-                      threshold=settings.threshold, nms_threshold=0.75, nmm_threshold=0.35)
+    tree = build_tree(
+        find_rois(coarse.heatmap, view.shape, settings),
+        coarse.heatmap,
+        view.shape,
+        threshold=settings.threshold,
+        nms_threshold=0.75,
+        nmm_threshold=0.35,
+    )
     boxes = [roi.box for roi in RULES["greedy"](tree, Problem(slot=pipeline.plan.slot))]
     canvas = plan_canvases(boxes, pipeline.config, pipeline.plan, view.shape)[0]
     shown = gather(canvas, view.read, 1)[0]
@@ -42,8 +50,15 @@ def main() -> None:
     draw(volume.channels[0], volume.grid.spacing, coarse, view.shape, canvas, shown, labels)
 
 
-def draw(image: NDArray[Any], spacing: tuple[float, float, float], coarse: CoarseResult, grid: Triple, canvas: Canvas,
-         shown: NDArray[np.float32], labels: NDArray[Any]) -> None:
+def draw(
+    image: NDArray[Any],
+    spacing: tuple[float, float, float],
+    coarse: CoarseResult,
+    grid: Triple,
+    canvas: Canvas,
+    shown: NDArray[np.float32],
+    labels: NDArray[Any],
+) -> None:
     """Four panels: the volume, the heatmap with its box, the canvas, the result."""
     row = int((labels != 0).sum(axis=(0, 2)).argmax())
     aspect = spacing[0] / spacing[2]
@@ -54,16 +69,28 @@ def draw(image: NDArray[Any], spacing: tuple[float, float, float], coarse: Coars
         axes.imshow(flat, aspect=aspect, **WINDOW)
     depth, width = flat.shape
     heat = coarse.heatmap[::-1, int(row * coarse.heatmap.shape[1] / image.shape[1])]
-    panels[1].imshow(np.ma.masked_less(heat, 0.05), cmap="autumn", vmin=0, vmax=1, extent=(0, width, depth, 0), aspect=aspect,
-                     alpha=0.9, interpolation="nearest")
+    panels[1].imshow(
+        np.ma.masked_less(heat, 0.05),
+        cmap="autumn",
+        vmin=0,
+        vmax=1,
+        extent=(0, width, depth, 0),
+        aspect=aspect,
+        alpha=0.9,
+        interpolation="nearest",
+    )
     box, fine = canvas.placements[0].box, np.array(image.shape) / np.array(grid)
     z0, z1, x0, x1 = box.start[0] * fine[0], box.stop[0] * fine[0], box.start[2] * fine[2], box.stop[2] * fine[2]
     panels[1].add_patch(Rectangle((x0, depth - z1), x1 - x0, z1 - z0, fill=False, color=ACCENT, lw=1.5))
     middle = canvas.placements[0].slot.shape[1] // 2
     panels[2].imshow(shown[::-1, middle], cmap="gray", aspect=2.0, interpolation="bilinear")
     panels[3].contour((labels[::-1, row] != 0).astype(float), levels=[0.5], colors=[ACCENT], linewidths=1.5)
-    titles = ("1  read the volume", "2  coarse network: heatmap, box",
-              "3  fine network: crops on a canvas", "4  written back into the volume")
+    titles = (
+        "1  read the volume",
+        "2  coarse network: heatmap, box",
+        "3  fine network: crops on a canvas",
+        "4  written back into the volume",
+    )
     for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title, fontsize=12)
         axes.set_axis_off()

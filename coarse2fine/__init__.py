@@ -49,7 +49,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
+def __getattr__(name: str) -> Any:
     """Import public names when they are first used: importing PyTorch for ``--help`` would take seconds."""
     if name not in _HOME:
         raise AttributeError(f"module 'coarse2fine' has no attribute {name!r}")

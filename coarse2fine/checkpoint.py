@@ -30,19 +30,25 @@ _LAYERS = {  # by module of torch.nn; 2D ones are never built, but plans usually
 }
 OPERATIONS: Mapping[str, Callable[..., nn.Module]] = {
     f"torch.nn.{prefix}{name}": getattr(nn, name)
-    for module, names in _LAYERS.items() for name in names for prefix in ("", f"modules.{module}.")
+    for module, names in _LAYERS.items()
+    for name in names
+    for prefix in ("", f"modules.{module}.")
 }
 NETWORKS = frozenset({"PlainConvUNet", "ResidualEncoderUNet"})
-NETWORK_MODULES = ("dynamic_network_architectures.architectures.unet",
-                   "dynamic_network_architectures.architectures.residual_unet")
+NETWORK_MODULES = (
+    "dynamic_network_architectures.architectures.unet",
+    "dynamic_network_architectures.architectures.residual_unet",
+)
 RESAMPLERS = frozenset({"resample_data_or_seg_to_shape", "resample_torch_fornnunet", "no_resampling_hack"})
-NORMALIZATIONS = frozenset({"ZScoreNormalization", "CTNormalization", "NoNormalization", "RescaleTo01Normalization",
-                            "RGBTo01Normalization"})
+NORMALIZATIONS = frozenset(
+    {"ZScoreNormalization", "CTNormalization", "NoNormalization", "RescaleTo01Normalization", "RGBTo01Normalization"}
+)
 # Names that nnU-Net would import when its own objects are built from the plans.
 PLANS_NAMES: Mapping[str, frozenset[str]] = {
     "label_manager": frozenset({"LabelManager"}),
-    "image_reader_writer": frozenset({"SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient",
-                                      "NaturalImage2DIO", "Tiff3DIO"}),
+    "image_reader_writer": frozenset(
+        {"SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient", "NaturalImage2DIO", "Tiff3DIO"}
+    ),
 }
 CONFIGURATION_NAMES: Mapping[str, frozenset[str]] = {
     "preprocessor_name": frozenset({"DefaultPreprocessor"}),
@@ -53,8 +59,13 @@ CONFIGURATION_NAMES: Mapping[str, frozenset[str]] = {
 IMPORTABLE_KEYS = frozenset({"conv_op", "norm_op", "dropout_op", "nonlin"})
 
 
-LAYER_COUNTS = ("n_stages", "n_conv_per_stage", "n_blocks_per_stage", "n_conv_per_stage_encoder",
-                "n_conv_per_stage_decoder")
+LAYER_COUNTS = (
+    "n_stages",
+    "n_conv_per_stage",
+    "n_blocks_per_stage",
+    "n_conv_per_stage_encoder",
+    "n_conv_per_stage_decoder",
+)
 LAYER_OPTIONS = ("norm_op_kwargs", "dropout_op_kwargs", "nonlin_kwargs")
 MOST_LAYERS = 100  # of one kind; real networks have about ten, and building a billion would take forever
 
@@ -87,8 +98,11 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"{path} does not exist", "Give an nnU-Net v2 model folder: one that holds plans.json, "
-                         "dataset.json and fold_* (usually named Trainer__Plans__Configuration).") from None
+        raise ModelError(
+            f"{path} does not exist",
+            "Give an nnU-Net v2 model folder: one that holds plans.json, "
+            "dataset.json and fold_* (usually named Trainer__Plans__Configuration).",
+        ) from None
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, or a number too long
         raise ModelError(f"{path} cannot be read: {error}", "Copy the model folder again.") from None
     if not isinstance(document, dict):
@@ -99,7 +113,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def _refuse(path: Path, key: str, value: object) -> UntrustedModelError:
     return UntrustedModelError(
         f"{path}: {key} is {value!r}, which is not in the list of things that a model folder may name",
-        "Use a model trained with nnU-Net's standard networks. Names outside this list could run any code.")
+        "Use a model trained with nnU-Net's standard networks. Names outside this list could run any code.",
+    )
 
 
 def check_plans(plans: Mapping[str, Any], path: Path) -> None:
@@ -143,8 +158,9 @@ def _check_architecture(architecture: object, key: str, path: Path) -> None:
     """Refuse an architecture that names unknown things, or whose layers get options that are no numbers."""
     arguments = architecture.get("arch_kwargs") if isinstance(architecture, dict) else None
     if not isinstance(architecture, dict) or not isinstance(arguments, dict):
-        raise ModelError(f"{path}: {key} is not a description of a network",
-                         "Use the plans.json that nnU-Net wrote with this model.")
+        raise ModelError(
+            f"{path}: {key} is not a description of a network", "Use the plans.json that nnU-Net wrote with this model."
+        )
     module, _, name = str(architecture.get("network_class_name")).rpartition(".")
     if name not in NETWORKS or module not in NETWORK_MODULES:
         raise _refuse(path, f"{key}.network_class_name", architecture.get("network_class_name"))
@@ -159,8 +175,10 @@ def _check_architecture(architecture: object, key: str, path: Path) -> None:
     for argument in LAYER_OPTIONS:
         options = arguments.get(argument) or {}
         if not isinstance(options, dict) or not all(isinstance(value, int | float) for value in options.values()):
-            raise ModelError(f"{path}: {key}.arch_kwargs.{argument} is {options!r}",
-                             "Options of layers are numbers, true or false; others are not supported.")
+            raise ModelError(
+                f"{path}: {key}.arch_kwargs.{argument} is {options!r}",
+                "Options of layers are numbers, true or false; others are not supported.",
+            )
 
 
 def _check_layers(section: Mapping[str, Any], prefix: str, path: Path) -> None:
@@ -169,8 +187,10 @@ def _check_layers(section: Mapping[str, Any], prefix: str, path: Path) -> None:
         value = section.get(key, 0)
         counts = value if isinstance(value, list) else [value]
         if not all(isinstance(count, int) and count <= MOST_LAYERS for count in counts):
-            raise ModelError(f"{path}: {prefix}{key} is {value!r}",
-                             f"Networks of up to {MOST_LAYERS} stages of up to {MOST_LAYERS} layers are supported.")
+            raise ModelError(
+                f"{path}: {prefix}{key} is {value!r}",
+                f"Networks of up to {MOST_LAYERS} stages of up to {MOST_LAYERS} layers are supported.",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,24 +256,34 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> Checkpoint:
 
 def _is_plain(value: object) -> bool:
     """Whether a value is an ordinary array of real numbers: not sparse, quantized, or without memory."""
-    return (isinstance(value, torch.Tensor) and type(value) in (torch.Tensor, nn.Parameter)
-            and value.layout == torch.strided and value.device.type == "cpu"
-            and not value.is_quantized and not value.is_complex())
+    return (
+        isinstance(value, torch.Tensor)
+        and type(value) in (torch.Tensor, nn.Parameter)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+        and not value.is_complex()
+    )
 
 
 def _untrusted(path: Path, message: str) -> UntrustedModelError:
     """What the restricted unpickler's message means to somebody who wants to run a model."""
     reason = message.rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0].partition(" Please use")[0]
     remedy = "If you trust its author as you trust a program, load it with --trust-checkpoint."
-    if reason.startswith("Unsupported operand"):  # no instruction of PyTorch's own files: another kind of file, or other pickles
-        return UntrustedModelError(f"{path} is damaged or no checkpoint of nnU-Net: {reason}",
-                                   f"Copy the checkpoint again. {remedy}")
+    if reason.startswith(
+        "Unsupported operand"
+    ):  # no instruction of PyTorch's own files: another kind of file, or other pickles
+        return UntrustedModelError(
+            f"{path} is damaged or no checkpoint of nnU-Net: {reason}", f"Copy the checkpoint again. {remedy}"
+        )
     return UntrustedModelError(f"{path} holds objects that could execute code: {reason}", remedy)
 
 
 def _no_checkpoint(path: Path, reason: str) -> ModelError:
-    return ModelError(f"{path} is not a checkpoint of nnU-Net v2 ({reason})",
-                      "Use checkpoint_final.pth or checkpoint_best.pth of a trained nnU-Net v2 model.")
+    return ModelError(
+        f"{path} is not a checkpoint of nnU-Net v2 ({reason})",
+        "Use checkpoint_final.pth or checkpoint_best.pth of a trained nnU-Net v2 model.",
+    )
 
 
 def find_folds(folder: Path, checkpoint: str) -> tuple[str, ...]:

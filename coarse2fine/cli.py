@@ -27,22 +27,34 @@ EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 def build_parser() -> argparse.ArgumentParser:
     """The command line's options."""
     parser = argparse.ArgumentParser(
-        prog="c2f-infer", description="Segment volumes with a coarse and a fine nnU-Net v2 model.",
-        epilog="Example: c2f-infer -i scan.nii.gz -o labels.nii.gz -c covid --coarse-model DIR --fine-model DIR")
+        prog="c2f-infer",
+        description="Segment volumes with a coarse and a fine nnU-Net v2 model.",
+        epilog="Example: c2f-infer -i scan.nii.gz -o labels.nii.gz -c covid --coarse-model DIR --fine-model DIR",
+    )
     parser.add_argument("-i", "--input", type=Path, help="a volume, or a folder with nnU-Net's CASE_0000 naming")
     parser.add_argument("-o", "--output", type=Path, help="the label file, or a folder if the input is one")
     parser.add_argument("-c", "--config", help="YAML file, or the name of a shipped one: covid, word, cremi, fafb")
     parser.add_argument("--coarse-model", type=Path, metavar="DIR", help="folder of the low-resolution nnU-Net")
     parser.add_argument("--fine-model", type=Path, metavar="DIR", help="folder of the full-resolution nnU-Net")
-    parser.add_argument("--mode", choices=("accelerated", "two-stage", "one-stage"),
-                        help="one-stage is nnU-Net's plain sliding window")
+    parser.add_argument(
+        "--mode", choices=("accelerated", "two-stage", "one-stage"), help="one-stage is nnU-Net's plain sliding window"
+    )
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
-                        help="override a setting, such as rois.threshold=0.1; may be repeated")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="override a setting, such as rois.threshold=0.1; may be repeated",
+    )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write times, boxes, coverage and settings as JSON")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
-    parser.add_argument("--trust-checkpoint", action="store_true",
-                        help="let checkpoints run code while they are loaded; only for sources that you trust like a program")
+    parser.add_argument(
+        "--trust-checkpoint",
+        action="store_true",
+        help="let checkpoints run code while they are loaded; only for sources that you trust like a program",
+    )
     parser.add_argument("--demo", action="store_true", help="run on the shipped sample volume; -o names a folder")
     parser.add_argument("--compare", action="store_true", help="with --demo: also run nnU-Net's own predictor")
     parser.add_argument("--version", action="version", version=f"coarse2fine {versions()['coarse2fine']}")
@@ -80,8 +92,13 @@ def demo(options: argparse.Namespace, console: Console) -> None:
     from coarse2fine.demo import run_demo
 
     with show_progress(console, "demo") as progress:
-        run_demo(options.output or Path("c2f-demo"), compare=options.compare, overwrite=options.overwrite,
-                 progress=progress, console=Console())
+        run_demo(
+            options.output or Path("c2f-demo"),
+            compare=options.compare,
+            overwrite=options.overwrite,
+            progress=progress,
+            console=Console(),
+        )
 
 
 def infer(options: argparse.Namespace, console: Console) -> None:
@@ -107,8 +124,12 @@ def infer(options: argparse.Namespace, console: Console) -> None:
 def configure(options: argparse.Namespace) -> Config:
     """The configuration file with the command line's overrides."""
     overrides = list(options.overrides)
-    for key, value in (("coarse.model", options.coarse_model), ("fine.model", options.fine_model),
-                       ("mode", options.mode), ("device", options.device)):
+    for key, value in (
+        ("coarse.model", options.coarse_model),
+        ("fine.model", options.fine_model),
+        ("mode", options.mode),
+        ("device", options.device),
+    ):
         if value is not None:
             overrides.append(f"{key}={json.dumps(str(value))}")
     config = load_config(options.config, overrides)
@@ -154,11 +175,16 @@ def print_report(report: RunReport, output: Path, console: Console) -> None:
     table.add_row("seconds", times)
     if report.mode != "one-stage":
         boxes = report.boxes
-        table.add_row("boxes", f"{boxes['selected']} selected of {boxes['parents']} parents, {boxes['children']} children"
-                      + (f"; {boxes['grown']} grown" if boxes["grown"] else ""))
+        table.add_row(
+            "boxes",
+            f"{boxes['selected']} selected of {boxes['parents']} parents, {boxes['children']} children"
+            + (f"; {boxes['grown']} grown" if boxes["grown"] else ""),
+        )
         table.add_row("canvases", f"{report.canvases['count']:.0f}, {report.canvases['fill']:.0%} filled")
-        table.add_row("looked at", f"{report.coverage['volume']:.2%} of the volume, "
-                      f"{report.coverage['heatmap_mass']:.1%} of the heatmap")
+        table.add_row(
+            "looked at",
+            f"{report.coverage['volume']:.2%} of the volume, {report.coverage['heatmap_mass']:.1%} of the heatmap",
+        )
     table.add_row("labels", ", ".join(f"{label}: {count} voxels" for label, count in report.labels.items()) or "none")
     table.add_row("written", str(output))
     console.print(table)

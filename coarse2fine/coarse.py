@@ -84,8 +84,9 @@ def _linear(size_in: int, size_out: int) -> Axis:
     return axis_operator(size_in, size_out, "spline", 1)
 
 
-def look_coarsely(view: WorkingView, model: Model, fine: Model, settings: CoarseConfig, clock: Clock,
-                  progress: Progress) -> CoarseResult:
+def look_coarsely(
+    view: WorkingView, model: Model, fine: Model, settings: CoarseConfig, clock: Clock, progress: Progress
+) -> CoarseResult:
     """Run the coarse network over the whole volume.
 
     Args:
@@ -101,7 +102,9 @@ def look_coarsely(view: WorkingView, model: Model, fine: Model, settings: Coarse
     region = Box.whole(view.shape) if settings.body_crop is None else body_box(view, settings.body_crop)
     data = view.read(region)
     with clock.time("coarse.network"):
-        inside = sliding_window(model, data, tile_step=settings.tile_step, mirroring=settings.mirroring, progress=progress)
+        inside = sliding_window(
+            model, data, tile_step=settings.tile_step, mirroring=settings.mirroring, progress=progress
+        )
     logits = inside.float()
     if region.shape != view.shape:
         logits = torch.zeros((model.labels.heads, *view.shape))
@@ -129,7 +132,9 @@ def body_box(view: WorkingView, crop: BodyCrop) -> Box:
     components = label_components(bright)
     sizes = np.bincount(components.reshape(-1))
     found = np.argwhere(components == sizes[1:].argmax() + 1)
-    size = [edge * before / after for edge, before, after in zip(view.spacing, view.crop.shape, view.shape, strict=True)]
+    size = [
+        edge * before / after for edge, before, after in zip(view.spacing, view.crop.shape, view.shape, strict=True)
+    ]
     margin = triple(np.ceil(crop.margin_mm / np.array(size)))
     box = Box(triple(found.min(0)), triple(found.max(0) + 1))
     return box.grow(margin).clip(Box.whole(view.shape))

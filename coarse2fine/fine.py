@@ -75,15 +75,23 @@ def plan_sizes(config: Config, model: Model) -> CanvasPlan:
         # A crop alone is a network input of its own, so its edges must be divisible as often as the network halves them.
         slot = canvas = triple(-(-edge // by) * by for edge, by in zip(slot, model.divisor, strict=True))
     if any(edge % by for edge, by in zip(canvas, model.divisor, strict=True)):
-        raise ConfigError(f"canvas.size {list(canvas)} cannot be an input of the fine model {model.folder}",
-                          f"Each edge must be a multiple of {list(model.divisor)}; the model's patch is {list(model.patch)}.")
+        raise ConfigError(
+            f"canvas.size {list(canvas)} cannot be an input of the fine model {model.folder}",
+            f"Each edge must be a multiple of {list(model.divisor)}; the model's patch is {list(model.patch)}.",
+        )
     if any(edge > limit for edge, limit in zip(slot, canvas, strict=True)):
-        raise ConfigError(f"canvas.slot {list(slot)} is larger than the canvas {list(canvas)}", "Choose a smaller slot.")
+        raise ConfigError(
+            f"canvas.slot {list(slot)} is larger than the canvas {list(canvas)}", "Choose a smaller slot."
+        )
     capacity = None if settings.capacity == "auto" or not settings.enabled else settings.capacity
     return CanvasPlan(
-        canvas, slot, capacity, config.rois.window or slot,
+        canvas,
+        slot,
+        capacity,
+        config.rois.window or slot,
         config.fine.grow_step or triple(max(1, edge // 4) for edge in slot),
-        settings.context or triple(edge // 8 for edge in slot))
+        settings.context or triple(edge // 8 for edge in slot),
+    )
 
 
 def plan_canvases(boxes: Sequence[Box], config: Config, plan: CanvasPlan, volume: Triple) -> list[Canvas]:
@@ -101,9 +109,15 @@ def plan_canvases(boxes: Sequence[Box], config: Config, plan: CanvasPlan, volume
     try:
         if config.canvas.packing == "same_scale" and config.canvas.enabled:
             return pack_same_scale(boxes, plan.canvas, volume, margin=plan.context)
-        return pack_same_size(boxes, plan.canvas, plan.slot, volume, capacity=plan.capacity,
-                              resize_always=config.fine.postprocess == "resize_only",
-                              crop_threshold=config.fine.crop_threshold)
+        return pack_same_size(
+            boxes,
+            plan.canvas,
+            plan.slot,
+            volume,
+            capacity=plan.capacity,
+            resize_always=config.fine.postprocess == "resize_only",
+            crop_threshold=config.fine.crop_threshold,
+        )
     except ValueError as error:
         raise ConfigError(f"canvas: {error}", "Change canvas.capacity, canvas.slot or canvas.size.") from None
 
@@ -112,8 +126,11 @@ def cut_large(regions: Sequence[Region], config: Config, plan: CanvasPlan) -> li
     """Cut what is larger than a slot into tiles, if large boxes are to stay native."""
     if config.fine.large_boxes != "native":
         return list(regions)
-    return [Region(tile, region.seeds) for region in regions
-            for tile in tiles_of(region.box, plan.slot, config.fine.tile_step)]
+    return [
+        Region(tile, region.seeds)
+        for region in regions
+        for tile in tiles_of(region.box, plan.slot, config.fine.tile_step)
+    ]
 
 
 def tiles_of(box: Box, tile: Triple, step: float) -> list[Box]:
@@ -122,8 +139,17 @@ def tiles_of(box: Box, tile: Triple, step: float) -> list[Box]:
     return [Box.of(corner, tile).shift(box.start) for corner in tile_starts(box.shape, tile, step)]
 
 
-def segment_boxes(view: WorkingView, model: Model, boxes: Sequence[Box], config: Config, plan: CanvasPlan,
-                  writer: LabelWriter, coarse: CoarseResult, clock: Clock, progress: Progress) -> FineResult:
+def segment_boxes(
+    view: WorkingView,
+    model: Model,
+    boxes: Sequence[Box],
+    config: Config,
+    plan: CanvasPlan,
+    writer: LabelWriter,
+    coarse: CoarseResult,
+    clock: Clock,
+    progress: Progress,
+) -> FineResult:
     """Segment boxes of the working grid, following masks that reach out of them.
 
     Args:
@@ -186,7 +212,9 @@ def input_reader(view: WorkingView, prior: CoarseResult | None) -> Read:
             return data
         labels = prior.one_hot(box, view.shape)
         if shape != box.shape:
-            index = [((np.arange(new) + 0.5) * old / new).astype(int) for old, new in zip(box.shape, shape, strict=True)]
+            index = [
+                ((np.arange(new) + 0.5) * old / new).astype(int) for old, new in zip(box.shape, shape, strict=True)
+            ]
             labels = labels[np.ix_(range(len(labels)), *index)]
         return np.concatenate([data, labels])
 
@@ -213,8 +241,9 @@ def _run(canvas: Canvas, model: Model, data: Floats, config: Config, layout: Slo
         return model.forward(batch, mirroring=config.fine.mirroring, on_flip=flip)[0].float().cpu().numpy()
 
 
-def _with_norm(model: Model, boxes: Sequence[Box], config: Config, view: WorkingView, read: Read,
-               clock: Clock) -> tuple[Model, SlotLayout | None]:
+def _with_norm(
+    model: Model, boxes: Sequence[Box], config: Config, view: WorkingView, read: Read, clock: Clock
+) -> tuple[Model, SlotLayout | None]:
     """The model with the configured instance normalisation.
 
     A single box is shown alone on its canvas, where the canvas' own statistics are those of a native tile anyway.
@@ -229,4 +258,3 @@ def _with_norm(model: Model, boxes: Sequence[Box], config: Config, view: Working
         with clock.time("fine.network"):
             return with_frozen_statistics(model, batches), None
     return model, None
-

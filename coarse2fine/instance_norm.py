@@ -46,9 +46,13 @@ class SlotLayout:
         grids = []
         for slot in self._slots:
             index = []
-            for axis, (start, stop, size, edge) in enumerate(zip(slot.start, slot.stop, self._shape, shape, strict=True)):
+            for axis, (start, stop, size, edge) in enumerate(
+                zip(slot.start, slot.stop, self._shape, shape, strict=True)
+            ):
                 low, high = (size - stop, size - start) if axis in self._flipped else (start, stop)
-                index.append(slice(round(low * edge / size), max(round(high * edge / size), round(low * edge / size) + 1)))
+                index.append(
+                    slice(round(low * edge / size), max(round(high * edge / size), round(low * edge / size) + 1))
+                )
             grids.append(tuple(index))
         return grids
 
@@ -81,7 +85,9 @@ class FrozenNorm(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Normalise a feature map of shape (n, channels, z, y, x)."""
-        return F.batch_norm(features, self.mean, self.variance, self.norm.weight, self.norm.bias, False, 0.0, self.norm.eps)
+        return F.batch_norm(
+            features, self.mean, self.variance, self.norm.weight, self.norm.bias, False, 0.0, self.norm.eps
+        )
 
 
 def with_slot_statistics(model: Model) -> tuple[Model, SlotLayout]:
@@ -114,6 +120,7 @@ def _measure(network: nn.Module, tiles: Sequence[torch.Tensor]) -> dict[str, tup
             features = inputs[0].float()
             both = torch.stack([features.mean((0, 2, 3, 4)), features.square().mean((0, 2, 3, 4))])
             moments.setdefault(name, []).append(both)
+
         return network.get_submodule(name).register_forward_pre_hook(hook)
 
     handles = [record(name) for name, module in network.named_modules() if isinstance(module, nn.InstanceNorm3d)]
@@ -131,7 +138,9 @@ def _measure(network: nn.Module, tiles: Sequence[torch.Tensor]) -> dict[str, tup
 def _replace(network: nn.Module, build: Callable[[nn.InstanceNorm3d, str], nn.Module]) -> nn.Module:
     """A copy of the network with every InstanceNorm3d replaced by ``build(norm, name)``."""
     result = copy.deepcopy(network)
-    built = {module: build(module, name) for name, module in result.named_modules() if isinstance(module, nn.InstanceNorm3d)}
+    built = {
+        module: build(module, name) for name, module in result.named_modules() if isinstance(module, nn.InstanceNorm3d)
+    }
     # nnU-Net's blocks hold a layer under several names, so every reference is replaced, not every name.
     for parent in list(result.modules()):
         if not isinstance(parent, (SlotNorm, FrozenNorm)):

@@ -162,8 +162,14 @@ class Model:
         """Axis of the working grid that becomes each axis of the file."""
         return triple(np.argsort(self.transpose))
 
-    def forward(self, batch: torch.Tensor, *, mirroring: bool, fold: int | None = None,
-                on_flip: Callable[[tuple[int, ...]], None] = lambda axes: None) -> torch.Tensor:
+    def forward(
+        self,
+        batch: torch.Tensor,
+        *,
+        mirroring: bool,
+        fold: int | None = None,
+        on_flip: Callable[[tuple[int, ...]], None] = lambda axes: None,
+    ) -> torch.Tensor:
         """Network outputs, averaged over folds and mirrored inputs.
 
         Args:
@@ -196,8 +202,14 @@ class Model:
         return total / len(networks) if len(networks) > 1 else total
 
 
-def load_model(folder: Path | str, *, folds: tuple[str, ...] | None = None, checkpoint: str = "checkpoint_final.pth",
-               device: torch.device | str = "cpu", trust: bool = False) -> Model:
+def load_model(
+    folder: Path | str,
+    *,
+    folds: tuple[str, ...] | None = None,
+    checkpoint: str = "checkpoint_final.pth",
+    device: torch.device | str = "cpu",
+    trust: bool = False,
+) -> Model:
     """Load an nnU-Net v2 model folder without executing anything it contains.
 
     Args:
@@ -238,9 +250,25 @@ def load_model(folder: Path | str, *, folds: tuple[str, ...] | None = None, chec
         networks = [_network(configuration, inputs, labels.heads, weights) for weights in checkpoints]
     device = torch.device(device)
     return Model(
-        folder, checkpoints[0].configuration, names, tuple(network.to(device) for network in networks), device, patch,
-        divisor, (spacing[0], spacing[1], spacing[2]), transpose, channels, cascade, labels, schemes, data_method,
-        logit_method, checkpoints[0].mirror_axes, plans, dataset)
+        folder,
+        checkpoints[0].configuration,
+        names,
+        tuple(network.to(device) for network in networks),
+        device,
+        patch,
+        divisor,
+        (spacing[0], spacing[1], spacing[2]),
+        transpose,
+        channels,
+        cascade,
+        labels,
+        schemes,
+        data_method,
+        logit_method,
+        checkpoints[0].mirror_axes,
+        plans,
+        dataset,
+    )
 
 
 @contextlib.contextmanager
@@ -254,8 +282,9 @@ def _well_formed(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # a stranger's JSON may hold any value in any place
         reason = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
-        raise ModelError(f"{path} is incomplete or malformed: {reason}",
-                         f"Use the {path.name} that nnU-Net wrote with this model.") from error
+        raise ModelError(
+            f"{path} is incomplete or malformed: {reason}", f"Use the {path.name} that nnU-Net wrote with this model."
+        ) from error
 
 
 def _demand(is_valid: bool, key: str, value: object) -> None:
@@ -268,8 +297,10 @@ def _configuration(manager: PlansManager, checkpoint: Checkpoint) -> Configurati
     """The checkpoint's configuration."""
     name = checkpoint.configuration
     if name not in manager.plans["configurations"]:
-        raise ModelError(f"{checkpoint.path} was trained for configuration {name!r}, which is not in plans.json",
-                         "Use the plans.json that belongs to this checkpoint.")
+        raise ModelError(
+            f"{checkpoint.path} was trained for configuration {name!r}, which is not in plans.json",
+            "Use the plans.json that belongs to this checkpoint.",
+        )
     return manager.get_configuration(name)
 
 
@@ -279,8 +310,11 @@ def _patch(configuration: ConfigurationManager, checkpoint: Checkpoint) -> Tripl
     is_size = isinstance(patch, list) and all(type(edge) is int and 0 < edge < MOST_VOXELS for edge in patch)
     _demand(is_size, "patch_size", patch)
     if len(patch) != 3:
-        raise ModelError(f"{checkpoint.path} is a {len(patch)}D model: configuration {checkpoint.configuration!r} has the "
-                         f"patch {patch}", "Use a 3D configuration, such as 3d_fullres.")
+        raise ModelError(
+            f"{checkpoint.path} is a {len(patch)}D model: configuration {checkpoint.configuration!r} has the "
+            f"patch {patch}",
+            "Use a 3D configuration, such as 3d_fullres.",
+        )
     return triple(patch)
 
 
@@ -317,9 +351,11 @@ def _network(configuration: ConfigurationManager, inputs: int, heads: int, check
     expected = {name: tuple(tensor.shape) for name, tensor in blank.items()}
     found = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
     if expected != found:
-        raise ModelError(f"{checkpoint.path} does not fit the network in plans.json: {_difference(expected, found)}",
-                         "Use plans.json and dataset.json of the same training; trainers that change the network "
-                         "itself are not supported.")
+        raise ModelError(
+            f"{checkpoint.path} does not fit the network in plans.json: {_difference(expected, found)}",
+            "Use plans.json and dataset.json of the same training; trainers that change the network "
+            "itself are not supported.",
+        )
     weights = {name: checkpoint.weights[name].detach().to(tensor.dtype).contiguous() for name, tensor in blank.items()}
     network.load_state_dict(weights, assign=True)
     return network.eval().requires_grad_(False)
@@ -335,7 +371,8 @@ def _schemes(manager: PlansManager, configuration: ConfigurationManager) -> tupl
     """Normalisation of each channel."""
     schemes = []
     for channel, (name, masked) in enumerate(
-            zip(configuration.normalization_schemes, configuration.use_mask_for_norm, strict=True)):
+        zip(configuration.normalization_schemes, configuration.use_mask_for_norm, strict=True)
+    ):
         values = [0.0] * 4
         if name == "CTNormalization":  # no other scheme uses the statistics of the data set
             numbers = manager.foreground_intensity_properties_per_channel[str(channel)]
@@ -371,7 +408,7 @@ def tile_starts(size: Triple, tile: Triple, step: float) -> Iterator[Triple]:
     return (triple(corner) for corner in itertools.product(*compute_steps_for_sliding_window(size, tile, step)))
 
 
-def nnunet_predictor(model: Model, *, tile_step: float, mirroring: bool) -> Any:  # noqa: ANN401 - nnU-Net is untyped
+def nnunet_predictor(model: Model, *, tile_step: float, mirroring: bool) -> Any:
     """nnU-Net's own predictor over the same networks: the reference for results and for speed.
 
     The networks were built and filled by :func:`load_model`, so nothing in the model folder is executed. nnU-Net gets a
@@ -380,13 +417,24 @@ def nnunet_predictor(model: Model, *, tile_step: float, mirroring: bool) -> Any:
     with contextlib.redirect_stdout(io.StringIO()):
         from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-        predictor = nnUNetPredictor(tile_step_size=tile_step, use_mirroring=mirroring, device=model.device,
-                                    perform_everything_on_device=model.device.type == "cuda", allow_tqdm=False)
+        predictor = nnUNetPredictor(
+            tile_step_size=tile_step,
+            use_mirroring=mirroring,
+            device=model.device,
+            perform_everything_on_device=model.device.type == "cuda",
+            allow_tqdm=False,
+        )
         manager = PlansManager(dict(model.plans))
-        parameters = [{name: value.clone() for name, value in network.state_dict().items()} for network in model.networks]
+        parameters = [
+            {name: value.clone() for name, value in network.state_dict().items()} for network in model.networks
+        ]
         predictor.manual_initialization(
-            copy.deepcopy(model.networks[0]), manager, manager.get_configuration(model.configuration), parameters,
-            dict(model.dataset), "nnUNetTrainer", model.mirror_axes or None)
+            copy.deepcopy(model.networks[0]),
+            manager,
+            manager.get_configuration(model.configuration),
+            parameters,
+            dict(model.dataset),
+            "nnUNetTrainer",
+            model.mirror_axes or None,
+        )
     return predictor
-
-

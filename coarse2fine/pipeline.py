@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from coarse2fine.clock import Clock
 from coarse2fine.coarse import CoarseResult, look_coarsely, paint_coarse
 from coarse2fine.config import Config
 from coarse2fine.errors import ConfigError, ModelError
-from coarse2fine.fine import CanvasPlan, FineResult, plan_sizes, segment_boxes
+from coarse2fine.fine import FineResult, plan_sizes, segment_boxes
 from coarse2fine.io import Volume, read_volume, write_labels
 from coarse2fine.nnunet import Model, load_model
 from coarse2fine.report import RunReport, peak_memory_mb, versions
@@ -83,8 +82,9 @@ class Pipeline:
 
         def load(stage: str, folder: Path | None, folds: Sequence[int | str] | None, checkpoint: str) -> Model:
             if folder is None:
-                raise ConfigError(f"{stage}.model is not set",
-                                  f"Name the model folder in the configuration or with --{stage}-model.")
+                raise ConfigError(
+                    f"{stage}.model is not set", f"Name the model folder in the configuration or with --{stage}-model."
+                )
             names = None if folds is None else tuple(str(fold) for fold in folds)
             return load_model(folder, folds=names, checkpoint=checkpoint, device=device, trust=trust_checkpoint)
 
@@ -143,8 +143,17 @@ class Pipeline:
             writer = LabelWriter(view, self.fine)
             if self.config.fine.outside == "coarse":
                 paint_coarse(coarse, writer.labels)
-            fine = segment_boxes(view, self.fine, [roi.box for roi in chosen], self.config, self.plan, writer, coarse,
-                                 clock, lambda done, total: progress("fine", done, total))
+            fine = segment_boxes(
+                view,
+                self.fine,
+                [roi.box for roi in chosen],
+                self.config,
+                self.plan,
+                writer,
+                coarse,
+                clock,
+                lambda done, total: progress("fine", done, total),
+            )
             labels = writer.finish()
         report = self._report(volume, labels, tree, chosen, fine, coarse.heatmap, view)
         return Result(labels, report, tree, fine.boxes)
@@ -152,25 +161,44 @@ class Pipeline:
     def _look(self, volume: Volume, model: Model, progress: Progress, clock: Clock) -> CoarseResult:
         """Volume -> heatmap."""
         view = open_view(volume.channels, volume.grid.spacing, model, self.config.coarse.spacing)
-        return look_coarsely(view, model, self.fine, self.config.coarse, clock,
-                             lambda done, total: progress("coarse", done, total))
+        return look_coarsely(
+            view, model, self.fine, self.config.coarse, clock, lambda done, total: progress("coarse", done, total)
+        )
 
     def _find_regions(self, heatmap: NDArray[np.float32], view: WorkingView) -> RoiTree:
         """Heatmap -> ROI tree."""
         rois = self.config.rois
         settings = RoiSettings(
-            threshold=rois.threshold, window=self.plan.window, heatmap_voxel=rois.heatmap_voxel, min_edge=rois.min_edge,
-            min_voxels=rois.min_voxels, margin=rois.margin, window_step=rois.window_step)
+            threshold=rois.threshold,
+            window=self.plan.window,
+            heatmap_voxel=rois.heatmap_voxel,
+            min_edge=rois.min_edge,
+            min_voxels=rois.min_voxels,
+            margin=rois.margin,
+            window_step=rois.window_step,
+        )
         return build_tree(
-            find_rois(heatmap, view.shape, settings), heatmap, view.shape, threshold=rois.threshold,
-            nms_threshold=rois.nms_threshold, nms_overlap=rois.nms_overlap, nmm_threshold=rois.nmm_threshold,
-            nmm_overlap=rois.nmm_overlap, nmm_merging=rois.nmm_merging)
+            find_rois(heatmap, view.shape, settings),
+            heatmap,
+            view.shape,
+            threshold=rois.threshold,
+            nms_threshold=rois.nms_threshold,
+            nms_overlap=rois.nms_overlap,
+            nmm_threshold=rois.nmm_threshold,
+            nmm_overlap=rois.nmm_overlap,
+            nmm_merging=rois.nmm_merging,
+        )
 
     def _assign(self, tree: RoiTree) -> tuple[Roi, ...]:
         """ROI tree -> ordered boxes."""
         settings = self.config.assign
-        problem = Problem(slot=self.plan.slot, weight=settings.weight, large=self.config.fine.large_boxes,
-                          tile_step=self.config.fine.tile_step, drop=settings.drop)
+        problem = Problem(
+            slot=self.plan.slot,
+            weight=settings.weight,
+            large=self.config.fine.large_boxes,
+            tile_step=self.config.fine.tile_step,
+            drop=settings.drop,
+        )
         chosen = RULES[settings.rule](tree, problem)
         check_selection(tree, chosen)
         return chosen
@@ -188,36 +216,67 @@ class Pipeline:
             if coarse is not None:
                 data = np.concatenate([data, coarse.one_hot(whole, view.shape)])
             with clock.time("fine.network"):
-                logits = sliding_window(self.fine, data, tile_step=self.config.fine.tile_step,
-                                        mirroring=self.config.fine.mirroring,
-                                        progress=lambda done, total: progress("fine", done, total))
+                logits = sliding_window(
+                    self.fine,
+                    data,
+                    tile_step=self.config.fine.tile_step,
+                    mirroring=self.config.fine.mirroring,
+                    progress=lambda done, total: progress("fine", done, total),
+                )
             writer = LabelWriter(view, self.fine)
             export_labels(writer, self.fine, logits.numpy())
             labels = writer.finish()
         return Result(labels, self._report(volume, labels, None, (), None, None, view, warnings))
 
-    def _report(self, volume: Volume, labels: NDArray[np.unsignedinteger[Any]], tree: RoiTree | None,
-                chosen: Sequence[Roi], fine: FineResult | None, heatmap: NDArray[np.float32] | None, view: WorkingView,
-                warnings: tuple[str, ...] = ()) -> RunReport:
+    def _report(
+        self,
+        volume: Volume,
+        labels: NDArray[np.unsignedinteger[Any]],
+        tree: RoiTree | None,
+        chosen: Sequence[Roi],
+        fine: FineResult | None,
+        heatmap: NDArray[np.float32] | None,
+        view: WorkingView,
+        warnings: tuple[str, ...] = (),
+    ) -> RunReport:
         """Everything but the times, which are not complete before the result is written."""
         # Counting only what is not background keeps bincount from converting the whole volume to 64 bits.
         counts = np.bincount(labels[labels != 0])
         found = {str(label): int(counts[label]) for label in np.flatnonzero(counts)}
         if not found:
             warnings += ("nothing was found: every voxel is background",)
-        boxes, coverage = {"children": 0, "parents": 0, "selected": 0, "grown": 0, "cut": 0}, {"volume": 1.0, "heatmap_mass": 1.0}
+        boxes, coverage = (
+            {"children": 0, "parents": 0, "selected": 0, "grown": 0, "cut": 0},
+            {"volume": 1.0, "heatmap_mass": 1.0},
+        )
         canvases: dict[str, float] = {"count": 0, "fill": 0.0}
         if tree is not None and fine is not None and heatmap is not None:
-            boxes = {"children": len(tree.leaves), "parents": len(tree.parents), "selected": len(chosen),
-                     "grown": fine.grown, "cut": fine.cut}
+            boxes = {
+                "children": len(tree.leaves),
+                "parents": len(tree.parents),
+                "selected": len(chosen),
+                "grown": fine.grown,
+                "cut": fine.cut,
+            }
             fills = [canvas.fill for canvas in fine.canvases]
             canvases = {"count": len(fills), "fill": float(np.mean(fills)) if fills else 0.0}
-            coverage = {"volume": share_of_volume(fine.boxes, view.shape),
-                        "heatmap_mass": mass_inside(heatmap, view.shape, fine.boxes)}
+            coverage = {
+                "volume": share_of_volume(fine.boxes, view.shape),
+                "heatmap_mass": mass_inside(heatmap, view.shape, fine.boxes),
+            }
         return RunReport(
-            case=volume.name, mode="one-stage" if tree is None else self.config.mode, timing_s={}, network_s={},
-            boxes=boxes, canvases=canvases, coverage=coverage, labels=found, warnings=warnings,
-            device=str(self.fine.device), config=self.config.to_dict())
+            case=volume.name,
+            mode="one-stage" if tree is None else self.config.mode,
+            timing_s={},
+            network_s={},
+            boxes=boxes,
+            canvases=canvases,
+            coverage=coverage,
+            labels=found,
+            warnings=warnings,
+            device=str(self.fine.device),
+            config=self.config.to_dict(),
+        )
 
     def _finish(self, result: Result, clock: Clock) -> Result:
         """Fill in times, memory and versions."""
@@ -226,8 +285,13 @@ class Pipeline:
         timing = {stage: seconds.get(stage, 0.0) for stage in stages}
         timing["fine"] -= timing["pack"]  # packing happens inside the fine stage
         network = {name.removesuffix(".network"): value for name, value in seconds.items() if name.endswith(".network")}
-        report = dataclasses.replace(result.report, timing_s=timing, network_s=network,
-                                     peak_memory_mb=peak_memory_mb(self.fine.device), versions=versions())
+        report = dataclasses.replace(
+            result.report,
+            timing_s=timing,
+            network_s=network,
+            peak_memory_mb=peak_memory_mb(self.fine.device),
+            versions=versions(),
+        )
         return dataclasses.replace(result, report=report)
 
 
@@ -239,11 +303,15 @@ def preset(config: Config) -> Config:
     """
     if config.mode != "two-stage":
         return config
-    return config.model_copy(update={
-        "assign": config.assign.model_copy(update={"rule": "all_parents"}),
-        "canvas": config.canvas.model_copy(update={"enabled": False, "size": None, "slot": None}),
-        "fine": config.fine.model_copy(update={"large_boxes": "native", "postprocess": "crop_and_resize",
-                                               "crop_threshold": None})})
+    return config.model_copy(
+        update={
+            "assign": config.assign.model_copy(update={"rule": "all_parents"}),
+            "canvas": config.canvas.model_copy(update={"enabled": False, "size": None, "slot": None}),
+            "fine": config.fine.model_copy(
+                update={"large_boxes": "native", "postprocess": "crop_and_resize", "crop_threshold": None}
+            ),
+        }
+    )
 
 
 def check_models(config: Config, coarse: Model | None, fine: Model) -> None:
@@ -253,11 +321,15 @@ def check_models(config: Config, coarse: Model | None, fine: Model) -> None:
         ModelError: Naming both sides of the contradiction.
     """
     if fine.cascade and not config.fine.use_prior:
-        raise ModelError(f"{fine.folder} is a cascade ({fine.configuration}): it needs the coarse result as input",
-                         "Set fine.use_prior: true.")
+        raise ModelError(
+            f"{fine.folder} is a cascade ({fine.configuration}): it needs the coarse result as input",
+            "Set fine.use_prior: true.",
+        )
     if config.fine.use_prior and not fine.cascade:
-        raise ModelError(f"fine.use_prior is on, but {fine.folder} ({fine.configuration}) takes no previous result",
-                         "Set fine.use_prior: false, or use a 3d_cascade_fullres model.")
+        raise ModelError(
+            f"fine.use_prior is on, but {fine.folder} ({fine.configuration}) takes no previous result",
+            "Set fine.use_prior: false, or use a 3d_cascade_fullres model.",
+        )
     if coarse is None:
         if config.mode != "one-stage" or fine.cascade:
             raise ModelError("no coarse model", "Name one with --coarse-model.")
@@ -265,12 +337,17 @@ def check_models(config: Config, coarse: Model | None, fine: Model) -> None:
     if coarse.cascade:
         raise ModelError(f"{coarse.folder} is a cascade and cannot be the coarse model", "Use a 3d_lowres model.")
     if coarse.channels != fine.channels:
-        raise ModelError(f"the coarse model {coarse.folder} takes {coarse.channels} channel(s), the fine model "
-                         f"{fine.folder} {fine.channels}", "Use two models trained on the same images.")
+        raise ModelError(
+            f"the coarse model {coarse.folder} takes {coarse.channels} channel(s), the fine model "
+            f"{fine.folder} {fine.channels}",
+            "Use two models trained on the same images.",
+        )
     if coarse.labels.names != fine.labels.names:
-        raise ModelError(f"the models have different labels: {dict(coarse.labels.names)} in {coarse.folder}, "
-                         f"{dict(fine.labels.names)} in {fine.folder}",
-                         "Use two models trained on the same labels.")
+        raise ModelError(
+            f"the models have different labels: {dict(coarse.labels.names)} in {coarse.folder}, "
+            f"{dict(fine.labels.names)} in {fine.folder}",
+            "Use two models trained on the same labels.",
+        )
 
 
 def pick_device(name: str) -> torch.device:
@@ -285,7 +362,8 @@ def pick_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     device = torch.device(name)
     missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
-        device.type == "mps" and not torch.backends.mps.is_available())
+        device.type == "mps" and not torch.backends.mps.is_available()
+    )
     if missing:
         raise ConfigError(f"device {name} is not available on this machine", "Use device: auto or cpu.")
     return device

@@ -16,8 +16,17 @@ import torch
 
 from coarse2fine.io import atomic_write
 
-PACKAGES = ("coarse2fine", "torch", "nnunetv2", "numpy", "scipy", "scikit-image", "SimpleITK", "nibabel",
-            "connected-components-3d")
+PACKAGES = (
+    "coarse2fine",
+    "torch",
+    "nnunetv2",
+    "numpy",
+    "scipy",
+    "scikit-image",
+    "SimpleITK",
+    "nibabel",
+    "connected-components-3d",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,7 +150,9 @@ class Resampling:
         """
         if all(axis.matrix is None for axis in self.axes):
             return load(box)
-        ranges = [axis.rows(*edge)[1:] for axis, edge in zip(self.axes, zip(box.start, box.stop, strict=True), strict=True)]
+        ranges = [
+            axis.rows(*edge)[1:] for axis, edge in zip(self.axes, zip(box.start, box.stop, strict=True), strict=True)
+        ]
         order = [axis for axis in (2, 1, 0) if axis != self.apart] + ([] if self.apart is None else [self.apart])
         before_z = order[: order.index(0)]
         slabs = []
@@ -162,7 +164,7 @@ class Resampling:
                 slab = self._along(axis, slab, box, ranges[axis][0])
             slabs.append(slab)
         data = np.concatenate(slabs) if len(slabs) > 1 else slabs[0]
-        for axis in order[len(before_z):]:
+        for axis in order[len(before_z) :]:
             if axis == self.apart:
                 data = self._clip(data, bounds, ranges[axis])
             data = self._along(axis, data, box, ranges[axis][0])
@@ -206,8 +208,9 @@ def multiply_axis(data: Floats, matrix: Floats, axis: int, start: int, stop: int
     return flat.reshape(*lead, len(matrix), *plane)
 
 
-def plan_resampling(shape_in: Triple, shape_out: Triple, spacing_in: Sequence[float], spacing_out: Sequence[float],
-                    method: Method) -> Resampling:
+def plan_resampling(
+    shape_in: Triple, shape_out: Triple, spacing_in: Sequence[float], spacing_out: Sequence[float], method: Method
+) -> Resampling:
     """Prepare the resampling that nnU-Net would do between two grids.
 
     Args:
@@ -222,8 +225,10 @@ def plan_resampling(shape_in: Triple, shape_out: Triple, spacing_in: Sequence[fl
         return Resampling((axes[0], axes[1], axes[2]), None, False)
     apart = separate_axis(spacing_in, spacing_out, method.separate)
     orders = [method.order_z if axis == apart else method.order for axis in range(3)]
-    axes = [axis_operator(*sizes, method.library, order)
-            for sizes, order in zip(zip(shape_in, shape_out, strict=True), orders, strict=True)]
+    axes = [
+        axis_operator(*sizes, method.library, order)
+        for sizes, order in zip(zip(shape_in, shape_out, strict=True), orders, strict=True)
+    ]
     return Resampling((axes[0], axes[1], axes[2]), apart, method.order > 1)
 
 

@@ -16,8 +16,9 @@ Progress = Callable[[int, int], None]
 """Called with (done, total) after every step."""
 
 
-def sliding_window(model: Model, data: Floats, *, tile_step: float, mirroring: bool,
-                   progress: Progress = lambda done, total: None) -> torch.Tensor:
+def sliding_window(
+    model: Model, data: Floats, *, tile_step: float, mirroring: bool, progress: Progress = lambda done, total: None
+) -> torch.Tensor:
     """Run a model over a whole array tile by tile and blend the outputs, exactly as nnU-Net's predictor does.
 
     The order of tiles, half-precision accumulation, Gaussian weights and the order of folds are nnU-Net's, so that the
@@ -64,5 +65,7 @@ def _pad(data: torch.Tensor, model: Model) -> tuple[torch.Tensor, Box]:
     missing = [max(0, tile - size) for tile, size in zip(model.patch, shape, strict=True)]
     before = [gap // 2 for gap in missing]
     # F.pad counts axes from the last.
-    padding = [side for first, gap in zip(reversed(before), reversed(missing), strict=True) for side in (first, gap - first)]
+    padding = [
+        side for first, gap in zip(reversed(before), reversed(missing), strict=True) for side in (first, gap - first)
+    ]
     return (F.pad(data, padding) if any(missing) else data), Box.of(before, shape)

@@ -107,8 +107,12 @@ class WorkingView:
         return self.resampling(lambda part: normalize(raw[part.slices], part), box, self.bounds[channel])
 
 
-def open_view(channels: Sequence[NDArray[np.generic]], spacing: Sequence[float], model: Model,
-              target_spacing: Sequence[float] | None = None) -> WorkingView:
+def open_view(
+    channels: Sequence[NDArray[np.generic]],
+    spacing: Sequence[float],
+    model: Model,
+    target_spacing: Sequence[float] | None = None,
+) -> WorkingView:
     """Prepare the working grid of ``model`` over a volume.
 
     Args:
@@ -121,24 +125,31 @@ def open_view(channels: Sequence[NDArray[np.generic]], spacing: Sequence[float],
         VolumeError: If the number of channels is wrong or the volume vanishes on the working grid.
     """
     if len(channels) != model.channels:
-        raise VolumeError(f"the volume has {len(channels)} channel(s), the model {model.folder} needs {model.channels}",
-                          "Give one file per channel: CASE_0000, CASE_0001, ... in the order of the training data.")
+        raise VolumeError(
+            f"the volume has {len(channels)} channel(s), the model {model.folder} needs {model.channels}",
+            "Give one file per channel: CASE_0000, CASE_0001, ... in the order of the training data.",
+        )
     turned = [channel.transpose(model.transpose) for channel in channels]
     turned_spacing = tuple(float(spacing[axis]) for axis in model.transpose)
     crop = nonzero_box(turned)
     cropped = tuple(channel[crop.slices] for channel in turned)
     target = tuple(float(size) for size in (target_spacing or model.spacing))
-    shape = triple(round(before / after * size) for before, after, size in zip(turned_spacing, target, crop.shape, strict=True))
+    shape = triple(
+        round(before / after * size) for before, after, size in zip(turned_spacing, target, crop.shape, strict=True)
+    )
     if min(shape) < 1:
         raise VolumeError(
             f"the volume of {crop.shape} voxels of {turned_spacing} has no voxel left at the model's spacing {target}",
-            "Check the spacing in the file's header and its unit.")
+            "Check the spacing in the file's header and its unit.",
+        )
     resampling = plan_resampling(crop.shape, shape, turned_spacing, target, model.data_method)
     mask = nonzero_mask(cropped) if any(scheme.masked for scheme in model.schemes) else None
-    normalizations = tuple(fit_normalization(channel, scheme, mask)
-                           for channel, scheme in zip(cropped, model.schemes, strict=True))
-    bounds = tuple(value_bounds(channel, normalize, resampling)
-                   for channel, normalize in zip(cropped, normalizations, strict=True))
+    normalizations = tuple(
+        fit_normalization(channel, scheme, mask) for channel, scheme in zip(cropped, model.schemes, strict=True)
+    )
+    bounds = tuple(
+        value_bounds(channel, normalize, resampling) for channel, normalize in zip(cropped, normalizations, strict=True)
+    )
     return WorkingView(cropped, normalizations, bounds, resampling, crop, turned[0].shape, turned_spacing)
 
 
@@ -158,7 +169,9 @@ def nonzero_box(channels: Sequence[NDArray[np.generic]]) -> Box:
             low, high = min(low, first), max(high, last)
         start.append(low)
         stop.append(high)
-    return Box(triple(start), triple(stop)) if all(a < b for a, b in zip(start, stop, strict=True)) else Box.whole(shape)
+    return (
+        Box(triple(start), triple(stop)) if all(a < b for a, b in zip(start, stop, strict=True)) else Box.whole(shape)
+    )
 
 
 def nonzero_mask(channels: Sequence[NDArray[np.generic]]) -> NDArray[np.bool_]:
@@ -210,7 +223,9 @@ def _slabs(channel: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> list
     return [channel[part] if mask is None else channel[part][mask[part]] for part in parts]
 
 
-def value_bounds(channel: NDArray[np.generic], normalize: Normalization, resampling: Resampling) -> tuple[Floats, Floats]:
+def value_bounds(
+    channel: NDArray[np.generic], normalize: Normalization, resampling: Resampling
+) -> tuple[Floats, Floats]:
     """The normalised range that scikit-image would clip spline overshoot to.
 
     Returns:
@@ -221,12 +236,18 @@ def value_bounds(channel: NDArray[np.generic], normalize: Normalization, resampl
         return nothing, nothing
     apart = resampling.apart
     if apart is None:
-        slices = [Box((start, 0, 0), (min(start + SLAB, len(channel)), *channel.shape[1:]))
-                  for start in range(0, len(channel), SLAB)]
+        slices = [
+            Box((start, 0, 0), (min(start + SLAB, len(channel)), *channel.shape[1:]))
+            for start in range(0, len(channel), SLAB)
+        ]
     else:
-        slices = [Box(triple(index if axis == apart else 0 for axis in range(3)),
-                      triple(index + 1 if axis == apart else channel.shape[axis] for axis in range(3)))
-                  for index in range(channel.shape[apart])]
+        slices = [
+            Box(
+                triple(index if axis == apart else 0 for axis in range(3)),
+                triple(index + 1 if axis == apart else channel.shape[axis] for axis in range(3)),
+            )
+            for index in range(channel.shape[apart])
+        ]
     lows, highs = zip(*(_range(channel, normalize, box) for box in slices), strict=True)
     if apart is None:
         return np.asarray(min(lows), np.float32), np.asarray(max(highs), np.float32)
@@ -241,5 +262,3 @@ def _range(channel: NDArray[np.generic], normalize: Normalization, box: Box) -> 
     # Normalisation is monotone, so the raw extremes suffice, which are found without converting every voxel.
     ends = normalize(np.array([[[raw.min(), raw.max()]]]), box)
     return ends.min(), ends.max()
-
-

@@ -180,6 +180,8 @@ def export_labels(writer: LabelWriter, model: Model, logits: NDArray[np.float16]
     back, labels = writer.back, writer.labels
     for start in range(0, len(labels), BLOCK[0]):
         slab = Box((start, 0, 0), (min(start + BLOCK[0], len(labels)), *labels.shape[1:]))
-        outputs = np.stack([back(lambda part, head=head: head[part.slices].astype(np.float32), slab) for head in logits])
+        outputs = np.stack(
+            [back(lambda part, head=head: head[part.slices].astype(np.float32), slab) for head in logits]
+        )
         # nnU-Net keeps resampled outputs in half precision; without the same rounding ties would break differently.
         labels[slab.slices] = model.labels.from_logits(outputs.astype(np.float16))

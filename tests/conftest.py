@@ -49,17 +49,34 @@ def write_model(
     architecture = {
         "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
         "arch_kwargs": {
-            "n_stages": 3, "features_per_stage": FEATURES, "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": [[3, 3, 3]] * 3, "strides": STRIDES, "n_conv_per_stage": [1, 1, 1],
-            "n_conv_per_stage_decoder": [1, 1], "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d", "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "dropout_op": None, "dropout_op_kwargs": None, "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True}},
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"]}
+            "n_stages": 3,
+            "features_per_stage": FEATURES,
+            "conv_op": "torch.nn.modules.conv.Conv3d",
+            "kernel_sizes": [[3, 3, 3]] * 3,
+            "strides": STRIDES,
+            "n_conv_per_stage": [1, 1, 1],
+            "n_conv_per_stage_decoder": [1, 1],
+            "conv_bias": True,
+            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }
     configuration = {
-        "data_identifier": "tiny", "preprocessor_name": "DefaultPreprocessor", "batch_size": 2,
-        "patch_size": list(patch), "spacing": list(spacing), "normalization_schemes": [scheme] * channels,
-        "use_mask_for_norm": [masked] * channels, "architecture": architecture, "batch_dice": False}
+        "data_identifier": "tiny",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": list(patch),
+        "spacing": list(spacing),
+        "normalization_schemes": [scheme] * channels,
+        "use_mask_for_norm": [masked] * channels,
+        "architecture": architecture,
+        "batch_dice": False,
+    }
     for what, order in (("data", 3), ("seg", 1), ("probabilities", 1)):
         name, options = resampling(resampler, order)
         configuration[f"resampling_fn_{what}"] = name
@@ -72,12 +89,22 @@ def write_model(
         configurations["3d_lowres"] = configuration | {"previous_stage": None}
     statistics = {"mean": 90.0, "std": 40.0, "percentile_00_5": 10.0, "percentile_99_5": 200.0}
     plans = {
-        "dataset_name": "Dataset999_Tiny", "plans_name": "tinyPlans", "configurations": configurations,
-        "image_reader_writer": "SimpleITKIO", "label_manager": "LabelManager", "experiment_planner_used": "none",
-        "transpose_forward": list(transpose), "transpose_backward": np.argsort(transpose).tolist(),
-        "foreground_intensity_properties_per_channel": {str(channel): statistics for channel in range(channels)}}
-    dataset = {"channel_names": {str(channel): "EM" for channel in range(channels)}, "labels": labels,
-               "file_ending": ".nii.gz", "numTraining": 1}
+        "dataset_name": "Dataset999_Tiny",
+        "plans_name": "tinyPlans",
+        "configurations": configurations,
+        "image_reader_writer": "SimpleITKIO",
+        "label_manager": "LabelManager",
+        "experiment_planner_used": "none",
+        "transpose_forward": list(transpose),
+        "transpose_backward": np.argsort(transpose).tolist(),
+        "foreground_intensity_properties_per_channel": {str(channel): statistics for channel in range(channels)},
+    }
+    dataset = {
+        "channel_names": {str(channel): "EM" for channel in range(channels)},
+        "labels": labels,
+        "file_ending": ".nii.gz",
+        "numTraining": 1,
+    }
     if regions_class_order:
         dataset["regions_class_order"] = list(regions_class_order)
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,16 +113,37 @@ def write_model(
     inputs = channels + (len(foreground) if cascade else 0)
     for index, fold in enumerate(folds):
         torch.manual_seed(seed + index)
-        network = PlainConvUNet(inputs, 3, FEATURES, nn.Conv3d, 3, STRIDES, 1, heads, 1, True, nn.InstanceNorm3d,
-                                {"eps": 1e-5, "affine": True}, None, None, nn.LeakyReLU, {"inplace": True})
+        network = PlainConvUNet(
+            inputs,
+            3,
+            FEATURES,
+            nn.Conv3d,
+            3,
+            STRIDES,
+            1,
+            heads,
+            1,
+            True,
+            nn.InstanceNorm3d,
+            {"eps": 1e-5, "affine": True},
+            None,
+            None,
+            nn.LeakyReLU,
+            {"inplace": True},
+        )
         (folder / f"fold_{fold}").mkdir(exist_ok=True)
-        torch.save({
-            "network_weights": network.state_dict(), "trainer_name": "nnUNetTrainer",
-            "init_args": {"configuration": name, "plans": plans, "fold": fold, "dataset_json": dataset},
-            "inference_allowed_mirroring_axes": None if mirror_axes is None else tuple(mirror_axes),
-            # nnU-Net's training log holds NumPy scalars, which PyTorch's restricted unpickler refuses by default.
-            "logging": {"mean_fg_dice": [np.float64(0.5)], "lrs": [np.float32(0.01)]}, "_best_ema": np.float64(0.5),
-        }, folder / f"fold_{fold}" / "checkpoint_final.pth")
+        torch.save(
+            {
+                "network_weights": network.state_dict(),
+                "trainer_name": "nnUNetTrainer",
+                "init_args": {"configuration": name, "plans": plans, "fold": fold, "dataset_json": dataset},
+                "inference_allowed_mirroring_axes": None if mirror_axes is None else tuple(mirror_axes),
+                # nnU-Net's training log holds NumPy scalars, which PyTorch's restricted unpickler refuses by default.
+                "logging": {"mean_fg_dice": [np.float64(0.5)], "lrs": [np.float32(0.01)]},
+                "_best_ema": np.float64(0.5),
+            },
+            folder / f"fold_{fold}" / "checkpoint_final.pth",
+        )
     return folder
 
 

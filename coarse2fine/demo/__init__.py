@@ -65,15 +65,19 @@ def run_demo(output: Path, *, compare: bool, overwrite: bool, progress: Progress
         scores.append(run_nnunet(pipeline, volume, reference, console))
     console.print(table_of(scores))
     coverage = result.report.coverage
-    console.print(f"The fine network saw {coverage['volume']:.2%} of the volume and {coverage['heatmap_mass']:.1%} of what "
-                  "the coarse network suspects.", highlight=False)
+    console.print(
+        f"The fine network saw {coverage['volume']:.2%} of the volume and {coverage['heatmap_mass']:.1%} of what "
+        "the coarse network suspects.",
+        highlight=False,
+    )
     console.print(f"Look at {picture}, {labels_file} and {report}.", highlight=False, soft_wrap=True)
 
 
 def demo_pipeline() -> Pipeline:
     """The pipeline with the shipped models."""
-    return Pipeline.from_config(load_config(
-        shipped_config("demo"), [f"coarse.model={ASSETS / 'coarse'}", f"fine.model={ASSETS / 'fine'}"]))
+    return Pipeline.from_config(
+        load_config(shipped_config("demo"), [f"coarse.model={ASSETS / 'coarse'}", f"fine.model={ASSETS / 'fine'}"])
+    )
 
 
 def run_nnunet(pipeline: Pipeline, volume: Volume, reference: NDArray[np.bool_], console: Console) -> Score:

@@ -36,7 +36,9 @@ def draw_overlay(volume: Volume, labels: NDArray[np.generic], reference: NDArray
         draw_slice(axes, image, (spacing[1], spacing[2]), labels[z] != 0, reference[z])
         axes.set_title(title, color="white")
     half = ZOOM_MM / 2
-    whole.add_patch(Rectangle((centre[1] - half, centre[0] - half), ZOOM_MM, ZOOM_MM, fill=False, color="white", lw=0.8))
+    whole.add_patch(
+        Rectangle((centre[1] - half, centre[0] - half), ZOOM_MM, ZOOM_MM, fill=False, color="white", lw=0.8)
+    )
     close.set_xlim(centre[1] - half, centre[1] + half)
     close.set_ylim(centre[0] + half, centre[0] - half)
     for offset, text, colour in ((0.02, "result", RESULT), (0.16, "reference", REFERENCE)):
@@ -45,8 +47,13 @@ def draw_overlay(volume: Volume, labels: NDArray[np.generic], reference: NDArray
         figure.savefig(temporary, format="png", dpi=110)
 
 
-def draw_slice(axes: Any, image: NDArray[np.generic], spacing: tuple[float, float],  # noqa: ANN401 - matplotlib
-               result: NDArray[np.bool_], reference: NDArray[np.bool_]) -> None:
+def draw_slice(
+    axes: Any,
+    image: NDArray[np.generic],
+    spacing: tuple[float, float],
+    result: NDArray[np.bool_],
+    reference: NDArray[np.bool_],
+) -> None:
     """One slice in millimetres with two outlines, in the lung window."""
     height, width = image.shape
     extent = (0.0, width * spacing[1], height * spacing[0], 0.0)

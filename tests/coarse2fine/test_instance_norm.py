@@ -15,8 +15,13 @@ from coarse2fine.instance_norm import SlotLayout, SlotNorm, with_frozen_statisti
 from coarse2fine.nnunet import Model, load_model
 
 LEFT, RIGHT = Box((0, 0, 0), (8, 16, 16)), Box((0, 0, 16), (8, 16, 32))
-CANVAS = Canvas((8, 16, 32), (1, 1, 2), tuple(
-    Placement(index, Box.whole(slot.shape), Box.whole(slot.shape), slot) for index, slot in enumerate((LEFT, RIGHT))))
+CANVAS = Canvas(
+    (8, 16, 32),
+    (1, 1, 2),
+    tuple(
+        Placement(index, Box.whole(slot.shape), Box.whole(slot.shape), slot) for index, slot in enumerate((LEFT, RIGHT))
+    ),
+)
 # Farther from the slot's border than the network's 3x3x3 convolutions reach across it.
 CORE = (..., slice(2, 6), slice(4, 12), slice(2, 4))
 
@@ -80,8 +85,9 @@ def test_slot_norm__mirrored_passes__use_mirrored_slots(model: Model) -> None:
 def test_frozen_norm__tile_it_was_measured_on__equals_plain(model: Model) -> None:
     """Statistics measured on one tile reproduce the plain network on that tile."""
     frozen = with_frozen_statistics(model, [crops(0)])
-    torch.testing.assert_close(frozen.forward(crops(0), mirroring=False), model.forward(crops(0), mirroring=False),
-                               atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        frozen.forward(crops(0), mirroring=False), model.forward(crops(0), mirroring=False), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_frozen_norm__any_neighbour__leaves_a_crop_alone(model: Model) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import blobs
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from coarse2fine.config import load_config
 from coarse2fine.io import Grid, Volume
 from coarse2fine.pipeline import Pipeline
-from conftest import blobs
 
 SPACING = (2.5, 0.8, 1.3)
 CASES: dict[str, dict[str, Any]] = {

@@ -55,7 +55,9 @@ def test_demo__shipped_volume_and_models__finds_the_nodule() -> None:
     assert result.report.coverage["volume"] < 0.01
     assert result.report.canvases["count"] <= 3
     timing = result.report.timing_s
-    assert sum(seconds for stage, seconds in timing.items() if stage != "total") == pytest.approx(timing["total"], rel=0.1)
+    assert sum(seconds for stage, seconds in timing.items() if stage != "total") == pytest.approx(
+        timing["total"], rel=0.1
+    )
 
 
 def test_two_stage__heatmap_everywhere__equals_one_stage(tiny: tuple[Path, Path]) -> None:
@@ -82,14 +84,35 @@ def test_run__default__labels_only_inside_selected_boxes(plain: Result) -> None:
     assert 0 < report.canvases["fill"] <= 1
 
 
-@pytest.mark.parametrize("override", [
-    "canvas.enabled=false", "canvas.packing=same_scale", "canvas.capacity=1", "canvas.capacity=4", "canvas.norm=canvas",
-    "canvas.norm=slot", "fine.postprocess=resize_only", "fine.crop_threshold=[2, 4, 4]", "fine.large_boxes=native",
-    "fine.mirroring=true", "fine.grow=2", "fine.outside=coarse", "assign.rule=all_children", "assign.rule=all_parents",
-    "rois.margin=[1, 2, 2]", "rois.window=[4, 6, 6]", "rois.heatmap_voxel=[2, 6, 6]", "rois.min_edge=8",
-    "rois.min_voxels=20", "coarse.mirroring=true", "coarse.tile_step=0.2", "coarse.spacing=[3.0, 3.0, 3.0]",
-    "coarse.patch_size=[4, 12, 12]", "coarse.body_crop={above: 120, margin_mm: 4}",
-])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "canvas.enabled=false",
+        "canvas.packing=same_scale",
+        "canvas.capacity=1",
+        "canvas.capacity=4",
+        "canvas.norm=canvas",
+        "canvas.norm=slot",
+        "fine.postprocess=resize_only",
+        "fine.crop_threshold=[2, 4, 4]",
+        "fine.large_boxes=native",
+        "fine.mirroring=true",
+        "fine.grow=2",
+        "fine.outside=coarse",
+        "assign.rule=all_children",
+        "assign.rule=all_parents",
+        "rois.margin=[1, 2, 2]",
+        "rois.window=[4, 6, 6]",
+        "rois.heatmap_voxel=[2, 6, 6]",
+        "rois.min_edge=8",
+        "rois.min_voxels=20",
+        "coarse.mirroring=true",
+        "coarse.tile_step=0.2",
+        "coarse.spacing=[3.0, 3.0, 3.0]",
+        "coarse.patch_size=[4, 12, 12]",
+        "coarse.body_crop={above: 120, margin_mm: 4}",
+    ],
+)
 def test_run__one_setting_changed__changes_the_result(override: str, tiny: tuple[Path, Path], split: Result) -> None:
     """Every setting reaches the computation, and a run with it is valid."""
     result = run(tiny, [*SPLIT, override])
@@ -132,7 +155,9 @@ def test_run__models_with_other_axis_order__agree_with_the_plain_order(model_fol
     assert 0.02 < (alone != 0).mean() < 0.9
 
 
-def test_run__cascade__takes_the_coarse_labels_as_input(model_folder: Callable[..., Path], tiny: tuple[Path, Path]) -> None:
+def test_run__cascade__takes_the_coarse_labels_as_input(
+    model_folder: Callable[..., Path], tiny: tuple[Path, Path]
+) -> None:
     """A cascade's extra channels hold the coarse labels: another coarse model gives another result in the same boxes."""
     fine = model_folder(cascade=True, seed=7)
     assert run((tiny[0], fine), ["fine.use_prior=true"]).labels.any()
@@ -143,12 +168,18 @@ def test_run__cascade__takes_the_coarse_labels_as_input(model_folder: Callable[.
     settings = ["fine.use_prior=true", "mode=two-stage", "rois.threshold=0", "rois.window=[99, 199, 199]"]
     other = model_folder(spacing=(4.0, 2.0, 2.0), seed=8)
     assert (run((tiny[0], fine), settings).labels != run((other, fine), settings).labels).any()
-    assert (run((tiny[0], fine), settings).labels != run((tiny[0], fine), ["mode=one-stage", *settings[:1]]).labels).mean() < 0.002
+    assert (
+        run((tiny[0], fine), settings).labels != run((tiny[0], fine), ["mode=one-stage", *settings[:1]]).labels
+    ).mean() < 0.002
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"channels": 2}, "channel"), ({"labels": {"background": 0, "other": 1}}, "different labels"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": 2}, "channel"),
+        ({"labels": {"background": 0, "other": 1}}, "different labels"),
+    ],
+)
 def test_pipeline__models_that_do_not_match__are_refused(
     options: dict, message: str, model_folder: Callable[..., Path], tiny: tuple[Path, Path]
 ) -> None:
@@ -159,8 +190,12 @@ def test_pipeline__models_that_do_not_match__are_refused(
 
 def test_run__several_channels_classes_regions_folds__work_together(model_folder: Callable[..., Path]) -> None:
     """Two channels, overlapping regions and two folds, accelerated and one-stage."""
-    options = {"channels": 2, "labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": [1, 2],
-               "folds": ("0", "1")}
+    options = {
+        "channels": 2,
+        "labels": {"background": 0, "whole": [1, 2], "core": [2]},
+        "regions_class_order": [1, 2],
+        "folds": ("0", "1"),
+    }
     models = model_folder(spacing=(4.0, 2.0, 2.0), seed=1, **options), model_folder(seed=2, **options)
     channels = tuple(blobs((16, 40, 40), seed=seed) for seed in (0, 1))
     volume = Volume(channels, Grid(channels[0].shape, SPACING), "two")

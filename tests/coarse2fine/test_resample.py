@@ -19,8 +19,14 @@ GRIDS = {
     "flat-last-axis": ((40, 50, 20), (20, 25, 30), (1.0, 1.0, 5.0), (2.0, 2.0, 3.0)),
 }
 METHODS = {
-    "cubic": (Method("spline", 3, 0), lambda *a: resample_data_or_seg_to_shape(*a, order=3, order_z=0, force_separate_z=None)),
-    "linear": (Method("spline", 1, 0), lambda *a: resample_data_or_seg_to_shape(*a, order=1, order_z=0, force_separate_z=None)),
+    "cubic": (
+        Method("spline", 3, 0),
+        lambda *a: resample_data_or_seg_to_shape(*a, order=3, order_z=0, force_separate_z=None),
+    ),
+    "linear": (
+        Method("spline", 1, 0),
+        lambda *a: resample_data_or_seg_to_shape(*a, order=1, order_z=0, force_separate_z=None),
+    ),
     "torch": (Method("torch", 1, 0), resample_torch_fornnunet),
 }
 

@@ -19,25 +19,42 @@ from coarse2fine.view import nonzero_box, open_view
 SPACING = (2.5, 0.8, 1.3)
 
 
-@pytest.mark.parametrize("options", [
-    {"scheme": "ZScoreNormalization"}, {"scheme": "ZScoreNormalization", "masked": True},
-    {"scheme": "CTNormalization"}, {"scheme": "RescaleTo01Normalization"}, {"scheme": "NoNormalization"},
-    {"transpose": (2, 0, 1)}, {"spacing": (9.0, 1.0, 1.0)},
-], ids=str)
-def test_read__any_scheme__equals_nnunets_preprocessing(options: dict[str, Any], model_folder: Callable[..., Path]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scheme": "ZScoreNormalization"},
+        {"scheme": "ZScoreNormalization", "masked": True},
+        {"scheme": "CTNormalization"},
+        {"scheme": "RescaleTo01Normalization"},
+        {"scheme": "NoNormalization"},
+        {"transpose": (2, 0, 1)},
+        {"spacing": (9.0, 1.0, 1.0)},
+    ],
+    ids=str,
+)
+def test_read__any_scheme__equals_nnunets_preprocessing(
+    options: dict[str, Any], model_folder: Callable[..., Path]
+) -> None:
     """Every box has the values that nnU-Net's preprocessor gives the whole volume there."""
     model = load_model(model_folder(**options))
     image = blobs((20, 44, 38))
     predictor = nnunet_predictor(model, tile_step=0.5, mirroring=False)
     expected, _, properties = DefaultPreprocessor(verbose=False).run_case_npy(
-        image[None].astype(np.float32), None, {"spacing": list(SPACING)}, predictor.plans_manager,
-        predictor.configuration_manager, dict(model.dataset))
+        image[None].astype(np.float32),
+        None,
+        {"spacing": list(SPACING)},
+        predictor.plans_manager,
+        predictor.configuration_manager,
+        dict(model.dataset),
+    )
 
     view = open_view([image], SPACING, model)
     box = Box((1, 5, 6), (4, 19, 15))
 
     assert view.shape == expected.shape[1:]
-    assert [list(edge) for edge in zip(view.crop.start, view.crop.stop, strict=True)] == properties["bbox_used_for_cropping"]
+    assert [list(edge) for edge in zip(view.crop.start, view.crop.stop, strict=True)] == properties[
+        "bbox_used_for_cropping"
+    ]
     # nnU-Net sums its statistics in single precision, hence the tolerance.
     np.testing.assert_allclose(view.read(Box.whole(view.shape)), expected, atol=2e-4)
     np.testing.assert_allclose(view.read(box), expected[(slice(None), *box.slices)], atol=2e-4)
@@ -49,7 +66,9 @@ def test_read__box_outside_of_volume__is_padded_with_zero(model_folder: Callable
     view = open_view([blobs((20, 44, 38))], SPACING, model)
     inside = Box.of((0, 0, 0), (4, 6, 5))
     padded = view.read(inside.grow((3, 2, 1)))
-    np.testing.assert_array_equal(padded[:, 3:7, 2:8, 1:6], view.read(inside.grow((3, 2, 1)).clip(Box.whole(view.shape)))[:, :4, :6, :5])
+    np.testing.assert_array_equal(
+        padded[:, 3:7, 2:8, 1:6], view.read(inside.grow((3, 2, 1)).clip(Box.whole(view.shape)))[:, :4, :6, :5]
+    )
     assert (padded[:, :3] == 0).all()
     assert (padded[:, :, :2] == 0).all()
 

@@ -36,11 +36,19 @@ def exported_by_nnunet(model: Model, view: WorkingView, logits: np.ndarray) -> n
     """What nnU-Net makes of outputs on the whole working grid."""
     predictor = nnunet_predictor(model, tile_step=0.5, mirroring=False)
     properties = {
-        "spacing": list(SPACING), "shape_before_cropping": view.full, "shape_after_cropping_and_before_resampling": view.crop.shape,
-        "bbox_used_for_cropping": [list(edge) for edge in zip(view.crop.start, view.crop.stop, strict=True)]}
+        "spacing": list(SPACING),
+        "shape_before_cropping": view.full,
+        "shape_after_cropping_and_before_resampling": view.crop.shape,
+        "bbox_used_for_cropping": [list(edge) for edge in zip(view.crop.start, view.crop.stop, strict=True)],
+    }
     manager = predictor.plans_manager
     return convert_predicted_logits_to_segmentation_with_correct_shape(
-        logits.copy(), manager, predictor.configuration_manager, manager.get_label_manager(dict(model.dataset)), properties)
+        logits.copy(),
+        manager,
+        predictor.configuration_manager,
+        manager.get_label_manager(dict(model.dataset)),
+        properties,
+    )
 
 
 def native(box: Box, source: Box) -> Placement:
@@ -61,7 +69,11 @@ def test_labels__crops_that_tile_the_volume__equal_nnunets_export(scene: tuple[M
     model, view, logits = scene
     whole, writer = Box.whole(view.shape), LabelWriter(view, model)
     depth, height, width = view.shape
-    boxes = [Box((0, 0, 0), (depth, 15, width)), Box((0, 15, 0), (depth, height, 20)), Box((0, 12, 20), (depth, height, width))]
+    boxes = [
+        Box((0, 0, 0), (depth, 15, width)),
+        Box((0, 15, 0), (depth, height, 20)),
+        Box((0, 12, 20), (depth, height, width)),
+    ]
     writer.expect(boxes)
     for box in boxes:
         source = box.grow((2, 3, 3)).clip(whole)
@@ -79,7 +91,10 @@ def test_labels__outside_of_the_box__stay_background(scene: tuple[Model, Working
     writer.add(native(box, source), logits[(slice(None), *source.slices)])
     inside = LabelWriter(view, model)
     inside.expect([box])
-    inside.add(native(box, source), np.stack([-np.ones(source.shape), np.ones(source.shape), 0 * np.ones(source.shape)]).astype(np.float32))
+    inside.add(
+        native(box, source),
+        np.stack([-np.ones(source.shape), np.ones(source.shape), 0 * np.ones(source.shape)]).astype(np.float32),
+    )
     counted = inside.finish() == 1
     result = writer.finish()
     expected = exported_by_nnunet(model, view, logits)
@@ -97,7 +112,9 @@ def test_labels__overlap__is_blended_and_not_overwritten(model_folder: Callable[
     left, right = Box((0, 0, 0), (16, 32, 20)), Box((0, 0, 12), (16, 32, 32))
 
     def outputs(box: Box, label: int) -> np.ndarray:
-        return np.stack([np.full(box.shape, float(label == 0)), np.full(box.shape, float(label == 1))]).astype(np.float32)
+        return np.stack([np.full(box.shape, float(label == 0)), np.full(box.shape, float(label == 1))]).astype(
+            np.float32
+        )
 
     results = []
     for order in ((left, right), (right, left)):
@@ -133,7 +150,9 @@ def test_labels__many_classes__never_hold_classes_times_volume(model_folder: Cal
     labels = {"background": 0} | {f"organ {label}": label for label in range(1, 40)}
     model = load_model(model_folder(labels=labels, spacing=SPACING))
     view = open_view([np.ones((64, 192, 192), np.uint8)], SPACING, model)
-    boxes = [Box.of((z, y, x), (16, 32, 32)) for z in range(0, 64, 16) for y in range(0, 192, 32) for x in range(0, 192, 32)]
+    boxes = [
+        Box.of((z, y, x), (16, 32, 32)) for z in range(0, 64, 16) for y in range(0, 192, 32) for x in range(0, 192, 32)
+    ]
     writer = LabelWriter(view, model)
     writer.expect(boxes)
     outputs = np.random.default_rng(0).normal(size=(40, 16, 32, 32)).astype(np.float32)
