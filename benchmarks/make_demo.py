@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
+from numpy.typing import NDArray
 
 from coarse2fine.checkpoint import load_checkpoint
 
@@ -36,7 +37,9 @@ def make_volume(shared: Path) -> None:
     smooth = sitk.Cast(sitk.Resample(sitk.Cast(image, sitk.sitkFloat32), *grid), sitk.sitkInt16)
     clipped = sitk.Clamp(smooth, sitk.sitkInt16, AIR_HU, BONE_HU)
     one_hot = sitk.Resample(sitk.Cast(labels, sitk.sitkFloat32), *grid[:-1], 0)
-    body = sitk.GetArrayFromImage(sitk.BinaryMorphologicalOpening(clipped > -300, [6, 6, 0])).any(axis=0)
+    body: NDArray[np.bool_] = np.any(
+        sitk.GetArrayFromImage(sitk.BinaryMorphologicalOpening(clipped > -300, [6, 6, 0])), axis=0
+    )
     rows, columns = np.flatnonzero(body.any(axis=1)), np.flatnonzero(body.any(axis=0))
     print(f"body: rows {rows[0]}..{rows[-1]}, columns {columns[0]}..{columns[-1]} of {body.shape}")
     region = slice(int(columns[0]), int(columns[-1]) + 1), slice(int(rows[0]), int(rows[-1]) + 1)

@@ -29,6 +29,8 @@ ACCENT = "#ff4d4d"
 def main() -> None:
     """Run the stages on the demo volume and draw them."""
     pipeline, volume = demo_pipeline(), read_volume([IMAGE])
+    if pipeline.coarse is None:
+        raise SystemExit("the demo has a coarse model")
     coarse_view = open_view(volume.channels, volume.grid.spacing, pipeline.coarse)
     coarse = look_coarsely(
         coarse_view, pipeline.coarse, pipeline.fine, pipeline.config.coarse, Clock(), lambda *_: None

@@ -126,7 +126,7 @@ def body_box(view: WorkingView, crop: BodyCrop) -> Box:
     """
     raw = view.channels[0]
     index = [((np.arange(out) + 0.5) * size / out).astype(int) for size, out in zip(raw.shape, view.shape, strict=True)]
-    bright = raw[np.ix_(*index)] > crop.above
+    bright = np.asarray(raw[np.ix_(*index)], np.float32) > crop.above
     if not bright.any():
         return Box.whole(view.shape)
     components = label_components(bright)

@@ -72,7 +72,7 @@ def plan_sizes(config: Config, model: Model) -> CanvasPlan:
     # Two-stage mode is the plain sliding window, of full patches, inside each box.
     slot = settings.slot or (canvas if config.mode == "two-stage" else triple(max(1, edge // 2) for edge in canvas))
     if not settings.enabled:
-        # A crop alone is a network input of its own, so its edges must be divisible as often as the network halves them.
+        # A crop alone is a network input, so its edges must be divisible as often as the network halves them.
         slot = canvas = triple(-(-edge // by) * by for edge, by in zip(slot, model.divisor, strict=True))
     if any(edge % by for edge, by in zip(canvas, model.divisor, strict=True)):
         raise ConfigError(
@@ -215,7 +215,7 @@ def input_reader(view: WorkingView, prior: CoarseResult | None) -> Read:
             index = [
                 ((np.arange(new) + 0.5) * old / new).astype(int) for old, new in zip(box.shape, shape, strict=True)
             ]
-            labels = labels[np.ix_(range(len(labels)), *index)]
+            labels = labels[np.ix_(np.arange(len(labels)), *index)]
         return np.concatenate([data, labels])
 
     return read

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -41,7 +42,7 @@ class SlotLayout:
         """Announce that the canvas comes mirrored along these axes (0 = z)."""
         self._flipped = axes
 
-    def on_grid(self, shape: Sequence[int]) -> list[tuple[slice, ...]]:
+    def on_grid(self, shape: Sequence[int]) -> list[tuple[slice, slice, slice]]:
         """The slots on a feature map of the given shape; edges rounded to its voxels."""
         grids = []
         for slot in self._slots:
@@ -53,7 +54,7 @@ class SlotLayout:
                 index.append(
                     slice(round(low * edge / size), max(round(high * edge / size), round(low * edge / size) + 1))
                 )
-            grids.append(tuple(index))
+            grids.append((index[0], index[1], index[2]))
         return grids
 
 
@@ -68,14 +69,18 @@ class SlotNorm(nn.Module):
         """Normalise a feature map of shape (n, channels, z, y, x)."""
         result: torch.Tensor = self.norm(features)
         for index in self.layout.on_grid(features.shape[2:]):
-            part = features[(..., *index)]
+            z, y, x = index
+            part = features[..., z, y, x]
             if part[0, 0].numel() > 1:  # a single voxel has no variance
-                result[(..., *index)] = self.norm(part)
+                result[..., z, y, x] = self.norm(part)
         return result
 
 
 class FrozenNorm(nn.Module):
     """InstanceNorm3d with statistics that do not depend on its input."""
+
+    mean: torch.Tensor
+    variance: torch.Tensor
 
     def __init__(self, norm: nn.InstanceNorm3d, mean: torch.Tensor, variance: torch.Tensor) -> None:
         super().__init__()
@@ -107,8 +112,12 @@ def with_frozen_statistics(model: Model, tiles: Sequence[torch.Tensor]) -> Model
     networks = []
     for network in model.networks:
         seen = _measure(network, [tile.to(model.device) for tile in tiles])
-        networks.append(_replace(network, lambda norm, name, seen=seen: FrozenNorm(norm, *seen[name])))
+        networks.append(_replace(network, functools.partial(_freeze, seen)))
     return dataclasses.replace(model, networks=tuple(networks))
+
+
+def _freeze(seen: Mapping[str, tuple[torch.Tensor, torch.Tensor]], norm: nn.InstanceNorm3d, name: str) -> FrozenNorm:
+    return FrozenNorm(norm, *seen[name])
 
 
 def _measure(network: nn.Module, tiles: Sequence[torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

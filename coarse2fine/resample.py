@@ -234,6 +234,6 @@ def plan_resampling(
 
 @lru_cache(maxsize=256)
 def stretch(size_in: int, size_out: int) -> Floats:
-    """Linear interpolation that stretches or shrinks ``size_in`` voxels onto ``size_out``; shape (size_out, size_in)."""
+    """Linear interpolation of ``size_in`` voxels onto ``size_out``; shape (size_out, size_in)."""
     matrix = axis_operator(size_in, size_out, "torch", 1).matrix
     return np.eye(size_in, dtype=np.float32) if matrix is None else matrix

@@ -130,7 +130,8 @@ def open_view(
             "Give one file per channel: CASE_0000, CASE_0001, ... in the order of the training data.",
         )
     turned = [channel.transpose(model.transpose) for channel in channels]
-    turned_spacing = tuple(float(spacing[axis]) for axis in model.transpose)
+    z, y, x = (float(spacing[axis]) for axis in model.transpose)
+    turned_spacing = (z, y, x)
     crop = nonzero_box(turned)
     cropped = tuple(channel[crop.slices] for channel in turned)
     target = tuple(float(size) for size in (target_spacing or model.spacing))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -138,7 +138,7 @@ class LabelWriter:
                 self._settle(key)
 
     def _settle(self, key: Triple) -> None:
-        """Turn a block's blended outputs into labels. Its weights need not be divided out: labels do not depend on scale."""
+        """Turn a block's blended outputs into labels; these do not depend on scale, so weights are not divided out."""
         block = self._blocks.pop(key, None)
         if block is None:
             return
@@ -180,8 +180,11 @@ def export_labels(writer: LabelWriter, model: Model, logits: NDArray[np.float16]
     back, labels = writer.back, writer.labels
     for start in range(0, len(labels), BLOCK[0]):
         slab = Box((start, 0, 0), (min(start + BLOCK[0], len(labels)), *labels.shape[1:]))
-        outputs = np.stack(
-            [back(lambda part, head=head: head[part.slices].astype(np.float32), slab) for head in logits]
-        )
+        outputs = np.stack([back(_reader(head), slab) for head in logits])
         # nnU-Net keeps resampled outputs in half precision; without the same rounding ties would break differently.
         labels[slab.slices] = model.labels.from_logits(outputs.astype(np.float16))
+
+
+def _reader(head: NDArray[np.float16]) -> Callable[[Box], Floats]:
+    """Reads boxes of one output."""
+    return lambda box: head[box.slices].astype(np.float32)

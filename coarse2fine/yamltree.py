@@ -113,6 +113,8 @@ class _Walk:
             return self._mapping(node, keys)
         if isinstance(node, SequenceNode):
             return [self.plain(item, (*keys, index)) for index, item in enumerate(node.value)]
+        if not isinstance(node, ScalarNode):
+            raise YAMLError(f"{dotted(keys)}: neither a value nor a list nor a section")
         return self._scalar(node, keys, origin)
 
     def _mapping(self, node: MappingNode, keys: Keys) -> dict[str, object]:

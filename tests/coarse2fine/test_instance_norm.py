@@ -48,7 +48,7 @@ def test_canvas_norm__bright_neighbour__changes_a_crops_result(model: Model) -> 
 
 
 def test_slot_norm__feature_map_at_half_size__normalises_each_slot_by_itself() -> None:
-    """On any feature map a layer gives each slot what InstanceNorm gives that slot alone, and differs from the canvas'."""
+    """On any feature map a layer gives each slot what InstanceNorm gives that slot alone."""
     layout, norm = SlotLayout(), nn.InstanceNorm3d(3, affine=True)
     layout.show(CANVAS)
     features = torch.randn(1, 3, 4, 8, 16) * torch.linspace(1, 9, 16)

@@ -17,7 +17,7 @@ from coarse2fine.metrics import dice
 from coarse2fine.pipeline import Pipeline, Result
 
 SPACING, SHAPE = (2.0, 1.0, 1.0), (24, 48, 48)
-# The tiny models are untrained: their heatmap hovers around one half, and this threshold cuts several regions out of it.
+# The tiny models are untrained: their heatmap hovers around one half; this threshold cuts several regions out of it.
 THRESHOLD = 0.55
 SPLIT = ["rois.window_step=0.5", "assign.lambda=0.5"]
 
@@ -148,7 +148,7 @@ def test_run__models_with_other_axis_order__agree_with_the_plain_order(model_fol
     one_stage = run((coarse, fine), ["mode=one-stage"], volume)
     assert result.labels.shape == image.shape
     assert (result.labels != one_stage.labels).mean() < 0.002
-    # What is kept of the coarse stage is laid out on the fine model's axes; painted, it must be what nnU-Net would paint.
+    # The coarse result is laid out on the fine model's axes; painted, it must be what nnU-Net would paint.
     painted = run((coarse, fine), ["fine.outside=coarse", "rois.min_voxels=1e9"], volume).labels
     alone = run((fine, coarse), ["mode=one-stage"], volume).labels
     assert (painted != alone).mean() < 0.002
@@ -158,7 +158,7 @@ def test_run__models_with_other_axis_order__agree_with_the_plain_order(model_fol
 def test_run__cascade__takes_the_coarse_labels_as_input(
     model_folder: Callable[..., Path], tiny: tuple[Path, Path]
 ) -> None:
-    """A cascade's extra channels hold the coarse labels: another coarse model gives another result in the same boxes."""
+    """A cascade's extra channels hold the coarse labels: another coarse model gives another result."""
     fine = model_folder(cascade=True, seed=7)
     assert run((tiny[0], fine), ["fine.use_prior=true"]).labels.any()
     with pytest.raises(ModelError, match="use_prior"):
