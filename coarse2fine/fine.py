@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from canvas import Box, Canvas, Read, Triple, gather, pack_same_scale, pack_same_size, scatter, to_array, triple
 from coarse2fine.clock import Clock
 from coarse2fine.coarse import CoarseResult
 from coarse2fine.config import Config
 from coarse2fine.errors import ConfigError
-from coarse2fine.grow import Growth, Region, follow_mask, join_regions
+from coarse2fine.grow import Edges, Growth, Region, follow_mask, join_regions
 from coarse2fine.instance_norm import SlotLayout, with_frozen_statistics, with_slot_statistics
 from coarse2fine.nnunet import Model, tile_starts
 from coarse2fine.resample import Floats
@@ -165,42 +164,73 @@ def segment_boxes(
     """
     read = input_reader(view, coarse if model.cascade else None)
     model, layout = _with_norm(model, boxes, config, view, read, clock)
-    channels = input_channels(model)
+    stage = _Stage(view, model, layout, read, config, plan, writer, coarse, clock)
     done: list[Canvas] = []
-    regions: list[Box] = []
+    counted: list[Box] = []
     grown, cut, pending = 0, 0, [Region(box) for box in boxes]
-
-    def worth(region: Box) -> bool:
-        return coarse.peak_in(region, view.shape) >= config.fine.grow_above
-
     for attempt in range(config.fine.grow + 1):
         with clock.time("pack"):
-            current = cut_large(pending, config, plan)
-            canvases = plan_canvases([region.box for region in current], config, plan, view.shape)
-            placements = [placement for canvas in canvases for placement in canvas.placements]
-            writer.expect(placement.box for placement in placements)
-            covered = to_array([*regions, *(placement.box for placement in placements)])
-            total = len(done) + len(canvases)
-        pending, last = [], attempt == config.fine.grow
+            regions = cut_large(pending, config, plan)
+            canvases = plan_canvases([region.box for region in regions], config, plan, view.shape)
+            announced = [placement.box for canvas in canvases for placement in canvas.placements]
+            writer.expect(announced)
+            covered, total = to_array([*counted, *announced]), len(done) + len(canvases)
+        growths: list[Growth] = []
         for canvas in canvases:
-            output = _run(canvas, model, gather(canvas, read, channels), config, layout, clock)
-            for placement, logits in scatter(canvas, output):
-                growth = Growth(placement.box)
-                if config.fine.grow:
-                    mask, others = model.labels.from_logits(logits) != 0, _without(covered, placement.box)
-                    seeds = current[placement.crop].seeds
-                    growth = follow_mask(placement, mask, seeds, others, view.shape, plan.step, worth)
-                    pending += growth.beyond
-                    cut += growth.refused + (len(growth.beyond) if last else 0)
-                writer.add(placement, logits, growth.box, growth.keep)
-                regions.append(growth.box)
+            growths += _segment_canvas(stage, canvas, regions, covered)
             done.append(canvas)
             progress(len(done), total)
-        pending = [] if last else join_regions(pending, plan.slot)
-        grown += len(pending)
-        if not pending:
+        counted += [growth.box for growth in growths]
+        cut += sum(growth.refused for growth in growths)
+        pending = join_regions((region for growth in growths for region in growth.beyond), plan.slot)
+        if not pending or attempt == config.fine.grow:
             break
-    return FineResult(tuple(done), tuple(regions), grown, cut)
+        grown += len(pending)
+    return FineResult(tuple(done), tuple(counted), grown, cut + len(pending))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stage:
+    """What stays the same from canvas to canvas; see ``segment_boxes``."""
+
+    view: WorkingView
+    model: Model
+    layout: SlotLayout | None
+    read: Read
+    config: Config
+    plan: CanvasPlan
+    writer: LabelWriter
+    coarse: CoarseResult
+    clock: Clock
+
+
+def _segment_canvas(stage: _Stage, canvas: Canvas, regions: Sequence[Region], covered: Edges) -> list[Growth]:
+    """Run one canvas and hand each crop's outputs to the writer; returns what became of the crops' boxes."""
+    output = _run(stage, canvas, gather(canvas, stage.read, input_channels(stage.model)))
+    growths = []
+    for placement, logits in scatter(canvas, output):
+        growth = Growth(placement.box)
+        if stage.config.fine.grow:
+            mask = stage.model.labels.from_logits(logits) != 0
+            others = covered[(covered != np.array(placement.box.start + placement.box.stop)).any(axis=1)]
+            growth = follow_mask(
+                placement, mask, regions[placement.crop].seeds, others, stage.view.shape, stage.plan.step,
+                lambda region: stage.coarse.peak_in(region, stage.view.shape) >= stage.config.fine.grow_above,
+            )  # fmt: skip
+        stage.writer.add(placement, logits, growth.box, growth.keep)
+        growths.append(growth)
+    return growths
+
+
+def _run(stage: _Stage, canvas: Canvas, data: Floats) -> Floats:
+    """One network pass over a canvas."""
+    if stage.layout is not None:
+        stage.layout.show(canvas)
+    on_flip = stage.layout.flip if stage.layout is not None else lambda axes: None
+    with stage.clock.time("fine.network"):
+        batch = torch.from_numpy(data)[None]
+        logits = stage.model.forward(batch, mirroring=stage.config.fine.mirroring, on_flip=on_flip)
+        return logits[0].float().cpu().numpy()
 
 
 def input_reader(view: WorkingView, prior: CoarseResult | None) -> Read:
@@ -224,21 +254,6 @@ def input_reader(view: WorkingView, prior: CoarseResult | None) -> Read:
 def input_channels(model: Model) -> int:
     """Input channels of a model: the image's, and in a cascade one for each foreground label."""
     return model.channels + (len(model.labels.foreground) if model.cascade else 0)
-
-
-def _without(covered: NDArray[np.int64], box: Box) -> NDArray[np.int64]:
-    """All rows but those equal to ``box``."""
-    return covered[(covered != np.array(box.start + box.stop)).any(axis=1)]
-
-
-def _run(canvas: Canvas, model: Model, data: Floats, config: Config, layout: SlotLayout | None, clock: Clock) -> Floats:
-    """One network pass over a canvas."""
-    if layout is not None:
-        layout.show(canvas)
-    flip = layout.flip if layout is not None else lambda axes: None
-    with clock.time("fine.network"):
-        batch = torch.from_numpy(data)[None]
-        return model.forward(batch, mirroring=config.fine.mirroring, on_flip=flip)[0].float().cpu().numpy()
 
 
 def _with_norm(

@@ -51,13 +51,9 @@ class LabelWriter:
         return self._back
 
     def expect(self, boxes: Iterable[Box]) -> None:
-        """Announce the boxes of the working grid that will be added; each must be added or withdrawn once."""
+        """Announce the boxes of the working grid that will be added; each must be added once."""
         for box in boxes:
             self._expected.update(_blocks(self._native(box)))
-
-    def withdraw(self, box: Box) -> None:
-        """Take back an announcement."""
-        self._arrived(box)
 
     def add(
         self, placement: Placement, logits: Floats, box: Box | None = None, keep: NDArray[np.bool_] | None = None
