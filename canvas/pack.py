@@ -168,8 +168,9 @@ def pack_same_scale(
 ) -> list[Canvas]:
     """Pack crops at native resolution, each as large as it is, into as few canvases as the bin packer finds.
 
-    What is read is the box and ``margin`` voxels of real context, less where the volume or the canvas ends. Only a
-    box that is longer than the canvas on an axis is resized, on that axis, to the canvas.
+    What is read is the box and ``margin`` voxels of real context, less where the volume or the canvas ends. A crop
+    that is alone on its canvas gets all the context that fits. Only a box that is longer than the canvas on an axis is
+    resized, on that axis, to the canvas.
 
     Args:
         boxes: Regions of the volume, in the order in which their results are wanted.
@@ -196,7 +197,16 @@ def pack_same_scale(
     for crop, source, shape, bin_, corner in zip(crops, sources, shapes, layout.bins, layout.corners, strict=True):
         placement = Placement(crop.index, crop.box, source, Box.of(corner, shape))
         members.setdefault(int(bin_), []).append(placement)
-    return [Canvas(canvas, (1, 1, 1), tuple(placements)) for placements in members.values()]
+    return [Canvas(canvas, (1, 1, 1), _alone(placements, canvas, volume)) for placements in members.values()]
+
+
+def _alone(placements: list[Placement], canvas: Triple, volume: Triple) -> tuple[Placement, ...]:
+    """A crop that has a canvas to itself is shown with real surroundings up to the canvas' edges."""
+    if len(placements) > 1:
+        return tuple(placements)
+    (lone,) = placements
+    source = _native_where_short(lone.box, canvas, canvas, volume)
+    return (Placement(lone.crop, lone.box, source, Box.whole(canvas)),)
 
 
 def _crops(boxes: Sequence[Box], volume: Triple) -> list[Crop]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
@@ -16,7 +17,7 @@ from rich.table import Table
 
 from coarse2fine.allocator import keep_freed_memory
 from coarse2fine.config import Config, load_config
-from coarse2fine.errors import C2FError, ConfigError
+from coarse2fine.errors import C2FError, ConfigError, OutputError
 from coarse2fine.io import LABEL_SUFFIXES, Case, check_writable, find_cases, output_path
 from coarse2fine.pipeline import Pipeline, Progress
 from coarse2fine.report import RunReport, versions, write_report
@@ -32,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Example: c2f-infer -i scan.nii.gz -o labels.nii.gz -c covid --coarse-model DIR --fine-model DIR",
     )
     parser.add_argument("-i", "--input", type=Path, help="a volume, or a folder with nnU-Net's CASE_0000 naming")
-    parser.add_argument("-o", "--output", type=Path, help="the label file, or a folder if the input is one")
+    parser.add_argument("-o", "--output", type=Path, help="the label file, or a folder for files named after the cases")
     parser.add_argument("-c", "--config", help="YAML file, or the name of a shipped one: covid, word, cremi, fafb")
     parser.add_argument("--coarse-model", type=Path, metavar="DIR", help="folder of the low-resolution nnU-Net")
     parser.add_argument("--fine-model", type=Path, metavar="DIR", help="folder of the full-resolution nnU-Net")
@@ -63,28 +64,54 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False, highlight=False)
     parser = build_parser()
     options = parser.parse_args(arguments)
+    if not options.demo and (options.input is None or options.output is None):
+        parser.error("-i/--input and -o/--output are required (or use --demo)")
     keep_freed_memory()
     try:
         if options.demo:
             demo(options, console)
         else:
-            if options.input is None or options.output is None:
-                parser.error("-i/--input and -o/--output are required (or use --demo)")
             infer(options, console)
     except C2FError as error:
-        console.print("[bold red]error:[/]", end=" ")
-        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        return EXIT_ERROR
+        return fail(console, str(error))
     except KeyboardInterrupt:
         console.print("interrupted: finished results are kept, the one in progress was not written")
         return EXIT_INTERRUPTED
-    except MemoryError:
-        console.print("[bold red]error:[/] out of memory. Try a smaller canvas.size, or crop the volume.")
-        return EXIT_ERROR
+    except OSError as error:  # what is wrong with inputs and outputs is a C2FError already; this may hit any file
+        return fail(console, f"{error}\n  Check that the files and folders are there and that you may use them.")
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return fail(
+            console,
+            "out of memory\n  Check that the spacing in the file's header has the unit of the model's "
+            "training data, crop the volume, or use a larger machine.",
+        )
     return 0
+
+
+def fail(console: Console, message: str) -> int:
+    """Print an error; returns the exit code."""
+    console.print("error:", style="bold red", end=" ")
+    console.print(plain(message), soft_wrap=True)
+    return EXIT_ERROR
+
+
+def plain(text: str) -> str:
+    r"""Text of files and file names without the control characters that could play tricks on a terminal.
+
+    >>> plain("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error means that memory is full; PyTorch has no class of its own for that on the CPU."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def demo(options: argparse.Namespace, console: Console) -> None:
@@ -106,12 +133,7 @@ def infer(options: argparse.Namespace, console: Console) -> None:
     config = configure(options)
     pipeline = Pipeline.from_config(config, trust_checkpoint=options.trust_checkpoint)
     cases = find_cases(options.input, pipeline.fine.channels)
-    to_folder = options.input.is_dir()
-    outputs = [output_path(case, options.output, to_folder) for case in cases]
-    for output in outputs:
-        check_writable(output, options.overwrite, LABEL_SUFFIXES)
-    if options.report:
-        check_writable(options.report, options.overwrite)
+    outputs = plan_outputs(options, cases)
     reports: list[RunReport] = []
     try:
         for case, output in zip(cases, outputs, strict=True):
@@ -119,6 +141,30 @@ def infer(options: argparse.Namespace, console: Console) -> None:
     finally:  # what is finished is reported, also when a later case fails
         if options.report and reports:
             write_report(reports, options.report)
+
+
+def plan_outputs(options: argparse.Namespace, cases: Sequence[Case]) -> list[Path]:
+    """Where the labels of each case go; everything that will be written is checked before anything runs.
+
+    Raises:
+        OutputError: If a result cannot be written, or would replace an input or another result.
+    """
+    output, report = options.output, options.report
+    if options.input.is_dir() and not output.is_dir() and output.name.endswith(LABEL_SUFFIXES):
+        raise OutputError(f"{options.input} is a folder, but {output} names a file", "Name a folder with -o.")
+    to_folder = options.input.is_dir() or output.is_dir()
+    outputs = [output_path(case, output, to_folder) for case in cases]
+    files = [*outputs, report] if report else outputs
+    taken = {file.resolve() for case in cases for file in case.files}
+    for file in files:
+        if file.resolve() in taken:
+            raise OutputError(f"{file} is an input or another result of this run", "Choose another name with -o.")
+        taken.add(file.resolve())
+    for file in outputs:
+        check_writable(file, options.overwrite, LABEL_SUFFIXES)
+    if report:
+        check_writable(report, options.overwrite)
+    return outputs
 
 
 def configure(options: argparse.Namespace) -> Config:
@@ -143,7 +189,7 @@ def infer_case(pipeline: Pipeline, case: Case, output: Path, console: Console, c
     with show_progress(console, f"{count} {case.name}") as progress:
         report = pipeline.run_files(case.files, output, progress).report
     for warning in report.warnings:
-        console.print(f"{case.name}: {warning}", style="yellow", highlight=False)
+        console.print(plain(f"{case.name}: {warning}"), style="yellow", soft_wrap=True)
     if console.is_terminal:
         print_report(report, output, console)
     return report
@@ -153,9 +199,14 @@ def infer_case(pipeline: Pipeline, case: Case, output: Path, console: Console, c
 def show_progress(console: Console, title: str) -> Iterator[Progress]:
     """One bar for each stage and one for the whole run; nothing unless stderr is a terminal."""
     stages = ("read", "coarse", "rois", "fine", "write")
-    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description:<24}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        overall = bars.add_task(title, total=len(stages))
+        overall = bars.add_task(plain(title), total=len(stages))
         tasks: dict[str, TaskID] = {}
 
         def progress(stage: str, done: int, total: int) -> None:
@@ -170,7 +221,7 @@ def show_progress(console: Console, title: str) -> Iterator[Progress]:
 
 def print_report(report: RunReport, output: Path, console: Console) -> None:
     """A few lines that say what happened."""
-    table = Table(title=f"{report.case}: {report.mode}", title_justify="left", show_header=False, box=None)
+    table = Table(title=plain(f"{report.case}: {report.mode}"), title_justify="left", show_header=False, box=None)
     times = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.timing_s.items() if seconds >= 0.05)
     table.add_row("seconds", times)
     if report.mode != "one-stage":
@@ -186,7 +237,7 @@ def print_report(report: RunReport, output: Path, console: Console) -> None:
             f"{report.coverage['volume']:.2%} of the volume, {report.coverage['heatmap_mass']:.1%} of the heatmap",
         )
     table.add_row("labels", ", ".join(f"{label}: {count} voxels" for label, count in report.labels.items()) or "none")
-    table.add_row("written", str(output))
+    table.add_row("written", plain(str(output)))
     console.print(table)
 
 

@@ -146,7 +146,7 @@ class RoisConfig(_Section):
     min_voxels: NonNegative = Field(default=0.0, description="A component with fewer voxels is ignored")
     margin: Padding = Field(default=(0, 0, 0), description="Added on each side of a component's box")
     window: Size | None = Field(
-        default=None, description="Larger components are cut into windows of this size; null = slot"
+        default=None, description="Larger components are cut into windows of this size; null = all that stays native"
     )
     window_step: Fraction = Field(default=1.0, description="Step between these windows, as a share of the window")
     nms_threshold: Fraction = Field(
@@ -194,7 +194,8 @@ class CanvasConfig(_Section):
     size: Size | None = Field(default=None, description="Input of the fine network; null = the fine model's patch")
     slot: Size | None = Field(default=None, description="Room for one crop; null = half of the canvas on every axis")
     packing: Literal["same_size", "same_scale"] = Field(
-        default="same_size", description="Every crop fills a slot of a grid, or crops keep one scale and are bin-packed"
+        default="same_scale",
+        description="Crops keep one scale and are bin-packed, or every crop fills a slot of a grid",
     )
     capacity: Count | Literal["auto"] = Field(
         default="auto", description="Most crops per canvas; auto = as many as fit"
@@ -206,7 +207,7 @@ class CanvasConfig(_Section):
     norm_tiles: Count = Field(default=3, description="Native tiles that the statistics of norm: case are measured on")
     context: Padding | None = Field(
         default=None,
-        description="same_scale: real surroundings kept on each side of a box; null = an eighth of the slot",
+        description="same_scale: real surroundings kept on each side of a box; null = a sixteenth of the canvas",
     )
 
 

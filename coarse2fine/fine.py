@@ -30,6 +30,7 @@ class CanvasPlan:
         canvas: Network input.
         slot: Room of one crop.
         capacity: Slots per canvas; None lets the packer choose.
+        native: Largest box shown at native resolution: a slot, or in same-scale packing the canvas less context.
         window: Largest box that a component is covered with at once.
         step: Growth of a box whose mask touches its face.
         context: Surroundings of a box in same-scale packing.
@@ -38,6 +39,7 @@ class CanvasPlan:
     canvas: Triple
     slot: Triple
     capacity: int | None
+    native: Triple
     window: Triple
     step: Triple
     context: Triple
@@ -83,14 +85,17 @@ def plan_sizes(config: Config, model: Model) -> CanvasPlan:
             f"canvas.slot {list(slot)} is larger than the canvas {list(canvas)}", "Choose a smaller slot."
         )
     capacity = None if settings.capacity == "auto" or not settings.enabled else settings.capacity
-    return CanvasPlan(
-        canvas,
-        slot,
-        capacity,
-        config.rois.window or slot,
-        config.fine.grow_step or triple(max(1, edge // 4) for edge in slot),
-        settings.context or triple(edge // 8 for edge in slot),
-    )
+    context = settings.context or triple(edge // 16 for edge in canvas)
+    native = slot
+    if same_scale(config):
+        native = triple(max(1, edge - 2 * side) for edge, side in zip(canvas, context, strict=True))
+    step = config.fine.grow_step or triple(max(1, edge // 4) for edge in slot)
+    return CanvasPlan(canvas, slot, capacity, native, config.rois.window or native, step, context)
+
+
+def same_scale(config: Config) -> bool:
+    """Whether crops are bin-packed at one scale; a crop alone per input is always a slot."""
+    return config.canvas.packing == "same_scale" and config.canvas.enabled
 
 
 def plan_canvases(boxes: Sequence[Box], config: Config, plan: CanvasPlan, volume: Triple) -> list[Canvas]:
@@ -106,7 +111,7 @@ def plan_canvases(boxes: Sequence[Box], config: Config, plan: CanvasPlan, volume
         ConfigError: If there is no grid with the configured capacity.
     """
     try:
-        if config.canvas.packing == "same_scale" and config.canvas.enabled:
+        if same_scale(config):
             return pack_same_scale(boxes, plan.canvas, volume, margin=plan.context)
         return pack_same_size(
             boxes,
@@ -122,13 +127,13 @@ def plan_canvases(boxes: Sequence[Box], config: Config, plan: CanvasPlan, volume
 
 
 def cut_large(regions: Sequence[Region], config: Config, plan: CanvasPlan) -> list[Region]:
-    """Cut what is larger than a slot into tiles, if large boxes are to stay native."""
+    """Cut what is larger than what stays native into tiles, if large boxes are to stay native."""
     if config.fine.large_boxes != "native":
         return list(regions)
     return [
         Region(tile, region.seeds)
         for region in regions
-        for tile in tiles_of(region.box, plan.slot, config.fine.tile_step)
+        for tile in tiles_of(region.box, plan.native, config.fine.tile_step)
     ]
 
 
@@ -182,7 +187,7 @@ def segment_boxes(
             progress(len(done), total)
         counted += [growth.box for growth in growths]
         cut += sum(growth.refused for growth in growths)
-        pending = join_regions((region for growth in growths for region in growth.beyond), plan.slot)
+        pending = join_regions((region for growth in growths for region in growth.beyond), plan.native)
         if not pending or attempt == config.fine.grow:
             break
         grown += len(pending)

@@ -193,7 +193,7 @@ class Pipeline:
         """ROI tree -> ordered boxes."""
         settings = self.config.assign
         problem = Problem(
-            slot=self.plan.slot,
+            slot=self.plan.native,
             weight=settings.weight,
             large=self.config.fine.large_boxes,
             tile_step=self.config.fine.tile_step,

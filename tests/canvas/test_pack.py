@@ -191,7 +191,7 @@ def test_pack_same_scale__any_boxes__keeps_its_promises(problem, margin):
     assert_sound(canvases, boxes, canvas)
     firsts = [min(placement.crop for placement in one.placements) for one in canvases]
     assert firsts == sorted(firsts)
-    for placement in chain.from_iterable(one.placements for one in canvases):
+    for placement in chain.from_iterable(one.placements for one in canvases if len(one.placements) > 1):
         box, source, shown = placement.box, placement.source, placement.slot.shape
         assert Box.whole(volume).contains(source)
         for axis in range(3):
@@ -203,6 +203,18 @@ def test_pack_same_scale__any_boxes__keeps_its_promises(problem, margin):
             assert source.shape[axis] == shown[axis] == min(high - low, canvas[axis])
             assert low <= source.start[axis]
             assert source.stop[axis] <= high
+
+
+def test_pack_same_scale__crop_alone_on_its_canvas__is_shown_with_all_context_that_fits():
+    """Real surroundings fill the canvas; only on an axis on which the box is longer is it resized."""
+    small, long = Box.of((30, 40, 50), (4, 4, 4)), Box.of((30, 0, 50), (4, 90, 4))
+    (canvas,) = pack_same_scale([small], (8, 32, 32), (64, 128, 128), margin=(1, 1, 1))
+    assert canvas.placements[0].source == small.centred((8, 32, 32), Box.whole((64, 128, 128)))
+    assert canvas.placements[0].slot == Box.whole((8, 32, 32))
+    (canvas,) = pack_same_scale([long], (8, 32, 32), (64, 128, 128), margin=(1, 1, 1))
+    assert canvas.placements[0].source.shape == (8, 90, 32)
+    (canvas,) = pack_same_scale([small, small], (8, 32, 32), (64, 128, 128), margin=(1, 1, 1))
+    assert {placement.source.shape for placement in canvas.placements} == {(6, 6, 6)}
 
 
 def test_pack_same_scale__equal_boxes__fill_canvases_in_order():

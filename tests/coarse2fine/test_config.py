@@ -335,7 +335,10 @@ def test_load_config__model_paths__are_relative_to_where_they_were_written(
     ("overrides", "says"),
     [
         (["canvas.size=[24, 256, 256]", "canvas.slot=[12, 300, 128]"], "canvas.slot: [12, 300, 128] does not fit"),
-        (["canvas.size=[24, 256, 256]", "canvas.capacity=9"], "canvas.capacity: 9 is more than the 8 slots"),
+        (
+            ["canvas.size=[24, 256, 256]", "canvas.capacity=9", "canvas.packing=same_size"],
+            "canvas.capacity: 9 is more than the 8 slots",
+        ),
         (["canvas.slot=[12, 64, 64]", "canvas.context=[6, 0, 0]"], "canvas.context: [6, 0, 0] on both sides"),
         (
             ["canvas.slot=[64, 64, 64]", "fine.crop_threshold=[64, 74, 74]"],

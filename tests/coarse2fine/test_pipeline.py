@@ -19,7 +19,7 @@ from coarse2fine.pipeline import Pipeline, Result
 SPACING, SHAPE = (2.0, 1.0, 1.0), (24, 48, 48)
 # The tiny models are untrained: their heatmap hovers around one half; this threshold cuts several regions out of it.
 THRESHOLD = 0.55
-SPLIT = ["rois.window_step=0.5", "assign.lambda=0.5"]
+SPLIT = ["rois.window_step=0.5", "assign.lambda=0.5", "canvas.packing=same_size"]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,623 @@
+"""The command line with tiny models: what it writes, and what it says about everything that can be wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from conftest import blobs
+
+import coarse2fine
+from coarse2fine import cli
+from coarse2fine.config import load_config
+from coarse2fine.io import Grid, read_volume
+from coarse2fine.pipeline import Pipeline
+
+SHAPE = (12, 28, 30)
+TURN = sitk.Euler3DTransform((0, 0, 0), 0.3, -0.2, 0.5).GetMatrix()
+OBLIQUE = Grid(SHAPE, (2.0, 0.8, 0.9), origin=(-166.25, 187.5, -340.125), direction=TURN)
+NOTHING = ["--set", "rois.threshold=0.999999"]  # networks with random weights are never that sure
+
+
+@pytest.fixture(scope="module")
+def models(model_folder: Callable[..., Path]) -> dict[str, Path]:
+    """Model folders by kind."""
+    kinds: dict[str, dict[str, Any]] = {
+        "coarse": {"spacing": (4.0, 2.0, 2.0), "seed": 1},
+        "fine": {"seed": 2},
+        "coarse2": {"spacing": (4.0, 2.0, 2.0), "seed": 1, "channels": 2},
+        "fine2": {"seed": 2, "channels": 2},
+        "liver": {"labels": {"background": 0, "liver": 1}},
+    }
+    return {kind: model_folder(**options) for kind, options in kinds.items()}
+
+
+def use(models: dict[str, Path], coarse: str = "coarse", fine: str = "fine") -> list[str]:
+    return ["--coarse-model", str(models[coarse]), "--fine-model", str(models[fine])]
+
+
+def run(*arguments: object) -> int:
+    return cli.main([str(argument) for argument in arguments])
+
+
+def save(path: Path, array: np.ndarray | None = None, grid: Grid = OBLIQUE) -> Path:
+    image = sitk.GetImageFromArray(blobs(SHAPE) if array is None else array)
+    image.SetSpacing(grid.spacing[::-1])
+    image.SetOrigin(grid.origin)
+    image.SetDirection(grid.direction)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image, str(path), True)
+    return path
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def assert_same_grid(path: Path, source: Path) -> None:
+    """Formats store directions as rounded quaternions or decimals, so that they may differ by rounding."""
+    ours, theirs = sitk.ReadImage(str(path)), sitk.ReadImage(str(source))
+    assert ours.GetSize() == theirs.GetSize()
+    np.testing.assert_allclose(ours.GetSpacing(), theirs.GetSpacing(), rtol=1e-6)
+    np.testing.assert_allclose(ours.GetOrigin(), theirs.GetOrigin(), rtol=1e-6)
+    np.testing.assert_allclose(ours.GetDirection(), theirs.GetDirection(), atol=1e-6)
+
+
+def voxels(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    """Every file with its content, and every folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def expected_labels(files: list[Path], overrides: list[str]) -> np.ndarray:
+    """What the pipeline gives in memory."""
+    return Pipeline.from_config(load_config(None, overrides))(read_volume(files)).labels
+
+
+# --- what works ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("suffix", "mode"), [(".nii.gz", "accelerated"), (".nrrd", "one-stage"), (".mha", "two-stage"), (".nii", None)]
+)
+def test_main__file_to_file__writes_labels_in_its_geometry_and_a_report(
+    tmp_path: Path, models: dict[str, Path], suffix: str, mode: str | None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Labels equal those of the pipeline in memory, on the input's oblique grid; nothing else is said or written."""
+    source, target, report_file = save(tmp_path / f"a{suffix}"), tmp_path / f"out{suffix}", tmp_path / "report.json"
+    options = [*use(models), *(["--mode", mode] if mode else []), "--set", "rois.threshold=0.4"]
+    capfd.readouterr()
+    assert run("-i", source, "-o", target, "--report", report_file, *options) == 0
+    assert capfd.readouterr() == ("", "")
+    assert sorted(tmp_path.iterdir()) == sorted([source, target, report_file])
+
+    settings = [f"coarse.model={models['coarse']}", f"fine.model={models['fine']}", "rois.threshold=0.4"]
+    settings += [f"mode={mode}"] if mode else []
+    labels = voxels(target)
+    np.testing.assert_array_equal(labels, expected_labels([source], settings), strict=True)
+    assert 0 < np.count_nonzero(labels) < labels.size
+    assert_same_grid(target, source)
+
+    report = json.loads(report_file.read_text())
+    assert (report["case"], report["mode"], report["device"]) == ("a", mode or "accelerated", "cpu")
+    assert report["labels"] == {"1": np.count_nonzero(labels)}
+    assert report["config"] == load_config(None, settings).to_dict()
+    assert report["warnings"] == []
+    assert report["peak_memory_mb"]["resident"] > 1
+    assert report["versions"]["torch"] == torch.__version__
+    assert {"python", "coarse2fine", "nnunetv2", "numpy", "SimpleITK"} <= set(report["versions"])
+
+
+@pytest.mark.parametrize("mode", ["accelerated", "two-stage", "one-stage"])
+def test_main__report__accounts_for_time_boxes_and_coverage(tmp_path: Path, models: dict[str, Path], mode: str) -> None:
+    """Stages add up to the total, and counts and shares are within their bounds and fit each other."""
+    source, report_file = save(tmp_path / "a.nii.gz"), tmp_path / "report.json"
+    assert run("-i", source, "-o", tmp_path / "b.nii.gz", "--report", report_file, "--mode", mode, *use(models)) == 0
+    report = json.loads(report_file.read_text())
+
+    timing = report["timing_s"]
+    assert list(timing) == ["read", "coarse", "rois", "assign", "pack", "fine", "write", "total"]
+    total = timing.pop("total")
+    assert all(seconds >= 0 for seconds in timing.values())
+    assert total * 0.8 - 0.05 < sum(timing.values()) <= total
+    assert 0 < sum(report["network_s"].values()) < timing["coarse"] + timing["fine"]
+
+    boxes, canvases, coverage = report["boxes"], report["canvases"], report["coverage"]
+    assert {"children", "parents", "selected", "grown"} <= set(boxes)
+    assert set(canvases) == {"count", "fill"}
+    assert set(coverage) == {"volume", "heatmap_mass"}
+    assert all(0 < share <= 1 for share in coverage.values())
+    if mode == "one-stage":
+        assert not any(boxes.values())
+        assert coverage == {"volume": 1, "heatmap_mass": 1}
+        assert not timing["coarse"]
+    else:
+        assert boxes["children"] >= boxes["parents"] > 0
+        assert boxes["selected"] >= boxes["parents"]
+        assert canvases["count"] > 0
+        assert 0 < canvases["fill"] <= 1
+        assert min(timing["coarse"], timing["rois"], timing["fine"]) > 0
+
+
+def test_main__folder_to_folder__names_results_after_cases(
+    tmp_path: Path, models: dict[str, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Channels are put together by number, results keep their case's format, and the report lists all."""
+    other = replace(OBLIQUE, shape=(12, 28, 24), spacing=(3.0, 1.0, 1.0))
+    for channel in range(2):
+        save(tmp_path / "in" / f"a_000{channel}.nii.gz", blobs(SHAPE, seed=channel))
+        save(tmp_path / "in" / f"b_000{channel}.nrrd", blobs(other.shape, seed=7 + channel), other)
+    write(tmp_path / "in" / "notes.txt", b"no volume")
+    report_file = tmp_path / "reports" / "all.json"
+    capfd.readouterr()
+    options = use(models, "coarse2", "fine2")
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "new" / "out", "--report", report_file, *options) == 0
+    assert capfd.readouterr() == ("", "")
+
+    names = ("a.nii.gz", "b.nrrd")
+    results = [tmp_path / "new" / "out" / name for name in names]
+    assert sorted((tmp_path / "new" / "out").iterdir()) == results
+    settings = [f"coarse.model={models['coarse2']}", f"fine.model={models['fine2']}"]
+    for result in results:
+        stem, _, suffix = result.name.partition(".")
+        files = [tmp_path / "in" / f"{stem}_000{channel}.{suffix}" for channel in range(2)]
+        assert_same_grid(result, files[0])
+        np.testing.assert_array_equal(voxels(result), expected_labels(files, settings))
+        assert (expected_labels(files[::-1], settings) != voxels(result)).any()
+    assert [report["case"] for report in json.loads(report_file.read_text())] == ["a", "b"]
+
+
+def test_main__file_to_existing_folder__names_the_result_after_the_case(
+    tmp_path: Path, models: dict[str, Path]
+) -> None:
+    """A folder is as good a target for one file as for many."""
+    (tmp_path / "out").mkdir()
+    assert run("-i", save(tmp_path / "a_0000.nrrd"), "-o", tmp_path / "out", *use(models)) == 0
+    assert list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "a.nrrd"]
+
+
+def test_main__one_stage_with_a_fine_model_only__runs(tmp_path: Path, models: dict[str, Path]) -> None:
+    """The coarse model is only demanded where it is used."""
+    target = tmp_path / "b.nii.gz"
+    options = ["--mode", "one-stage", "--fine-model", models["fine"]]
+    assert run("-i", save(tmp_path / "a.nii.gz"), "-o", target, *options) == 0
+    expected = expected_labels([tmp_path / "a.nii.gz"], ["mode=one-stage", f"fine.model={models['fine']}"])
+    np.testing.assert_array_equal(voxels(target), expected)
+
+
+ODD_VOLUMES: dict[str, np.ndarray] = {
+    "one slice": blobs(SHAPE)[5:6],
+    "one row": blobs(SHAPE)[:, 10:11],
+    "one voxel": blobs(SHAPE)[5:6, 10:11, 10:11],
+    "smaller than a slot": blobs(SHAPE)[5:7, 10:13, 10:14],
+    "smaller than a patch": blobs(SHAPE)[3:9, 5:19, 5:20],
+    "constant": np.full(SHAPE, 7, np.int16),
+    "all zero": np.zeros(SHAPE, np.uint8),
+    "one bright voxel": np.pad(np.full((1, 1, 1), 100, np.float32), [(5, 6), (14, 13), (2, 27)]),
+    "unsigned 64 bit": blobs(SHAPE, dtype=np.uint64),
+    "negative": blobs(SHAPE, dtype=np.float64) - 5000.5,
+}
+
+
+@pytest.mark.parametrize("mode", ["accelerated", "one-stage"])
+@pytest.mark.parametrize("name", ODD_VOLUMES)
+def test_main__unusual_volume__is_segmented(
+    tmp_path: Path, models: dict[str, Path], name: str, mode: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is a 3D volume of finite numbers gets labels of its shape, with at most the remark that all is empty."""
+    source, target = save(tmp_path / "a.nrrd", ODD_VOLUMES[name]), tmp_path / "b.nrrd"
+    capfd.readouterr()
+    assert run("-i", source, "-o", target, "--mode", mode, *use(models)) == 0
+    labels, said = voxels(target), capfd.readouterr()
+    assert labels.shape == ODD_VOLUMES[name].shape
+    assert_same_grid(target, source)
+    assert said.out == ""
+    assert said.err == ("" if labels.any() else "a: nothing was found: every voxel is background\n")
+
+
+def test_main__nothing_found__writes_background_and_says_so(
+    tmp_path: Path, models: dict[str, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An empty result is a result, but one to hear about, on stderr and in the report."""
+    target, report_file = tmp_path / "b.nii.gz", tmp_path / "r.json"
+    source = save(tmp_path / "a.nii.gz")
+    capfd.readouterr()
+    assert run("-i", source, "-o", target, "--report", report_file, *NOTHING, *use(models)) == 0
+    assert capfd.readouterr() == ("", "a: nothing was found: every voxel is background\n")
+    assert voxels(target).shape == SHAPE
+    assert not voxels(target).any()
+    report = json.loads(report_file.read_text())
+    assert report["warnings"] == ["nothing was found: every voxel is background"]
+    assert report["labels"] == {}
+    assert report["boxes"]["selected"] == report["canvases"]["count"] == report["coverage"]["volume"] == 0
+
+    options = ["--overwrite", "--set", "rois.empty=one-stage"]
+    assert run("-i", source, "-o", target, "--report", report_file, *NOTHING, *options, *use(models)) == 0
+    assert capfd.readouterr() == ("", "a: the heatmap is empty: ran one-stage instead\n")
+    assert json.loads(report_file.read_text())["mode"] == "one-stage"
+    assert voxels(target).any()
+
+
+def test_main__somebody_watches__shows_bars_and_a_table(
+    tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In a terminal stderr tells what happens; names with brackets and colons are shown as they are."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "300")
+    name = "[red]scan[1] :smile:"
+    assert run("-i", save(tmp_path / f"{name}.nii.gz"), "-o", tmp_path / "out.nii.gz", *use(models)) == 0
+    said = capfd.readouterr()
+    assert said.out == ""
+    for text in (
+        f"1/1 {name}",
+        "coarse",
+        "fine",
+        f"{name}: accelerated",
+        "of the volume",
+        str(tmp_path / "out.nii.gz"),
+    ):
+        assert text in said.err
+
+
+def test_main__trust_checkpoint__is_what_lets_code_run(
+    tmp_path: Path, model_folder: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A checkpoint with code is refused, names the option, and runs only with it."""
+
+    class Runs:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.system, (f"touch '{tmp_path / 'canary'}'",)
+
+    folder = model_folder()
+    path = folder / "fold_all" / "checkpoint_final.pth"
+    torch.save(torch.load(path, weights_only=False) | {"bomb": Runs()}, path)
+    arguments = [
+        "-i",
+        save(tmp_path / "a.nii.gz"),
+        "-o",
+        tmp_path / "b.nii.gz",
+        "--mode=one-stage",
+        "--fine-model",
+        folder,
+    ]
+    assert run(*arguments) == 1
+    assert "--trust-checkpoint" in capfd.readouterr().err
+    assert not (tmp_path / "canary").exists()
+    assert run(*arguments, "--trust-checkpoint") == 0
+    assert (tmp_path / "canary").exists()
+
+
+# --- what does not ---------------------------------------------------------------------------------------------------
+
+Models = dict[str, Path]
+
+
+def volume(content: np.ndarray) -> Callable[[Path, Models], list[object]]:
+    """Arguments for a run over this volume."""
+    return lambda folder, models: ["-i", save(folder / "a.nrrd", content), "-o", folder / "o.nrrd", *use(models)]
+
+
+def option(*arguments: str) -> Callable[[Path, Models], list[object]]:
+    """Arguments for a run with these options, over a good volume with good models."""
+    return lambda folder, models: [
+        "-i", save(folder / "a.nrrd"), "-o", folder / "o.nrrd", *use(models), *(a.format(folder) for a in arguments)
+    ]  # fmt: skip
+
+
+def between(source: Path, target: Path, models: list[str]) -> list[object]:
+    return ["-i", source, "-o", target, *models]
+
+
+def with_yaml(text: str) -> Callable[[Path, Models], list[object]]:
+    """Arguments for a run with this configuration file."""
+    return lambda folder, models: [
+        *between(save(folder / "a.nrrd"), folder / "o.nrrd", use(models)), "-c", write(folder / "c.yaml", text.encode())
+    ]  # fmt: skip
+
+
+def with_channels(*shapes: tuple[int, ...]) -> Callable[[Path, Models], list[object]]:
+    """Arguments for a run over a case with channels of these shapes, with models of two channels."""
+
+    def make(folder: Path, models: Models) -> list[object]:
+        for channel, shape in enumerate(shapes):
+            save(folder / f"a_{channel:04d}.nrrd", blobs(shape))
+        return between(folder / "a_0000.nrrd", folder / "o.nrrd", use(models, "coarse2", "fine2"))
+
+    return make
+
+
+def bad_value(value: float) -> np.ndarray:
+    return np.where(np.arange(np.prod(SHAPE)).reshape(SHAPE) == 7, np.float32(value), np.float32(1))
+
+
+BAD: dict[str, tuple[Callable[[Path, Models], list[object]], str]] = {
+    # the input
+    "missing": (lambda p, m: between(p / "no.nrrd", p / "o.nrrd", use(m)), "no.nrrd does not exist"),
+    "no volume by name": (
+        lambda p, m: between(write(p / "a.txt", b"x"), p / "o.nrrd", use(m)),
+        "a.txt: unknown file type",
+    ),
+    "junk": (
+        lambda p, m: between(write(p / "a.nii.gz", b"junk" * 99), p / "o.nrrd", use(m)),
+        "a.nii.gz is not a NIfTI",
+    ),
+    "cut": (
+        lambda p, m: between(write(p / "b.mha", save(p / "a.mha").read_bytes()[:2000]), p / "o.nrrd", use(m)),
+        "b.mha",
+    ),
+    "NaN": (volume(bad_value(np.nan)), "a.nrrd: 1 of 10080 voxels are NaN or infinite, the first at (0, 0, 7)"),
+    "infinite": (volume(bad_value(-np.inf)), "a.nrrd: 1 of 10080 voxels are NaN or infinite"),
+    "2D": (lambda p, m: between(save_flat(p / "a.nrrd"), p / "o.nrrd", use(m)), "a.nrrd has 2 dimensions"),
+    "4D": (lambda p, m: between(save_time(p / "a.nrrd"), p / "o.nrrd", use(m)), "a.nrrd has 4 dimensions"),
+    "no voxels": (
+        lambda p, m: between(
+            write(
+                p / "a.nrrd", b"NRRD0004\ntype: short\ndimension: 3\nsizes: 0 4 4\nencoding: raw\nendian: little\n\n"
+            ),
+            p / "o.nrrd",
+            use(m),
+        ),
+        "a.nrrd",
+    ),
+    "one file for two channels": (
+        lambda p, m: between(save(p / "a.nrrd"), p / "o.nrrd", use(m, "coarse2", "fine2")),
+        "has 2 channels",
+    ),
+    "a channel missing": (with_channels(SHAPE), "missing a_0001"),
+    "a channel too many": (with_channels(SHAPE, SHAPE, SHAPE), "extra a_0002.nrrd"),
+    "channels differ": (with_channels(SHAPE, (11, 28, 30)), "a_0001.nrrd are channels of one case but differ"),
+    "empty folder": (lambda p, m: between(p, p / "out", use(m)), "holds no volume"),
+    "far too coarse": (
+        lambda p, m: between(
+            save(p / "a.nrrd", grid=replace(OBLIQUE, spacing=(2e-6, 8e-7, 9e-7))), p / "o.nrrd", use(m)
+        ),
+        "spacing",
+    ),
+    # the models
+    "no models": (lambda p, m: between(save(p / "a.nrrd"), p / "o.nrrd", []), "no fine model"),
+    "no coarse model": (lambda p, m: between(save(p / "a.nrrd"), p / "o.nrrd", use(m)[2:]), "--coarse-model"),
+    "no such model": (option("--fine-model", "{}/nowhere"), "nowhere does not exist"),
+    "no model at all": (option("--fine-model", "{}"), "plans.json does not exist"),
+    "no such fold": (option("--set", "fine.folds=[3]"), "fold_3/checkpoint_final.pth does not exist"),
+    "no such checkpoint": (option("--set", "fine.checkpoint=best.pth"), "no fold with a best.pth"),
+    "labels differ": (
+        lambda p, m: between(save(p / "a.nrrd"), p / "o.nrrd", use(m, fine="liver")),
+        "{'background': 0, 'lesion': 1} in",
+    ),
+    "channels of models differ": (
+        lambda p, m: between(save(p / "a.nrrd"), p / "o.nrrd", use(m, "coarse2")),
+        "takes 2 channel(s), the fine model",
+    ),
+    # the settings
+    "unknown key": (
+        with_yaml("mode: accelerated\nrois:\n  treshold: 0.5\n"),
+        "c.yaml:3: unknown key 'rois.treshold'; did you mean 'threshold'?",
+    ),
+    "wrong value": (with_yaml("rois:\n  threshold: high\n"), "c.yaml:2: rois.threshold"),
+    "config misspelt": (option("-c", "covit"), "Did you mean 'covid'?"),
+    "config missing": (option("-c", "{}/c.yaml"), "c.yaml"),
+    "set misspelt": (option("--set", "canvas.slott=[1,1,1]"), "--set canvas.slott=[1,1,1]: unknown key"),
+    "set without value": (option("--set", "canvas"), "--set canvas: expected key=value"),
+    "canvas not divisible": (option("--set", "canvas.size=[9,16,16]"), "canvas.size [9, 16, 16]"),
+    "coarse patch not divisible": (option("--set", "coarse.patch_size=[7,16,16]"), "coarse.patch_size [7, 16, 16]"),
+    "slot too large": (option("--set", "canvas.slot=[64,64,64]"), "canvas.slot [64, 64, 64]"),
+    "no such device": (option("--device", "toaster"), "expected auto, cpu, cuda, cuda:N or mps"),
+    "device not here": (option("--device", "cuda:99"), "device cuda:99 is not available"),
+    # the output
+    "unknown type": (lambda p, m: between(save(p / "a.nrrd"), p / "o.png", use(m)), "o.png: unknown file type"),
+    "below a file": (lambda p, m: between(save(p / "a.nrrd"), p / "a.nrrd" / "o.nrrd", use(m)), "a.nrrd/o.nrrd"),
+    "exists": (
+        lambda p, m: between(save(p / "a.nrrd"), write(p / "o.nrrd", b"precious"), use(m)),
+        "--overwrite",
+    ),
+    "name too long": (lambda p, m: between(save(p / "a.nrrd"), p / f"{'o' * 300}.nrrd", use(m)), "File name too long"),
+    "folder to file": (
+        lambda p, m: between(save(p / "in" / "a.nrrd").parent, p / "o.nrrd", use(m)),
+        "in is a folder, but",
+    ),
+    "input is output": (
+        lambda p, m: [*between(save(p / "a.nrrd"), p / "a.nrrd", use(m)), "--overwrite"],
+        "a.nrrd is an input",
+    ),
+    "folder onto itself": (
+        lambda p, m: [*between(save(p / "in" / "a.nrrd").parent, p / "in", use(m)), "--overwrite"],
+        "a.nrrd is an input",
+    ),
+    "report is output": (option("--report", "{}/o.nrrd", "--overwrite"), "o.nrrd is an input or another result"),
+    "report is input": (option("--report", "{}/a.nrrd", "--overwrite"), "a.nrrd is an input"),
+    "report is a folder": (option("--report", "{}"), "it is a folder"),
+}
+
+
+def save_flat(path: Path) -> Path:
+    sitk.WriteImage(sitk.GetImageFromArray(blobs(SHAPE)[5]), str(path))
+    return path
+
+
+def save_time(path: Path) -> Path:
+    sitk.WriteImage(sitk.GetImageFromArray(np.stack([blobs(SHAPE)] * 2), isVector=False), str(path))
+    return path
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_main__bad_input__says_what_is_wrong_and_writes_nothing(
+    tmp_path: Path, models: Models, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each mistake ends with exit code 1, a message that names it and a remedy, and the folder as it was."""
+    make, message = BAD[name]
+    arguments = make(tmp_path, models)
+    before = snapshot(tmp_path)
+    capfd.readouterr()
+    assert run(*arguments) == 1
+    said = capfd.readouterr()
+    problem, *remedy = said.err.splitlines()
+    assert said.out == ""
+    assert problem.startswith("error: ")
+    assert message in said.err
+    assert len(remedy) >= 1
+    assert all(line.startswith("  ") for line in remedy)
+    assert "Traceback" not in said.err
+    assert snapshot(tmp_path) == before
+
+
+def test_main__overwrite__replaces_the_old_result(tmp_path: Path, models: Models) -> None:
+    """With the option the old file goes, as it does not without."""
+    source, target = save(tmp_path / "a.nii.gz"), write(tmp_path / "b.nii.gz", b"old")
+    assert run("-i", source, "-o", target, *use(models)) == 1
+    assert target.read_bytes() == b"old"
+    assert run("-i", source, "-o", target, "--overwrite", *use(models)) == 0
+    assert_same_grid(target, source)
+
+
+def test_main__second_of_three_cases_bad__keeps_and_reports_the_first(
+    tmp_path: Path, models: Models, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is finished when an error comes up stays, and the report says what that is."""
+    for name in "abc":
+        save(tmp_path / "in" / f"{name}.nii.gz")
+    write(tmp_path / "in" / "b.nii.gz", b"junk" * 99)
+    report_file = tmp_path / "report.json"
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--report", report_file, *use(models)) == 1
+    assert "b.nii.gz is not a NIfTI file" in capfd.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
+    assert json.loads(report_file.read_text())["case"] == "a"
+
+
+def test_main__control_characters_in_a_name__do_not_reach_the_terminal(
+    tmp_path: Path, models: Models, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Names come with archives from anywhere; one must not move the cursor or recolour what is said."""
+    assert run("-i", tmp_path / "a\x1b[2Jb\x07.nii.gz", "-o", tmp_path / "o.nii.gz", *use(models)) == 1
+    assert r"a\x1b[2Jb\x07.nii.gz does not exist" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [lambda: np.zeros(1 << 58, np.uint8), lambda: torch.zeros(1 << 58, dtype=torch.uint8)],
+    ids=["numpy", "torch"],
+)
+def test_main__memory_is_full__is_an_error_like_others(
+    tmp_path: Path,
+    models: Models,
+    fill: Callable[[], object],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """NumPy's and PyTorch's ways to run out of memory end in a message; other errors of theirs are bugs and show."""
+    monkeypatch.setattr(Pipeline, "run_files", lambda *_: fill())
+    arguments = ["-i", save(tmp_path / "a.nii.gz"), "-o", tmp_path / "b.nii.gz", *use(models)]
+    assert run(*arguments) == 1
+    assert capfd.readouterr().err.startswith("error: out of memory\n  Check")
+    monkeypatch.setattr(Pipeline, "run_files", lambda *_: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError):
+        run(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "-i/--input and -o/--output are required"),
+        (["-i", "a.nii.gz"], "-i/--input and -o/--output are required"),
+        (["-i", "a", "-o", "b", "--mode", "fast"], "invalid choice: 'fast'"),
+    ],
+)
+def test_main__wrong_usage__shows_the_usage(
+    arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Mistakes in the options themselves exit with 2, as other programs do."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert message in capfd.readouterr().err
+
+
+# --- as a process ----------------------------------------------------------------------------------------------------
+
+SMALL_FILES = """
+import resource, sys
+from coarse2fine import cli
+resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+sys.exit(cli.main())
+"""
+WAITS = """
+import contextlib, signal, sys, time
+from coarse2fine import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have switched it off
+@contextlib.contextmanager
+def show_progress(console, title):
+    def progress(stage, done, total):
+        if stage == STAGE and done:
+            print("waiting", flush=True)
+            time.sleep(60)
+    yield progress
+cli.show_progress = show_progress
+sys.exit(cli.main())
+"""
+
+
+def start(code: str, folder: Path, arguments: list[object]) -> subprocess.Popen[str]:
+    """A process of its own that runs ``code`` with these arguments, with ``folder/tmp`` for temporary files."""
+    (folder / "tmp").mkdir()
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(coarse2fine.__file__).parents[1],
+        env=os.environ | {"TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_main__as_a_process__is_quiet_and_exits_with_0(tmp_path: Path, models: Models) -> None:
+    """No import, warning or library writes anything when all is well and nobody watches."""
+    source, target = save(tmp_path / "a.nii.gz"), tmp_path / "b.nii.gz"
+    process = start("import sys; from coarse2fine.cli import main; sys.exit(main())", tmp_path,
+                    ["-i", source, "-o", target, *use(models)])  # fmt: skip
+    assert process.communicate(timeout=120) == ("", "")
+    assert process.returncode == 0
+    assert_same_grid(target, source)
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on file sizes to run into")
+def test_main__disk_full_while_writing__keeps_the_old_result(tmp_path: Path, models: Models) -> None:
+    """The message says how much is needed; the old file is whole and nothing else is left behind."""
+    source, target = save(tmp_path / "a.nii.gz"), write(tmp_path / "out" / "b.nii", b"old")
+    process = start(SMALL_FILES, tmp_path, ["-i", source, "-o", target, "--overwrite", *use(models)])
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith(f"error: cannot write {target}: File too large\n  0.0 MB are needed, ")
+    assert {path: path.read_bytes() for path in target.parent.iterdir()} == {target: b"old"}
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are another thing there")
+@pytest.mark.parametrize("stage", ["coarse", "fine"])
+def test_main__interrupted__stops_with_130_and_writes_nothing(tmp_path: Path, models: Models, stage: str) -> None:
+    """Ctrl-C in the middle of a run ends it with one line, without a result or a temporary file."""
+    source, target = save(tmp_path / "a.nii.gz"), tmp_path / "out" / "b.nii.gz"
+    arguments = ["-i", source, "-o", target, "--report", tmp_path / "out" / "r.json", *use(models)]
+    process = start(f"STAGE = {stage!r}{WAITS}", tmp_path, arguments)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (130, "")
+    assert err == "interrupted: finished results are kept, the one in progress was not written\n"
+    assert list(target.parent.iterdir()) == list((tmp_path / "tmp").iterdir()) == []
