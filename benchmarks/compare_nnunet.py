@@ -36,6 +36,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from coarse2fine.allocator import keep_freed_memory
 from coarse2fine.clock import Clock
 from coarse2fine.config import Config, load_config
 from coarse2fine.errors import C2FError
@@ -387,6 +388,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.threads and not wanted.items() <= os.environ.items():
         # Libraries size their thread pools when they are loaded, so the program starts itself again.
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | wanted)
+    keep_freed_memory()  # as c2f-infer does; nnU-Net's side gains as much
     try:
         run(options, console)
     except C2FError as error:

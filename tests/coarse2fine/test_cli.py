@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ import coarse2fine
 from coarse2fine import cli
 from coarse2fine.config import load_config
 from coarse2fine.io import Grid, read_volume
-from coarse2fine.pipeline import Pipeline
+from coarse2fine.pipeline import Pipeline, preset
+
+Models = dict[str, Path]
 
 SHAPE = (12, 28, 30)
 TURN = sitk.Euler3DTransform((0, 0, 0), 0.3, -0.2, 0.5).GetMatrix()
@@ -31,7 +33,7 @@ NOTHING = ["--set", "rois.threshold=0.999999"]  # networks with random weights a
 
 
 @pytest.fixture(scope="module")
-def models(model_folder: Callable[..., Path]) -> dict[str, Path]:
+def models(model_folder: Callable[..., Path]) -> Models:
     """Model folders by kind."""
     kinds: dict[str, dict[str, Any]] = {
         "coarse": {"spacing": (4.0, 2.0, 2.0), "seed": 1},
@@ -43,8 +45,10 @@ def models(model_folder: Callable[..., Path]) -> dict[str, Path]:
     return {kind: model_folder(**options) for kind, options in kinds.items()}
 
 
-def use(models: dict[str, Path], coarse: str = "coarse", fine: str = "fine") -> list[str]:
-    return ["--coarse-model", str(models[coarse]), "--fine-model", str(models[fine])]
+def use(models: Models, coarse: str | None = "coarse", fine: str | None = "fine") -> list[str]:
+    """Arguments for a run with these kinds of models, wherever there is a GPU on the CPU."""
+    kinds = {"--coarse-model": coarse, "--fine-model": fine}
+    return ["--device", "cpu", *(f"{option}={models[kind]}" for option, kind in kinds.items() if kind)]
 
 
 def run(*arguments: object) -> int:
@@ -87,7 +91,7 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
 
 def expected_labels(files: list[Path], overrides: list[str]) -> np.ndarray:
     """What the pipeline gives in memory."""
-    return Pipeline.from_config(load_config(None, overrides))(read_volume(files)).labels
+    return Pipeline.from_config(load_config(None, ["device=cpu", *overrides]))(read_volume(files)).labels
 
 
 # --- what works ------------------------------------------------------------------------------------------------------
@@ -97,7 +101,7 @@ def expected_labels(files: list[Path], overrides: list[str]) -> np.ndarray:
     ("suffix", "mode"), [(".nii.gz", "accelerated"), (".nrrd", "one-stage"), (".mha", "two-stage"), (".nii", None)]
 )
 def test_main__file_to_file__writes_labels_in_its_geometry_and_a_report(
-    tmp_path: Path, models: dict[str, Path], suffix: str, mode: str | None, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, models: Models, suffix: str, mode: str | None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Labels equal those of the pipeline in memory, on the input's oblique grid; nothing else is said or written."""
     source, target, report_file = save(tmp_path / f"a{suffix}"), tmp_path / f"out{suffix}", tmp_path / "report.json"
@@ -117,7 +121,7 @@ def test_main__file_to_file__writes_labels_in_its_geometry_and_a_report(
     report = json.loads(report_file.read_text())
     assert (report["case"], report["mode"], report["device"]) == ("a", mode or "accelerated", "cpu")
     assert report["labels"] == {"1": np.count_nonzero(labels)}
-    assert report["config"] == load_config(None, settings).to_dict()
+    assert report["config"] == preset(load_config(None, ["device=cpu", *settings])).to_dict()
     assert report["warnings"] == []
     assert report["peak_memory_mb"]["resident"] > 1
     assert report["versions"]["torch"] == torch.__version__
@@ -125,7 +129,7 @@ def test_main__file_to_file__writes_labels_in_its_geometry_and_a_report(
 
 
 @pytest.mark.parametrize("mode", ["accelerated", "two-stage", "one-stage"])
-def test_main__report__accounts_for_time_boxes_and_coverage(tmp_path: Path, models: dict[str, Path], mode: str) -> None:
+def test_main__report__accounts_for_time_boxes_and_coverage(tmp_path: Path, models: Models, mode: str) -> None:
     """Stages add up to the total, and counts and shares are within their bounds and fit each other."""
     source, report_file = save(tmp_path / "a.nii.gz"), tmp_path / "report.json"
     assert run("-i", source, "-o", tmp_path / "b.nii.gz", "--report", report_file, "--mode", mode, *use(models)) == 0
@@ -156,7 +160,7 @@ def test_main__report__accounts_for_time_boxes_and_coverage(tmp_path: Path, mode
 
 
 def test_main__folder_to_folder__names_results_after_cases(
-    tmp_path: Path, models: dict[str, Path], capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, models: Models, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Channels are put together by number, results keep their case's format, and the report lists all."""
     other = replace(OBLIQUE, shape=(12, 28, 24), spacing=(3.0, 1.0, 1.0))
@@ -183,20 +187,18 @@ def test_main__folder_to_folder__names_results_after_cases(
     assert [report["case"] for report in json.loads(report_file.read_text())] == ["a", "b"]
 
 
-def test_main__file_to_existing_folder__names_the_result_after_the_case(
-    tmp_path: Path, models: dict[str, Path]
-) -> None:
+def test_main__file_to_existing_folder__names_the_result_after_the_case(tmp_path: Path, models: Models) -> None:
     """A folder is as good a target for one file as for many."""
     (tmp_path / "out").mkdir()
     assert run("-i", save(tmp_path / "a_0000.nrrd"), "-o", tmp_path / "out", *use(models)) == 0
     assert list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "a.nrrd"]
 
 
-def test_main__one_stage_with_a_fine_model_only__runs(tmp_path: Path, models: dict[str, Path]) -> None:
+def test_main__one_stage_with_a_fine_model_only__runs(tmp_path: Path, models: Models) -> None:
     """The coarse model is only demanded where it is used."""
     target = tmp_path / "b.nii.gz"
-    options = ["--mode", "one-stage", "--fine-model", models["fine"]]
-    assert run("-i", save(tmp_path / "a.nii.gz"), "-o", target, *options) == 0
+    options = use(models, coarse=None)
+    assert run("-i", save(tmp_path / "a.nii.gz"), "-o", target, "--mode", "one-stage", *options) == 0
     expected = expected_labels([tmp_path / "a.nii.gz"], ["mode=one-stage", f"fine.model={models['fine']}"])
     np.testing.assert_array_equal(voxels(target), expected)
 
@@ -218,7 +220,7 @@ ODD_VOLUMES: dict[str, np.ndarray] = {
 @pytest.mark.parametrize("mode", ["accelerated", "one-stage"])
 @pytest.mark.parametrize("name", ODD_VOLUMES)
 def test_main__unusual_volume__is_segmented(
-    tmp_path: Path, models: dict[str, Path], name: str, mode: str, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, models: Models, name: str, mode: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Whatever is a 3D volume of finite numbers gets labels of its shape, with at most the remark that all is empty."""
     source, target = save(tmp_path / "a.nrrd", ODD_VOLUMES[name]), tmp_path / "b.nrrd"
@@ -232,7 +234,7 @@ def test_main__unusual_volume__is_segmented(
 
 
 def test_main__nothing_found__writes_background_and_says_so(
-    tmp_path: Path, models: dict[str, Path], capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, models: Models, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """An empty result is a result, but one to hear about, on stderr and in the report."""
     target, report_file = tmp_path / "b.nii.gz", tmp_path / "r.json"
@@ -255,7 +257,7 @@ def test_main__nothing_found__writes_background_and_says_so(
 
 
 def test_main__somebody_watches__shows_bars_and_a_table(
-    tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, models: Models, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """In a terminal stderr tells what happens; names with brackets and colons are shown as they are."""
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -287,15 +289,8 @@ def test_main__trust_checkpoint__is_what_lets_code_run(
     folder = model_folder()
     path = folder / "fold_all" / "checkpoint_final.pth"
     torch.save(torch.load(path, weights_only=False) | {"bomb": Runs()}, path)
-    arguments = [
-        "-i",
-        save(tmp_path / "a.nii.gz"),
-        "-o",
-        tmp_path / "b.nii.gz",
-        "--mode=one-stage",
-        "--fine-model",
-        folder,
-    ]
+    options = ["--mode=one-stage", *use({"fine": folder}, coarse=None)]
+    arguments = ["-i", save(tmp_path / "a.nii.gz"), "-o", tmp_path / "b.nii.gz", *options]
     assert run(*arguments) == 1
     assert "--trust-checkpoint" in capfd.readouterr().err
     assert not (tmp_path / "canary").exists()
@@ -305,154 +300,132 @@ def test_main__trust_checkpoint__is_what_lets_code_run(
 
 # --- what does not ---------------------------------------------------------------------------------------------------
 
-Models = dict[str, Path]
+
+@dataclass(frozen=True)
+class Run:
+    """A run that fails: all that is not given is as it should be.
+
+    Attributes:
+        source: Writes the input into a folder.
+        target: Name of the output there.
+        coarse, fine: Kinds of models; None gives none.
+        options: Further arguments; ``{}`` stands for the folder.
+    """
+
+    source: Callable[[Path], Path] = lambda folder: save(folder / "a.nrrd")
+    target: str = "o.nrrd"
+    coarse: str | None = "coarse"
+    fine: str | None = "fine"
+    options: Sequence[str] = ()
+
+    def arguments(self, folder: Path, models: Models) -> list[object]:
+        options = [option.replace("{}", str(folder)) for option in self.options]
+        return ["-i", self.source(folder), "-o", folder / self.target, *use(models, self.coarse, self.fine), *options]
 
 
-def volume(content: np.ndarray) -> Callable[[Path, Models], list[object]]:
-    """Arguments for a run over this volume."""
-    return lambda folder, models: ["-i", save(folder / "a.nrrd", content), "-o", folder / "o.nrrd", *use(models)]
+def holding(array: np.ndarray, is_vector: bool | None = None) -> Callable[[Path], Path]:
+    """Writes an input with these voxels."""
+
+    def source(folder: Path) -> Path:
+        sitk.WriteImage(sitk.GetImageFromArray(array, isVector=is_vector), str(folder / "a.nrrd"))
+        return folder / "a.nrrd"
+
+    return source
 
 
-def option(*arguments: str) -> Callable[[Path, Models], list[object]]:
-    """Arguments for a run with these options, over a good volume with good models."""
-    return lambda folder, models: [
-        "-i", save(folder / "a.nrrd"), "-o", folder / "o.nrrd", *use(models), *(a.format(folder) for a in arguments)
-    ]  # fmt: skip
+def with_one(value: float) -> Callable[[Path], Path]:
+    """Writes an input with this value in one voxel."""
+    array = np.ones(SHAPE, np.float32)
+    array[1, 2, 3] = value
+    return holding(array)
 
 
-def between(source: Path, target: Path, models: list[str]) -> list[object]:
-    return ["-i", source, "-o", target, *models]
+def with_channels(*shapes: tuple[int, int, int]) -> Callable[[Path], Path]:
+    """Writes a case with channels of these shapes."""
 
-
-def with_yaml(text: str) -> Callable[[Path, Models], list[object]]:
-    """Arguments for a run with this configuration file."""
-    return lambda folder, models: [
-        *between(save(folder / "a.nrrd"), folder / "o.nrrd", use(models)), "-c", write(folder / "c.yaml", text.encode())
-    ]  # fmt: skip
-
-
-def with_channels(*shapes: tuple[int, ...]) -> Callable[[Path, Models], list[object]]:
-    """Arguments for a run over a case with channels of these shapes, with models of two channels."""
-
-    def make(folder: Path, models: Models) -> list[object]:
+    def source(folder: Path) -> Path:
         for channel, shape in enumerate(shapes):
             save(folder / f"a_{channel:04d}.nrrd", blobs(shape))
-        return between(folder / "a_0000.nrrd", folder / "o.nrrd", use(models, "coarse2", "fine2"))
+        return folder / "a_0000.nrrd"
 
-    return make
-
-
-def bad_value(value: float) -> np.ndarray:
-    return np.where(np.arange(np.prod(SHAPE)).reshape(SHAPE) == 7, np.float32(value), np.float32(1))
+    return source
 
 
-BAD: dict[str, tuple[Callable[[Path, Models], list[object]], str]] = {
+def beside(name: str, content: bytes) -> Callable[[Path], Path]:
+    """Writes a good input, and another file into the same folder."""
+
+    def source(folder: Path) -> Path:
+        write(folder / name, content)
+        return save(folder / "a.nrrd")
+
+    return source
+
+
+def in_folder(folder: Path) -> Path:
+    return save(folder / "in" / "a.nrrd").parent
+
+
+EMPTY_NRRD = b"NRRD0004\ntype: short\ndimension: 3\nsizes: 0 4 4\nencoding: raw\nendian: little\n\n"
+TINY = replace(OBLIQUE, spacing=(2e-6, 8e-7, 9e-7))
+TWO = {"coarse": "coarse2", "fine": "fine2"}
+FLAT, MOVIE = blobs(SHAPE)[5], np.stack([blobs(SHAPE)] * 2)
+BAD: dict[str, tuple[Run, str]] = {
     # the input
-    "missing": (lambda p, m: between(p / "no.nrrd", p / "o.nrrd", use(m)), "no.nrrd does not exist"),
-    "no volume by name": (
-        lambda p, m: between(write(p / "a.txt", b"x"), p / "o.nrrd", use(m)),
-        "a.txt: unknown file type",
-    ),
-    "junk": (
-        lambda p, m: between(write(p / "a.nii.gz", b"junk" * 99), p / "o.nrrd", use(m)),
-        "a.nii.gz is not a NIfTI",
-    ),
-    "cut": (
-        lambda p, m: between(write(p / "b.mha", save(p / "a.mha").read_bytes()[:2000]), p / "o.nrrd", use(m)),
-        "b.mha",
-    ),
-    "NaN": (volume(bad_value(np.nan)), "a.nrrd: 1 of 10080 voxels are NaN or infinite, the first at (0, 0, 7)"),
-    "infinite": (volume(bad_value(-np.inf)), "a.nrrd: 1 of 10080 voxels are NaN or infinite"),
-    "2D": (lambda p, m: between(save_flat(p / "a.nrrd"), p / "o.nrrd", use(m)), "a.nrrd has 2 dimensions"),
-    "4D": (lambda p, m: between(save_time(p / "a.nrrd"), p / "o.nrrd", use(m)), "a.nrrd has 4 dimensions"),
-    "no voxels": (
-        lambda p, m: between(
-            write(
-                p / "a.nrrd", b"NRRD0004\ntype: short\ndimension: 3\nsizes: 0 4 4\nencoding: raw\nendian: little\n\n"
-            ),
-            p / "o.nrrd",
-            use(m),
-        ),
-        "a.nrrd",
-    ),
-    "one file for two channels": (
-        lambda p, m: between(save(p / "a.nrrd"), p / "o.nrrd", use(m, "coarse2", "fine2")),
-        "has 2 channels",
-    ),
-    "a channel missing": (with_channels(SHAPE), "missing a_0001"),
-    "a channel too many": (with_channels(SHAPE, SHAPE, SHAPE), "extra a_0002.nrrd"),
-    "channels differ": (with_channels(SHAPE, (11, 28, 30)), "a_0001.nrrd are channels of one case but differ"),
-    "empty folder": (lambda p, m: between(p, p / "out", use(m)), "holds no volume"),
-    "far too coarse": (
-        lambda p, m: between(
-            save(p / "a.nrrd", grid=replace(OBLIQUE, spacing=(2e-6, 8e-7, 9e-7))), p / "o.nrrd", use(m)
-        ),
-        "spacing",
-    ),
+    "missing": (Run(lambda folder: folder / "no.nrrd"), "no.nrrd does not exist"),
+    "no volume": (Run(lambda folder: write(folder / "a.txt", b"x")), "a.txt: unknown file type"),
+    "junk": (Run(lambda folder: write(folder / "a.nii.gz", b"junk" * 99)), "a.nii.gz is not a NIfTI file"),
+    "cut": (Run(lambda folder: write(folder / "a.mha", save(folder / "a.mha").read_bytes()[:2000])), "a.mha"),
+    "NaN": (Run(with_one(np.nan)), "a.nrrd: 1 of 10080 voxels are NaN or infinite, the first at (1, 2, 3)"),
+    "infinite": (Run(with_one(-np.inf)), "a.nrrd: 1 of 10080 voxels are NaN or infinite"),
+    "2D": (Run(holding(FLAT)), "a.nrrd has 2 dimensions"),
+    "4D": (Run(holding(MOVIE, is_vector=False)), "a.nrrd has 4 dimensions"),
+    "vectors": (Run(holding(MOVIE, is_vector=True)), "a.nrrd: voxels are of type vector"),
+    "no voxels": (Run(lambda folder: write(folder / "a.nrrd", EMPTY_NRRD)), "a.nrrd"),
+    "voxels in metres": (Run(lambda folder: save(folder / "a.nrrd", grid=TINY)), "Check the spacing"),
+    "one file, two channels": (Run(**TWO), "the model has 2 channels"),
+    "a channel missing": (Run(with_channels(SHAPE), **TWO), "missing a_0001"),
+    "a channel too many": (Run(with_channels(SHAPE, SHAPE, SHAPE), **TWO), "extra a_0002.nrrd"),
+    "channels differ": (Run(with_channels(SHAPE, (9, 28, 30)), **TWO), "a_0001.nrrd are channels of one case but"),
+    "empty folder": (Run(lambda folder: folder, target="out"), "holds no volume"),
     # the models
-    "no models": (lambda p, m: between(save(p / "a.nrrd"), p / "o.nrrd", []), "no fine model"),
-    "no coarse model": (lambda p, m: between(save(p / "a.nrrd"), p / "o.nrrd", use(m)[2:]), "--coarse-model"),
-    "no such model": (option("--fine-model", "{}/nowhere"), "nowhere does not exist"),
-    "no model at all": (option("--fine-model", "{}"), "plans.json does not exist"),
-    "no such fold": (option("--set", "fine.folds=[3]"), "fold_3/checkpoint_final.pth does not exist"),
-    "no such checkpoint": (option("--set", "fine.checkpoint=best.pth"), "no fold with a best.pth"),
-    "labels differ": (
-        lambda p, m: between(save(p / "a.nrrd"), p / "o.nrrd", use(m, fine="liver")),
-        "{'background': 0, 'lesion': 1} in",
-    ),
-    "channels of models differ": (
-        lambda p, m: between(save(p / "a.nrrd"), p / "o.nrrd", use(m, "coarse2")),
-        "takes 2 channel(s), the fine model",
-    ),
+    "no models": (Run(coarse=None, fine=None), "no fine model"),
+    "no coarse model": (Run(coarse=None), "--coarse-model"),
+    "no such model": (Run(options=["--fine-model", "{}/nowhere"]), "nowhere does not exist"),
+    "folder without model": (Run(options=["--fine-model", "{}"]), "plans.json does not exist"),
+    "no such fold": (Run(options=["--set", "fine.folds=[3]"]), "fold_3/checkpoint_final.pth does not exist"),
+    "no such checkpoint": (Run(options=["--set", "fine.checkpoint=best.pth"]), "no fold with a best.pth"),
+    "labels differ": (Run(fine="liver"), "{'background': 0, 'lesion': 1} in"),
+    "channels of models differ": (Run(coarse="coarse2"), "takes 2 channel(s), the fine model"),
     # the settings
     "unknown key": (
-        with_yaml("mode: accelerated\nrois:\n  treshold: 0.5\n"),
+        Run(beside("c.yaml", b"mode: accelerated\nrois:\n  treshold: 0.5\n"), options=["-c", "{}/c.yaml"]),
         "c.yaml:3: unknown key 'rois.treshold'; did you mean 'threshold'?",
     ),
-    "wrong value": (with_yaml("rois:\n  threshold: high\n"), "c.yaml:2: rois.threshold"),
-    "config misspelt": (option("-c", "covit"), "Did you mean 'covid'?"),
-    "config missing": (option("-c", "{}/c.yaml"), "c.yaml"),
-    "set misspelt": (option("--set", "canvas.slott=[1,1,1]"), "--set canvas.slott=[1,1,1]: unknown key"),
-    "set without value": (option("--set", "canvas"), "--set canvas: expected key=value"),
-    "canvas not divisible": (option("--set", "canvas.size=[9,16,16]"), "canvas.size [9, 16, 16]"),
-    "coarse patch not divisible": (option("--set", "coarse.patch_size=[7,16,16]"), "coarse.patch_size [7, 16, 16]"),
-    "slot too large": (option("--set", "canvas.slot=[64,64,64]"), "canvas.slot [64, 64, 64]"),
-    "no such device": (option("--device", "toaster"), "expected auto, cpu, cuda, cuda:N or mps"),
-    "device not here": (option("--device", "cuda:99"), "device cuda:99 is not available"),
+    "wrong value": (
+        Run(beside("c.yaml", b"rois:\n  threshold: high\n"), options=["-c", "{}/c.yaml"]),
+        'c.yaml:2: rois.threshold: found "high"; expected a number',
+    ),
+    "config misspelt": (Run(options=["-c", "covit"]), "Did you mean 'covid'?"),
+    "config missing": (Run(options=["-c", "{}/c.yaml"]), "c.yaml"),
+    "set misspelt": (Run(options=["--set", "canvas.slott=[1,1,1]"]), "--set canvas.slott=[1,1,1]: unknown key"),
+    "set without value": (Run(options=["--set", "canvas"]), "--set canvas: expected key=value"),
+    "canvas not divisible": (Run(options=["--set", "canvas.size=[9,16,16]"]), "canvas.size [9, 16, 16]"),
+    "coarse patch not divisible": (Run(options=["--set", "coarse.patch_size=[7,9,9]"]), "coarse.patch_size [7, 9, 9]"),
+    "slot too large": (Run(options=["--set", "canvas.slot=[64,64,64]"]), "canvas.slot [64, 64, 64]"),
+    "no such device": (Run(options=["--device", "toaster"]), "expected auto, cpu, cuda, cuda:N or mps"),
+    "device not here": (Run(options=["--device", "cuda:99"]), "device cuda:99 is not available"),
     # the output
-    "unknown type": (lambda p, m: between(save(p / "a.nrrd"), p / "o.png", use(m)), "o.png: unknown file type"),
-    "below a file": (lambda p, m: between(save(p / "a.nrrd"), p / "a.nrrd" / "o.nrrd", use(m)), "a.nrrd/o.nrrd"),
-    "exists": (
-        lambda p, m: between(save(p / "a.nrrd"), write(p / "o.nrrd", b"precious"), use(m)),
-        "--overwrite",
-    ),
-    "name too long": (lambda p, m: between(save(p / "a.nrrd"), p / f"{'o' * 300}.nrrd", use(m)), "File name too long"),
-    "folder to file": (
-        lambda p, m: between(save(p / "in" / "a.nrrd").parent, p / "o.nrrd", use(m)),
-        "in is a folder, but",
-    ),
-    "input is output": (
-        lambda p, m: [*between(save(p / "a.nrrd"), p / "a.nrrd", use(m)), "--overwrite"],
-        "a.nrrd is an input",
-    ),
-    "folder onto itself": (
-        lambda p, m: [*between(save(p / "in" / "a.nrrd").parent, p / "in", use(m)), "--overwrite"],
-        "a.nrrd is an input",
-    ),
-    "report is output": (option("--report", "{}/o.nrrd", "--overwrite"), "o.nrrd is an input or another result"),
-    "report is input": (option("--report", "{}/a.nrrd", "--overwrite"), "a.nrrd is an input"),
-    "report is a folder": (option("--report", "{}"), "it is a folder"),
+    "unknown type": (Run(target="o.png"), "o.png: unknown file type"),
+    "below a file": (Run(target="a.nrrd/o.nrrd"), "cannot write"),
+    "exists": (Run(beside("o.nrrd", b"precious")), "Use --overwrite"),
+    "name too long": (Run(target=f"{'o' * 300}.nrrd"), "File name too long"),
+    "folder to file": (Run(in_folder), "in is a folder, but"),
+    "input is output": (Run(target="a.nrrd", options=["--overwrite"]), "a.nrrd is an input"),
+    "folder onto itself": (Run(in_folder, target="in", options=["--overwrite"]), "a.nrrd is an input"),
+    "report is output": (Run(options=["--report", "{}/o.nrrd"]), "o.nrrd is an input or another result"),
+    "report is input": (Run(options=["--report", "{}/a.nrrd", "--overwrite"]), "a.nrrd is an input"),
+    "report is a folder": (Run(options=["--report", "{}"]), "it is a folder"),
 }
-
-
-def save_flat(path: Path) -> Path:
-    sitk.WriteImage(sitk.GetImageFromArray(blobs(SHAPE)[5]), str(path))
-    return path
-
-
-def save_time(path: Path) -> Path:
-    sitk.WriteImage(sitk.GetImageFromArray(np.stack([blobs(SHAPE)] * 2), isVector=False), str(path))
-    return path
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -460,8 +433,8 @@ def test_main__bad_input__says_what_is_wrong_and_writes_nothing(
     tmp_path: Path, models: Models, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Each mistake ends with exit code 1, a message that names it and a remedy, and the folder as it was."""
-    make, message = BAD[name]
-    arguments = make(tmp_path, models)
+    case, message = BAD[name]
+    arguments = case.arguments(tmp_path, models)
     before = snapshot(tmp_path)
     capfd.readouterr()
     assert run(*arguments) == 1
