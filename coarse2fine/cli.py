@@ -129,18 +129,31 @@ def demo(options: argparse.Namespace, console: Console) -> None:
 
 
 def infer(options: argparse.Namespace, console: Console) -> None:
-    """Segment the input's cases one after the other."""
+    """Segment the input's cases one after the other; in a folder, one that fails does not stop the others.
+
+    Raises:
+        C2FError: If the only case fails, or at the end if any did.
+    """
     config = configure(options)
     pipeline = Pipeline.from_config(config, trust_checkpoint=options.trust_checkpoint)
     cases = find_cases(options.input, pipeline.fine.channels)
     outputs = plan_outputs(options, cases)
     reports: list[RunReport] = []
+    failed: list[str] = []
     try:
         for case, output in zip(cases, outputs, strict=True):
-            reports.append(infer_case(pipeline, case, output, console, f"{len(reports) + 1}/{len(cases)}"))
-    finally:  # what is finished is reported, also when a later case fails
+            try:
+                reports.append(infer_case(pipeline, case, output, console, f"{len(reports) + 1}/{len(cases)}"))
+            except C2FError as error:
+                if len(cases) == 1:
+                    raise
+                failed.append(case.name)
+                fail(console, f"{case.name}: {error}")
+    finally:  # what is finished is reported, also when the run is interrupted
         if options.report and reports:
             write_report(reports, options.report)
+    if failed:
+        raise C2FError(f"{len(failed)} of {len(cases)} cases failed: {', '.join(failed)}", "The others are written.")
 
 
 def plan_outputs(options: argparse.Namespace, cases: Sequence[Case]) -> list[Path]:

@@ -334,6 +334,12 @@ def check_models(config: Config, coarse: Model | None, fine: Model) -> None:
         if config.mode != "one-stage" or fine.cascade:
             raise ModelError("no coarse model", "Name one with --coarse-model.")
         return
+    size = config.coarse.patch_size
+    if size is not None and any(edge % by for edge, by in zip(size, coarse.divisor, strict=True)):
+        raise ConfigError(
+            f"coarse.patch_size {list(size)} cannot be an input of the coarse model {coarse.folder}",
+            f"Each edge must be a multiple of {list(coarse.divisor)}; the model's patch is {list(coarse.patch)}.",
+        )
     if coarse.cascade:
         raise ModelError(f"{coarse.folder} is a cascade and cannot be the coarse model", "Use a 3d_lowres model.")
     if coarse.channels != fine.channels:

@@ -6,7 +6,7 @@ for its statistics (global normalisation, as nnU-Net does it); normalisation and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -135,14 +135,14 @@ def open_view(
     crop = nonzero_box(turned)
     cropped = tuple(channel[crop.slices] for channel in turned)
     target = tuple(float(size) for size in (target_spacing or model.spacing))
-    shape = triple(
-        round(before / after * size) for before, after, size in zip(turned_spacing, target, crop.shape, strict=True)
-    )
-    if min(shape) < 1:
+    ratios = [before / after for before, after in zip(turned_spacing, target, strict=True)]
+    if max(ratios) < 1 / 300 or min(ratios) > 300:  # no network is trained on voxels that far from the scanner's
         raise VolumeError(
-            f"the volume of {crop.shape} voxels of {turned_spacing} has no voxel left at the model's spacing {target}",
-            "Check the spacing in the file's header and its unit.",
+            f"voxels of {turned_spacing} are far from the {target} that the model {model.folder} works with",
+            "Check the spacing in the file's header: its unit must be that of the model's training data.",
         )
+    # A single slice may be thinner than half a voxel of the coarse network, and is still a slice.
+    shape = triple(max(1, round(ratio * size)) for ratio, size in zip(ratios, crop.shape, strict=True))
     resampling = plan_resampling(crop.shape, shape, turned_spacing, target, model.data_method)
     mask = nonzero_mask(cropped) if any(scheme.masked for scheme in model.schemes) else None
     normalizations = tuple(
@@ -214,14 +214,15 @@ def mean_and_std(channel: NDArray[np.generic], mask: NDArray[np.bool_] | None) -
     mean = total / max(count, 1)
     squares = 0.0
     for values in _slabs(channel, mask):
-        deviation = values.astype(np.float32) - np.float32(mean)
+        deviation = values.astype(np.float64) - mean
         squares += float(np.square(deviation, out=deviation).sum(dtype=np.float64))
     return mean, float(np.sqrt(squares / max(count, 1)))
 
 
-def _slabs(channel: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> list[NDArray[np.generic]]:
-    parts = [slice(start, start + SLAB) for start in range(0, len(channel), SLAB)]
-    return [channel[part] if mask is None else channel[part][mask[part]] for part in parts]
+def _slabs(channel: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> Iterator[NDArray[np.generic]]:
+    for start in range(0, len(channel), SLAB):
+        part = slice(start, start + SLAB)
+        yield channel[part] if mask is None else channel[part][mask[part]]
 
 
 def value_bounds(

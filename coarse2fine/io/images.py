@@ -57,6 +57,7 @@ _VOXEL_TYPES: dict[int, np.dtype[Any]] = {
 # What SimpleITK, the system and isal raise; isal's own stubs call its exception class an instance.
 _READ_ERRORS = (RuntimeError, OSError, EOFError, cast(type[Exception], isal_zlib.error))
 _PADDING = 1 << 20  # bytes that may follow the voxels, beside as many as the voxels have
+_LARGEST = np.finfo(np.float32).max  # networks compute in single precision
 _SLAB = 1 << 18  # voxels per step of a check, so that its temporaries stay in the CPU's cache
 
 
@@ -274,7 +275,7 @@ def _check_finite(file: Path, voxels: NDArray[Any]) -> None:
         return
     count, first, flat = 0, 0, voxels.reshape(-1)
     for start in range(0, flat.size, _SLAB):
-        finite = np.isfinite(flat[start : start + _SLAB])
+        finite = np.abs(flat[start : start + _SLAB]) <= _LARGEST  # false for NaN, too
         if not finite.all():
             first = first if count else start + int(finite.argmin())
             count += finite.size - int(np.count_nonzero(finite))
