@@ -98,7 +98,9 @@ def same_scale(config: Config) -> bool:
     return config.canvas.packing == "same_scale" and config.canvas.enabled
 
 
-def plan_canvases(boxes: Sequence[Box], config: Config, plan: CanvasPlan, volume: Triple) -> list[Canvas]:
+def plan_canvases(
+    boxes: Sequence[Box], config: Config, plan: CanvasPlan, volume: Triple, *, alone: bool = False
+) -> list[Canvas]:
     """Pack boxes.
 
     Args:
@@ -106,11 +108,14 @@ def plan_canvases(boxes: Sequence[Box], config: Config, plan: CanvasPlan, volume
         config: Packing and resizing.
         plan: Sizes.
         volume: Shape of the working grid.
+        alone: Give every box a canvas to itself, with all the context that fits.
 
     Raises:
         ConfigError: If there is no grid with the configured capacity.
     """
     try:
+        if alone:
+            return pack_same_size(boxes, plan.canvas, plan.canvas, volume, capacity=1)
         if same_scale(config):
             return pack_same_scale(boxes, plan.canvas, volume, margin=plan.context)
         return pack_same_size(
@@ -168,7 +173,8 @@ def segment_boxes(
         progress: Called with canvases done and known so far.
     """
     read = input_reader(view, coarse if model.cascade else None)
-    model, layout = _with_norm(model, boxes, config, view, read, clock)
+    alone = better_alone(boxes, config, plan, view.shape)
+    model, layout = (model, None) if alone else _with_norm(model, boxes, config, view, read, clock)
     stage = _Stage(view, model, layout, read, config, plan, writer, coarse, clock)
     done: list[Canvas] = []
     counted: list[Box] = []
@@ -176,7 +182,7 @@ def segment_boxes(
     for attempt in range(config.fine.grow + 1):
         with clock.time("pack"):
             regions = cut_large(pending, config, plan)
-            canvases = plan_canvases([region.box for region in regions], config, plan, view.shape)
+            canvases = plan_canvases([region.box for region in regions], config, plan, view.shape, alone=alone)
             announced = [placement.box for canvas in canvases for placement in canvas.placements]
             writer.expect(announced)
             covered, total = to_array([*counted, *announced]), len(done) + len(canvases)
@@ -192,6 +198,16 @@ def segment_boxes(
             break
         grown += len(pending)
     return FineResult(tuple(done), tuple(counted), grown, cut + len(pending))
+
+
+def better_alone(boxes: Sequence[Box], config: Config, plan: CanvasPlan, volume: Triple) -> bool:
+    """Whether few boxes are better not packed: if measuring ``norm: case`` would cost the passes that packing saves.
+
+    Each box then gets a native-size canvas to itself, where plain instance normalisation is at home.
+    """
+    if config.canvas.norm != "case" or config.fine.large_boxes == "native" or config.fine.postprocess == "resize_only":
+        return False
+    return len(boxes) <= len(plan_canvases(boxes, config, plan, volume)) + config.canvas.norm_tiles
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -264,13 +280,10 @@ def input_channels(model: Model) -> int:
 def _with_norm(
     model: Model, boxes: Sequence[Box], config: Config, view: WorkingView, read: Read, clock: Clock
 ) -> tuple[Model, SlotLayout | None]:
-    """The model with the configured instance normalisation.
-
-    A single box is shown alone on its canvas, where the canvas' own statistics are those of a native tile anyway.
-    """
+    """The model with the configured instance normalisation."""
     if config.canvas.norm == "slot":
         return with_slot_statistics(model)
-    if config.canvas.norm == "case" and len(boxes) > 1:
+    if config.canvas.norm == "case" and boxes:
         count = min(config.canvas.norm_tiles, len(boxes))
         picked = [boxes[round(index)] for index in np.linspace(0, len(boxes) - 1, count)]
         tiles = [box.centred(model.patch, Box.whole(view.shape)) for box in picked]

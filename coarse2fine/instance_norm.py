@@ -145,8 +145,9 @@ def _measure(network: nn.Module, tiles: Sequence[torch.Tensor]) -> dict[str, tup
 
 
 def _replace(network: nn.Module, build: Callable[[nn.InstanceNorm3d, str], nn.Module]) -> nn.Module:
-    """A copy of the network with every InstanceNorm3d replaced by ``build(norm, name)``."""
-    result = copy.deepcopy(network)
+    """The network, sharing its weights, with every InstanceNorm3d replaced by ``build(norm, name)``."""
+    # Copies of the layers, not of their weights.
+    result = copy.deepcopy(network, {id(weight): weight for weight in network.parameters()})
     built = {
         module: build(module, name) for name, module in result.named_modules() if isinstance(module, nn.InstanceNorm3d)
     }

@@ -306,7 +306,7 @@ def preset(config: Config) -> Config:
     return config.model_copy(
         update={
             "assign": config.assign.model_copy(update={"rule": "all_parents"}),
-            "canvas": config.canvas.model_copy(update={"enabled": False, "size": None, "slot": None}),
+            "canvas": config.canvas.model_copy(update={"enabled": False, "size": None, "slot": None, "norm": "canvas"}),
             "fine": config.fine.model_copy(
                 update={"large_boxes": "native", "postprocess": "crop_and_resize", "crop_threshold": None}
             ),

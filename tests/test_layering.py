@@ -42,6 +42,7 @@ LAYERS = (
     "coarse2fine.io.cases",
     "coarse2fine.io",
     "coarse2fine.resample",
+    "coarse2fine.labels",
     "coarse2fine.checkpoint",
     "coarse2fine.nnunet",
     "coarse2fine.view",

@@ -458,18 +458,20 @@ def test_main__overwrite__replaces_the_old_result(tmp_path: Path, models: Models
     assert_same_grid(target, source)
 
 
-def test_main__second_of_three_cases_bad__keeps_and_reports_the_first(
+def test_main__second_of_three_cases_bad__segments_and_reports_the_others(
     tmp_path: Path, models: Models, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What is finished when an error comes up stays, and the report says what that is."""
+    """One bad case does not stop the others; the run says so, names it at the end, and fails."""
     for name in "abc":
         save(tmp_path / "in" / f"{name}.nii.gz")
     write(tmp_path / "in" / "b.nii.gz", b"junk" * 99)
     report_file = tmp_path / "report.json"
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--report", report_file, *use(models)) == 1
-    assert "b.nii.gz is not a NIfTI file" in capfd.readouterr().err
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
-    assert json.loads(report_file.read_text())["case"] == "a"
+    error = capfd.readouterr().err
+    assert "b.nii.gz is not a NIfTI file" in error
+    assert "1 of 3 cases failed: b" in error
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "c.nii.gz"]
+    assert [report["case"] for report in json.loads(report_file.read_text())] == ["a", "c"]
 
 
 def test_main__control_characters_in_a_name__do_not_reach_the_terminal(

@@ -107,3 +107,10 @@ def test_with_frozen_statistics__original_model__is_untouched(model: Model) -> N
     with_frozen_statistics(model, [crops(3) * 5])
     with_slot_statistics(model)
     torch.testing.assert_close(model.forward(crops(0), mirroring=False), before)
+
+
+def test_with_frozen_statistics__weights__are_shared(model: Model) -> None:
+    """A model with other statistics costs no second set of weights."""
+    frozen = with_frozen_statistics(model, [crops(0)])
+    weights = {weight.data_ptr() for weight in model.networks[0].parameters()}
+    assert {weight.data_ptr() for weight in frozen.networks[0].parameters()} == weights

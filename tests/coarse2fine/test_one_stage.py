@@ -15,10 +15,18 @@ from conftest import blobs
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from coarse2fine.config import load_config
-from coarse2fine.io import Grid, Volume
+from coarse2fine.demo import ASSETS, IMAGE
+from coarse2fine.io import Grid, Volume, read_volume
 from coarse2fine.pipeline import Pipeline
 
 SPACING = (2.5, 0.8, 1.3)
+SHARED = Path(__file__).parents[3] / "shared"
+KINDS = ("3d_lowres", "3d_fullres")
+# Test case, and a crop of it that holds foreground.
+SHARED_CASES = {
+    "Dataset101_VNCMito": ("vnc_test", (slice(0, 18), slice(300, 600), slice(0, 300))),
+    "Dataset104_LungLesion": ("lidc0001", (slice(76, 104), slice(60, 230), slice(230, 400))),
+}
 CASES: dict[str, dict[str, Any]] = {
     "binary": {},
     "multi-class": {"labels": {"background": 0, "a": 1, "b": 2, "c": 3}},
@@ -60,6 +68,35 @@ def test_one_stage__any_kind_of_model__equals_nnunet(name: str, model_folder: Ca
     assert result.shape == expected.shape
     assert len(np.unique(expected)) > 1
     assert (result != expected).mean() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["demo", *(f"{data}/{kind}" for data in SHARED_CASES for kind in KINDS)])
+def test_one_stage__trained_model_on_a_crop__equals_nnunet(name: str) -> None:
+    """Trained models on a crop of a real volume: the shipped ones always, others where they lie beside the repository."""
+    if name == "demo":
+        folder, image, crop = ASSETS / "fine", IMAGE, (slice(76, 104), slice(10, 130), slice(160, 290))
+    else:
+        data, _, kind = name.partition("/")
+        folder = SHARED / "models" / data / f"nnUNetTrainer__smallPlans__{kind}"
+        image = SHARED / "data" / data / "imagesTs" / f"{SHARED_CASES[data][0]}_0000.nii.gz"
+        crop = SHARED_CASES[data][1]
+        if not (folder.is_dir() and image.is_file()):
+            pytest.skip(f"no {name} in ../shared: data and models for developers only")
+    whole = read_volume([image])
+    voxels = np.ascontiguousarray(whole.channels[0][crop])
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, use_mirroring=False)
+    with contextlib.redirect_stdout(io.StringIO()):
+        predictor.initialize_from_trained_model_folder(str(folder), ("all",), "checkpoint_final.pth")
+        expected = predictor.predict_single_npy_array(
+            voxels[None].astype(np.float32), {"spacing": list(whole.grid.spacing)}
+        )
+
+    config = load_config(None, ["mode=one-stage", f"fine.model={folder}", "fine.mirroring=false"])
+    volume = Volume((voxels,), Grid(voxels.shape, whole.grid.spacing), name)
+    result = Pipeline.from_config(config)(volume).labels
+
+    assert expected.any()
+    assert (result != expected).mean() < 1e-5
 
 
 def test_one_stage__mirroring_off__differs_from_mirroring_on(model_folder: Callable[..., Path]) -> None:

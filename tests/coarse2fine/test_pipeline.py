@@ -121,6 +121,13 @@ def test_run__one_setting_changed__changes_the_result(override: str, tiny: tuple
     assert (result.labels != split.labels).any() or result.boxes != split.boxes
 
 
+def test_run__few_boxes__get_canvases_of_their_own(tiny: tuple[Path, Path]) -> None:
+    """Packing few boxes saves less than measuring statistics would cost, so each is shown alone; many are packed."""
+    few, many = (run(tiny, ["rois.threshold=0.65", f"canvas.norm_tiles={tiles}"]).report for tiles in (9, 1))
+    assert few.canvases["count"] == few.boxes["selected"] > 1
+    assert many.canvases["count"] < many.boxes["selected"]
+
+
 def test_run__outside_coarse__keeps_the_coarse_result_there(tiny: tuple[Path, Path], plain: Result) -> None:
     """Outside of all boxes the coarse labels stand; inside nothing changes."""
     coarse = run(tiny, ["fine.outside=coarse"]).labels
