@@ -13,7 +13,7 @@ from coarse2fine.clock import Clock
 from coarse2fine.coarse import CoarseResult
 from coarse2fine.config import Config
 from coarse2fine.errors import ConfigError
-from coarse2fine.grow import Edges, Growth, Region, follow_mask, join_regions
+from coarse2fine.grow import Edges, Growth, Region, cut_faces, follow_mask, join_regions
 from coarse2fine.instance_norm import SlotLayout, with_frozen_statistics, with_slot_statistics
 from coarse2fine.nnunet import Model, tile_starts
 from coarse2fine.resample import Floats
@@ -224,20 +224,23 @@ class _Stage:
     coarse: CoarseResult
     clock: Clock
 
+    def worth(self, region: Box) -> bool:
+        """Whether a box may grow into a region."""
+        return self.coarse.peak_in(region, self.view.shape) >= self.config.fine.grow_above
+
 
 def _segment_canvas(stage: _Stage, canvas: Canvas, regions: Sequence[Region], covered: Edges) -> list[Growth]:
     """Run one canvas and hand each crop's outputs to the writer; returns what became of the crops' boxes."""
     output = _run(stage, canvas, gather(canvas, stage.read, input_channels(stage.model)))
     growths = []
     for placement, logits in scatter(canvas, output):
-        growth = Growth(placement.box)
+        mask, volume = stage.model.labels.from_logits(logits) != 0, stage.view.shape
+        others = covered[(covered != np.array(placement.box.start + placement.box.stop)).any(axis=1)]
         if stage.config.fine.grow:
-            mask = stage.model.labels.from_logits(logits) != 0
-            others = covered[(covered != np.array(placement.box.start + placement.box.stop)).any(axis=1)]
-            growth = follow_mask(
-                placement, mask, regions[placement.crop].seeds, others, stage.view.shape, stage.plan.step,
-                lambda region: stage.coarse.peak_in(region, stage.view.shape) >= stage.config.fine.grow_above,
-            )  # fmt: skip
+            seeds = regions[placement.crop].seeds
+            growth = follow_mask(placement, mask, seeds, others, volume, stage.plan.step, stage.worth)
+        else:
+            growth = Growth(placement.box, refused=cut_faces(placement, mask, others, volume))
         stage.writer.add(placement, logits, growth.box, growth.keep)
         growths.append(growth)
     return growths

@@ -96,6 +96,11 @@ def follow_mask(
         box = grown
 
 
+def cut_faces(placement: Placement, mask: Mask, covered: Edges, volume: Triple) -> int:
+    """How many faces of a placement's box its mask runs through; arguments as of ``follow_mask``."""
+    return len(_touched(placement, mask, placement.box, covered, Box.whole(volume)))
+
+
 def join_regions(regions: Iterable[Region], slot: Triple) -> list[Region]:
     """Join regions that mostly overlap while their hull fits into a slot."""
     joined: list[Region] = []

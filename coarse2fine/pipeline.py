@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from assignnet import RULES, Problem, Roi, RoiTree, check_selection
 from canvas import Box, share_of_volume
+from coarse2fine.allocator import return_freed_memory
 from coarse2fine.clock import Clock
 from coarse2fine.coarse import CoarseResult, look_coarsely, paint_coarse
 from coarse2fine.config import Config
@@ -129,6 +130,7 @@ class Pipeline:
             return self._one_stage(volume, progress, clock, ())
         with clock.time("coarse"):
             coarse = self._look(volume, self.coarse, progress, clock)
+            return_freed_memory()
         with clock.time("fine"):
             view = open_view(volume.channels, volume.grid.spacing, self.fine)
         with clock.time("rois"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from canvas import Box, Placement
-from coarse2fine.grow import Region, follow_mask, join_regions
+from coarse2fine.grow import Region, cut_faces, follow_mask, join_regions
 
 VOLUME, STEP = (40, 40, 40), (2, 4, 4)
 NONE = np.empty((0, 6), dtype=np.int64)
@@ -80,6 +80,13 @@ def test_follow_mask__not_worth_it__is_counted_as_refused() -> None:
     """A face behind which nothing is worth following is left alone, and said so."""
     growth = follow_mask(PLACEMENT, mask_of(Box((14, 14, 14), (16, 16, 30))), (), NONE, VOLUME, STEP, lambda box: False)
     assert (growth.box, growth.beyond, growth.refused) == (BOX, (), 1)
+
+
+def test_cut_faces__mask_through_two_faces__counts_both() -> None:
+    """Where nothing may grow, the faces that cut through a mask are still counted, unless a neighbour lies beyond."""
+    mask = mask_of(Box((12, 12, 12), (18, 18, 24)), Box((7, 12, 12), (12, 18, 18)))
+    assert cut_faces(PLACEMENT, mask, NONE, VOLUME) == 2
+    assert cut_faces(PLACEMENT, mask, np.array([[10, 10, 20, 20, 20, 30]]), VOLUME) == 1
 
 
 def test_follow_mask__resized_crop__works_in_voxels_of_the_working_grid() -> None:

@@ -72,7 +72,7 @@ def test_one_stage__any_kind_of_model__equals_nnunet(name: str, model_folder: Ca
 
 @pytest.mark.parametrize("name", ["demo", *(f"{data}/{kind}" for data in SHARED_CASES for kind in KINDS)])
 def test_one_stage__trained_model_on_a_crop__equals_nnunet(name: str) -> None:
-    """Trained models on a crop of a real volume: the shipped ones always, others where they lie beside the repository."""
+    """Trained models on a crop of a real volume: the shipped ones always, others where ../shared is present."""
     if name == "demo":
         folder, image, crop = ASSETS / "fine", IMAGE, (slice(76, 104), slice(10, 130), slice(160, 290))
     else:
