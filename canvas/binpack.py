@@ -102,13 +102,11 @@ def _best(shapes: Integers, canvas: Triple, layouts: Iterable[Layout]) -> Layout
     def cost(layout: Layout) -> tuple[int, float]:
         return layout.count, -float((np.bincount(layout.bins, weights=volumes) ** 2).sum())
 
-    best = None
-    for layout in layouts:
-        if best is None or cost(layout) < cost(best):
-            best = layout
-        if best.count <= bound:
-            break
-    assert best is not None  # every caller offers at least one
+    remaining = iter(layouts)
+    best = next(remaining)  # every caller offers at least one
+    # Layouts are made as they are asked for: none after one that cannot be beaten.
+    while best.count > bound and (layout := next(remaining, None)) is not None:
+        best = min(best, layout, key=cost)
     return best
 
 

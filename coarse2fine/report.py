@@ -24,7 +24,6 @@ PACKAGES = (
     "scipy",
     "scikit-image",
     "SimpleITK",
-    "nibabel",
     "connected-components-3d",
 )
 
