@@ -30,7 +30,7 @@ def draw_overlay(volume: Volume, labels: NDArray[np.generic], reference: NDArray
     image, spacing = volume.channels[0][z], volume.grid.spacing
     rows, columns = np.nonzero(shown[z]) if shown[z].any() else (np.array([0]), np.array([0]))
     centre = float(rows.mean()) * spacing[1], float(columns.mean()) * spacing[2]
-    figure = Figure(figsize=(12, 6.2), facecolor="black", layout="constrained")
+    figure = Figure(figsize=(12, 6.7), facecolor="black", layout="constrained")
     whole, close = figure.subplots(1, 2)
     for axes, title in ((whole, f"slice {z} of {labels.shape[0]}"), (close, f"{ZOOM_MM:.0f} mm around the finding")):
         draw_slice(axes, image, (spacing[1], spacing[2]), labels[z] != 0, reference[z])
