@@ -126,8 +126,9 @@ def _measure(network: nn.Module, tiles: Sequence[torch.Tensor]) -> dict[str, tup
 
     def record(name: str) -> RemovableHandle:
         def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            features = inputs[0].float()
-            both = torch.stack([features.mean((0, 2, 3, 4)), features.square().mean((0, 2, 3, 4))])
+            # Squaring the feature map itself would cost a second one.
+            variance, mean = torch.var_mean(inputs[0].float(), (0, 2, 3, 4), correction=0)
+            both = torch.stack([mean, variance + mean.square()])
             moments.setdefault(name, []).append(both)
 
         return network.get_submodule(name).register_forward_pre_hook(hook)

@@ -130,9 +130,9 @@ class Pipeline:
             return self._one_stage(volume, progress, clock, ())
         with clock.time("coarse"):
             coarse = self._look(volume, self.coarse, progress, clock)
-            return_freed_memory()
         with clock.time("fine"):
             view = open_view(volume.channels, volume.grid.spacing, self.fine)
+            return_freed_memory()
         with clock.time("rois"):
             progress("rois", 0, 1)
             tree = self._find_regions(coarse.heatmap, view)
