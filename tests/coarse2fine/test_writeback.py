@@ -164,3 +164,19 @@ def test_labels__many_classes__never_hold_classes_times_volume(model_folder: Cal
     tracemalloc.stop()
     np.testing.assert_array_equal(result[:16, :32, :32], outputs.argmax(0))
     assert peak < 0.5 * 40 * result.size * 2  # half of nnU-Net's half-precision array
+
+
+def test_labels__voxels_that_do_not_count__stay_as_they_are(model_folder: Callable[..., Path]) -> None:
+    """Where a crop's outputs are not kept they leave the label alone, although they lie in the box."""
+    model = load_model(model_folder(spacing=SPACING))
+    view = open_view([np.ones((16, 32, 32), np.int16)], SPACING, model)
+    box = Box.of((0, 8, 8), (8, 8, 8))
+    outputs = np.stack([np.zeros(box.shape), np.ones(box.shape)]).astype(np.float32)
+    keep = np.zeros(box.shape, bool)
+    keep[:, :3] = True
+    writer = LabelWriter(view, model)
+    writer.expect([box])
+    writer.add(native(box, box), outputs, keep=keep)
+    expected = np.zeros((16, 32, 32), bool)
+    expected[0:8, 8:11, 8:16] = True
+    np.testing.assert_array_equal(writer.finish() == 1, expected)
