@@ -1,11 +1,18 @@
-"""Which boxes to process, and in which order."""
+"""Which boxes to process, and in which order.
 
-from assignnet.rules import RULES, Assigner, Problem, all_children, all_parents, check_selection, greedy
-from assignnet.tree import Roi, RoiTree
+Training needs more packages than choosing does; its modules (``assignnet.env``, ``assignnet.policy``,
+``assignnet.train``) are imported by their own names.
+"""
+
+from assignnet.problem import Problem
+from assignnet.rules import RULES, Assigner, all_children, all_parents, check_selection, greedy
+from assignnet.tree import NO_FEATURES, Features, Roi, RoiTree
 
 __all__ = [
+    "NO_FEATURES",
     "RULES",
     "Assigner",
+    "Features",
     "Problem",
     "Roi",
     "RoiTree",

@@ -1,11 +1,13 @@
 """Rules that choose from a tree of regions which boxes to process, and in which order.
 
-Every rule has the interface that a learned agent has too, ``Assigner``. What a choice is worth and what it costs:
+Every rule has the interface that a learned agent has too, ``Assigner``. ``random_rule`` and ``top_k`` are what others
+are compared with; unlike the rest they leave regions out without being allowed to (``Problem.drop``). What a choice
+is worth to ``greedy``, and what it costs:
 
 - **value** of a node: its mass times its fidelity, as a share of the mass of all parents. Fidelity is the share of
   the native detail that reaches the network (``Problem.fidelity``), so a region that must be shrunk counts for less.
-- **cost** of a node: the slots that it occupies (``Problem.slots``), as a share of the slots that all children of the
-  whole tree would occupy.
+- **cost** of a node: the slots that it occupies, or the room that it takes (``Problem.slots``), as a share of what all
+  children of the whole tree would occupy.
 - **utility** = value - weight * cost. Both are shares, so the weight has no unit: at weight 0.1, a tenth of the cost
   of the whole tree must buy one per cent of its mass.
 """
@@ -14,99 +16,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from math import ceil, prod
 from types import MappingProxyType
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
-from assignnet.tree import Roi, RoiTree
-from canvas.box import Box, Triple, to_array
-
-
-def tiles_along(edge: int, tile: int, step: float) -> int:
-    """Number of sliding-window positions on one axis, as nnU-Net counts them.
-
-    Args:
-        edge: Length to cover in voxels.
-        tile: Length of the window in voxels.
-        step: Largest distance between neighbouring windows as a share of ``tile``.
-
-    >>> tiles_along(100, 64, 0.5), tiles_along(64, 64, 0.5), tiles_along(10, 64, 0.5)
-    (3, 1, 1)
-    """
-    return 1 if edge <= tile else ceil((edge - tile) / (tile * step)) + 1
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What an assigner has to know besides the tree: how boxes are processed and what speed is worth.
-
-    Attributes:
-        slot: Size (z, y, x) in voxels that one crop occupies at the input of the network.
-        weight: What one unit of cost is worth in units of value (lambda in the record); 0 looks at value only.
-        large: What happens to a box that is larger than a slot: it is shrunk into one slot (``"resize"``), or
-            processed at native resolution by a sliding window of slots (``"native"``).
-        tile_step: Step of that sliding window as a share of the slot.
-        drop: Whether regions may be left out if they are not worth their cost. Off by default: no object is lost
-            silently. Needs a positive weight.
-
-    Raises:
-        ValueError: If a number is out of its range, or regions may be dropped at no weight.
-    """
-
-    slot: Triple
-    weight: float = 0.0
-    large: Literal["resize", "native"] = "resize"
-    tile_step: float = 0.5
-    drop: bool = False
-
-    def __post_init__(self) -> None:
-        if min(self.slot) < 1:
-            raise ValueError(f"slot {self.slot} has an edge below 1 voxel")
-        if not self.weight >= 0:
-            raise ValueError(f"weight {self.weight} is negative")
-        if self.large not in ("resize", "native"):
-            raise ValueError(f"large boxes can be processed by 'resize' or 'native', not by {self.large!r}")
-        if not 0 < self.tile_step <= 1:
-            raise ValueError(f"tile_step {self.tile_step} is not in (0, 1]")
-        if self.drop and self.weight == 0:
-            raise ValueError("drop needs a positive weight: without one, nothing is too expensive to keep")
-
-    def slots(self, box: Box) -> float:
-        """Cost of processing a box, in slots.
-
-        >>> Problem(slot=(8, 8, 8)).slots(Box.whole((8, 16, 16)))
-        1.0
-        >>> Problem(slot=(8, 8, 8), large="native").slots(Box.whole((8, 16, 16)))
-        9.0
-        """
-        if self.large == "resize":
-            return 1.0
-        edges = zip(box.shape, self.slot, strict=True)
-        return float(prod(tiles_along(edge, slot, self.tile_step) for edge, slot in edges))
-
-    def fidelity(self, box: Box) -> float:
-        """Share of the box's native detail that the network sees, in (0, 1].
-
-        The geometric mean over the three axes of how much each is shrunk: 1 if the box fits into a slot or is
-        processed natively, 1/2 if all its edges are twice the slot's.
-
-        >>> Problem(slot=(8, 8, 8)).fidelity(Box.whole((16, 16, 16)))
-        0.5
-        """
-        if self.large == "native":
-            return 1.0
-        shrink = [min(1.0, slot / edge) for edge, slot in zip(box.shape, self.slot, strict=True) if edge]
-        return float(np.cbrt(prod(shrink)))
+from assignnet.problem import Problem
+from assignnet.tree import NO_FEATURES, Features, Roi, RoiTree
+from canvas.box import Triple, to_array
 
 
 class Assigner(Protocol):
     """Chooses the boxes to process: a rule below, or a trained agent."""
 
-    def __call__(self, tree: RoiTree, problem: Problem) -> tuple[Roi, ...]:
+    def __call__(self, tree: RoiTree, problem: Problem, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
         """Nodes of the tree in the order in which to process them.
 
         The order decides which crops share a canvas: they fill it one after the other. A node excludes its parent
@@ -136,17 +61,17 @@ def check_selection(tree: RoiTree, selection: Iterable[Roi]) -> None:
                     raise ValueError(f"selected together with its parent {parent.box}: {child.box}")
 
 
-def all_parents(tree: RoiTree, problem: Problem) -> tuple[Roi, ...]:
+def all_parents(tree: RoiTree, problem: Problem, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
     """Every large region: the fewest crops, large objects shrunk."""
     return in_space_order(tree.parents, problem.slot)
 
 
-def all_children(tree: RoiTree, problem: Problem) -> tuple[Roi, ...]:
+def all_children(tree: RoiTree, problem: Problem, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
     """Every small region: the most detail and the most crops."""
     return in_space_order(tree.leaves, problem.slot)
 
 
-def greedy(tree: RoiTree, problem: Problem) -> tuple[Roi, ...]:
+def greedy(tree: RoiTree, problem: Problem, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
     """For every parent, its children if the detail that they add is worth the slots that they add.
 
     With value and cost as in the module's docstring, the children replace their parent if::
@@ -155,7 +80,9 @@ def greedy(tree: RoiTree, problem: Problem) -> tuple[Roi, ...]:
 
     Children may overlap, and what they share is worth processing only once: the sum of their masses is capped at
     the parent's mass, ``value(children) = mean fidelity * min(sum of masses, mass of parent)`` with the mean weighted
-    by mass. Hence a parent that fits into a slot is always preferred to several children.
+    by mass. Hence a parent that stays native is preferred to its children wherever it costs no more than they do, as is
+    always so in same-size packing. In same-scale packing, where room is what costs, it gives way if its children save
+    room that is worth more than the mass between them.
 
     Every object stays covered, by a parent or by its children, unless ``problem.drop`` is set: then a chosen node
     is left out if ``value < weight * cost``.
@@ -182,8 +109,38 @@ def greedy(tree: RoiTree, problem: Problem) -> tuple[Roi, ...]:
     return in_space_order(chosen, problem.slot)
 
 
+def top_k(tree: RoiTree, problem: Problem, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
+    """The large regions with the highest scores, as many as ``problem.keep`` says, or half of them, rounded up.
+
+    Ties go to the greater mass, then to the box that comes first.
+    """
+    keep = (len(tree.parents) + 1) // 2 if problem.keep is None else problem.keep
+    ranked = sorted(tree.parents, key=lambda roi: (-roi.score, -roi.mass, roi.box))
+    return in_space_order(ranked[:keep], problem.slot)
+
+
+def random_rule(tree: RoiTree, problem: Problem, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
+    """For every parent by chance itself, its children, or nothing, all equally likely; a leaf or nothing; any order.
+
+    The same boxes lead to the same choice.
+    """
+    boxes = to_array(roi.box for roi in tree.rois).astype("<i8")
+    chance = np.random.default_rng(crc32(boxes.tobytes()))
+    chosen: list[Roi] = []
+    for index, parent in enumerate(tree.parents):
+        ways = ((), (parent,)) if tree.is_leaf(index) else ((), (parent,), tree.children[index])
+        chosen.extend(ways[chance.integers(len(ways))])
+    return tuple(chosen[position] for position in chance.permutation(len(chosen)))
+
+
 RULES: Final[Mapping[str, Assigner]] = MappingProxyType(
-    {"all_parents": all_parents, "all_children": all_children, "greedy": greedy}
+    {
+        "all_parents": all_parents,
+        "all_children": all_children,
+        "greedy": greedy,
+        "top_k": top_k,
+        "random": random_rule,
+    }
 )
 """The rules by the names that a configuration uses."""
 
@@ -195,6 +152,7 @@ def in_space_order(rois: Iterable[Roi], slot: Triple) -> tuple[Roi, ...]:
     crops from the same place look alike. Distances count in eighths of a slot, so that anisotropic voxels do not
     favour an axis. Ties go to the smaller box in the order of ``Box``.
 
+    >>> from canvas import Box
     >>> far, near, first = (Roi(Box.of((0, 0, x), (8, 8, 8)), 1.0, 1.0) for x in (64, 8, 0))
     >>> in_space_order([far, near, first], (8, 8, 8)) == (first, near, far)
     True

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from canvas.box import Box, Triple
+
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +93,33 @@ class RoiTree:
     def mass(self) -> float:
         """Sum of the parents' masses; what two overlapping parents share counts twice."""
         return sum(parent.mass for parent in self.parents)
+
+    @property
+    def parent_of(self) -> NDArray[np.int64]:
+        """For each of ``rois`` the index of its parent in ``rois``; of a parent (or leaf) its own index; shape (n,).
+
+        >>> left, right = Roi(Box((0, 0, 0), (4, 4, 4)), 0.9, 40.0), Roi(Box((0, 0, 3), (4, 4, 7)), 0.8, 30.0)
+        >>> RoiTree((Roi(Box((0, 0, 0), (4, 4, 7)), 0.9, 60.0),), ((left, right),), (16, 16, 16)).parent_of.tolist()
+        [0, 0, 0]
+        """
+        index: list[int] = []
+        for parent, children in enumerate(self.children):
+            index += [len(index)] * (1 if self.is_leaf(parent) else len(children) + 1)
+        return np.array(index, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """What a network sees in the regions of a tree and in the whole volume.
+
+    Attributes:
+        nodes: Shape (regions, F), rows in the order of ``RoiTree.rois``; F may be 0.
+        volume: The whole volume's, shape (G,); G may be 0.
+    """
+
+    nodes: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    volume: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
+
+
+NO_FEATURES = Features()
+"""For assigners that look at boxes only."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,11 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.demo and (options.input is None or options.output is None):
         parser.error("-i/--input and -o/--output are required (or use --demo)")
     keep_freed_memory()
+    return guarded(console, lambda: demo(options, console) if options.demo else infer(options, console))
+
+
+def guarded(console: Console, action: Callable[[], None]) -> int:
+    """Run a command; returns the exit code. What users can mend is told without a traceback."""
     try:
-        if options.demo:
-            demo(options, console)
-        else:
-            infer(options, console)
+        action()
     except C2FError as error:
         return fail(console, str(error))
     except KeyboardInterrupt:
@@ -242,8 +244,10 @@ def print_report(report: RunReport, output: Path, console: Console) -> None:
         table.add_row(
             "boxes",
             f"{boxes['selected']} selected of {boxes['parents']} parents, {boxes['children']} children"
+            + (f"; {boxes['dropped']} dropped" if boxes["dropped"] else "")
             + (f"; {boxes['grown']} grown" if boxes["grown"] else ""),
         )
+        table.add_row("chosen by", plain(" ".join(report.agent[key] for key in ("kind", "name"))))
         table.add_row("canvases", f"{report.canvases['count']:.0f}, {report.canvases['fill']:.0%} filled")
         table.add_row(
             "looked at",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from canvas import Box, Triple, triple
+from coarse2fine.bottleneck import BottleneckMap, record_bottleneck
 from coarse2fine.clock import Clock
 from coarse2fine.components import label_components
 from coarse2fine.config import BodyCrop, CoarseConfig
@@ -32,11 +34,13 @@ class CoarseResult:
         logits: float32, shape (heads, z, y, x).
         heatmap: Foreground probability, float32, shape (z, y, x).
         model: The coarse model, for its label rules.
+        bottleneck: The deepest features, if they were asked for; same axes.
     """
 
     logits: Floats
     heatmap: Floats
     model: Model
+    bottleneck: BottleneckMap | None = None
 
     def labels_in(self, box: Box, grid: Triple) -> NDArray[np.unsignedinteger]:
         """The coarse labels in a box of a finer grid over the same region of space.
@@ -85,7 +89,14 @@ def _linear(size_in: int, size_out: int) -> Axis:
 
 
 def look_coarsely(
-    view: WorkingView, model: Model, fine: Model, settings: CoarseConfig, clock: Clock, progress: Progress
+    view: WorkingView,
+    model: Model,
+    fine: Model,
+    settings: CoarseConfig,
+    clock: Clock,
+    progress: Progress,
+    *,
+    bottleneck: bool = False,
 ) -> CoarseResult:
     """Run the coarse network over the whole volume.
 
@@ -96,14 +107,21 @@ def look_coarsely(
         settings: Tile step, mirroring, patch and body crop.
         clock: Books network time under ``coarse.network``.
         progress: Called after every tile.
+        bottleneck: Whether to keep the deepest features of the first network.
     """
     if settings.patch_size is not None:
         model = dataclasses.replace(model, patch=settings.patch_size)
     region = Box.whole(view.shape) if settings.body_crop is None else body_box(view, settings.body_crop)
     data = view.read(region)
-    with clock.time("coarse.network"):
+    with clock.time("coarse.network"), ExitStack() as stack:
+        recorder = stack.enter_context(record_bottleneck(model, region.shape)) if bottleneck else None
         inside = sliding_window(
-            model, data, tile_step=settings.tile_step, mirroring=settings.mirroring, progress=progress
+            model,
+            data,
+            tile_step=settings.tile_step,
+            mirroring=settings.mirroring,
+            progress=progress,
+            on_tile=recorder.on_tile if recorder else lambda box: None,
         )
     logits = inside.float()
     if region.shape != view.shape:
@@ -116,7 +134,8 @@ def look_coarsely(
     turn = [model.untranspose[axis] for axis in fine.transpose]
     logits = logits.permute(0, *(axis + 1 for axis in turn))
     heatmap = model.labels.foreground_probability(logits)
-    return CoarseResult(logits.contiguous().numpy(), heatmap.contiguous().numpy(), model)
+    kept = recorder.finish(region.start, view.shape).turned(triple(turn)) if recorder else None
+    return CoarseResult(logits.contiguous().numpy(), heatmap.contiguous().numpy(), model, kept)
 
 
 def body_box(view: WorkingView, crop: BodyCrop) -> Box:

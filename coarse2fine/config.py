@@ -11,22 +11,30 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    Strict,
-    StringConstraints,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from coarse2fine.errors import ConfigError
-from coarse2fine.yamlmodel import ConflictError, Expected, ModelReader, did_you_mean, section_of
+from coarse2fine.values import (
+    AgentName,
+    Count,
+    Device,
+    FileName,
+    Folds,
+    Fraction,
+    ModelFolder,
+    Natural,
+    NonNegative,
+    Number,
+    Overlap,
+    Padding,
+    Probability,
+    Size,
+    Spacing,
+    unknown_agent,
+)
+from coarse2fine.yamlmodel import ConflictError, ModelReader, did_you_mean, section_of
 from coarse2fine.yamltree import Keys, Origin, YamlTree, parse_yaml
 
 __all__ = [
@@ -53,6 +61,10 @@ RECORD_NAMES = {
     "nms_threshold": "rois.nms_threshold",
     "nmm_threshold": "rois.nmm_threshold",
     "lambda": "assign.lambda",
+    "downsample_mode": "assign.downsample_mode",
+    "pooling_mode": "assign.pooling_mode",
+    "start_label": "assign.start_label",
+    "global_info": "assign.global_info",
     "canvas_size": "canvas.size",
     "patch_size": "canvas.slot",
     "postprocess": "fine.postprocess",
@@ -61,47 +73,6 @@ RECORD_NAMES = {
 }
 
 _MAX_BYTES = 100_000  # the YAML parser is slow on purpose-made input; a configuration has a few thousand bytes
-
-
-def _model_folder(value: object, info: ValidationInfo) -> object:
-    """Expands ``~`` and makes a path relative to the folder that the validation context names."""
-    if not isinstance(value, str | Path):
-        return value
-    if not str(value).strip():
-        raise ValueError("empty path")
-    try:
-        path = Path(value).expanduser()
-    except RuntimeError as error:  # ~name of a user that does not exist
-        raise ValueError(str(error)) from error
-    base = (info.context or {}).get("base")
-    return path if base is None else Path(base) / path
-
-
-# Numbers are strict: a quoted number, or `true` where a number belongs, is a mistake worth hearing about.
-_Count = Annotated[int, Strict(), Field(gt=0)]
-_Natural = Annotated[int, Strict(), Field(ge=0)]
-_Length = Annotated[float, Strict(), Field(gt=0)]
-Count = Annotated[_Count, Expected("a whole number above 0")]
-Natural = Annotated[_Natural, Expected("a whole number, 0 or more")]
-Number = Annotated[float, Strict(), Expected("a number")]
-NonNegative = Annotated[float, Strict(), Field(ge=0), Expected("a number, 0 or more")]
-Fraction = Annotated[float, Strict(), Field(gt=0, le=1), Expected("a number above 0, at most 1")]
-Probability = Annotated[float, Strict(), Field(ge=0, lt=1), Expected("a number from 0 to below 1")]
-Size = Annotated[tuple[_Count, _Count, _Count], Expected("three whole numbers above 0, as [z, y, x]")]
-Padding = Annotated[tuple[_Natural, _Natural, _Natural], Expected("three whole numbers, 0 or more, as [z, y, x]")]
-Spacing = Annotated[tuple[_Length, _Length, _Length], Expected("three numbers above 0, as [z, y, x]")]
-Folds = Annotated[
-    tuple[_Natural | Literal["all"], ...], Field(min_length=1), Expected("a list such as [0, 1, 2] or [all]")
-]
-ModelFolder = Annotated[Path, BeforeValidator(_model_folder), Expected("the path of a folder")]
-# At least one character that is not a dot, so that "." and ".." are no file names either.
-FileName = Annotated[
-    str, StringConstraints(pattern=r"^[^/\\]*[^/\\.][^/\\]*$"), Expected("the name of a file, without folders")
-]
-Device = Annotated[
-    str, StringConstraints(pattern=r"^(auto|cpu|cuda(:[0-9]+)?|mps)$"), Expected("auto, cpu, cuda, cuda:N or mps")
-]
-Overlap = Literal["iou", "ios"]
 
 
 # Defaults go by keyword: mypy sees no other ones, and would ask callers for every field.
@@ -172,8 +143,10 @@ class RoisConfig(_Section):
 class AssignConfig(_Section):
     """Which boxes are processed, and in which order."""
 
-    rule: Literal["all_parents", "all_children", "greedy"] = Field(
-        default="greedy", description="Every parent, every child, or for each parent what its gain and cost favour"
+    agent: AgentName = Field(
+        default="greedy",
+        validation_alias=AliasChoices("agent", "rule"),
+        description="Who chooses: a rule, the name of a shipped agent, or an agent's folder (also called rule)",
     )
     # `lambda` is a reserved word of Python, so the attribute needs a name of its own; both work in files.
     weight: NonNegative = Field(
@@ -183,6 +156,25 @@ class AssignConfig(_Section):
         description="Weight of a box's cost against its gain (also called weight)",
     )
     drop: bool = Field(default=False, description="Whether greedy may leave out ROIs that are not worth their cost")
+    keep: Count | None = Field(default=None, description="How many parents the rule top_k selects; null = half of them")
+    budget: NonNegative | None = Field(
+        default=None, description="Most slots that an agent may spend on a volume; null = no limit; rules ignore it"
+    )
+    features: Literal["none", "coarse", "fine"] = Field(
+        default="coarse",
+        description="Training: whose encoder an agent sees ROIs with; at inference the agent's own card rules",
+    )
+    downsample_mode: Literal["center", "resize"] = Field(
+        default="center",
+        description="Training, features: fine: an ROI is seen by the slot at its centre, or whole, shrunk to a slot",
+    )
+    pooling_mode: Literal["max", "mean"] = Field(
+        default="max", description="Training: how the features of each quarter of an ROI are pooled"
+    )
+    global_info: bool = Field(default=False, description="Training: an agent also sees features of the whole volume")
+    start_label: bool = Field(
+        default=False, description="Training: a learned token stands for the last choice before the first one"
+    )
 
 
 class CanvasConfig(_Section):
@@ -283,6 +275,10 @@ class Config(_Section):
 
 def _conflicts(config: Config) -> Iterator[tuple[Keys, str]]:
     """What does not fit together, as far as it can be known without the models."""
+    if problem := unknown_agent(config.assign.agent):
+        yield ("assign", "agent"), problem
+    if config.assign.drop and not config.assign.weight:
+        yield ("assign", "drop"), "needs a lambda above 0: at no cost, nothing is too expensive to keep"
     size, slot, capacity = config.canvas.size, config.canvas.slot, config.canvas.capacity
     context, crop_threshold = config.canvas.context, config.fine.crop_threshold
     if size and slot and _exceeds(slot, size):

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from assignnet import RULES, Problem, Roi, RoiTree, check_selection
+from assignnet import Roi, RoiTree
 from canvas import Box, share_of_volume
 from coarse2fine.allocator import return_freed_memory
+from coarse2fine.choose import Chooser, find_chooser, find_tree
 from coarse2fine.clock import Clock
 from coarse2fine.coarse import CoarseResult, look_coarsely, paint_coarse
 from coarse2fine.config import Config
@@ -23,7 +24,7 @@ from coarse2fine.fine import FineResult, plan_sizes, segment_boxes
 from coarse2fine.io import Volume, read_volume, write_labels
 from coarse2fine.nnunet import Model, load_model
 from coarse2fine.report import RunReport, peak_memory_mb, versions
-from coarse2fine.rois import RoiSettings, build_tree, find_rois, mass_inside
+from coarse2fine.rois import mass_inside
 from coarse2fine.sliding import sliding_window
 from coarse2fine.view import WorkingView, open_view
 from coarse2fine.writeback import LabelWriter, export_labels
@@ -62,7 +63,7 @@ class Pipeline:
         fine: The full-resolution model.
 
     Raises:
-        ModelError: If the models do not fit each other or the mode.
+        ModelError: If the models do not fit each other or the mode, or the agent does not fit them.
     """
 
     def __init__(self, config: Config, coarse: Model | None, fine: Model) -> None:
@@ -70,6 +71,9 @@ class Pipeline:
         self.coarse, self.fine = coarse, fine
         self.plan = plan_sizes(self.config, fine)
         check_models(self.config, coarse, fine)
+        self.chooser: Chooser | None = None
+        if self.config.mode != "one-stage" and coarse is not None:
+            self.chooser = find_chooser(self.config, self.plan, coarse, fine)
 
     @classmethod
     def from_config(cls, config: Config, *, trust_checkpoint: bool = False) -> Self:
@@ -126,21 +130,21 @@ class Pipeline:
         return self._finish(result, clock)
 
     def _run(self, volume: Volume, progress: Progress, clock: Clock) -> Result:
-        if self.config.mode == "one-stage" or self.coarse is None:
+        if self.chooser is None or self.coarse is None:
             return self._one_stage(volume, progress, clock, ())
         with clock.time("coarse"):
-            coarse = self._look(volume, self.coarse, progress, clock)
+            coarse = self._look(volume, self.coarse, progress, clock, self.chooser.features.wants_coarse)
         with clock.time("fine"):
             view = open_view(volume.channels, volume.grid.spacing, self.fine)
             return_freed_memory()
         with clock.time("rois"):
             progress("rois", 0, 1)
-            tree = self._find_regions(coarse.heatmap, view)
+            tree = find_tree(self.config, self.plan, coarse.heatmap, view)
             progress("rois", 1, 1)
         if not tree.parents and self.config.rois.empty == "one-stage":
             return self._one_stage(volume, progress, clock, ("the heatmap is empty: ran one-stage instead",))
         with clock.time("assign"):
-            chosen = self._assign(tree)
+            chosen = self.chooser.choose(tree, coarse, view, self.fine, clock)
         with clock.time("fine"):
             writer = LabelWriter(view, self.fine)
             if self.config.fine.outside == "coarse":
@@ -157,53 +161,23 @@ class Pipeline:
                 lambda done, total: progress("fine", done, total),
             )
             labels = writer.finish()
-        report = self._report(volume, labels, tree, chosen, fine, coarse.heatmap, view)
+        report = self._report(volume, labels, tree, chosen, fine, coarse.heatmap, view, self.chooser.warnings)
         return Result(labels, report, tree, fine.boxes)
 
-    def _look(self, volume: Volume, model: Model, progress: Progress, clock: Clock) -> CoarseResult:
-        """Volume -> heatmap."""
+    def _look(
+        self, volume: Volume, model: Model, progress: Progress, clock: Clock, bottleneck: bool = False
+    ) -> CoarseResult:
+        """Volume -> heatmap, and what an agent may want to see of it."""
         view = open_view(volume.channels, volume.grid.spacing, model, self.config.coarse.spacing)
         return look_coarsely(
-            view, model, self.fine, self.config.coarse, clock, lambda done, total: progress("coarse", done, total)
+            view,
+            model,
+            self.fine,
+            self.config.coarse,
+            clock,
+            lambda done, total: progress("coarse", done, total),
+            bottleneck=bottleneck,
         )
-
-    def _find_regions(self, heatmap: NDArray[np.float32], view: WorkingView) -> RoiTree:
-        """Heatmap -> ROI tree."""
-        rois = self.config.rois
-        settings = RoiSettings(
-            threshold=rois.threshold,
-            window=self.plan.window,
-            heatmap_voxel=rois.heatmap_voxel,
-            min_edge=rois.min_edge,
-            min_voxels=rois.min_voxels,
-            margin=rois.margin,
-            window_step=rois.window_step,
-        )
-        return build_tree(
-            find_rois(heatmap, view.shape, settings),
-            heatmap,
-            view.shape,
-            threshold=rois.threshold,
-            nms_threshold=rois.nms_threshold,
-            nms_overlap=rois.nms_overlap,
-            nmm_threshold=rois.nmm_threshold,
-            nmm_overlap=rois.nmm_overlap,
-            nmm_merging=rois.nmm_merging,
-        )
-
-    def _assign(self, tree: RoiTree) -> tuple[Roi, ...]:
-        """ROI tree -> ordered boxes."""
-        settings = self.config.assign
-        problem = Problem(
-            slot=self.plan.native,
-            weight=settings.weight,
-            large=self.config.fine.large_boxes,
-            tile_step=self.config.fine.tile_step,
-            drop=settings.drop,
-        )
-        chosen = RULES[settings.rule](tree, problem)
-        check_selection(tree, chosen)
-        return chosen
 
     def _one_stage(self, volume: Volume, progress: Progress, clock: Clock, warnings: tuple[str, ...]) -> Result:
         """nnU-Net's own procedure with the fine model: a sliding window over everything."""
@@ -248,7 +222,7 @@ class Pipeline:
         if not found:
             warnings += ("nothing was found: every voxel is background",)
         boxes, coverage = (
-            {"children": 0, "parents": 0, "selected": 0, "grown": 0, "cut": 0},
+            {"children": 0, "parents": 0, "selected": 0, "dropped": 0, "grown": 0, "cut": 0},
             {"volume": 1.0, "heatmap_mass": 1.0},
         )
         canvases: dict[str, float] = {"count": 0, "fill": 0.0}
@@ -257,6 +231,7 @@ class Pipeline:
                 "children": len(tree.leaves),
                 "parents": len(tree.parents),
                 "selected": len(chosen),
+                "dropped": count_dropped(tree, chosen),
                 "grown": fine.grown,
                 "cut": fine.cut,
             }
@@ -278,6 +253,7 @@ class Pipeline:
             warnings=warnings,
             device=str(self.fine.device),
             config=self.config.to_dict(),
+            agent={} if tree is None or self.chooser is None else self.chooser.describe(),
         )
 
     def _finish(self, result: Result, clock: Clock) -> Result:
@@ -297,6 +273,14 @@ class Pipeline:
         return dataclasses.replace(result, report=report)
 
 
+def count_dropped(tree: RoiTree, chosen: Sequence[Roi]) -> int:
+    """Parents of which neither they nor a child were chosen: places that may hold an object and are not looked at."""
+    wanted = set(chosen)
+    return sum(
+        wanted.isdisjoint({parent, *children}) for parent, children in zip(tree.parents, tree.children, strict=True)
+    )
+
+
 def preset(config: Config) -> Config:
     """The settings that a mode stands for.
 
@@ -307,7 +291,7 @@ def preset(config: Config) -> Config:
         return config
     return config.model_copy(
         update={
-            "assign": config.assign.model_copy(update={"rule": "all_parents"}),
+            "assign": config.assign.model_copy(update={"agent": "all_parents"}),
             "canvas": config.canvas.model_copy(update={"enabled": False, "size": None, "slot": None, "norm": "canvas"}),
             "fine": config.fine.model_copy(
                 update={"large_boxes": "native", "postprocess": "crop_and_resize", "crop_threshold": None}

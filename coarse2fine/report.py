@@ -37,7 +37,8 @@ class RunReport:
         mode: ``accelerated``, ``two-stage`` or ``one-stage``.
         timing_s: Seconds by stage: read, coarse, rois, assign, pack, fine, write, total.
         network_s: Seconds inside network passes, by stage; part of ``timing_s``.
-        boxes: Number of children, parents, selected and grown boxes, and of faces that still cut through a mask.
+        boxes: Number of children, parents and selected boxes, of parents dropped with all their children, of grown
+            boxes, and of faces that still cut through a mask.
         canvases: Number of network inputs of the fine stage, and mean share of them that crops fill.
         coverage: Share of the volume and of the heatmap's mass in processed boxes, 0 to 1.
         labels: Voxels of each foreground label in the result.
@@ -46,6 +47,7 @@ class RunReport:
         device: Where the networks ran.
         versions: Of this package and what it stands on.
         config: All settings.
+        agent: ``name`` and ``kind`` of who chose the boxes; empty where nobody had to.
     """
 
     case: str
@@ -59,6 +61,7 @@ class RunReport:
     warnings: tuple[str, ...]
     device: str
     config: Mapping[str, Any]
+    agent: dict[str, str] = field(default_factory=dict)
     peak_memory_mb: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 

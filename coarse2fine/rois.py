@@ -15,7 +15,7 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-from assignnet.rules import tiles_along
+from assignnet.problem import tiles_along
 from assignnet.tree import Roi, RoiTree
 from canvas.box import Box, Triple, to_array, triple
 from coarse2fine.components import label_components

@@ -14,10 +14,18 @@ from coarse2fine.resample import Floats
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) after every step."""
+OnTile = Callable[[Box], None]
+"""Called before every tile with its place in the data, once for each network."""
 
 
 def sliding_window(
-    model: Model, data: Floats, *, tile_step: float, mirroring: bool, progress: Progress = lambda done, total: None
+    model: Model,
+    data: Floats,
+    *,
+    tile_step: float,
+    mirroring: bool,
+    progress: Progress = lambda done, total: None,
+    on_tile: OnTile = lambda box: None,
 ) -> torch.Tensor:
     """Run a model over a whole array tile by tile and blend the outputs, exactly as nnU-Net's predictor does.
 
@@ -30,6 +38,7 @@ def sliding_window(
         tile_step: Distance of neighbouring tiles as a share of the tile, 0 to 1.
         mirroring: Average over mirrored inputs.
         progress: Called after every tile.
+        on_tile: Called before every tile; its box begins below 0 where the data are padded.
 
     Returns:
         Logits, half precision, shape (heads, z, y, x), on the CPU.
@@ -45,7 +54,9 @@ def sliding_window(
         logits = torch.zeros((model.labels.heads, *size), dtype=torch.half, device=keep)
         weights = torch.zeros(size, dtype=torch.half, device=keep)
         for index, corner in enumerate(corners):
-            tile = Box.of(corner, model.patch).slices
+            box = Box.of(corner, model.patch)
+            tile = box.slices
+            on_tile(box.relative_to(inner))
             output = model.forward(padded[(slice(None), *tile)][None], mirroring=mirroring, fold=fold)[0].to(keep)
             logits[(slice(None), *tile)] += output * weight
             weights[tile] += weight

@@ -53,7 +53,7 @@ class LabelWriter:
     def expect(self, boxes: Iterable[Box]) -> None:
         """Announce the boxes of the working grid that will be added; each must be added once."""
         for box in boxes:
-            self._expected.update(_blocks(self._native(box)))
+            self._expected.update(_blocks(self.native(box)))
 
     def add(
         self, placement: Placement, logits: Floats, box: Box | None = None, keep: NDArray[np.bool_] | None = None
@@ -66,7 +66,7 @@ class LabelWriter:
             box: Region of the working grid whose outputs count, if other than ``placement.box``.
             keep: Voxels of the slot whose outputs count; None for all.
         """
-        region = self._native(box or placement.box)
+        region = self.native(box or placement.box)
         if region.volume:
             if keep is not None:  # resampled along with the outputs
                 logits = np.concatenate([logits, keep[None].astype(np.float32)])
@@ -86,7 +86,7 @@ class LabelWriter:
             self._settle(key)
         return np.ascontiguousarray(self._full.transpose(self._model.untranspose))
 
-    def _native(self, box: Box) -> Box:
+    def native(self, box: Box) -> Box:
         """The voxels of the cropped volume whose centres lie in a box of the working grid."""
         start, stop = [], []
         for axis, operator in enumerate(self._back.axes):
@@ -128,7 +128,7 @@ class LabelWriter:
             self._blocks[key][(-1, *here)] += weight[there]
 
     def _arrived(self, box: Box) -> None:
-        for key in _blocks(self._native(box)):
+        for key in _blocks(self.native(box)):
             self._expected[key] -= 1
             if self._expected[key] <= 0:
                 self._settle(key)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from coarse2fine.errors import ConfigError
 from coarse2fine.yamltree import Keys, Origin, YamlTree, dotted, parse_yaml
 
-__all__ = ["ConflictError", "Expected", "ModelReader", "did_you_mean", "section_of"]
+__all__ = ["ConflictError", "Expected", "ModelReader", "NameOrPath", "did_you_mean", "section_of"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -26,6 +26,13 @@ class Expected(NamedTuple):
     """What a message says that a value should have been; belongs into the ``Annotated`` type of a field."""
 
     text: str
+
+
+class NameOrPath(NamedTuple):
+    """Marks a text that is a name or else a path; belongs into the ``Annotated`` type of a field."""
+
+    is_name: Callable[[str, Path], bool]
+    """Tells which, for a text and the folder that a relative path starts from."""
 
 
 class ConflictError(ValueError):
@@ -73,7 +80,7 @@ class ModelReader(Generic[M]):
             self._tree.report(origin, f"'{name}' is a section; set one of its keys: {_listed(section)}")
             return
         given = parse_yaml(value, lambda line: origin, tuple(keys))
-        if field and Path in _members(field.annotation):
+        if field and _is_path(field, given.root):
             given.root = _in_current_folder(given.root)
         self._put(tuple(keys), given)
 
@@ -192,6 +199,14 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
     return next(models, None)
 
 
+def _is_path(field: FieldInfo, value: object) -> bool:
+    """Whether a value of a field is the path of something."""
+    marks = [mark for mark in field.metadata if isinstance(mark, NameOrPath)]
+    if marks and isinstance(value, str):
+        return not any(mark.is_name(value, Path.cwd()) for mark in marks)
+    return Path in _members(field.annotation)
+
+
 def _in_current_folder(path: object) -> object:
     """A relative path as an absolute one, so that it is not taken relative to the file."""
     if isinstance(path, str) and path[:1] not in ("", "~"):
@@ -204,7 +219,9 @@ def _fields(model: type[BaseModel] | None) -> dict[str, tuple[str, FieldInfo]]:
     names: dict[str, tuple[str, FieldInfo]] = {}
     for name, field in model.model_fields.items() if model else ():
         shown = field.serialization_alias or name
-        names[shown] = names[name] = (shown, field)
+        aliases = field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else ()
+        for known in (shown, name, *(alias for alias in aliases if isinstance(alias, str))):
+            names[known] = (shown, field)
     return names
 
 

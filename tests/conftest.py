@@ -1,4 +1,4 @@
-"""Tiny but real nnU-Net v2 model folders, written the way nnU-Net's trainer writes them."""
+"""Tiny but real nnU-Net v2 model folders, written the way nnU-Net's trainer writes them; and agents for them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
+
+from assignnet.agent import Agent, AgentCard, save_agent
+from assignnet.network import AssignNetwork, NetworkSize
+from assignnet.supervised import GainNetwork
+from coarse2fine.choose import problem_of
+from coarse2fine.config import load_config
+from coarse2fine.features import FeatureSettings, feature_card
+from coarse2fine.fine import plan_sizes
+from coarse2fine.nnunet import load_model
 
 torch.set_num_threads(1)  # on tiny volumes threads cost more than they bring
 
@@ -151,6 +160,52 @@ def write_model(
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Writes a tiny model folder; arguments as of ``write_model``."""
     return lambda **options: write_model(tmp_path_factory.mktemp("models") / "T__P__C", **options)
+
+
+def write_agent(
+    folder: Path,
+    models: tuple[Path, Path],
+    overrides: Sequence[str] = (),
+    *,
+    features: FeatureSettings | None = None,
+    kind: str = "gains",
+    seed: int = 0,
+    **changes: Any,
+) -> Path:
+    """Write an untrained agent that fits two model folders and settings; ``changes`` replace entries of its card.
+
+    Kind ``gains`` believes the heatmap, kind ``policy`` chooses nearly everything in an order of its own.
+    """
+    settings = features or FeatureSettings()
+    coarse, fine = (load_model(model) for model in models)
+    config = load_config(None, overrides)
+    problem = problem_of(config, plan_sizes(config, fine))
+    nodes, volume = settings.size(coarse, fine)
+    size = NetworkSize(nodes, volume, width=16, layers=1, heads=2)
+    torch.manual_seed(seed)
+    network: AssignNetwork | GainNetwork = GainNetwork(size)
+    if kind == "policy":
+        network = AssignNetwork(size)
+        with torch.no_grad():  # scores that differ between regions, and stopping last
+            network.pointer.stop.copy_(-network.pointer.key.weight.T @ network.pointer.score.weight[0].sign())
+            network.pointer.score.weight.mul_(5)
+    card: dict[str, Any] = {
+        "kind": kind,
+        "network": size,
+        "features": feature_card(settings, coarse, fine),
+        "problem": {
+            "packing": "same_size" if problem.context is None else "same_scale",
+            "large": problem.large,
+            "slot": list(problem.slot),
+            "native": list(problem.largest),
+        },
+        "metric": "dice",
+        "weights": (0.01, 0.5),
+        "training": {},
+        "metrics": {},
+    }
+    save_agent(folder, Agent(AgentCard(**card | changes), network))
+    return folder
 
 
 def blobs(shape: tuple[int, int, int], *, seed: int = 0, dtype: type = np.int16) -> np.ndarray:

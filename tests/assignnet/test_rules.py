@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 
 from assignnet import RULES, Assigner, Problem, Roi, RoiTree, all_children, all_parents, check_selection, greedy
-from assignnet.rules import in_space_order, tiles_along
+from assignnet.problem import tiles_along
+from assignnet.rules import in_space_order, random_rule, top_k
 from canvas import Box, Triple
 
 relaxed = settings(deadline=None)
@@ -130,6 +133,7 @@ def test_fidelity__axes_shrunk_by_2_4_and_1__is_half() -> None:
         {"large": "tiled"},
         {"tile_step": 0.0},
         {"drop": True},
+        {"keep": 0},
     ],
 )
 def test_problem__value_out_of_range__raises(wrong) -> None:
@@ -176,6 +180,25 @@ def test_greedy__native_tiles__takes_the_cheaper_children() -> None:
 
 
 @relaxed
+@given(trees(), st.floats(0, 5))
+def test_greedy__native_parent_costs_no_more__is_not_split(tree, weight) -> None:
+    """By room, too, a parent that nothing shrinks is kept where its children together take as much of it."""
+    problem = Problem(SLOT, weight, native=(32, 32, 32), context=(3, 3, 3))
+    chosen = greedy(tree, problem)
+    for parent, children in zip(tree.parents, tree.children, strict=True):
+        if problem.slots(parent.box) <= sum(problem.slots(child.box) for child in children):
+            assert parent in chosen
+
+
+@pytest.mark.parametrize(("weight", "split"), [(0.0, False), (0.029, False), (0.035, True)])
+def test_greedy__same_scale_packing__splits_where_room_is_worth_more_than_mass(weight, split) -> None:
+    """The native parent takes 4096 voxels and its parts 2 x 512: 3 of their cost saved, for a tenth of the mass."""
+    problem = Problem(SLOT, weight, native=(16, 16, 16), context=(0, 0, 0))
+    assert problem.slots(WIDE.box) == 8
+    assert greedy(family(WIDE, *PARTS), problem) == (PARTS if split else (WIDE,))
+
+
+@relaxed
 @given(trees(), problems)
 def test_greedy__no_drop__covers_every_parent(tree, problem) -> None:
     """Whatever the weight, each parent is there itself or with all its children."""
@@ -212,17 +235,110 @@ def test_all_parents_and_all_children__tree__take_their_level() -> None:
 @given(tree=trees(), problem=problems)
 @settings(max_examples=50, deadline=None)
 def test_rules__any_tree__select_validly_and_repeatably(name, tree, problem) -> None:
-    """Every rule returns a valid selection along the curve, and the same one again."""
+    """Every rule returns a valid selection, and the same one again; along the curve, unless its order is random."""
     rule: Assigner = RULES[name]
     selection = rule(tree, problem)
     check_selection(tree, selection)
-    assert selection == in_space_order(selection, problem.slot)
+    assert name == "random" or selection == in_space_order(selection, problem.slot)
     assert rule(tree, problem) == selection
 
 
 def test_rules__registry__has_the_documented_names() -> None:
     """Configurations refer to the rules by these names."""
-    assert dict(RULES) == {"all_parents": all_parents, "all_children": all_children, "greedy": greedy}
+    assert dict(RULES) == {
+        "all_parents": all_parents,
+        "all_children": all_children,
+        "greedy": greedy,
+        "top_k": top_k,
+        "random": random_rule,
+    }
+
+
+# --- rules to compare with
+
+
+def scored(*scores: float) -> RoiTree:
+    """Leaves in a row with these scores."""
+    leaves = tuple(Roi(Box.of((0, 0, 8 * index), SLOT), score, 1.0) for index, score in enumerate(scores))
+    return RoiTree(leaves, tuple((leaf,) for leaf in leaves), VOLUME)
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"), [(None, {1, 3, 4}), (1, {3}), (2, {1, 3}), (4, {0, 1, 3, 4}), (9, {0, 1, 2, 3, 4})]
+)
+def test_top_k__five_leaves__takes_the_highest_scores(keep, expected) -> None:
+    """As many as wanted, by default three of five."""
+    tree = scored(0.2, 0.7, 0.1, 0.9, 0.5)
+    chosen = top_k(tree, Problem(SLOT, keep=keep))
+    assert {tree.parents.index(roi) for roi in chosen} == expected
+
+
+@relaxed
+@given(trees(), st.none() | st.integers(1, 8))
+def test_top_k__any_tree__leaves_out_no_parent_that_scores_higher(tree, keep) -> None:
+    """It keeps the wanted number of parents, and whoever is out scores no higher than whoever is in."""
+    chosen = set(top_k(tree, Problem(SLOT, keep=keep)))
+    out = set(tree.parents) - chosen
+    assert chosen <= set(tree.parents)
+    assert len(chosen) == min(len(tree.parents), -(-len(tree.parents) // 2) if keep is None else keep)
+    assert max((roi.score for roi in out), default=0) <= min((roi.score for roi in chosen), default=1)
+
+
+def test_top_k__equal_scores__takes_the_greater_mass_then_the_first_box() -> None:
+    """The result depends on nothing but the tree's regions."""
+    light, heavy, also = (Roi(Box.of((0, 0, x), SLOT), 0.5, mass) for x, mass in ((0, 1.0), (8, 9.0), (16, 9.0)))
+    for order in ((light, heavy, also), (also, heavy, light)):
+        tree = RoiTree(order, tuple((roi,) for roi in order), VOLUME)
+        assert top_k(tree, Problem(SLOT, keep=1)) == (heavy,)
+        assert set(top_k(tree, Problem(SLOT, keep=2))) == {heavy, also}
+
+
+def many_families(count: int) -> RoiTree:
+    """As many parents of two, and leaves, in turn."""
+    parents, children = [], []
+    for index in range(count):
+        for offset, parts in ((0, PARTS), (1, (LONE,))):
+            moved = tuple(Roi(part.box.shift((64 * (2 * index + offset), 0, 0)), 0.5, 1.0) for part in parts)
+            children.append(moved)
+            hull = moved[0].box.hull(moved[-1].box)
+            parents.append(Roi(hull, 0.5, 1.0) if len(moved) > 1 else moved[0])
+    return RoiTree(tuple(parents), tuple(children), (128 * count, 64, 64))
+
+
+def test_random_rule__many_families__is_fair() -> None:
+    """Of 1500 families a third each takes the parent, the children, nothing; of as many leaves half are taken."""
+    tree = many_families(1500)
+    chosen = set(random_rule(tree, Problem(SLOT)))
+    ways: Counter[str] = Counter()
+    for index, (parent, children) in enumerate(zip(tree.parents, tree.children, strict=True)):
+        taken = sum(child in chosen for child in children)
+        if tree.is_leaf(index):
+            ways["leaf"] += taken
+        else:
+            assert taken in (0, 2)
+            ways["parent" if parent in chosen else "children" if taken else "nothing"] += 1
+    # Four standard deviations are 73 of 1500 at a third, and 77 at a half.
+    assert all(abs(ways[name] - 500) < 73 for name in ("parent", "children", "nothing"))
+    assert abs(ways["leaf"] - 750) < 77
+
+
+def test_random_rule__order__is_random_and_depends_on_the_boxes_only() -> None:
+    """Scores, masses and the problem change nothing; another place of the boxes does, and the order follows no curve."""
+    tree = many_families(30)
+    chosen = random_rule(tree, Problem(SLOT))
+    assert chosen != in_space_order(chosen, SLOT)
+    other = RoiTree(
+        tuple(replace(roi, score=0.1) for roi in tree.parents),
+        tuple(tuple(replace(roi, score=0.1) for roi in family) for family in tree.children),
+        tree.volume,
+    )
+    assert [roi.box for roi in random_rule(other, Problem((4, 4, 4), 0.5))] == [roi.box for roi in chosen]
+    shifted = RoiTree(
+        tuple(replace(roi, box=roi.box.shift((1, 0, -3))) for roi in tree.parents),
+        tuple(tuple(replace(roi, box=roi.box.shift((1, 0, -3))) for roi in family) for family in tree.children),
+        tree.volume,
+    )
+    assert [roi.box.shift((-1, 0, 3)) for roi in random_rule(shifted, Problem(SLOT))] != [roi.box for roi in chosen]
 
 
 # --- check_selection

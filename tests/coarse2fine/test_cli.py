@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import blobs
+from conftest import blobs, write_agent
 
 import coarse2fine
 from coarse2fine import cli
@@ -29,6 +29,7 @@ Models = dict[str, Path]
 SHAPE = (12, 28, 30)
 TURN = sitk.Euler3DTransform((0, 0, 0), 0.3, -0.2, 0.5).GetMatrix()
 OBLIQUE = Grid(SHAPE, (2.0, 0.8, 0.9), origin=(-166.25, 187.5, -340.125), direction=TURN)
+RULE = {"accelerated": "greedy", "two-stage": "all_parents"}
 NOTHING = ["--set", "rois.threshold=0.999999"]  # networks with random weights are never that sure
 
 
@@ -143,7 +144,8 @@ def test_main__report__accounts_for_time_boxes_and_coverage(tmp_path: Path, mode
     assert 0 < sum(report["network_s"].values()) < timing["coarse"] + timing["fine"]
 
     boxes, canvases, coverage = report["boxes"], report["canvases"], report["coverage"]
-    assert {"children", "parents", "selected", "grown"} <= set(boxes)
+    assert {"children", "parents", "selected", "dropped", "grown"} <= set(boxes)
+    assert report["agent"] == ({} if mode == "one-stage" else {"name": RULE[mode], "kind": "rule"})
     assert set(canvases) == {"count", "fill"}
     assert set(coverage) == {"volume", "heatmap_mass"}
     assert all(0 < share <= 1 for share in coverage.values())
@@ -272,9 +274,36 @@ def test_main__somebody_watches__shows_bars_and_a_table(
         "fine",
         f"{name}: accelerated",
         "of the volume",
+        "rule greedy",
         str(tmp_path / "out.nii.gz"),
     ):
         assert text in said.err
+
+
+def test_main__trained_agent__chooses_the_boxes(
+    tmp_path: Path, models: Models, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An agent's folder relative to the current one works, warns where it should, and is refused for other models."""
+    folders, report_file = (models["coarse"], models["fine"]), tmp_path / "report.json"
+    write_agent(tmp_path / "mine" / "agent", folders)
+    monkeypatch.chdir(tmp_path / "mine")
+    arguments = ["-i", save(tmp_path / "a.nii.gz"), "-o", tmp_path / "b.nii.gz", "--report", report_file]
+    options = ["--set", "assign.agent=agent", "--set", "assign.lambda=0.9", "--overwrite"]
+    capfd.readouterr()
+    assert run(*arguments, *options, *use(models)) == 0
+    said = capfd.readouterr()
+    assert (said.out, said.err.splitlines()) == ("", [said.err.strip()])
+    assert said.err.startswith("a: assign.lambda 0.9 is outside of 0.01 to 0.5, for which the agent ")
+    report = json.loads(report_file.read_text())
+    assert report["agent"] == {"name": str(tmp_path / "mine" / "agent"), "kind": "gains"}
+    assert report["config"]["assign"]["agent"] == report["agent"]["name"]
+    assert report["boxes"]["selected"] > 0
+
+    assert run(*arguments, *options, *use(models | {"coarse": models["fine"]})) == 1
+    error, remedy = capfd.readouterr().err.splitlines()
+    assert f"agent {tmp_path / 'mine' / 'agent'} does not fit this run" in error
+    assert f"another coarse model than {models['fine']}" in error
+    assert remedy.startswith("  Use it with the models")
 
 
 def test_main__trust_checkpoint__is_what_lets_code_run(
@@ -411,6 +440,15 @@ BAD: dict[str, tuple[Run, str]] = {
     "set without value": (Run(options=["--set", "canvas"]), "--set canvas: expected key=value"),
     "canvas not divisible": (Run(options=["--set", "canvas.size=[9,16,16]"]), "canvas.size [9, 16, 16]"),
     "coarse patch not divisible": (Run(options=["--set", "coarse.patch_size=[7,9,9]"]), "coarse.patch_size [7, 9, 9]"),
+    "agent misspelt": (
+        Run(options=["--set", "assign.agent=greddy"]),
+        "assign.agent: no rule, agent or folder named 'greddy'; did you mean 'greedy'? Rules: all_parents",
+    ),
+    "no such agent": (Run(options=["--set", "assign.agent={}/agent"]), "agent/agent.json is no file"),
+    "broken agent": (
+        Run(beside("agent/agent.json", b"junk"), options=["--set", "assign.agent={}/agent"]),
+        "agent/agent.json is not a JSON file",
+    ),
     "slot too large": (Run(options=["--set", "canvas.slot=[64,64,64]"]), "canvas.slot [64, 64, 64]"),
     "no such device": (Run(options=["--device", "toaster"]), "expected auto, cpu, cuda, cuda:N or mps"),
     "device not here": (Run(options=["--device", "cuda:99"]), "device cuda:99 is not available"),

@@ -11,11 +11,22 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from coarse2fine.config import RECORD_NAMES, CanvasConfig, Config, config_hash, load_config, shipped_config
+import assignnet
+from coarse2fine.config import (
+    RECORD_NAMES,
+    AssignConfig,
+    CanvasConfig,
+    Config,
+    config_hash,
+    load_config,
+    shipped_config,
+)
 from coarse2fine.errors import ConfigError
+from coarse2fine.values import shipped_agents
 
 README = Path(__file__).parents[2] / "configs" / "README.md"
 
+AGENT = {"features": "fine", "downsample_mode": "center", "start_label": False, "global_info": False}
 # Typed in from the lab record's table of parameters, one column per file.
 RECORD: dict[str, dict[str, Any]] = {
     "cremi": {
@@ -29,7 +40,7 @@ RECORD: dict[str, dict[str, Any]] = {
             "nmm_threshold": 0.35,
             "window": [12, 128, 128],
         },
-        "assign": {"lambda": 0.03},
+        "assign": {"lambda": 0.03, "pooling_mode": "max", **AGENT},
         "canvas": {"size": [24, 256, 256], "slot": [12, 128, 128]},
         "fine": {"postprocess": "crop_and_resize", "crop_threshold": [12, 128, 128], "use_prior": False},
     },
@@ -44,7 +55,7 @@ RECORD: dict[str, dict[str, Any]] = {
             "nmm_threshold": 0.2,
             "window": [56, 96, 96],
         },
-        "assign": {"lambda": 0.05},
+        "assign": {"lambda": 0.05, "pooling_mode": "max", **AGENT},
         "canvas": {"size": [56, 192, 192], "slot": [56, 96, 96]},
         "fine": {"postprocess": "crop_and_resize", "crop_threshold": [56, 96, 96], "use_prior": False},
     },
@@ -59,7 +70,7 @@ RECORD: dict[str, dict[str, Any]] = {
             "nmm_threshold": 0.5,
             "window": [64, 74, 74],
         },
-        "assign": {"lambda": 0.1275},
+        "assign": {"lambda": 0.1275, "pooling_mode": "mean", **AGENT},
         "canvas": {"size": [288, 64, 64], "slot": [64, 64, 64]},
         # 64x74x74 in the record, which has no room in the slot
         "fine": {"crop_threshold": [64, 64, 64], "mirroring": False, "use_prior": False},
@@ -205,6 +216,13 @@ def test_load_config__tag_in_file_or_override__runs_nothing_and_is_refused(tmp_p
         ("rois:\n  margin: [1e400, 0, 0]\n", 2, "rois.margin"),
         ("? [1, 2]\n: 3\n", 1, "a key must be a word"),
         ("assign:\n  lambda: 0.1\n  weight: 0.1\n", 3, "'weight' and 'lambda' are the same key"),
+        ("assign:\n  agent: greedy\n  rule: greedy\n", 3, "'rule' and 'agent' are the same key"),
+        (
+            "assign:\n  agent: greddy\n",
+            2,
+            "assign.agent: no rule, agent or folder named 'greddy'; did you mean 'greedy'?",
+        ),
+        ("assign:\n  rule: 3\n", 2, "assign.rule: found 3; expected the name of a rule or agent, or the path"),
     ],
 )
 def test_load_config__malformed_file__says_what_and_where(tmp_path: Path, text: str, line: int, says: str) -> None:
@@ -263,6 +281,10 @@ def test_load_config__own_file_named_as_a_shipped_one__is_taken(
         ("fine.folds=[0, all]", "fine", "folds", (0, "all")),
         ("assign.lambda=0.5", "assign", "weight", 0.5),
         ("assign.weight=0.5", "assign", "weight", 0.5),
+        ("assign.agent=all_parents", "assign", "agent", "all_parents"),
+        ("assign.rule=all_children", "assign", "agent", "all_children"),
+        ("assign.budget=2.5", "assign", "budget", 2.5),
+        ("assign.budget=null", "assign", "budget", None),
         ("coarse.body_crop=null", "coarse", "body_crop", None),
         (" rois.empty =one-stage", "rois", "empty", "one-stage"),
     ],
@@ -305,6 +327,11 @@ def test_load_config__override_of_a_wrong_value__makes_the_file_valid(tmp_path: 
         ("fine.model=''", "expected the path of a folder"),
         ("fine.folds=[]", "expected a list such as"),
         ("coarse.spacing=[40, 20, .nan]", "expected three numbers above 0"),
+        ("assign.agent=", "assign.agent: found null; expected the name of a rule or agent"),
+        ("assign.agent=''", "assign.agent: no rule, agent or folder named ''"),
+        ("assign.agent=top", "Rules: all_parents, all_children, greedy"),
+        ("assign.budget=-1", "expected a number, 0 or more, or null"),
+        ("assign.features=both", "expected none or coarse or fine"),
     ],
 )
 def test_load_config__wrong_override__is_named_with_the_remedy(override: str, says: str) -> None:
@@ -331,9 +358,60 @@ def test_load_config__model_paths__are_relative_to_where_they_were_written(
     assert config.fine.model == tmp_path / "home/mine"
 
 
+def test_load_config__agent_folders__are_relative_to_where_they_were_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names of rules stay names; anything with a slash, and any folder that is there, is a path."""
+    (tmp_path / "elsewhere" / "there").mkdir(parents=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "greedy").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for text, expected in (
+        ("mine", "mine"),
+        ("not/yet", "not/yet"),
+        ("~/agent", "home/agent"),
+        (str(tmp_path / "full"), "full"),
+    ):
+        config = load_config(write(tmp_path, f"assign:\n  agent: {text}\n"))
+        assert config.assign.agent == str(tmp_path / expected)
+        assert load_config(write(tmp_path, json.dumps(config.to_dict()))) == config
+    path = write(tmp_path, "assign:\n  agent: greedy\n")
+    assert load_config(path).assign.agent == "greedy"
+    assert load_config(path, ["assign.agent=there"]).assign.agent == str(tmp_path / "elsewhere" / "there")
+    assert load_config(path, ["assign.rule=./new"]).assign.agent == str(tmp_path / "elsewhere" / "new")
+    assert load_config(path, ["assign.agent=~/new"]).assign.agent == str(tmp_path / "home" / "new")
+    assert "no rule, agent or folder named 'there'" in message_of(write(tmp_path, "assign: {agent: there}\n"))
+    assert AssignConfig(agent="there").agent == str(tmp_path / "elsewhere" / "there")
+    assert AssignConfig(rule="all_parents").agent == "all_parents"  # type: ignore[call-arg]
+
+
+def test_load_config__shipped_agent__is_known_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Agents in the package's folder go by their names, and are offered where a name is unknown."""
+    package = tmp_path / "package"
+    (package / "agents" / "lesions").mkdir(parents=True)
+    (package / "agents" / "lesions" / "agent.json").touch()
+    (package / "agents" / "unfinished").mkdir()
+    monkeypatch.setattr(assignnet, "__file__", str(package / "__init__.py"))
+    assert shipped_agents() == {"lesions": package / "agents" / "lesions"}
+    assert load_config(None, ["assign.agent=lesions"]).assign.agent == "lesions"
+    message = message_of(None, ("assign.agent=lesion",))
+    assert "did you mean 'lesions'?" in message
+    assert "agents: lesions; or name the folder of an agent" in message
+    assert "no rule" in message_of(None, ("assign.agent=unfinished",))
+
+
+def test_readme__agent__names_every_rule() -> None:
+    """The table of keys lists the rules that there are."""
+    values = re.search(r"^\| `assign.agent` \| [^|]* \| [^|]* \| ([^|]*) \|", README.read_text(), re.M)
+    assert values is not None
+    assert set(re.findall(r"`(\w+)`", values[1])) == set(assignnet.RULES)
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
+        (["assign.lambda=0", "assign.drop=true"], "assign.drop: needs a lambda above 0"),
         (["canvas.size=[24, 256, 256]", "canvas.slot=[12, 300, 128]"], "canvas.slot: [12, 300, 128] does not fit"),
         (
             ["canvas.size=[24, 256, 256]", "canvas.capacity=9", "canvas.packing=same_size"],

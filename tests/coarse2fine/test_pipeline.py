@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest import blobs
+from conftest import blobs, write_agent
 
+from canvas import Box
 from coarse2fine.config import load_config
 from coarse2fine.demo import IMAGE, REFERENCE, demo_pipeline
 from coarse2fine.errors import ModelError
+from coarse2fine.features import FeatureSettings
 from coarse2fine.io import Grid, Volume, read_volume
 from coarse2fine.metrics import dice
 from coarse2fine.pipeline import Pipeline, Result
@@ -99,8 +102,11 @@ def test_run__default__labels_only_inside_selected_boxes(plain: Result) -> None:
         "fine.mirroring=true",
         "fine.grow=2",
         "fine.outside=coarse",
-        "assign.rule=all_children",
-        "assign.rule=all_parents",
+        "assign.agent=all_children",
+        "assign.agent=all_parents",
+        "assign.agent=random",
+        "assign.agent=top_k",
+        "assign.drop=true",
         "rois.margin=[1, 2, 2]",
         "rois.window=[4, 6, 6]",
         "rois.heatmap_voxel=[2, 6, 6]",
@@ -210,3 +216,92 @@ def test_run__several_channels_classes_regions_folds__work_together(model_folder
     one_stage = run(models, ["mode=one-stage"], volume)
     assert {1, 2} <= set(np.unique(one_stage.labels))
     assert (everywhere.labels != one_stage.labels).mean() < 0.002
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"), [("none", "policy"), ("coarse", "gains"), ("coarse", "policy"), ("fine", "gains")]
+)
+def test_run__trained_agent__chooses_and_is_named_in_the_report(
+    source: Any, kind: str, tiny: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The boxes that are processed are those that the agent chose; what it looked at is booked where it belongs."""
+    folder = write_agent(tmp_path / "agent", tiny, SPLIT, features=FeatureSettings(source), kind=kind)
+    result = run(tiny, [*SPLIT, f"assign.agent={folder}"])
+    assert result.report.agent == {"name": str(folder), "kind": kind}
+    assert result.report.warnings == ()
+    assert result.tree is not None
+    assert result.labels.any()
+    nodes = {roi.box for roi in result.tree.rois}
+    assert set(result.boxes) <= nodes
+    looked = result.report.network_s.get("assign", 0.0)
+    assert (looked > 0) == (source == "fine")
+    assert looked <= result.report.timing_s["assign"]
+    again = run(tiny, [*SPLIT, f"assign.agent={folder}"])
+    assert again.boxes == result.boxes
+    np.testing.assert_array_equal(again.labels, result.labels)
+
+
+def test_run__agent_with_a_budget__keeps_to_it_and_reports_what_it_dropped(
+    tiny: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The budget caps the slots, families with nothing chosen are counted, and the heatmap's mass outside shows."""
+    folder = write_agent(tmp_path / "agent", tiny, SPLIT, kind="policy")
+    free, tight, nothing = (
+        run(tiny, [*SPLIT, f"assign.agent={folder}", f"assign.budget={budget}"]) for budget in ("null", 3, 0)
+    )
+    assert len(free.boxes) > 3
+    assert len(tight.boxes) == 3  # in same-size packing every box is one slot
+    assert tight.tree is not None
+    families = zip(tight.tree.parents, tight.tree.children, strict=True)
+    empty = [not {parent.box, *(roi.box for roi in children)} & set(tight.boxes) for parent, children in families]
+    assert tight.report.boxes["dropped"] == sum(empty) > 0
+    assert nothing.report.boxes["dropped"] == nothing.report.boxes["parents"]
+    assert not nothing.labels.any()
+    masses = [result.report.coverage["heatmap_mass"] for result in (free, tight, nothing)]
+    assert masses[0] > masses[1] > masses[2] == 0
+
+
+def test_run__rule__is_named_and_drops_nothing(plain: Result, tiny: tuple[Path, Path]) -> None:
+    """A rule is who chose, every parent stays covered, and two-stage mode has a rule of its own."""
+    assert plain.report.agent == {"name": "greedy", "kind": "rule"}
+    assert plain.report.boxes["dropped"] == 0
+    two_stage = run(tiny, ["mode=two-stage", "assign.agent=./no/such/agent"]).report
+    assert two_stage.agent == {"name": "all_parents", "kind": "rule"}
+    one_stage = run(tiny, ["mode=one-stage", "assign.agent=./no/such/agent"]).report
+    assert one_stage.agent == {}
+
+
+def test_run__agent_beyond_its_experience__warns_in_the_report(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    """A lambda that the agent was not trained for is worth a warning, not an error."""
+    folder = write_agent(tmp_path / "agent", tiny)
+    (warning,) = run(tiny, [f"assign.agent={folder}", "assign.lambda=0.6"]).report.warnings
+    assert "assign.lambda 0.6 is outside of 0.01 to 0.5" in warning
+
+
+@pytest.mark.parametrize("source", ["coarse", "fine"])
+@pytest.mark.parametrize("part", [(1, 1, 1), (1, 40, 40), (3, 5, 30), (22, 3, 3)], ids=str)
+def test_run__agent_on_a_tiny_volume__works(
+    source: Any, part: tuple[int, int, int], tiny: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Volumes smaller than a tile, a slot or the network's stride have features too."""
+    folder = write_agent(tmp_path / "agent", tiny, features=FeatureSettings(source, "resize", global_info=True))
+    image = blobs(SHAPE)[Box.of((2, 3, 3), part).slices].copy()
+    volume = Volume((image,), Grid(image.shape, SPACING), "part")
+    result = run(tiny, [f"assign.agent={folder}", "rois.threshold=0.3"], volume)
+    assert result.labels.shape == part
+    assert result.report.boxes["parents"] > 0
+
+
+@pytest.mark.parametrize("source", ["coarse", "fine"])
+def test_run__agent_and_models_with_other_axis_order__work_together(
+    source: Any, model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Features are found where the regions are, with the body cropped, however the models turn their axes."""
+    coarse = model_folder(spacing=(2.0, 2.0, 4.0), patch=(16, 16, 8), transpose=(1, 2, 0), seed=5, folds=("0", "1"))
+    fine = model_folder(spacing=(1.0, 2.0, 1.0), patch=(16, 8, 16), transpose=(2, 0, 1), seed=6)
+    folder = write_agent(tmp_path / "agent", (coarse, fine), features=FeatureSettings(source), kind="policy")
+    image = blobs((24, 48, 40))
+    settings = [f"assign.agent={folder}", "rois.threshold=0.5", "coarse.body_crop={above: 120, margin_mm: 4}"]
+    result = run((coarse, fine), settings, Volume((image,), Grid(image.shape, SPACING), "blobs"))
+    assert result.labels.shape == image.shape
+    assert result.report.boxes["selected"] > 0

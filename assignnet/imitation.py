@@ -1,0 +1,89 @@
+"""A warm start for reinforcement learning: the network first learns to choose what the oracle chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from assignnet.instance import Instance
+from assignnet.network import STATUS, AssignNetwork, stack
+from assignnet.oracle import oracle
+from assignnet.outcomes import Metric
+from assignnet.scene import Scene, look_at, still_free
+
+BATCH = 64
+
+
+def imitate(
+    network: AssignNetwork,
+    instances: Sequence[Instance],
+    metric: Metric,
+    weights: tuple[float, float],
+    *,
+    passes: int,
+    seed: int,
+    learning_rate: float = 1e-3,
+) -> None:
+    """Train a network, in place, to choose any of the oracle's regions that are left, and to stop when none is.
+
+    The oracle's selection is a set, so the loss is the negative logarithm of the probability of choosing any member
+    that is not taken yet, at a random moment of choosing.
+
+    Args:
+        network: Is changed.
+        instances: To learn from.
+        metric: Quality that the oracle maximises.
+        weights: Range of lambda; drawn uniformly in its logarithm, four times per instance.
+        passes: Over all instances.
+        seed: Fixes the result.
+        learning_rate: Of Adam; falls linearly to 0.
+    """
+    random = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    examples = []
+    for instance in instances:
+        scene = look_at(instance.tree, instance.problem, instance.features)
+        drawn = np.exp(random.uniform(np.log(weights[0]), np.log(weights[1]), 4)).tolist()
+        examples += [(scene, instance.chosen(oracle(instance, metric, weight).selection), weight) for weight in drawn]
+    optimizer = torch.optim.Adam(network.parameters(), learning_rate)
+    steps = passes * -(-len(examples) // BATCH)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, max(steps, 1))
+    network.train()
+    for _ in range(passes):
+        order = random.permutation(len(examples))
+        for first in range(0, len(order), BATCH):
+            loss = _loss(network, [examples[index] for index in order[first : first + BATCH]], random)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+
+
+def _loss(
+    network: AssignNetwork, batch: Sequence[tuple[Scene, NDArray[np.bool_], float]], random: np.random.Generator
+) -> torch.Tensor:
+    """The mean over moments, one drawn for each example."""
+    most = max(max(len(scene.parent) for scene, _, _ in batch), 1)
+    shape = (len(batch), most)
+    taken, wanted, free = np.zeros(shape, bool), np.zeros((len(batch), most + 1), bool), np.zeros(shape, bool)
+    last, status = np.full(len(batch), -1), np.zeros((len(batch), STATUS), np.float32)
+    for row, (scene, selected, weight) in enumerate(batch):
+        members = random.permutation(np.flatnonzero(selected))
+        done = members[: random.integers(len(members) + 1)]
+        count = len(scene.parent)
+        taken[row, done] = True
+        wanted[row, 1 + members[len(done) :]] = True
+        wanted[row, 0] = len(done) == len(members)
+        free[row, :count] = still_free(scene.parent, taken[row, :count])
+        last[row] = done[-1] if len(done) else -1
+        status[row] = weight, scene.cost[done].sum(), 2.0, len(done) > 0
+    encoded = network.encoder(*stack([scene for scene, _, _ in batch], most))
+    scores, _ = network.pointer(encoded, *map(torch.from_numpy, (taken, last, status)))
+    valid = torch.from_numpy(np.concatenate([np.ones((len(batch), 1), bool), free], axis=1))
+    scores = scores.masked_fill(~valid, -torch.inf)
+    aims = scores.masked_fill(~torch.from_numpy(wanted), -torch.inf)
+    return (scores.logsumexp(1) - aims.logsumexp(1)).mean()

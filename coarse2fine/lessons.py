@@ -1,0 +1,156 @@
+"""From a folder of labelled cases to training instances on disk, built once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from assignnet.instance import Instance, read_instances, write_instances
+from coarse2fine.config import Config
+from coarse2fine.errors import VolumeError
+from coarse2fine.features import FeatureSettings, feature_model_fingerprint
+from coarse2fine.io import LABEL_SUFFIXES, atomic_write, find_cases, read_volume
+from coarse2fine.nnunet import Model
+from coarse2fine.teach import Labels, TeachSettings, teach_case
+
+FEW = 4
+"""From this many cases on, whole cases are held out for validation; of fewer, a part of each."""
+PARTS = (("train", (0.0, 0.7)), ("validation", (0.7, 1.0)))
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledCase:
+    """Files of one case.
+
+    Attributes:
+        name: Of the case.
+        images: One file per channel.
+        labels: The true labels.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    labels: Path
+
+
+def find_labelled_cases(folder: Path, channels: int) -> list[LabelledCase]:
+    """Cases of a folder in nnU-Net's raw layout, ``imagesTr`` and ``labelsTr``.
+
+    Raises:
+        VolumeError: If the folders are missing, or an image has no labels.
+    """
+    images, labels = folder / "imagesTr", folder / "labelsTr"
+    for part in (images, labels):
+        if not part.is_dir():
+            raise VolumeError(f"{part} does not exist", "Name a folder with imagesTr and labelsTr, as nnU-Net has it.")
+    found = []
+    for case in find_cases(images, channels):
+        paths = [labels / f"{case.name}{suffix}" for suffix in LABEL_SUFFIXES]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
+            raise VolumeError(f"{images}: case {case.name} has no labels", f"Add {paths[0]}, or remove the images.")
+        found.append(LabelledCase(case.name, case.files, path))
+    return found
+
+
+def build_instances(
+    cases: Sequence[LabelledCase],
+    coarse: Model,
+    fine: Model,
+    config: Config,
+    features: FeatureSettings,
+    settings: TeachSettings,
+    *,
+    seed: int = 0,
+    split: bool = True,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Instance]:
+    """Instances of labelled cases.
+
+    Args:
+        cases: The cases.
+        coarse: The coarse model.
+        fine: The fine model.
+        config: Settings.
+        features: What is computed of every region.
+        settings: How many instances.
+        seed: Fixes perturbations and sub-volumes.
+        split: Name a part of few cases "validation", disjoint from the rest (see ``FEW``).
+        progress: Told about cases.
+    """
+    instances: list[Instance] = []
+    parts = PARTS if split and len(cases) < FEW else (("whole", (0.0, 1.0)),)
+    for index, case in enumerate(cases):
+        volume = read_volume(list(case.images))
+        labels: Labels = read_volume([case.labels]).channels[0].astype(fine.labels.dtype)
+        instances += teach_case(
+            volume, labels, coarse, fine, config, features, settings, parts=parts, seed=seed + index
+        )
+        progress(index + 1, len(cases))
+    return instances
+
+
+def split_instances(instances: Sequence[Instance], names: Sequence[str]) -> tuple[list[Instance], list[Instance]]:
+    """Training and validation instances: by part of the volume where there are parts, else the last fifth of cases.
+
+    Args:
+        instances: From ``build_instances``.
+        names: Names of the cases, in order.
+    """
+    if any(instance.case.endswith("/validation") for instance in instances):
+        held = {instance.case for instance in instances if instance.case.endswith("/validation")}
+    else:
+        held = {f"{name}/whole" for name in names[-max(1, len(names) // 5) :]}
+    train = [instance for instance in instances if instance.case not in held]
+    return train, [instance for instance in instances if instance.case in held]
+
+
+def cached_instances(path: Path, about: dict[str, Any], build: Callable[[], list[Instance]]) -> list[Instance]:
+    """Instances from a file that was built in the same way, else built now and stored there.
+
+    Args:
+        path: HDF5 file.
+        about: How they are made; a file that was made in another way is replaced.
+        build: Makes them.
+    """
+    about = json.loads(json.dumps(about))  # as it comes back from the file
+    if path.exists():
+        try:
+            instances, made = read_instances(path)
+        except (OSError, ValueError, KeyError):  # left by another version, or cut off in the middle of writing
+            made = None
+        if made == about:
+            return instances
+    instances = build()
+    with atomic_write(path) as temporary:
+        write_instances(temporary, instances, about)
+    return instances
+
+
+def how_made(
+    cases: Sequence[LabelledCase],
+    coarse: Model,
+    fine: Model,
+    config: Config,
+    features: FeatureSettings,
+    settings: TeachSettings,
+    seed: int,
+) -> dict[str, Any]:
+    """Everything that instances depend on, JSON-ready: files by name, size and time, models by their weights."""
+    values = config.to_dict()
+    for section in ("coarse", "fine"):
+        values[section] = {key: value for key, value in values[section].items() if key != "model"}
+    files = [file for case in cases for file in (*case.images, case.labels)]
+    return {
+        "cases": [case.name for case in cases],
+        "files": [[file.name, file.stat().st_size, int(file.stat().st_mtime)] for file in files],
+        "coarse": feature_model_fingerprint(coarse),
+        "fine": feature_model_fingerprint(fine),
+        "config": {key: value for key, value in values.items() if key not in ("assign", "device")},
+        "features": asdict(features),
+        "settings": asdict(settings),
+        "seed": seed,
+    }

@@ -1,0 +1,229 @@
+"""``c2f-train``: labelled cases and two models in, an agent out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from assignnet import RULES
+from assignnet.agent import Agent, save_agent
+from assignnet.instance import Instance
+from coarse2fine.allocator import keep_freed_memory
+from coarse2fine.choose import feature_settings
+from coarse2fine.cli import configure, guarded
+from coarse2fine.config import Config
+from coarse2fine.errors import C2FError, ConfigError, OutputError
+from coarse2fine.features import FeatureSettings, feature_card
+from coarse2fine.lessons import build_instances, cached_instances, find_labelled_cases, how_made, split_instances
+from coarse2fine.nnunet import Model
+from coarse2fine.pipeline import Pipeline
+from coarse2fine.report import versions
+from coarse2fine.teach import TeachSettings
+
+if TYPE_CHECKING:  # takes seconds to import, so --help does without
+    from assignnet.train import TrainSettings
+
+STEPS = {"policy": 200_000, "gains": 60}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(
+        prog="c2f-train",
+        description="Train an agent that chooses which regions the fine nnU-Net segments.",
+        epilog="Example: c2f-train -c em.yaml --cases Dataset101_VNCMito -o agent; use it with assign.agent=agent",
+    )
+    add = parser.add_argument
+    add("-c", "--config", help="YAML file, or the name of a shipped one, as for c2f-infer")
+    add("--cases", type=Path, required=True, metavar="DIR", help="nnU-Net raw data: imagesTr and labelsTr")
+    add("-o", "--output", type=Path, required=True, metavar="AGENT", help="folder of the agent")
+    add("--coarse-model", type=Path, metavar="DIR", help="folder of the low-resolution nnU-Net")
+    add("--fine-model", type=Path, metavar="DIR", help="folder of the full-resolution nnU-Net")
+    add("--kind", choices=("policy", "gains"), default="gains", help="reinforcement learning, or learned gains")
+    add("--metric", choices=("dice", "iou"), default="dice", help="quality that is traded against time")
+    add("--steps", type=int, help="choices that the policy learns from, or passes over the data for gains")
+    add("--seed", type=int, default=0, help="fixes the result")
+    add("--lambdas", type=float, nargs=2, default=(0.01, 0.5), metavar=("LOW", "HIGH"), help="range of lambda to learn")
+    add("--warm-start", type=int, default=30, metavar="N", help="policy: passes of imitating the oracle first")
+    add("--order", type=float, default=0.0, metavar="W", help="policy: weight of neighbours following each other")
+    add("--variants", type=int, default=8, help="trees per case, with perturbed thresholds")
+    add("--regions", type=int, default=12, help="random sub-volumes per tree")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a setting")
+    add("--device", help="auto, cpu, cuda, cuda:N or mps")
+    add("--overwrite", action="store_true", help="replace a finished agent; an unfinished training is resumed anyway")
+    add("--trust-checkpoint", action="store_true", help="let checkpoints run code while they are loaded")
+    parser.set_defaults(mode=None)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+    options = build_parser().parse_args(arguments)
+    keep_freed_memory()
+    return guarded(console, lambda: train(options, console))
+
+
+def train(options: argparse.Namespace, console: Console) -> None:
+    """Build or reuse instances, train, evaluate, write the agent.
+
+    Raises:
+        C2FError: If something is missing or does not fit.
+    """
+    from assignnet.train import train_agent
+
+    prepare_output(options.output, options.overwrite)
+    settings = train_settings(options)
+    pipeline = Pipeline.from_config(rule_config(options), trust_checkpoint=options.trust_checkpoint)
+    if pipeline.coarse is None:
+        raise ConfigError("mode one-stage has nothing to choose", "Use the configuration of an accelerated run.")
+    features = feature_settings(pipeline.config)
+    work = options.output / "training"
+    with show_bars(console) as bars:
+        made, instances, names = find_instances(options, pipeline, pipeline.coarse, features, work, bars)
+        learn, held = split_instances(instances, names)
+        if not learn or not held:
+            raise C2FError(
+                f"{options.cases}: {len(learn)} instances to learn from and {len(held)} to validate on",
+                "Add labelled cases, or lower rois.threshold so that there are regions to choose from.",
+            )
+        task = bars.add_task("learn", total=settings.steps)
+        try:
+            agent = train_agent(
+                learn,
+                held,
+                settings,
+                work,
+                features=feature_card(features, pipeline.coarse, pipeline.fine),
+                about={"instances": {"train": len(learn), "validation": len(held)}, "made": made}
+                | {"versions": versions()},
+                progress=lambda done, total: bars.update(task, completed=done, total=total),
+            )
+        except ValueError as error:
+            raise C2FError(str(error), "Use another output folder, or remove its folder 'training'.") from error
+    table, metrics = compare(agent, held, settings)
+    save_agent(options.output, agent.with_metrics(metrics))
+    console.print(table)
+    console.print(f"written: {options.output}; use it with --set assign.agent={options.output}", soft_wrap=True)
+
+
+def rule_config(options: argparse.Namespace) -> Config:
+    """The configuration, with a rule in the place of the agent that is yet to be trained."""
+    options.overrides = [*options.overrides, "assign.agent=all_children"]
+    return configure(options)
+
+
+@contextmanager
+def show_bars(console: Console) -> Iterator[Bars]:
+    """Progress bars; nothing unless stderr is a terminal."""
+    columns = (
+        TextColumn("{task.description:<10}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
+        yield bars
+
+
+def find_instances(
+    options: argparse.Namespace, pipeline: Pipeline, coarse: Model, features: FeatureSettings, work: Path, bars: Bars
+) -> tuple[dict[str, Any], list[Instance], list[str]]:
+    """How the instances were made, the instances, built now or earlier, and the names of their cases."""
+    config, fine = pipeline.config, pipeline.fine
+    settings = TeachSettings(variants=options.variants, regions=options.regions)
+    cases = find_labelled_cases(options.cases, fine.channels)
+    task = bars.add_task("instances", total=len(cases))
+    made = how_made(cases, coarse, fine, config, features, settings, options.seed)
+
+    def build() -> list[Instance]:
+        return build_instances(
+            cases,
+            coarse,
+            fine,
+            config,
+            features,
+            settings,
+            seed=options.seed,
+            progress=lambda done, total: bars.update(task, completed=done),
+        )
+
+    instances = cached_instances(work / "instances.h5", made, build)
+    bars.update(task, completed=len(cases))
+    return made, instances, [case.name for case in cases]
+
+
+def compare(agent: Agent, held: Sequence[Instance], settings: TrainSettings) -> tuple[Table, dict[str, float]]:
+    """The agent beside the rules, on the instances held out for validation; and its figures for its card."""
+    from assignnet.evaluate import evaluate, oracles, summarise
+    from assignnet.train import checked_weights
+
+    weights = checked_weights(settings)
+    known = oracles(held, settings.metric, weights)
+    table = Table(title=f"share of the oracle's reward, {len(held)} validation instances", title_justify="left")
+    table.add_column("lambda")
+    for weight in weights:
+        table.add_column(f"{weight:.3g}", justify="right")
+    metrics: dict[str, float] = {}
+    for name, assigner in {"this agent": agent, **RULES}.items():
+        found = summarise(evaluate(assigner, held, settings.metric, weights, known=known))
+        table.add_row(name, *(f"{found[weight].oracle_fraction:.3f}" for weight in weights))
+        if assigner is agent:
+            metrics = {f"oracle_fraction_at_{weight:.3g}": found[weight].oracle_fraction for weight in weights}
+    return table, metrics
+
+
+def prepare_output(folder: Path, overwrite: bool) -> None:
+    """Check that the agent can be written.
+
+    Raises:
+        OutputError: If not, or if there is one.
+    """
+    if (folder / "agent.json").exists() and not overwrite:
+        raise OutputError(f"{folder} holds an agent", "Choose another folder, or add --overwrite.")
+    try:
+        (folder / "training").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot create {folder}: {error.strerror}", "Choose another folder.") from error
+
+
+def train_settings(options: argparse.Namespace) -> TrainSettings:
+    """The training's settings.
+
+    Raises:
+        ConfigError: If a value is out of its range.
+    """
+    from assignnet.train import TrainSettings
+
+    low, high = options.lambdas
+    if not 0 < low < high:
+        raise ConfigError(f"--lambdas {low} {high} is no range", "Give two positive numbers, the lower one first.")
+    steps = options.steps if options.steps is not None else STEPS[options.kind]
+    for name, value in (("--steps", steps), ("--variants", options.variants)):
+        if value < 1:
+            raise ConfigError(f"{name} is {value}", "It must be at least 1.")
+    config = configure(options)
+    return TrainSettings(
+        kind=options.kind,
+        metric=options.metric,
+        weights=(low, high),
+        steps=steps,
+        seed=options.seed,
+        start_label=config.assign.start_label,
+        order=options.order,
+        warm_start=options.warm_start,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
