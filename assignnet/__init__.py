@@ -5,7 +5,17 @@ Training needs more packages than choosing does; its modules (``assignnet.env``,
 """
 
 from assignnet.problem import Problem
-from assignnet.rules import RULES, Assigner, all_children, all_parents, check_selection, greedy
+from assignnet.rules import (
+    RULES,
+    Assigner,
+    all_children,
+    all_parents,
+    check_selection,
+    greedy,
+    in_space_order,
+    random_rule,
+    top_k,
+)
 from assignnet.tree import NO_FEATURES, Features, Roi, RoiTree
 
 __all__ = [
@@ -20,4 +30,7 @@ __all__ = [
     "all_parents",
     "check_selection",
     "greedy",
+    "in_space_order",
+    "random_rule",
+    "top_k",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from assignnet.instance import Instance
 from assignnet.network import STATUS, AssignNetwork, stack
@@ -29,8 +30,9 @@ def imitate(
 ) -> None:
     """Train a network, in place, to choose any of the oracle's regions that are left, and to stop when none is.
 
-    The oracle's selection is a set, so the loss is the negative logarithm of the probability of choosing any member
-    that is not taken yet, at a random moment of choosing.
+    The oracle's selection is a set. So at a random moment of choosing, the score of each region that is still free,
+    less that of stopping, is the log-odds that the oracle selects it: the best choice is then the surest member, and
+    stopping when none is more likely a member than not.
 
     Args:
         network: Is changed.
@@ -69,21 +71,19 @@ def _loss(
     """The mean over moments, one drawn for each example."""
     most = max(max(len(scene.parent) for scene, _, _ in batch), 1)
     shape = (len(batch), most)
-    taken, wanted, free = np.zeros(shape, bool), np.zeros((len(batch), most + 1), bool), np.zeros(shape, bool)
+    taken, wanted, free = (np.zeros(shape, bool) for _ in range(3))
     last, status = np.full(len(batch), -1), np.zeros((len(batch), STATUS), np.float32)
     for row, (scene, selected, weight) in enumerate(batch):
         members = random.permutation(np.flatnonzero(selected))
         done = members[: random.integers(len(members) + 1)]
         count = len(scene.parent)
         taken[row, done] = True
-        wanted[row, 1 + members[len(done) :]] = True
-        wanted[row, 0] = len(done) == len(members)
+        wanted[row, members[len(done) :]] = True
         free[row, :count] = still_free(scene.parent, taken[row, :count])
         last[row] = done[-1] if len(done) else -1
         status[row] = weight, scene.cost[done].sum(), 2.0, len(done) > 0
     encoded = network.encoder(*stack([scene for scene, _, _ in batch], most))
     scores, _ = network.pointer(encoded, *map(torch.from_numpy, (taken, last, status)))
-    valid = torch.from_numpy(np.concatenate([np.ones((len(batch), 1), bool), free], axis=1))
-    scores = scores.masked_fill(~valid, -torch.inf)
-    aims = scores.masked_fill(~torch.from_numpy(wanted), -torch.inf)
-    return (scores.logsumexp(1) - aims.logsumexp(1)).mean()
+    margin, aims = scores[:, 1:] - scores[:, :1], torch.from_numpy(wanted).float()
+    losses = nn.functional.binary_cross_entropy_with_logits(margin, aims, reduction="none")
+    return losses[torch.from_numpy(free)].mean() if free.any() else 0.0 * scores.sum()

@@ -57,12 +57,19 @@ class Encoded:
         present: Whether a row is a region, not padding; shape (batch, n).
         summary: Mean over the regions, with the volume's features; shape (batch, width).
         overlap: Share of the row's box that lies in the column's, shape (batch, n, n).
+        stakes: Cost and mass of each region as shares (see ``Scene``), shape (batch, n, 2).
     """
 
     regions: torch.Tensor
     present: torch.Tensor
     summary: torch.Tensor
     overlap: torch.Tensor
+    stakes: torch.Tensor
+
+    def select(self, trees: torch.Tensor) -> Encoded:
+        """Some of the trees, or some several times; ``trees`` are indices, shape (rows,)."""
+        parts = (self.regions, self.present, self.summary, self.overlap, self.stakes)
+        return Encoded(*(part[trees] for part in parts))
 
 
 def box_overlaps(standing: torch.Tensor) -> torch.Tensor:
@@ -145,7 +152,7 @@ class SetEncoder(nn.Module):
         summary = vectors.sum(dim=1) / inside.sum(dim=1).clamp_min(1)
         if self.volume is not None:
             summary = summary + self.volume(volume)
-        return Encoded(vectors, present, summary, overlap)
+        return Encoded(vectors, present, summary, overlap, standing[..., :2])
 
 
 class Pointer(nn.Module):
@@ -163,7 +170,7 @@ class Pointer(nn.Module):
         self.situation = nn.Sequential(nn.Linear(3 * width + STATUS, width), nn.GELU(), nn.Linear(width, width))
         self.key = nn.Linear(width, width)
         self.near = nn.Linear(width, width, bias=False)
-        self.covered = nn.Linear(2, width, bias=False)
+        self.offer = nn.Linear(4, width)
         self.score = nn.Linear(width, 1)
         self.value = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
 
@@ -189,13 +196,32 @@ class Pointer(nn.Module):
         began = (last >= 0)[:, None]
         start = torch.zeros_like(previous) if self.start is None else self.start.expand_as(previous)
         previous = torch.where(began, previous, start)
+        weight = status[:, :1].clamp_min(1e-4)
+        status = torch.cat([torch.log10(weight) + 1, status[:, 1:]], dim=1)
         situation = self.situation(torch.cat([encoded.summary, so_far, previous, status], dim=-1))
         keys = torch.cat([self.stop.expand(len(vectors), 1, -1), vectors], dim=1)
         mixed = self.key(keys) + situation[:, None] + self.near(keys * previous[:, None])
-        covered = (encoded.overlap * taken[:, None]).sum(dim=2)
-        mixed[:, 1:] += self.covered(torch.stack([covered.clamp_max(1), covered], dim=-1))
+        mixed[:, 1:] += self.offer(_offers(encoded, taken, weight))
         scores = CLIP * torch.tanh(self.score(torch.tanh(mixed))[..., 0] / CLIP)
         return scores, self.value(situation)[:, 0]
+
+
+def _offers(encoded: Encoded, taken: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """What each region offers now: how much of it is covered, once and in sum, what it costs, and what is left of it.
+
+    Args:
+        encoded: The trees.
+        taken: Regions chosen so far, shape (batch, n).
+        weight: Lambda, shape (batch, 1).
+
+    Returns:
+        Shape (batch, n, 4); cost times lambda and mass as logarithms, because their ratio is what counts.
+    """
+    cost, mass = encoded.stakes.unbind(dim=-1)
+    covered = (encoded.overlap * taken[:, None]).sum(dim=2)
+    once = covered.clamp_max(1)
+    price, left = torch.log10(weight * cost + 1e-5) + 3, torch.log10(mass * (1 - once) + 1e-4) + 2
+    return torch.stack([once, covered, price, left], dim=-1)
 
 
 class AssignNetwork(nn.Module):

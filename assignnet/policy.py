@@ -47,18 +47,17 @@ class AssignPolicy(MaskableActorCriticPolicy):
         """Distribution over choices, not masked yet, and values, shape (batch, 1)."""
         if not isinstance(obs, dict):
             raise TypeError("the policy needs the observations of AssignEnv, a dictionary")
-        nodes = obs["nodes"].float()
-        nothing = nodes.new_zeros(len(nodes), 0)
-        encoded = self.network.encoder(
-            nodes,
-            obs["standing"].float(),
-            obs["parent"].long(),
-            obs["present"].bool(),
-            obs["volume"].float() if "volume" in obs else nothing,
-        )
+        rows = max(int(obs["present"].sum(dim=1).max()), 1)
+        parts = [obs[name][:, :rows] for name in ("nodes", "standing", "parent", "present")]
+        parts.append(obs["volume"] if "volume" in obs else parts[0].new_zeros(len(parts[0]), 0))
+        first, tree = _distinct(parts[:2])
+        nodes, standing, parent, present, volume = (part[first] for part in parts)
+        encoded = self.network.encoder(nodes.float(), standing.float(), parent.long(), present.bool(), volume.float())
         scores, values = self.network.pointer(
-            encoded, obs["taken"].bool(), obs["last"].long()[:, 0], obs["status"].float()
+            encoded.select(tree), obs["taken"][:, :rows].bool(), obs["last"].long()[:, 0], obs["status"].float()
         )
+        padding = scores.new_zeros(len(scores), obs["present"].shape[1] - rows)
+        scores = torch.cat([scores, padding], dim=1)
         return self.action_dist.proba_distribution(action_logits=scores), values[:, None]
 
     def forward(
@@ -90,3 +89,21 @@ class AssignPolicy(MaskableActorCriticPolicy):
     def predict_values(self, obs: PyTorchObs) -> torch.Tensor:
         """Values, shape (batch, 1)."""
         return self._look(obs)[1]
+
+
+def _distinct(parts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first row of each distinct tree in a batch, and for each row its tree; a batch holds many steps of few trees.
+
+    Args:
+        parts: What tells trees apart, each of shape (batch, ...).
+    """
+    keys = torch.cat([part.flatten(1).double() @ _probe(part.flatten(1).shape[1]) for part in parts], dim=1)
+    distinct, tree = torch.unique(keys, dim=0, return_inverse=True)
+    first = torch.full((len(distinct),), len(keys), dtype=torch.int64)
+    return first.scatter_reduce(0, tree, torch.arange(len(keys)), "amin"), tree
+
+
+def _probe(length: int) -> torch.Tensor:
+    """Irregular numbers, by whose products with them rows that differ are told apart; shape (length, 2)."""
+    steps = torch.arange(1, length + 1, dtype=torch.float64)
+    return torch.stack([torch.sin(steps * steps), torch.cos(steps * 0.7)], dim=1)

@@ -2,7 +2,7 @@
 
 The network has the agent's encoder, and heads that predict voxel counts instead of choices. It learns them from the
 counts of regions processed alone, so it needs no episodes, and lambda enters only when the programme chooses: one
-network serves every lambda. What the agent can know and this cannot is how results of overlapping regions combine.
+network serves every lambda. How results of overlapping regions combine is not learned, but guessed from their boxes.
 
 Counts are predicted as multiples of what the heatmap promises, a region's mass, and learned by Poisson regression:
 its optimum is the expected count, which is what expected Dice and IoU are made of, and errors weigh in voxels, so
@@ -11,7 +11,8 @@ that large objects matter as much as they do there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 from assignnet.instance import Instance, total_slots
 from assignnet.network import NetworkSize, SetEncoder, stack
 from assignnet.outcomes import Counts, Metric
-from assignnet.plan import plan
+from assignnet.overlap import box_shares, plan_overlapping
 from assignnet.problem import Problem
 from assignnet.rules import in_space_order
 from assignnet.scene import Scene, look_at
@@ -32,8 +33,8 @@ BATCH = 16
 """Trees per gradient step."""
 FLOOR = 1e-4
 """Mass, as a share of the tree's, that a region is taken to have at least: the network multiplies it."""
-HIDDEN = 0.3
-"""Share of the features that training hides (dropout), lest a network learn a few hundred trees by heart."""
+HIDDEN = 0.5
+"""Share of the features that training hides, lest a network learn a few hundred trees by heart."""
 LIMIT = 10.0
 """Predicted logarithms stay within this, so that no input, however strange, overflows."""
 
@@ -65,6 +66,9 @@ class GainNetwork(nn.Module):
         self.size = size
         width = size.width
         self.encoder = SetEncoder(size)
+        if self.encoder.seen is not None:
+            # After the normalisation: before it, hiding some would make the others look larger in use than in training.
+            self.encoder.seen.insert(1, nn.Dropout(HIDDEN))
         self.region = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 2))
         self.total = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
 
@@ -105,11 +109,9 @@ def true_gains(instance: Instance) -> Gains:
 
 
 def predict_gains(network: GainNetwork, tree: RoiTree, scene: Scene) -> Gains:
-    """What a network expects of the regions of a tree.
+    """What a network expects of the regions of a tree, each as if it alone were processed.
 
-    Choosing from these numbers adds them up, which is right for regions that share nothing. Children of one parent may
-    share voxels. So the children's counts are scaled down as far as the sum of their masses exceeds their parent's
-    mass, and the true voxels are at least those that can be rightly found.
+    The true voxels are at least those that the smallest regions can rightly find together, overlaps counted once.
 
     Args:
         network: In evaluation mode.
@@ -118,22 +120,13 @@ def predict_gains(network: GainNetwork, tree: RoiTree, scene: Scene) -> Gains:
     """
     with torch.inference_mode():
         found, right, true = (value[0].double().numpy() for value in network(*stack([scene])))
-    voxels = np.exp(found) * _apart(tree, scene)
-    common = voxels / (1.0 + np.exp(-right))
-    own = scene.parent == np.arange(len(common))
-    parts = np.bincount(scene.parent[~own], common[~own], minlength=len(common))
-    reachable = np.maximum(parts, common)[own].sum()
+    common = np.exp(found) / (1.0 + np.exp(-right))
+    rows = np.arange(len(common))
+    leaf = np.bincount(scene.parent, scene.parent != rows, minlength=len(rows)) == 0
+    shares = box_shares([roi.box for roi in tree.rois])
+    reachable = (common / (1.0 + shares @ leaf))[leaf].sum()
     unit = tree.mass or 1.0
-    return Gains(common * unit, voxels * unit, float(max(np.exp(true), reachable)) * unit)
-
-
-def _apart(tree: RoiTree, scene: Scene) -> Counts:
-    """For each region the share of its mass that remains if siblings' common voxels are dealt out among them."""
-    mass = np.array([roi.mass for roi in tree.rois])
-    child = scene.parent != np.arange(len(mass))
-    parts = np.bincount(scene.parent[child], mass[child], minlength=len(mass))[scene.parent]
-    shared = child & (parts > mass[scene.parent])
-    return np.where(shared, mass[scene.parent] / np.where(shared, parts, 1.0), 1.0)
+    return Gains(common * unit, np.exp(found) * unit, float(max(np.exp(true), reachable)) * unit)
 
 
 def choose_by_gains(
@@ -152,7 +145,8 @@ def choose_by_gains(
     cost = np.array([problem.slots(roi.box) for roi in rois]) / total
     budget = None if problem.budget is None else problem.budget / total
     counts = gains.common[:, None], gains.found[:, None], np.array([gains.true])
-    chosen = plan(scene.parent, *counts, cost, problem.weight, metric, budget)
+    shares = box_shares([roi.box for roi in rois])
+    chosen = plan_overlapping(scene.parent, *counts, cost, problem.weight, metric, shares, budget)
     return in_space_order([rois[row] for row in np.flatnonzero(chosen)], problem.slot)
 
 
@@ -204,26 +198,35 @@ def train_gains(
     examples = [_example(instance) for instance in instances if instance.tree.parents]
     if not examples:
         raise ValueError("training needs at least one instance that has regions")
-    random, noise = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    random = np.random.default_rng(seed)
+    with _seeded(random):
         network = GainNetwork(size)
     optimizer = torch.optim.Adam(network.parameters(), learning_rate)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, max(epochs * -(-len(examples) // BATCH), 1))
+    steps = max(epochs * -(-len(examples) // BATCH), 1)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, steps)
     for epoch in range(epochs):
         network.train()
         order = random.permutation(len(examples))
-        for first in range(0, len(order), BATCH):
-            loss = _loss(network, [examples[index] for index in order[first : first + BATCH]], noise)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
+        with _seeded(random):
+            for first in range(0, len(order), BATCH):
+                loss = _loss(network, [examples[index] for index in order[first : first + BATCH]])
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+                optimizer.step()
+                schedule.step()
         network.eval()
         progress(epoch + 1, epochs)
         watch(network)
     return network.eval()
+
+
+@contextmanager
+def _seeded(random: np.random.Generator) -> Iterator[None]:
+    """PyTorch's random numbers follow from ``random`` inside, and go on outside as if nothing had happened."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(random.integers(1 << 63)))
+        yield
 
 
 def _example(instance: Instance) -> _Example:
@@ -235,12 +238,10 @@ def _example(instance: Instance) -> _Example:
     return _Example(scene, gains.found / unit, right, true, float(np.log(mass / unit)))
 
 
-def _loss(network: GainNetwork, batch: Sequence[_Example], noise: torch.Generator) -> torch.Tensor:
+def _loss(network: GainNetwork, batch: Sequence[_Example]) -> torch.Tensor:
     """Poisson regression of the voxels found, cross-entropy of each being right, Huber loss of the true ones."""
-    nodes, *others = stack([example.scene for example in batch])
-    present, seen = others[2], nodes[..., : network.size.features]
-    seen *= (torch.rand(seen.shape, generator=noise) >= HIDDEN) / (1 - HIDDEN)
-    found, right, true = network(nodes, *others)
+    inputs = stack([example.scene for example in batch])
+    found, right, true = network(*inputs)
     wanted, share = torch.zeros_like(found), torch.zeros_like(found)
     for row, example in enumerate(batch):
         wanted[row, : len(example.found)] = torch.from_numpy(example.found)
@@ -248,4 +249,4 @@ def _loss(network: GainNetwork, batch: Sequence[_Example], noise: torch.Generato
     unit = torch.tensor([[example.unit] for example in batch])
     counts = F.poisson_nll_loss(found + unit, wanted, reduction="none")
     hits = F.binary_cross_entropy_with_logits(right, share, weight=wanted, reduction="none")
-    return (counts + hits)[present].mean() + F.huber_loss(true, torch.tensor([example.true for example in batch]))
+    return (counts + hits)[inputs[3]].mean() + F.huber_loss(true, torch.tensor([example.true for example in batch]))

@@ -7,6 +7,7 @@ was not.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,8 +34,10 @@ from assignnet.supervised import GainNetwork, train_gains
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
 
-ENVIRONMENTS, STEPS, BATCH, EPOCHS = 8, 128, 128, 4
-"""Environments side by side, steps of each per round, samples per gradient step, passes over a round's samples."""
+BATCH, EPOCHS = 256, 4
+"""Samples per gradient step, passes over a round's samples."""
+GAMMA, GAE_LAMBDA = 0.9, 0.8
+"""Little weight on what comes later: a region's worth hardly depends on later choices, but their rewards are noise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,11 @@ class TrainSettings:
         limited: Share of episodes with a limited budget.
         entropy: Weight of PPO's entropy bonus.
         warm_start: Passes of imitating the oracle on the training instances before PPO.
+        most: Regions of the largest tree that PPO learns from; what it learns there it applies to larger ones too.
+        environments: Episodes that PPO plays side by side.
+        round_steps: Choices in each of them per round.
+        rounds_between_checks: Rounds, or passes over the instances, from one evaluation to the next; PPO also stores a
+            checkpoint then.
     """
 
     kind: Literal["policy", "gains"] = "policy"
@@ -67,6 +75,15 @@ class TrainSettings:
     limited: float = 0.1
     entropy: float = 0.001
     warm_start: int = 0
+    most: int = 64
+    environments: int = 8
+    round_steps: int = 128
+    rounds_between_checks: int = 5
+
+    @property
+    def per_round(self) -> int:
+        """Choices that a round of PPO learns from."""
+        return self.environments * self.round_steps
 
 
 def network_size(instances: Sequence[Instance], settings: TrainSettings) -> NetworkSize:
@@ -92,7 +109,7 @@ def train_agent(
     about: Mapping[str, Any],
     progress: Progress = lambda done, total: None,
 ) -> Agent:
-    """Train an agent, resuming what an earlier call with the same settings left in ``folder``.
+    """Train an agent, resuming what an earlier call with the same settings and instances left in ``folder``.
 
     Args:
         train: Instances to learn from.
@@ -108,7 +125,7 @@ def train_agent(
         The network that earned most on ``validation``.
 
     Raises:
-        ValueError: If ``folder`` holds a checkpoint of other settings.
+        ValueError: If ``folder`` holds a checkpoint of other settings or instances.
     """
     size = network_size([*train, *validation], settings)
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,10 +155,13 @@ def _best_gains(
     """Supervised learning of gains; the network after the pass that earned most on the validation instances."""
     weights = checked_weights(settings)
     known = oracles(validation, settings.metric, weights)
-    best, state = -np.inf, dict[str, torch.Tensor]()
+    best, state, passes = -np.inf, dict[str, torch.Tensor](), 0
 
     def watch(network: GainNetwork) -> None:
-        nonlocal best, state
+        nonlocal best, state, passes
+        passes += 1
+        if passes % settings.rounds_between_checks and passes < settings.steps:
+            return
         rows = evaluate(_bare_agent(network, settings), validation, settings.metric, weights, known=known)
         reached = float(np.mean([row.reward for row in rows]))
         if reached > best:
@@ -170,6 +190,18 @@ def copy_state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in network.state_dict().items()}
 
 
+def _digest(instances: Sequence[Instance]) -> str:
+    """Checksum of what is learned from instances."""
+    digest = hashlib.sha256()
+    for instance in instances:
+        digest.update(repr((instance.name, instance.case, instance.tree, instance.problem)).encode())
+        seen, known = instance.features, instance.outcomes
+        arrays = seen.nodes, seen.volume, known.count, known.truth, known.outside, known.start, known.node, known.label
+        for array in arrays:
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
 def _bare_agent(network: AssignNetwork | GainNetwork, settings: TrainSettings) -> Agent:
     """An agent to evaluate, which does not know where it comes from."""
     card = AgentCard(settings.kind, network.size, {}, {}, settings.metric, settings.weights, {}, {})
@@ -188,8 +220,12 @@ class _Training:
         folder: Path,
     ) -> None:
         self._settings, self._size, self._folder = settings, size, folder
-        self._train, self._validation = train, validation
-        self._rounds = max(1, -(-settings.steps // (ENVIRONMENTS * STEPS)))
+        self._train = [instance for instance in train if len(instance.tree.rois) <= settings.most]
+        if not self._train:
+            raise ValueError(f"every tree has more than {settings.most} regions: raise rois.threshold")
+        self._validation = validation
+        self._identity = f"{settings} {size} {_digest(train)} {_digest(validation)}"
+        self._rounds = max(1, -(-settings.steps // settings.per_round))
         self._weights = checked_weights(settings)
         self._oracles = oracles(validation, settings.metric, self._weights)
         self._model = self._build()
@@ -213,10 +249,10 @@ class _Training:
             self._evaluate(logger)
         while self._round < self._rounds:
             self._one_round()
-            if self._round % 5 == 0 or self._round == self._rounds:
+            if self._round % self._settings.rounds_between_checks == 0 or self._round == self._rounds:
                 self._evaluate(logger)
                 self._save()
-            progress(min(self._round * ENVIRONMENTS * STEPS, self._settings.steps), self._settings.steps)
+            progress(min(self._round * self._settings.per_round, self._settings.steps), self._settings.steps)
         network = AssignNetwork(self._size)
         network.load_state_dict(self._best_network)
         return network.eval()
@@ -240,16 +276,16 @@ class _Training:
                 limited=settings.limited,
             )
 
-        self._environments = VecMonitor(DummyVecEnv([build for _ in range(ENVIRONMENTS)]))
+        self._environments = VecMonitor(DummyVecEnv([build for _ in range(settings.environments)]))
         return MaskablePPO(
             AssignPolicy,
             self._environments,
             policy_kwargs={"size": self._size},
-            n_steps=STEPS,
-            batch_size=BATCH,
+            n_steps=settings.round_steps,
+            batch_size=min(BATCH, settings.per_round),
             n_epochs=EPOCHS,
-            gamma=1.0,
-            gae_lambda=0.95,
+            gamma=GAMMA,
+            gae_lambda=GAE_LAMBDA,
             clip_range=0.2,
             ent_coef=settings.entropy,
             learning_rate=settings.learning_rate,
@@ -258,13 +294,15 @@ class _Training:
         )
 
     def _one_round(self) -> None:
-        model, seed = self._model, self._settings.seed * 1_000_003 + self._round
+        model = self._model
+        # Environment i gets seed + i, so seeds of rounds must lie far apart, or episodes would come again.
+        seed = int(np.random.SeedSequence([self._settings.seed, self._round]).generate_state(1)[0])
         set_random_seed(seed)
         self._environments.seed(seed)
         model._last_obs = None  # fresh episodes
         rate = self._settings.learning_rate * (1 - self._round / self._rounds)
         model.lr_schedule = lambda _: rate
-        model.learn(ENVIRONMENTS * STEPS, reset_num_timesteps=False)
+        model.learn(self._settings.per_round, reset_num_timesteps=False)
         self._round += 1
 
     def _evaluate(self, logger: Logger) -> None:
@@ -290,7 +328,7 @@ class _Training:
 
     def _save(self) -> None:
         state = {
-            "settings": repr(self._settings),
+            "identity": self._identity,
             "round": self._round,
             "steps": self._model.num_timesteps,
             "best": self._best,
@@ -306,9 +344,10 @@ class _Training:
         if not self._checkpoint.exists():
             return
         state = torch.load(self._checkpoint, weights_only=True)
-        if state["settings"] != repr(self._settings):
+        if state.get("identity") != self._identity:
             raise ValueError(
-                f"{self._checkpoint} is of a training with other settings: remove it, or choose another folder"
+                f"{self._checkpoint} is of a training with other settings or instances: remove it, or choose another "
+                "folder"
             )
         self._model.policy.load_state_dict(state["policy"])
         self._model.policy.optimizer.load_state_dict(state["optimizer"])

@@ -161,7 +161,7 @@ class AssignConfig(_Section):
         default=None, description="Most slots that an agent may spend on a volume; null = no limit; rules ignore it"
     )
     features: Literal["none", "coarse", "fine"] = Field(
-        default="coarse",
+        default="none",
         description="Training: whose encoder an agent sees ROIs with; at inference the agent's own card rules",
     )
     downsample_mode: Literal["center", "resize"] = Field(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from assignnet import Roi, in_space_order
 from canvas import Box, Canvas, Read, Triple, gather, pack_same_scale, pack_same_size, scatter, to_array, triple
 from coarse2fine.clock import Clock
 from coarse2fine.coarse import CoarseResult
@@ -15,6 +16,7 @@ from coarse2fine.config import Config
 from coarse2fine.errors import ConfigError
 from coarse2fine.grow import Edges, Growth, Region, cut_faces, follow_mask, join_regions
 from coarse2fine.instance_norm import SlotLayout, with_frozen_statistics, with_slot_statistics
+from coarse2fine.lean import lean
 from coarse2fine.nnunet import Model, tile_starts
 from coarse2fine.resample import Floats
 from coarse2fine.sliding import Progress
@@ -174,7 +176,7 @@ def segment_boxes(
     """
     read = input_reader(view, coarse if model.cascade else None)
     alone = better_alone(boxes, config, plan, view.shape)
-    model, layout = (model, None) if alone else _with_norm(model, boxes, config, view, read, clock)
+    model, layout = (lean(model), None) if alone else _with_norm(model, boxes, config, plan, view, read, clock)
     stage = _Stage(view, model, layout, read, config, plan, writer, coarse, clock)
     done: list[Canvas] = []
     counted: list[Box] = []
@@ -281,16 +283,18 @@ def input_channels(model: Model) -> int:
 
 
 def _with_norm(
-    model: Model, boxes: Sequence[Box], config: Config, view: WorkingView, read: Read, clock: Clock
+    model: Model, boxes: Sequence[Box], config: Config, plan: CanvasPlan, view: WorkingView, read: Read, clock: Clock
 ) -> tuple[Model, SlotLayout | None]:
     """The model with the configured instance normalisation."""
     if config.canvas.norm == "slot":
         return with_slot_statistics(model)
     if config.canvas.norm == "case" and boxes:
+        # Spread over space, and the same whatever order the boxes were listed in.
+        spread = in_space_order([Roi(box, 0.0, 0.0) for box in boxes], plan.native)
         count = min(config.canvas.norm_tiles, len(boxes))
-        picked = [boxes[round(index)] for index in np.linspace(0, len(boxes) - 1, count)]
+        picked = [spread[round(index)].box for index in np.linspace(0, len(boxes) - 1, count)]
         tiles = [box.centred(model.patch, Box.whole(view.shape)) for box in picked]
         batches = [torch.from_numpy(read(tile, tile.shape))[None] for tile in tiles]
         with clock.time("fine.network"):
             return with_frozen_statistics(model, batches), None
-    return model, None
+    return lean(model), None

@@ -7,21 +7,19 @@ its neighbours too. Three choices:
 - ``slot``: each slot is normalised by its own voxels, on every feature map.
 - ``case``: statistics are measured once per case on native-size tiles and frozen, so that a crop's result depends
   neither on its neighbours nor on its size. Statistics from elsewhere than the tile: arXiv 2503.19545.
+
+Except for ``slot``, networks run as lean copies (``lean.py``).
 """
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.utils.hooks import RemovableHandle
 
 from canvas import Box, Canvas, Triple
+from coarse2fine.lean import InPlaceNorm, leaner, pool, with_layers
 from coarse2fine.nnunet import Model
 
 
@@ -76,86 +74,31 @@ class SlotNorm(nn.Module):
         return result
 
 
-class FrozenNorm(nn.Module):
-    """InstanceNorm3d with statistics that do not depend on its input."""
-
-    mean: torch.Tensor
-    variance: torch.Tensor
-
-    def __init__(self, norm: nn.InstanceNorm3d, mean: torch.Tensor, variance: torch.Tensor) -> None:
-        super().__init__()
-        self.norm = norm
-        self.register_buffer("mean", mean)
-        self.register_buffer("variance", variance)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Normalise a feature map of shape (n, channels, z, y, x)."""
-        return F.batch_norm(
-            features, self.mean, self.variance, self.norm.weight, self.norm.bias, False, 0.0, self.norm.eps
-        )
-
-
 def with_slot_statistics(model: Model) -> tuple[Model, SlotLayout]:
     """A copy of the model whose norm layers follow the returned layout."""
     layout = SlotLayout()
-    networks = tuple(_replace(network, lambda norm, name: SlotNorm(norm, layout)) for network in model.networks)
-    return dataclasses.replace(model, networks=networks), layout
+
+    def build(layer: nn.Module) -> nn.Module | None:
+        return SlotNorm(layer, layout) if isinstance(layer, nn.InstanceNorm3d) else None
+
+    return with_layers(model, build), layout
 
 
 def with_frozen_statistics(model: Model, tiles: Sequence[torch.Tensor]) -> Model:
-    """A copy of the model whose norm layers use the mean statistics of some tiles.
+    """A lean copy of the model whose norm layers use the statistics of some tiles, as if these were one input.
 
     Args:
         model: The plain model.
-        tiles: Native-size inputs, each of shape (1, channels, z, y, x).
+        tiles: Native-size inputs, all of the same shape (1, channels, z, y, x).
     """
-    networks = []
+    model = with_layers(model, leaner)
     for network in model.networks:
-        seen = _measure(network, [tile.to(model.device) for tile in tiles])
-        networks.append(_replace(network, functools.partial(_freeze, seen)))
-    return dataclasses.replace(model, networks=tuple(networks))
-
-
-def _freeze(seen: Mapping[str, tuple[torch.Tensor, torch.Tensor]], norm: nn.InstanceNorm3d, name: str) -> FrozenNorm:
-    return FrozenNorm(norm, *seen[name])
-
-
-def _measure(network: nn.Module, tiles: Sequence[torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Mean and variance of the input of each norm layer over all voxels of all tiles, as if they were one input."""
-    moments: dict[str, list[torch.Tensor]] = {}
-
-    def record(name: str) -> RemovableHandle:
-        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            # Squaring the feature map itself would cost a second one.
-            variance, mean = torch.var_mean(inputs[0].float(), (0, 2, 3, 4), correction=0)
-            both = torch.stack([mean, variance + mean.square()])
-            moments.setdefault(name, []).append(both)
-
-        return network.get_submodule(name).register_forward_pre_hook(hook)
-
-    handles = [record(name) for name, module in network.named_modules() if isinstance(module, nn.InstanceNorm3d)]
-    try:
+        norms = [module for module in network.modules() if isinstance(module, InPlaceNorm)]
+        seen = []
         with torch.inference_mode():
             for tile in tiles:
-                network(tile)
-    finally:
-        for handle in handles:
-            handle.remove()
-    means = {name: torch.stack(values).mean(0) for name, values in moments.items()}
-    return {name: (mean, (square - mean.square()).clamp_min(0)) for name, (mean, square) in means.items()}
-
-
-def _replace(network: nn.Module, build: Callable[[nn.InstanceNorm3d, str], nn.Module]) -> nn.Module:
-    """The network, sharing its weights, with every InstanceNorm3d replaced by ``build(norm, name)``."""
-    # Copies of the layers, not of their weights.
-    result = copy.deepcopy(network, {id(weight): weight for weight in network.parameters()})
-    built = {
-        module: build(module, name) for name, module in result.named_modules() if isinstance(module, nn.InstanceNorm3d)
-    }
-    # nnU-Net's blocks hold a layer under several names, so every reference is replaced, not every name.
-    for parent in list(result.modules()):
-        if not isinstance(parent, (SlotNorm, FrozenNorm)):
-            for name, child in parent._modules.items():
-                if isinstance(child, nn.InstanceNorm3d):
-                    parent._modules[name] = built[child]
-    return result
+                network(tile.to(model.device))
+                seen.append([torch.stack(norm.seen) for norm in norms])
+        for norm, statistics in zip(norms, zip(*seen, strict=True), strict=True):
+            norm.freeze(*pool(*torch.stack(statistics, 1)))
+    return model

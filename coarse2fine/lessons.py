@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from assignnet.instance import Instance, read_instances, write_instances
 from coarse2fine.config import Config
 from coarse2fine.errors import VolumeError
@@ -80,12 +82,15 @@ def build_instances(
         seed: Fixes perturbations and sub-volumes.
         split: Name a part of few cases "validation", disjoint from the rest (see ``FEW``).
         progress: Told about cases.
+
+    Raises:
+        VolumeError: If labels cannot be read, are not the model's, or do not fit their image.
     """
     instances: list[Instance] = []
     parts = PARTS if split and len(cases) < FEW else (("whole", (0.0, 1.0)),)
     for index, case in enumerate(cases):
         volume = read_volume(list(case.images))
-        labels: Labels = read_volume([case.labels]).channels[0].astype(fine.labels.dtype)
+        labels = read_labels(case.labels, fine)
         instances += teach_case(
             volume, labels, coarse, fine, config, features, settings, parts=parts, seed=seed + index
         )
@@ -93,17 +98,35 @@ def build_instances(
     return instances
 
 
-def split_instances(instances: Sequence[Instance], names: Sequence[str]) -> tuple[list[Instance], list[Instance]]:
+def read_labels(path: Path, model: Model) -> Labels:
+    """The labels of a file.
+
+    Raises:
+        VolumeError: If a value is none of the model's labels, such as the number of an instance.
+    """
+    values = read_volume([path]).channels[0]
+    labels: Labels = values.astype(model.labels.dtype)
+    most = int(np.max(np.hstack(list(model.labels.names.values()))))
+    if not np.array_equal(labels, values) or labels.max() > most:
+        raise VolumeError(
+            f"{path}: its values go from {values.min()} to {values.max()}, the model's labels are whole numbers from "
+            f"0 to {most}",
+            "Give the labels that the models were trained with, not numbers of instances or probabilities.",
+        )
+    return labels
+
+
+def split_instances(instances: Sequence[Instance]) -> tuple[list[Instance], list[Instance]]:
     """Training and validation instances: by part of the volume where there are parts, else the last fifth of cases.
 
     Args:
-        instances: From ``build_instances``.
-        names: Names of the cases, in order.
+        instances: From ``build_instances``; cases without any do not count.
     """
-    if any(instance.case.endswith("/validation") for instance in instances):
-        held = {instance.case for instance in instances if instance.case.endswith("/validation")}
+    cases = list(dict.fromkeys(instance.case for instance in instances))
+    if any(case.endswith("/validation") for case in cases):
+        held = {case for case in cases if case.endswith("/validation")}
     else:
-        held = {f"{name}/whole" for name in names[-max(1, len(names) // 5) :]}
+        held = set(cases[-max(1, len(cases) // 5) :])
     train = [instance for instance in instances if instance.case not in held]
     return train, [instance for instance in instances if instance.case in held]
 
@@ -120,7 +143,7 @@ def cached_instances(path: Path, about: dict[str, Any], build: Callable[[], list
     if path.exists():
         try:
             instances, made = read_instances(path)
-        except (OSError, ValueError, KeyError):  # left by another version, or cut off in the middle of writing
+        except (OSError, ValueError, LookupError, TypeError, RuntimeError):  # another version's, cut off, or damaged
             made = None
         if made == about:
             return instances
@@ -150,6 +173,7 @@ def how_made(
         "coarse": feature_model_fingerprint(coarse),
         "fine": feature_model_fingerprint(fine),
         "config": {key: value for key, value in values.items() if key not in ("assign", "device")},
+        "problem": {key: values["assign"][key] for key in ("drop", "keep", "budget")},
         "features": asdict(features),
         "settings": asdict(settings),
         "seed": seed,

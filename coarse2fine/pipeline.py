@@ -22,6 +22,7 @@ from coarse2fine.config import Config
 from coarse2fine.errors import ConfigError, ModelError
 from coarse2fine.fine import FineResult, plan_sizes, segment_boxes
 from coarse2fine.io import Volume, read_volume, write_labels
+from coarse2fine.lean import lean
 from coarse2fine.nnunet import Model, load_model
 from coarse2fine.report import RunReport, peak_memory_mb, versions
 from coarse2fine.rois import mass_inside
@@ -133,7 +134,7 @@ class Pipeline:
         if self.chooser is None or self.coarse is None:
             return self._one_stage(volume, progress, clock, ())
         with clock.time("coarse"):
-            coarse = self._look(volume, self.coarse, progress, clock, self.chooser.features.wants_coarse)
+            coarse = self._look(volume, lean(self.coarse), progress, clock, self.chooser.features.wants_coarse)
         with clock.time("fine"):
             view = open_view(volume.channels, volume.grid.spacing, self.fine)
             return_freed_memory()

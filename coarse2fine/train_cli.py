@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import inf, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from coarse2fine.cli import configure, guarded
 from coarse2fine.config import Config
 from coarse2fine.errors import C2FError, ConfigError, OutputError
 from coarse2fine.features import FeatureSettings, feature_card
+from coarse2fine.io import check_writable
 from coarse2fine.lessons import build_instances, cached_instances, find_labelled_cases, how_made, split_instances
 from coarse2fine.nnunet import Model
 from coarse2fine.pipeline import Pipeline
@@ -32,7 +34,11 @@ from coarse2fine.teach import TeachSettings
 if TYPE_CHECKING:  # takes seconds to import, so --help does without
     from assignnet.train import TrainSettings
 
-STEPS = {"policy": 200_000, "gains": 60}
+STEPS = {"policy": 40_000, "gains": 120}
+RATES = {"policy": 3e-4, "gains": 1e-3}
+"""Learning rates; reinforcement learning must not undo what imitation has learned."""
+BUILD_SEED = 0
+"""Of the instances, so that trainings with different seeds differ in nothing else, and can share them."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -53,10 +59,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--steps", type=int, help="choices that the policy learns from, or passes over the data for gains")
     add("--seed", type=int, default=0, help="fixes the result")
     add("--lambdas", type=float, nargs=2, default=(0.01, 0.5), metavar=("LOW", "HIGH"), help="range of lambda to learn")
-    add("--warm-start", type=int, default=30, metavar="N", help="policy: passes of imitating the oracle first")
+    add("--warm-start", type=int, default=60, metavar="N", help="policy: passes of imitating the oracle first")
     add("--order", type=float, default=0.0, metavar="W", help="policy: weight of neighbours following each other")
-    add("--variants", type=int, default=8, help="trees per case, with perturbed thresholds")
-    add("--regions", type=int, default=12, help="random sub-volumes per tree")
+    add(
+        "--instances", type=Path, metavar="FILE", help="where instances are kept (default: AGENT/training/instances.h5)"
+    )
+    add("--variants", type=int, default=10, help="trees per case, with perturbed thresholds")
+    add("--regions", type=int, default=8, help="random sub-volumes per tree")
     add("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a setting")
     add("--device", help="auto, cpu, cuda, cuda:N or mps")
     add("--overwrite", action="store_true", help="replace a finished agent; an unfinished training is resumed anyway")
@@ -81,20 +90,24 @@ def train(options: argparse.Namespace, console: Console) -> None:
     """
     from assignnet.train import train_agent
 
+    config = rule_config(options)
+    settings = train_settings(options, start_label=config.assign.start_label)
     prepare_output(options.output, options.overwrite)
-    settings = train_settings(options)
-    pipeline = Pipeline.from_config(rule_config(options), trust_checkpoint=options.trust_checkpoint)
+    if options.instances:  # a slip of the pen must not replace an image, nor be noticed only when all is built
+        check_writable(options.instances, True, (".h5",))
+    pipeline = Pipeline.from_config(config, trust_checkpoint=options.trust_checkpoint)
     if pipeline.coarse is None:
         raise ConfigError("mode one-stage has nothing to choose", "Use the configuration of an accelerated run.")
     features = feature_settings(pipeline.config)
     work = options.output / "training"
     with show_bars(console) as bars:
-        made, instances, names = find_instances(options, pipeline, pipeline.coarse, features, work, bars)
-        learn, held = split_instances(instances, names)
+        made, instances = find_instances(options, pipeline, pipeline.coarse, features, work, bars)
+        learn, held = split_instances(instances)
         if not learn or not held:
             raise C2FError(
                 f"{options.cases}: {len(learn)} instances to learn from and {len(held)} to validate on",
-                "Add labelled cases, or lower rois.threshold so that there are regions to choose from.",
+                "Add labelled cases, or change rois.threshold: trees count that have regions, "
+                f"but no more than {TeachSettings().most} of them.",
             )
         task = bars.add_task("learn", total=settings.steps)
         try:
@@ -109,9 +122,10 @@ def train(options: argparse.Namespace, console: Console) -> None:
                 progress=lambda done, total: bars.update(task, completed=done, total=total),
             )
         except ValueError as error:
-            raise C2FError(str(error), "Use another output folder, or remove its folder 'training'.") from error
+            raise C2FError(str(error), "Then run the same command again; the instances are kept.") from error
     table, metrics = compare(agent, held, settings)
     save_agent(options.output, agent.with_metrics(metrics))
+    (work / "checkpoint.pt").unlink(missing_ok=True)  # or --overwrite would find the training finished
     console.print(table)
     console.print(f"written: {options.output}; use it with --set assign.agent={options.output}", soft_wrap=True)
 
@@ -138,13 +152,13 @@ def show_bars(console: Console) -> Iterator[Bars]:
 
 def find_instances(
     options: argparse.Namespace, pipeline: Pipeline, coarse: Model, features: FeatureSettings, work: Path, bars: Bars
-) -> tuple[dict[str, Any], list[Instance], list[str]]:
-    """How the instances were made, the instances, built now or earlier, and the names of their cases."""
+) -> tuple[dict[str, Any], list[Instance]]:
+    """How the instances were made, and the instances, built now or earlier."""
     config, fine = pipeline.config, pipeline.fine
     settings = TeachSettings(variants=options.variants, regions=options.regions)
     cases = find_labelled_cases(options.cases, fine.channels)
     task = bars.add_task("instances", total=len(cases))
-    made = how_made(cases, coarse, fine, config, features, settings, options.seed)
+    made = how_made(cases, coarse, fine, config, features, settings, BUILD_SEED)
 
     def build() -> list[Instance]:
         return build_instances(
@@ -154,13 +168,13 @@ def find_instances(
             config,
             features,
             settings,
-            seed=options.seed,
+            seed=BUILD_SEED,
             progress=lambda done, total: bars.update(task, completed=done),
         )
 
-    instances = cached_instances(work / "instances.h5", made, build)
+    instances = cached_instances(options.instances or work / "instances.h5", made, build)
     bars.update(task, completed=len(cases))
-    return made, instances, [case.name for case in cases]
+    return made, instances
 
 
 def compare(agent: Agent, held: Sequence[Instance], settings: TrainSettings) -> tuple[Table, dict[str, float]]:
@@ -177,9 +191,13 @@ def compare(agent: Agent, held: Sequence[Instance], settings: TrainSettings) -> 
     metrics: dict[str, float] = {}
     for name, assigner in {"this agent": agent, **RULES}.items():
         found = summarise(evaluate(assigner, held, settings.metric, weights, known=known))
-        table.add_row(name, *(f"{found[weight].oracle_fraction:.3f}" for weight in weights))
+        # Where the best is to do nothing there is no share, and NaN has no place in a card.
+        shares = {weight: found[weight].oracle_fraction for weight in weights}
+        table.add_row(name, *("-" if isnan(share) else f"{share:.3f}" for share in shares.values()))
         if assigner is agent:
-            metrics = {f"oracle_fraction_at_{weight:.3g}": found[weight].oracle_fraction for weight in weights}
+            metrics = {
+                f"oracle_fraction_at_{weight:.3g}": share for weight, share in shares.items() if not isnan(share)
+            }
     return table, metrics
 
 
@@ -197,8 +215,12 @@ def prepare_output(folder: Path, overwrite: bool) -> None:
         raise OutputError(f"cannot create {folder}: {error.strerror}", "Choose another folder.") from error
 
 
-def train_settings(options: argparse.Namespace) -> TrainSettings:
+def train_settings(options: argparse.Namespace, *, start_label: bool) -> TrainSettings:
     """The training's settings.
+
+    Args:
+        options: From the command line.
+        start_label: From the configuration.
 
     Raises:
         ConfigError: If a value is out of its range.
@@ -206,20 +228,22 @@ def train_settings(options: argparse.Namespace) -> TrainSettings:
     from assignnet.train import TrainSettings
 
     low, high = options.lambdas
-    if not 0 < low < high:
+    if not 0 < low < high < inf:
         raise ConfigError(f"--lambdas {low} {high} is no range", "Give two positive numbers, the lower one first.")
     steps = options.steps if options.steps is not None else STEPS[options.kind]
     for name, value in (("--steps", steps), ("--variants", options.variants)):
         if value < 1:
             raise ConfigError(f"{name} is {value}", "It must be at least 1.")
-    config = configure(options)
+    if not 0 <= options.seed < 1 << 32:
+        raise ConfigError(f"--seed is {options.seed}", "It must be a whole number from 0 to 4294967295.")
     return TrainSettings(
         kind=options.kind,
         metric=options.metric,
         weights=(low, high),
         steps=steps,
         seed=options.seed,
-        start_label=config.assign.start_label,
+        learning_rate=RATES[options.kind],
+        start_label=start_label,
         order=options.order,
         warm_start=options.warm_start,
     )

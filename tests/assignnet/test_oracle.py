@@ -21,7 +21,7 @@ from assignnet.rules import in_space_order
 from assignnet.synthetic import synthetic_instance
 from canvas import Box
 
-relaxed = settings(deadline=None, max_examples=200)
+relaxed = settings(deadline=None, max_examples=150)
 seeds = st.integers(0, 1 << 32)
 
 
@@ -141,7 +141,7 @@ def test_plan__small_tree__is_the_best_of_all(seed, regions, classes) -> None:
     assert drawn.rewards(chosen[None])[0] == pytest.approx(drawn.best, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(seeds, st.integers(1, 8), st.integers(1, 3))
 def test_bound__small_tree__is_exceeded_by_no_selection(seed, regions, classes) -> None:
     """The best of all allowed selections is worth no more, for either metric, with and without a budget."""
@@ -160,7 +160,16 @@ def test_plan__larger_trees__is_never_far_from_the_best() -> None:
     assert sum(missed) <= 1
 
 
-@relaxed
+@pytest.mark.parametrize(
+    ("seed", "regions", "classes"), [(54, 7, 1), (918, 7, 1), (357, 9, 1), (1172, 9, 1), (246, 10, 2), (699, 10, 2)]
+)
+def test_plan__exchange_of_several_regions_needed__is_found(seed, regions, classes) -> None:
+    """Where neither tangents nor single exchanges reach the best: two regions make room for a third, and the like."""
+    drawn = case(seed, regions, classes, budget=True)
+    assert drawn.rewards(plan(**drawn.arguments)[None])[0] == pytest.approx(drawn.best, abs=1e-9)
+
+
+@settings(deadline=None, max_examples=60)
 @given(seeds, st.integers(1, 30), st.integers(1, 3))
 def test_plan__budget__is_kept(seed, regions, classes) -> None:
     """No selection costs more than the budget, and it is one of those that are allowed."""
@@ -170,7 +179,7 @@ def test_plan__budget__is_kept(seed, regions, classes) -> None:
     assert drawn.cost[chosen].sum() <= drawn.budget + 1e-9
 
 
-@relaxed
+@settings(deadline=None, max_examples=60)
 @given(seeds, st.integers(1, 30))
 def test_plan__budget_for_everything__is_no_limit(seed, regions) -> None:
     """A budget that suffices for all changes nothing, although shares add up with rounding; none at all leaves none."""
@@ -237,6 +246,24 @@ def test_plan__class_without_voxels__spares_it_where_that_pays() -> None:
     true = np.array([100.0, 0.0])
     assert plan(parent, common, found, true, cost, 0.0, "iou").tolist() == [True, False]
     assert bound(parent, common, found, true, cost, 0.0, "iou") == pytest.approx((0.9 + 1) / 2, abs=1e-3)
+
+
+def test_bound__class_without_voxels__allows_to_spoil_it() -> None:
+    """Where two classes are worth more than the absent third, the bound is no less than what spoiling it brings."""
+    common, found = np.array([[9.0, 9.0, 0.0]]), np.array([[9.0, 9.0, 1.0]])
+    arguments = (np.array([0]), common, found, np.array([9.0, 9.0, 0.0]), np.zeros(1), 0.0, "dice")
+    assert plan(*arguments).tolist() == [True]
+    assert bound(*arguments) == pytest.approx(2 / 3, abs=1e-3)
+
+
+def test_plan__many_regions_spoil_a_class__leaves_out_all_of_them() -> None:
+    """Half of the regions find a voxel of an absent class; to drop one of them helps only if all are dropped."""
+    regions, spoil = 40, np.arange(40) % 2
+    common = np.column_stack([3.0 - spoil, np.zeros(regions)])
+    found = common + np.column_stack([np.zeros(regions), spoil])
+    arguments = (np.arange(regions), common, found, np.array([100.0, 0.0]), np.zeros(regions), 0.0, "dice")
+    assert plan(*arguments).tolist() == (spoil == 0).tolist()
+    assert bound(*arguments) == pytest.approx((120 / 160 + 1) / 2, abs=1e-3)
 
 
 # --- oracle
@@ -318,9 +345,9 @@ def test_oracle__nothing_shared__is_the_best_of_all(metric, seed, regions, weigh
 
 
 def test_oracle__overlapping_regions__is_the_best_in_nearly_all_cases() -> None:
-    """Selections are allowed, within the budget and never better than the best; 95 of 100 are the best or tie it."""
+    """Selections are allowed, within the budget and never better than the best; 57 of 60 are the best."""
     missed, only_added = [], []
-    for seed in range(100):
+    for seed in range(60):
         instance = crowded(seed, 3, classes=1 + seed % 2)
         weight, budget = float(0.01 * 40 ** (seed % 10 / 9)), None if seed % 3 else 0.6
         choice = oracle(instance, "dice", weight, budget)
@@ -331,8 +358,8 @@ def test_oracle__overlapping_regions__is_the_best_in_nearly_all_cases() -> None:
         assert best - 0.05 < choice.reward <= best + 1e-9
         missed.append(choice.reward < best - 1e-9)
         only_added.append(planned(instance, cost, weight, budget) < choice.reward - 1e-9)
-    assert sum(missed) <= 5
-    assert sum(only_added) > 30, "these volumes are no test of what is done about overlap"
+    assert sum(missed) <= 3
+    assert sum(only_added) > 15, "these volumes are no test of what is done about overlap"
 
 
 def planned(instance: Instance, cost: NDArray[np.float64], weight: float, budget: float | None) -> float:
@@ -354,15 +381,29 @@ def planned(instance: Instance, cost: NDArray[np.float64], weight: float, budget
     return instance.reward(rois, "dice", weight)
 
 
-def test_oracle__siblings_see_the_same_object__takes_one_of_them() -> None:
-    """Two regions that both find the whole object, and one more each, add up to twice of it; one is enough."""
-    truth = np.uint8([[[0, 1, 1, 1, 1, 0]]])
+@pytest.mark.parametrize(("seed", "weight"), [(15, 0.05), (57, 0.05), (108, 0.2), (279, 0.05), (305, 0.05)])
+def test_oracle__exchange_of_a_family_needed__is_found(seed, weight) -> None:
+    """Where exchanging one region after the other ends short of the best, exchanging families does not."""
+    instance = crowded(seed, 3, classes=1 + seed % 2)
+    best = max(every_reward(instance, "dice", weight, None))
+    assert oracle(instance, "dice", weight).reward == pytest.approx(best, abs=1e-9)
+
+
+@pytest.mark.parametrize("related", [False, True])
+def test_oracle__two_regions_see_the_same_object__takes_one_of_them(related) -> None:
+    """Both find the whole object, so counts add up to twice of it; the better one is enough, siblings or not."""
+    truth = np.uint8([[[0, 1, 1, 1, 1, 0, 0]]])
     left, right = Roi(Box((0, 0, 0), (1, 1, 5)), 0.9, 1.0), Roi(Box((0, 0, 1), (1, 1, 6)), 0.9, 1.0)
     results = [(left.box.slices, np.uint8([[[1, 1, 1, 1, 1]]])), (right.box.slices, np.uint8([[[1, 1, 1, 1, 0]]]))]
-    tree = RoiTree((left, right), ((left,), (right,)), (1, 1, 6))
+    tree = RoiTree((left, right), ((left,), (right,)), (1, 1, 7))
+    if related:
+        whole = Roi(Box((0, 0, 0), (1, 1, 6)), 0.9, 2.0)
+        tree = RoiTree((whole,), ((left, right),), (1, 1, 7))
+        results.insert(0, (whole.box.slices, np.uint8([[[0, 0, 0, 0, 0, 1]]])))
     outcomes = count_outcomes(truth, np.zeros_like(truth), results, (1,))
     instance = Instance("twins", "twins", tree, Problem((1, 1, 5)), NO_FEATURES, outcomes, 1.0)
     assert oracle(instance, "dice", 0.1).selection == (right,)
+    assert planned(instance, np.full(len(tree.rois), 0.5), 0.1, None) < instance.reward((right,), "dice", 0.1)
 
 
 def test_oracle__known_tree__finds_the_best_at_every_weight() -> None:
