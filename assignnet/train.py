@@ -60,8 +60,7 @@ class TrainSettings:
         most: Regions of the largest tree that PPO learns from; what it learns there it applies to larger ones too.
         environments: Episodes that PPO plays side by side.
         round_steps: Choices in each of them per round.
-        rounds_between_checks: Rounds, or passes over the instances, from one evaluation to the next; PPO also stores a
-            checkpoint then.
+        rounds_between_checks: Rounds from one evaluation and checkpoint to the next.
     """
 
     kind: Literal["policy", "gains"] = "policy"
@@ -155,13 +154,10 @@ def _best_gains(
     """Supervised learning of gains; the network after the pass that earned most on the validation instances."""
     weights = checked_weights(settings)
     known = oracles(validation, settings.metric, weights)
-    best, state, passes = -np.inf, dict[str, torch.Tensor](), 0
+    best, state = -np.inf, dict[str, torch.Tensor]()
 
     def watch(network: GainNetwork) -> None:
-        nonlocal best, state, passes
-        passes += 1
-        if passes % settings.rounds_between_checks and passes < settings.steps:
-            return
+        nonlocal best, state
         rows = evaluate(_bare_agent(network, settings), validation, settings.metric, weights, known=known)
         reached = float(np.mean([row.reward for row in rows]))
         if reached > best:

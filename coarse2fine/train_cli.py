@@ -34,7 +34,7 @@ from coarse2fine.teach import TeachSettings
 if TYPE_CHECKING:  # takes seconds to import, so --help does without
     from assignnet.train import TrainSettings
 
-STEPS = {"policy": 40_000, "gains": 120}
+STEPS = {"policy": 40_000, "gains": 30}
 RATES = {"policy": 3e-4, "gains": 1e-3}
 """Learning rates; reinforcement learning must not undo what imitation has learned."""
 BUILD_SEED = 0

@@ -197,6 +197,7 @@ def test_train_settings__options__all_arrive() -> None:
     options = ["--kind", "policy", "--metric", "iou", "--steps", "7", "--seed", "3", "--lambdas", "0.1", "0.2"]
     options += ["--warm-start", "4", "--order", "0.5"]
     assert train_cli.train_settings(parse([*required, *options]), start_label=True) == TrainSettings(
+        learning_rate=3e-4,
         kind="policy",
         metric="iou",
         steps=7,
