@@ -122,7 +122,7 @@ class _Episode:
 class AssignEnv(gymnasium.Env[dict[str, Any], np.int64]):
     """Choose regions of a tree one by one, then stop.
 
-    **Observation** (N = ``max_nodes``; rows beyond the tree are padding): ``nodes`` (N, F + 7), ``standing`` (N, 6)
+    **Observation** (N = ``max_nodes``; rows beyond the tree are padding): ``nodes`` (N, F + 7), ``standing`` (N, 12)
     and ``parent`` (N,) as in ``Scene`` (the parent of padding is its own row), ``present`` (N,) and ``taken`` (N,)
     of 0 and 1, ``last`` (1,), the row of the last choice or -1, and ``status`` (4,): lambda, cost so far, budget left
     (at most 2), and 1 once something was chosen; costs and budgets as shares of the cost of all children. With

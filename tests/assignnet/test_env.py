@@ -111,7 +111,7 @@ def test_reset__instance__shows_its_scene_and_padding() -> None:
     assert seen["status"].tolist() == [0.25, 0, 0.5, 0]
     assert {name: (part.shape, str(part.dtype)) for name, part in seen.items()} == {
         "nodes": ((40, 11), "float32"),
-        "standing": ((40, 6), "float32"),
+        "standing": ((40, 12), "float32"),
         "parent": ((40,), "int64"),
         "present": ((40,), "int8"),
         "taken": ((40,), "int8"),
