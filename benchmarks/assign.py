@@ -265,11 +265,11 @@ def environment() -> dict[str, Any]:
 def real_figures(options: argparse.Namespace, real: RealCase, policies: Sequence[Policy]) -> dict[str, Any]:
     """What only real runs tell, and pictures of the case."""
     folder, default = options.agents / options.dataset, real.pipeline.config.assign.agent
-    agents = {default: default} | {one.name: str(folder / one.name) for one in leaders(policies)}
+    agents = {Path(default).name: default} | {one.name: str(folder / one.name) for one in leaders(policies)}
     figures: dict[str, Any] = {"agent_share": agent_share(real, agents, 1 if options.quick else 3)}
     if not (options.order or options.plots):
         return figures
-    name = next((one for one in agents if one.startswith(KINDS[0])), default)
+    name = next((one for one in agents if one.startswith(KINDS[0])), Path(default).name)
     seen = look(real)
     if options.order:
         figures |= {"order": compare_orders(real, seen, agents[name]), "order_agent": name}

@@ -121,7 +121,7 @@ def test_look_at__no_mass__divides_by_nothing() -> None:
     """Regions on which the heatmap has nothing are seen with shares of 0."""
     roi = Roi(Box.whole((4, 4, 4)), 0.0, 0.0)
     scene = look_at(RoiTree((roi,), ((roi,),), (8, 8, 8)), Problem((4, 4, 4)), NO_FEATURES)
-    assert scene.standing.tolist() == [[1, 0, 1, 0, 0, 0]]
+    assert scene.standing.tolist() == [[1, 0, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1]]
 
 
 def test_look_at__weight_of_the_problem__is_not_seen() -> None:
