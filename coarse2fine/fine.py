@@ -160,6 +160,9 @@ def segment_boxes(
     coarse: CoarseResult,
     clock: Clock,
     progress: Progress,
+    *,
+    known: Sequence[Box] | None = None,
+    alone: bool | None = None,
 ) -> FineResult:
     """Segment boxes of the working grid, following masks that reach out of them.
 
@@ -173,10 +176,15 @@ def segment_boxes(
         coarse: Coarse result: says where growing is worth it, and is an input of cascades.
         clock: Books packing under ``pack`` and network passes under ``fine.network``.
         progress: Called with canvases done and known so far.
+        known: All boxes of the case, chosen or not: ``norm: case`` is measured on some of them, so that what a box
+            yields does not depend on which others are chosen. None = ``boxes``.
+        alone: Whether each box gets a canvas to itself; None = as ``better_alone`` says.
     """
     read = input_reader(view, coarse if model.cascade else None)
-    alone = better_alone(boxes, config, plan, view.shape)
-    model, layout = (lean(model), None) if alone else _with_norm(model, boxes, config, plan, view, read, clock)
+    if alone is None:
+        alone = better_alone(boxes, config, plan, view.shape)
+    known = (boxes if known is None else known) if boxes else ()
+    model, layout = (lean(model), None) if alone else _with_norm(model, known, config, plan, view, read, clock)
     stage = _Stage(view, model, layout, read, config, plan, writer, coarse, clock)
     done: list[Canvas] = []
     counted: list[Box] = []

@@ -160,6 +160,7 @@ class Pipeline:
                 coarse,
                 clock,
                 lambda done, total: progress("fine", done, total),
+                known=[roi.box for roi in tree.leaves],
             )
             labels = writer.finish()
         report = self._report(volume, labels, tree, chosen, fine, coarse.heatmap, view, self.chooser.warnings)

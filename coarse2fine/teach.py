@@ -22,7 +22,7 @@ from coarse2fine.coarse import CoarseResult, look_coarsely, paint_coarse
 from coarse2fine.config import Config
 from coarse2fine.errors import VolumeError
 from coarse2fine.features import FeatureSettings, tree_features
-from coarse2fine.fine import plan_sizes, segment_boxes
+from coarse2fine.fine import better_alone, plan_sizes, segment_boxes
 from coarse2fine.io import Volume
 from coarse2fine.nnunet import Model
 from coarse2fine.view import WorkingView, open_view
@@ -171,9 +171,23 @@ def learn_tree(
         paint_coarse(coarse, outside)
     clock, labels = Clock(), dict[Box, Labels]()
     places: dict[Box, Box] = {}
+    known = [roi.box for roi in tree.leaves]
+    alone = better_alone(known, config, plan, view.shape)
     for group in disjoint_groups(tree.rois):
         writer, boxes = LabelWriter(view, fine), [roi.box for roi in group]
-        segment_boxes(view, fine, boxes, config, plan, writer, coarse, clock, lambda done, total: None)
+        segment_boxes(
+            view,
+            fine,
+            boxes,
+            config,
+            plan,
+            writer,
+            coarse,
+            clock,
+            lambda done, total: None,
+            known=known,
+            alone=alone,
+        )
         writer.finish()
         places |= {box: writer.native(box) for box in boxes}
         labels |= {box: writer.labels[places[box].slices].copy() for box in boxes}

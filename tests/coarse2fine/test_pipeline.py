@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import blobs, write_agent
 
 from canvas import Box
@@ -15,8 +17,10 @@ from coarse2fine.config import load_config
 from coarse2fine.demo import IMAGE, REFERENCE, demo_pipeline
 from coarse2fine.errors import ModelError
 from coarse2fine.features import FeatureSettings
+from coarse2fine.instance_norm import with_frozen_statistics
 from coarse2fine.io import Grid, Volume, read_volume
 from coarse2fine.metrics import dice
+from coarse2fine.nnunet import Model
 from coarse2fine.pipeline import Pipeline, Result
 
 SPACING, SHAPE = (2.0, 1.0, 1.0), (24, 48, 48)
@@ -305,3 +309,21 @@ def test_run__agent_and_models_with_other_axis_order__work_together(
     result = run((coarse, fine), settings, Volume((image,), Grid(image.shape, SPACING), "blobs"))
     assert result.labels.shape == image.shape
     assert result.report.boxes["selected"] > 0
+
+
+def test_run__norm_case__is_measured_on_the_same_tiles_whatever_is_chosen(
+    tiny: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a box yields does not depend on which others are chosen, so that an agent can count on it."""
+    seen: list[list[np.ndarray]] = []
+
+    def record(model: Model, tiles: Sequence[torch.Tensor]) -> Model:
+        seen.append([tile.numpy() for tile in tiles])
+        return with_frozen_statistics(model, tiles)
+
+    monkeypatch.setattr(importlib.import_module("coarse2fine.fine"), "with_frozen_statistics", record)
+    for rule in ("all_children", "all_parents"):
+        assert run(tiny, [*SPLIT, f"assign.agent={rule}", "canvas.norm=case"]).report.canvases["count"] > 1
+    first, second = seen
+    assert len(first) == 3
+    np.testing.assert_array_equal(first, second)
