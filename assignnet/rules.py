@@ -93,7 +93,8 @@ def greedy(tree: RoiTree, problem: Problem, features: Features = NO_FEATURES) ->
     def value(rois: tuple[Roi, ...], cap: float) -> float:
         mass = sum(roi.mass for roi in rois)
         detail = sum(roi.mass * problem.fidelity(roi.box) for roi in rois)
-        return detail * min(1.0, cap / mass) / total_mass if mass > 0 else 0.0
+        # In this order no rounding lets children of full fidelity be worth more than their parent.
+        return detail / mass * min(mass, cap) / total_mass if mass > 0 else 0.0
 
     def cost(rois: tuple[Roi, ...]) -> float:
         return sum(problem.slots(roi.box) for roi in rois) / total_slots
