@@ -182,7 +182,12 @@ def test_greedy__native_tiles__takes_the_cheaper_children() -> None:
 @relaxed
 @given(trees(), st.floats(0, 5))
 @example(family(roi((0, 0, 0), (1, 1, 2), 3.0), roi((0, 0, 0), (1, 1, 1), 0.0), roi((0, 0, 1), (1, 1, 1), 7.0)), 0.0)
-@example(family(roi((0, 0, 0), (1, 1, 2), 1e-311), roi((0, 0, 0), (1, 1, 1), 0.0), roi((0, 0, 1), (1, 1, 1), 7.0)), 0.0)
+@example(
+    family(
+        roi((0, 0, 0), (1, 1, 2), 2.225073858507e-311), roi((0, 0, 0), (1, 1, 1), 0.0), roi((0, 0, 1), (1, 1, 1), 7.0)
+    ),
+    0.0,
+)
 def test_greedy__native_parent_costs_no_more__is_not_split(tree, weight) -> None:
     """By room, too, a parent that nothing shrinks is kept where its children together take as much of it."""
     problem = Problem(SLOT, weight, native=(32, 32, 32), context=(3, 3, 3))
