@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import re
 import shlex
 import sys
@@ -31,7 +29,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 from assign_order import (
     HELD_OUT,
     KINDS,
@@ -49,14 +46,9 @@ from assign_order import (
     train_all,
 )
 from assign_plots import draw_orders, draw_pareto, draw_selection, show_all, statements
-from compare_nnunet import (
-    EXIT_ERROR,
-    EXIT_MISSING,
-    ROOT,
-    THREAD_VARIABLES,
-    MissingDataError,
-    first_value,
-)
+from compare_nnunet import EXIT_ERROR, EXIT_MISSING
+from machine import ROOT, environment
+from registry import MissingDataError
 from rich.console import Console
 
 from assignnet import NO_FEATURES, RULES, Assigner, Features, Problem, Roi, RoiTree
@@ -70,7 +62,6 @@ from coarse2fine.allocator import keep_freed_memory
 from coarse2fine.errors import C2FError
 from coarse2fine.features import FeatureSettings
 from coarse2fine.io import atomic_write, check_writable
-from coarse2fine.report import versions
 from coarse2fine.teach import TeachSettings
 
 METRICS: Mapping[str, Metric] = {"lung": "dice", "em": "iou", "ms": "dice", "synthetic": "dice"}
@@ -250,18 +241,6 @@ def finite(value: float) -> float | None:
     return value if isfinite(value) else None
 
 
-def environment() -> dict[str, Any]:
-    """On what this was measured."""
-    return {
-        "machine": f"{platform.platform()}, {first_value(Path('/proc/cpuinfo'), 'model name') or 'unknown CPU'}",
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "thread_variables": {name: os.environ.get(name) for name in THREAD_VARIABLES},
-        "load_average": os.getloadavg(),
-        "versions": versions(),
-    }
-
-
 def real_figures(options: argparse.Namespace, real: RealCase, policies: Sequence[Policy]) -> dict[str, Any]:
     """What only real runs tell, and pictures of the case."""
     folder, default = options.agents / options.dataset, real.pipeline.config.assign.agent
@@ -287,7 +266,11 @@ def real_figures(options: argparse.Namespace, real: RealCase, policies: Sequence
 def benchmark(options: argparse.Namespace, work: Path, console: Console) -> dict[str, Any]:
     """Everything that the options ask for, ready for JSON."""
     weights, metric = QUICK_LAMBDAS if options.quick else LAMBDAS, options.metric
-    real = None if options.dataset == "synthetic" else open_case(options.dataset, options.models, options.overrides)
+    real = (
+        None
+        if options.dataset == "synthetic"
+        else open_case(options.dataset, options.models, options.overrides, options.data)
+    )
     commands = train_all(options, console)
     policies = all_policies(options.agents / options.dataset, real)
     settings = QUICK_TEACH if options.quick else TEACH
@@ -341,6 +324,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--dataset", required=True, choices=sorted(METRICS), help="whose test case, or made-up instances")
     add("--out", type=Path, required=True, metavar="FILE", help="JSON file for all figures")
+    add("--data", type=Path, metavar="DIR", help="where the data lie, if not where the data set's file says")
     add("--plots", type=Path, metavar="DIR", help="draw pictures into this folder")
     add("--train", action="store_true", help="first train the agents that are missing, of both kinds and all seeds")
     add("--ablations", action="store_true", help="first train the ablations that are missing, seed 0")

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare_nnunet import DATASETS, ROOT, SHARED, MissingDataError, find_model, forget, relative
+from machine import ROOT, forget, relative
 from numpy.typing import NDArray
+from registry import MissingDataError, choose_case, config_file, find_model, load_dataset
 from rich.console import Console
 
 from assignnet import NO_FEATURES, Roi, RoiTree
@@ -89,14 +90,12 @@ class RealCase:
 
     Attributes:
         name: Of the data set.
-        folder: Its labelled cases.
         labelled: Files of the test case.
         pipeline: Models and settings; chooses by the configured rule.
         coarse: The coarse model.
     """
 
     name: str
-    folder: Path
     labelled: LabelledCase
     pipeline: Pipeline
     coarse: Model
@@ -143,38 +142,36 @@ class Seen:
     view: WorkingView
 
 
-def open_case(name: str, models: str, overrides: Sequence[str]) -> RealCase:
+def open_case(name: str, models: str, overrides: Sequence[str], data: Path | None = None) -> RealCase:
     """Load the models of a data set and find its test case.
 
     Args:
         name: Of the data set.
         models: Where models lie, see ``find_model``.
         overrides: Settings that win over those of ``benchmarks/configs``.
+        data: Where the data lie, if not where the data set's file says.
 
     Raises:
         MissingDataError: If data or models are not there.
     """
-    dataset = DATASETS[name]
-    data = SHARED / "data" / dataset.folder
-    image, labels = data / "imagesTs" / f"{dataset.case}_0000.nii.gz", data / "labelsTs" / f"{dataset.case}.nii.gz"
-    for path in (image, labels):
-        if not path.exists():
-            raise MissingDataError(f"{relative(path)} is missing", "The data lie in ../shared, beside the repository.")
+    dataset = load_dataset(name)
+    case = choose_case(dataset, data=data)
+    if case.image is None:
+        raise MissingDataError(f"'{name}' has references only, no images", "Choose another data set.")
     folders = model_folders(name, models)
     settings = [f"{stage}.model={json.dumps(str(folder))}" for stage, folder in folders.items()]
-    config = load_config(ROOT / "benchmarks" / "configs" / dataset.config, [*settings, *overrides])
+    config = load_config(config_file(dataset), [*settings, *overrides])
     pipeline = Pipeline.from_config(config)
     if pipeline.coarse is None:
         raise MissingDataError(f"{name} has no coarse model", "Leave mode as it is.")
-    files = find_cases(image, pipeline.fine.channels)[0].files
-    return RealCase(name, data, LabelledCase(dataset.case, files, labels), pipeline, pipeline.coarse)
+    files = find_cases(case.image, pipeline.fine.channels)[0].files
+    return RealCase(name, LabelledCase(case.name, files, case.reference), pipeline, pipeline.coarse)
 
 
 def model_folders(name: str, models: str) -> dict[str, Path]:
     """The folders of a data set's two models, by stage; errors as ``find_model``."""
-    dataset = DATASETS[name]
-    pair = {"coarse": dataset.coarse, "fine": dataset.fine}
-    return {stage: find_model(f"{dataset.folder}/{model}", models) for stage, model in pair.items()}
+    dataset = load_dataset(name)
+    return {stage: find_model(dataset, stage, models) for stage in ("coarse", "fine")}
 
 
 def held_out(real: RealCase, features: FeatureSettings, settings: TeachSettings, work: Path) -> list[Instance]:
@@ -318,9 +315,9 @@ def train_all(options: argparse.Namespace, console: Console) -> list[str]:
 
 def train_arguments(options: argparse.Namespace, training: Training, folder: Path) -> list[str]:
     """What a user passes to ``c2f-train`` for the same agent; errors as ``find_model``."""
-    dataset = DATASETS[options.dataset]
-    arguments = ["-c", relative_here(ROOT / "benchmarks" / "configs" / dataset.config)]
-    arguments += ["--cases", relative_here(SHARED / "data" / dataset.folder), "-o", relative_here(folder)]
+    dataset = load_dataset(options.dataset)
+    arguments = ["-c", relative_here(Path(str(config_file(dataset))))]
+    arguments += ["--cases", relative_here(options.data or ROOT / dataset.data), "-o", relative_here(folder)]
     for stage, model in model_folders(options.dataset, options.models).items():
         arguments += [f"--{stage}-model", relative_here(model)]
     arguments += ["--kind", training.kind, "--metric", options.metric, "--seed", str(training.seed)]

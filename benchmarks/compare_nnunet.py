@@ -16,12 +16,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import cProfile
-import ctypes
-import gc
 import io
 import json
-import os
-import platform
 import pstats
 import shlex
 import statistics
@@ -33,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from machine import PeakMemory, environment, forget, relative, use_threads
+from registry import MissingDataError, choose_case, config_file, dataset_names, find_model, load_dataset
 from rich.console import Console
 from rich.table import Table
 
@@ -45,42 +42,10 @@ from coarse2fine.io import atomic_write, check_writable, find_cases, read_volume
 from coarse2fine.metrics import dice, iou, mean_over_labels
 from coarse2fine.nnunet import load_model, nnunet_predictor
 from coarse2fine.pipeline import Pipeline
-from coarse2fine.report import RunReport, versions
+from coarse2fine.report import RunReport
 
-ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared"
 EXIT_ERROR, EXIT_MISSING = 1, 2
 SIDES = ("coarse2fine", "nnunet")
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "nnUNet_def_n_proc")
-
-
-class MissingDataError(C2FError):
-    """Data or models of a data set are not on this machine."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """One row of the table of data sets.
-
-    Attributes:
-        folder: Name of its folder, in ``../shared/data`` and among the models.
-        case: Test case.
-        config: Settings, in ``benchmarks/configs``.
-        coarse, fine: Folders of the models.
-    """
-
-    folder: str
-    case: str
-    config: str
-    coarse: str = "nnUNetTrainer__smallPlans__3d_lowres"
-    fine: str = "nnUNetTrainer__smallPlans__3d_fullres"
-
-
-DATASETS = {
-    "lung": Dataset("Dataset104_LungLesion", "lidc0001", "lung.yaml"),
-    "em": Dataset("Dataset101_VNCMito", "vnc_test", "em.yaml"),
-    "ms": Dataset("Dataset102_MSLesion", "ms_26", "ms.yaml"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,26 +63,6 @@ class Run:
     network_s: float
     peak_rss_mb: float | None
     report: RunReport | None
-
-
-class PeakMemory:
-    """Peak resident memory of this process since the last reset; only Linux can tell."""
-
-    def __init__(self, process: Path = Path("/proc/self")) -> None:
-        self._clear, self._status = process / "clear_refs", process / "status"
-
-    def reset(self) -> None:
-        """Hand freed memory back to the system and begin to measure anew."""
-        gc.collect()
-        with contextlib.suppress(OSError, AttributeError, TypeError):  # only glibc has malloc_trim
-            ctypes.CDLL(None).malloc_trim(0)
-        if os.access(self._clear, os.W_OK):
-            self._clear.write_text("5")
-
-    def read_mb(self) -> float | None:
-        """The peak, or None where it cannot be reset."""
-        peak = first_value(self._status, "VmHWM") if os.access(self._clear, os.W_OK) else ""
-        return int(peak.split()[0]) * 1024 / 1e6 if peak else None
 
 
 class Contest:
@@ -164,14 +109,6 @@ class Contest:
                     self.predictor.predict_from_files_sequential([inputs], [output])
         peak, total, network = self._memory.read_mb(), self._clock.seconds["total"], self._clock.seconds["network"]
         return Run(total, sum(report.network_s.values()) if report else network, peak, report)
-
-
-def forget() -> None:
-    """Drop what coarse2fine keeps from one run to the next; nnU-Net's predictor clears its own cache."""
-    modules = [module for name, module in sys.modules.items() if name.startswith("coarse2fine.")]
-    for value in [value for module in modules for value in vars(module).values()]:
-        if hasattr(value, "cache_clear"):
-            value.cache_clear()
 
 
 def compare(contest: Contest, repeat: int, console: Console) -> dict[str, Any]:
@@ -246,27 +183,8 @@ def setting(contest: Contest) -> dict[str, Any]:
             "benchmark": shlex.join(["python", "benchmarks/compare_nnunet.py", *sys.argv[1:]]),
             "nnunet": f"nnUNetv2_predict_from_modelfolder -i IMAGES -o OUTPUT {model} {predict} -device {fine.device}",
         },
-        "environment": {
-            "machine": f"{platform.platform()}, {first_value(Path('/proc/cpuinfo'), 'model name') or 'unknown CPU'}",
-            "device": torch.cuda.get_device_name(fine.device) if fine.device.type == "cuda" else fine.device.type,
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "thread_variables": {name: os.environ.get(name) for name in THREAD_VARIABLES},
-            "load_average": os.getloadavg(),
-            "versions": versions(),
-        },
+        "environment": environment(fine.device),
     }
-
-
-def first_value(file: Path, key: str) -> str:
-    """The first value of a key in a file of ``/proc``; empty if there is none."""
-    lines = file.read_text().splitlines() if file.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")
-
-
-def relative(path: Path) -> str:
-    """A path as seen from the repository's root."""
-    return Path(os.path.relpath(path, ROOT)).as_posix()
 
 
 def results_table(results: dict[str, Any]) -> Table:
@@ -321,37 +239,24 @@ def load(options: argparse.Namespace, folder: Path) -> Contest:
     Raises:
         MissingDataError: If data or models are not there.
     """
-    dataset = DATASETS[options.dataset]
-    data, case = SHARED / "data" / dataset.folder, options.case or dataset.case
-    split = "Ts" if case == dataset.case else "Tr"
-    image, reference = data / f"images{split}" / f"{case}_0000.nii.gz", data / f"labels{split}" / f"{case}.nii.gz"
-    for path in (image, reference):
-        if not path.exists():
-            raise MissingDataError(f"{relative(path)} is missing", "The data lie in ../shared, beside the repository.")
+    dataset = load_dataset(options.dataset)
+    case = choose_case(dataset, options.case, options.data)
+    if case.image is None:
+        raise MissingDataError(f"'{dataset.name}' has references only, no images", "Choose another data set.")
     overrides = [f"mode={options.mode}", *(["fine.mirroring=true"] if options.mirroring else []), *options.overrides]
-    names = {"fine": dataset.fine} | ({} if options.mode == "one-stage" else {"coarse": dataset.coarse})
-    for stage, name in names.items():
-        overrides.append(f"{stage}.model={json.dumps(str(find_model(f'{dataset.folder}/{name}', options.models)))}")
-    config = load_config(ROOT / "benchmarks" / "configs" / dataset.config, overrides)
-    return Contest(options.dataset, image, reference, config, folder)
-
-
-def find_model(name: str, source: str) -> Path:
-    """A model folder among the repository's own models, the shared ones, or in another folder laid out like them."""
-    ours, shared = ROOT / "benchmarks" / "models", SHARED / "models"
-    folders = {"ours": (ours, shared), "shared": (shared,)}.get(source, (Path(source),))
-    found = [folder / name for folder in folders if (folder / name / "plans.json").exists()]
-    if not found:
-        raise MissingDataError(f"no {name} in {' or '.join(map(relative, folders))}", "Choose others by --models.")
-    return found[0]
+    stages = ("fine",) if options.mode == "one-stage" else ("fine", "coarse")
+    overrides += [f"{stage}.model={json.dumps(str(find_model(dataset, stage, options.models)))}" for stage in stages]
+    config = load_config(config_file(dataset), overrides)
+    return Contest(options.dataset, case.image, case.reference, config, folder)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line's options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add, modes = parser.add_argument, ("accelerated", "two-stage", "one-stage")
-    add("--dataset", required=True, choices=sorted(DATASETS), help="test case, models and settings")
+    add("--dataset", required=True, choices=dataset_names(), help="test case, models and settings")
     add("--case", metavar="NAME", help="a training case, to tune settings on (default: the test case, to report)")
+    add("--data", type=Path, metavar="DIR", help="where the data lie, if not where the data set's file says")
     add("--repeat", type=int, default=3, metavar="N", help="runs of each side (default: 3)")
     add("--mode", choices=modes, default="accelerated", help="of coarse2fine (default: accelerated)")
     add("--models", default="ours", help="ours: benchmarks/models, then ../shared/models; shared; or a folder")
@@ -385,10 +290,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
     options, console = build_parser().parse_args(arguments), Console(stderr=True)
-    wanted = dict.fromkeys(THREAD_VARIABLES, str(options.threads))
-    if options.threads and not wanted.items() <= os.environ.items():
-        # Libraries size their thread pools when they are loaded, so the program starts itself again.
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | wanted)
+    use_threads(options.threads)
     keep_freed_memory()  # as c2f-infer does; nnU-Net's side gains as much
     try:
         run(options, console)

@@ -14,7 +14,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from compare_nnunet import DATASETS, MissingDataError, load
+from compare_nnunet import load
+from registry import MissingDataError, dataset_names
 from rich.console import Console
 from rich.table import Table
 
@@ -62,12 +63,12 @@ def measure(options: argparse.Namespace, setting: tuple[str, ...]) -> tuple[str,
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the sweep; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--dataset", required=True, choices=sorted(DATASETS))
+    parser.add_argument("--dataset", required=True, choices=dataset_names())
     parser.add_argument("--case", help="default: the test case")
     parser.add_argument("--models", default="ours", help="ours, shared, or a folder")
     parser.add_argument("--vary", action="append", default=[], metavar="KEY=A,B,C", help="may be repeated")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="fixed")
-    parser.set_defaults(mode="accelerated", mirroring=False)
+    parser.set_defaults(mode="accelerated", mirroring=False, data=None)
     options, console = parser.parse_args(arguments), Console(width=None if sys.stdout.isatty() else 150)
     keep_freed_memory()
     table = Table(title=f"{options.dataset}, {options.case or 'test case'} {' '.join(options.fixed)}".strip())

@@ -50,10 +50,17 @@ class ModelReader(Generic[M]):
         model: The model; its sections are models themselves.
         tree: What was read from the file.
         renamed: Names that users may know from elsewhere, and the dotted keys that replace them.
+        remedy: Where all keys are explained.
     """
 
-    def __init__(self, model: type[M], tree: YamlTree, renamed: Mapping[str, str]) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: type[M],
+        tree: YamlTree,
+        renamed: Mapping[str, str],
+        remedy: str = "configs/README.md lists every key with its unit, default and meaning.",
+    ) -> None:
+        self._model, self._remedy = model, remedy
         self._tree = tree
         self._renamed = renamed
         if tree.root is not None and not isinstance(tree.root, dict):
@@ -121,7 +128,7 @@ class ModelReader(Generic[M]):
             self._explain(error)
         if model is None or self._tree.problems:
             lines = [text for _, text in sorted(self._tree.problems)]
-            raise ConfigError("\n".join(lines), "configs/README.md lists every key with its unit, default and meaning.")
+            raise ConfigError("\n".join(lines), self._remedy)
         return model
 
     def _explain(self, error: ValidationError) -> None:
@@ -134,6 +141,8 @@ class ModelReader(Generic[M]):
                     self._tree.report(self._tree.origin(keys), f"{dotted(keys)}: {message}")
             elif detail["type"] == "extra_forbidden":
                 self._tree.report(self._tree.origin(location), self._unknown(location[:-1], str(location[-1])))
+            elif detail["type"] == "missing" and isinstance(location[-1], str):  # not a part of a list
+                self._tree.report(self._tree.origin(location[:-1]), f"{dotted(location)} is missing")
             else:
                 keys, expected = self._field_at(location)
                 if keys not in seen:

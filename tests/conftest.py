@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -218,3 +221,13 @@ def blobs(shape: tuple[int, int, int], *, seed: int = 0, dtype: type = np.int16)
         volume += 100 * np.exp(-(distance**2))
     volume[:2], volume[:, :1], volume[..., -2:] = 0, 0, 0
     return volume.astype(dtype)
+
+
+def import_benchmark(name: str) -> ModuleType:
+    """A script of ``benchmarks/`` as a module; scripts are in no package, and import their neighbours."""
+    folder = str(Path(__file__).parents[1] / "benchmarks")
+    sys.path.insert(0, folder)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(folder)

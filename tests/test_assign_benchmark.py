@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from assign_examples import random_instance
-from conftest import blobs, write_agent
+from conftest import blobs, import_benchmark, write_agent
 from rich.console import Console
 
 from assignnet import RULES
@@ -39,13 +38,8 @@ TINY = ["--set", "rois.threshold=0.58", "--set", "rois.window_step=0.5", "--set"
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    """The benchmark as a module; scripts are in no package, and it imports its neighbours."""
-    folder = str(Path(__file__).parents[1] / "benchmarks")
-    sys.path.insert(0, folder)
-    try:
-        return importlib.import_module("assign")
-    finally:
-        sys.path.remove(folder)
+    """The benchmark as a module."""
+    return import_benchmark("assign")
 
 
 def agent(features: int, volume: int, **changes: Any) -> Agent:
@@ -197,22 +191,16 @@ def test_statements__agents_above_and_below__are_told_apart(script: ModuleType) 
     assert second.endswith("greedy_drop, by 0.1000")
 
 
-def test_main__missing_data__says_so(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Without the shared data a message names what is missing, with an exit code of its own."""
-    monkeypatch.setattr(importlib.import_module("assign_order"), "SHARED", tmp_path)
-    assert script.main(["--dataset", "em", "--out", str(tmp_path / "x.json")]) == 2
-    assert "vnc_test_0000.nii.gz is missing" in capsys.readouterr().err
+def test_main__missing_data__says_so(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without the data a message names what is missing, with an exit code of its own."""
+    assert script.main(["--dataset", "em", "--data", str(tmp_path), "--out", str(tmp_path / "x.json")]) == 2
+    assert "no test case of 'em'" in capsys.readouterr().err
     assert not (tmp_path / "x.json").exists()
 
 
 @pytest.fixture
-def tiny(
-    script: ModuleType, model_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> list[str]:
+def tiny(script: ModuleType, model_folder: Callable[..., Path], tmp_path: Path) -> list[str]:
     """A tiny case and models in the place of the MS data; returns the options that lead there."""
-    monkeypatch.setattr(importlib.import_module("assign_order"), "SHARED", tmp_path)
     image = blobs((24, 48, 48))
     data, models = tmp_path / "data" / "Dataset102_MSLesion", tmp_path / "models" / "Dataset102_MSLesion"
     reference = (image > np.percentile(image, 80)).astype(np.uint8)
@@ -233,13 +221,13 @@ def tiny(
     for name, features in agents.items():
         folder = tmp_path / "agents" / "ms" / name
         write_agent(folder, (coarse, fine), features=features, kind=name.partition("-")[0])
-    return ["--models", str(tmp_path / "models"), "--agents", str(tmp_path / "agents"), *TINY]
+    return ["--data", str(data), "--models", str(tmp_path / "models"), "--agents", str(tmp_path / "agents"), *TINY]
 
 
 def real_dice(script: ModuleType, tiny: list[str], folder: Path) -> float:
     """Dice of a plain run of the pipeline with the agent whose regions are put in order."""
     options = script.build_parser().parse_args(["--dataset", "ms", "--out", "x.json", *tiny])
-    real = script.open_case("ms", options.models, options.overrides)
+    real = script.open_case("ms", options.models, options.overrides, options.data)
     agent = str(folder / "agents" / "ms" / "policy-seed1")
     pipeline = Pipeline(real.config(agent, script.ORDER_WEIGHT), real.coarse, real.pipeline.fine)
     labels = pipeline(read_volume(list(real.labelled.images))).labels

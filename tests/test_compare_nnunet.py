@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -14,12 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import blobs
+from conftest import blobs, import_benchmark
 from rich.console import Console
 
 from coarse2fine.config import load_config
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "compare_nnunet.py"
 SPACING = (2.5, 0.8, 1.3)
 KEYS = {
     "dataset", "case", "mode", "repeat", "load_s", "seconds", "seconds_nnunet", "ratio", "network_s",
@@ -31,14 +28,8 @@ KEYS = {
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    """The benchmark as a module; scripts are in no package."""
-    spec = importlib.util.spec_from_file_location("compare_nnunet", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return module
+    """The benchmark as a module."""
+    return import_benchmark("compare_nnunet")
 
 
 @pytest.fixture
@@ -107,8 +98,9 @@ def test_compare__accelerated__reports_every_figure(script: ModuleType, contest:
 def test_compare__results__hold_no_path_of_this_machine(script: ModuleType, contest: Callable[..., Any]) -> None:
     """Models are named as seen from the repository, so that results can be kept in it."""
     results = script.compare(contest(), 1, silent())
-    assert str(script.ROOT) not in json.dumps(results["config"] | results["models"])
-    assert (script.ROOT / results["models"]["fine"] / "plans.json").exists()
+    root = import_benchmark("machine").ROOT
+    assert str(root) not in json.dumps(results["config"] | results["models"])
+    assert (root / results["models"]["fine"] / "plans.json").exists()
 
 
 def test_profile__a_run__lists_ten_functions(script: ModuleType, contest: Callable[..., Any]) -> None:
@@ -120,93 +112,27 @@ def test_profile__a_run__lists_ten_functions(script: ModuleType, contest: Callab
     assert len(functions.strip().splitlines()) == 11
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux can reset its memory peak")
-def test_peak_memory__freed_array__counts_until_the_next_reset(script: ModuleType) -> None:
-    """A run's peak holds what it has already freed, the next run's does not."""
-    memory = script.PeakMemory()
-    memory.reset()
-    before = memory.read_mb()
-    if before is None:
-        pytest.skip("/proc/self/clear_refs cannot be written here")
-    array = np.ones(200_000_000, np.uint8)
-    del array
-    during = memory.read_mb()
-    memory.reset()
-    assert during - before > 150
-    assert memory.read_mb() - before < 100
-
-
-def test_peak_memory__elsewhere__is_unknown(script: ModuleType, tmp_path: Path) -> None:
-    """Where there is no such file, there is no figure, and no error."""
-    memory = script.PeakMemory(tmp_path / "no-proc")
-    memory.reset()
-    assert memory.read_mb() is None
-
-
-def fake_model(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "plans.json").write_text("{}")
-    return folder
-
-
-def test_find_model__several_sources__takes_the_chosen_one(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Our own weights win over shared ones unless the shared ones or another folder are asked for."""
-    monkeypatch.setattr(script, "ROOT", tmp_path / "repository")
-    monkeypatch.setattr(script, "SHARED", tmp_path / "shared")
-    ours = fake_model(tmp_path / "repository/benchmarks/models/D/both")
-    shared = fake_model(tmp_path / "shared/models/D/both")
-    only_shared = fake_model(tmp_path / "shared/models/D/single")
-    other = fake_model(tmp_path / "mine/D/both")
-    assert script.find_model("D/both", "ours") == ours
-    assert script.find_model("D/both", "shared") == shared
-    assert script.find_model("D/single", "ours") == only_shared
-    assert script.find_model("D/both", str(tmp_path / "mine")) == other
-    with pytest.raises(script.MissingDataError, match=r"no D/none in benchmarks/models or \.\./shared/models"):
-        script.find_model("D/none", "ours")
-
-
 def test_main__no_data__exits_with_2_and_says_why(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Missing data are a message, not a traceback."""
-    monkeypatch.setattr(script, "SHARED", tmp_path / "shared")
-    assert script.main(["--dataset", "lung"]) == 2
-    assert "lidc0001_0000.nii.gz is missing" in capsys.readouterr().err
+    """Missing data are a message that says where to get them, not a traceback."""
+    assert script.main(["--dataset", "lung", "--data", str(tmp_path)]) == 2
+    assert "no test case of 'lung'" in (printed := capsys.readouterr().err)
+    assert "LIDC-IDRI-0001" in printed
 
 
 def test_main__wrong_setting__exits_with_1_and_says_why(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A misspelt setting is found before anything is loaded or run."""
-    monkeypatch.setattr(script, "SHARED", tmp_path)
-    dataset = script.DATASETS["em"]
-    for name in (f"imagesTs/{dataset.case}_0000", f"labelsTs/{dataset.case}"):
-        file = tmp_path / "data" / dataset.folder / f"{name}.nii.gz"
-        file.parent.mkdir(parents=True)
-        file.touch()
-    for name in (dataset.coarse, dataset.fine):
-        fake_model(tmp_path / "models" / dataset.folder / name)
-    assert script.main(["--dataset", "em", "--models", "shared", "--set", "rois.treshold=0.1"]) == 1
+    dataset = import_benchmark("registry").load_dataset("em")
+    for name in (
+        "imagesTs/x_0000.nii.gz",
+        "labelsTs/x.nii.gz",
+        *(f"{model}/plans.json" for model in dataset.models.values()),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    arguments = ["--dataset", "em", "--data", str(tmp_path), "--models", str(tmp_path), "--set", "rois.treshold=0.1"]
+    assert script.main(arguments) == 1
     assert "did you mean" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", ["lung", "em", "ms"])
-def test_configs__every_dataset__leaves_models_open_and_mirroring_off(script: ModuleType, name: str) -> None:
-    """The settings fit the schema; the script fills in the models, and --mirroring is for both sides."""
-    config = load_config(script.ROOT / "benchmarks" / "configs" / script.DATASETS[name].config)
-    assert config.coarse.model is None
-    assert config.fine.model is None
-    assert not config.fine.mirroring
-
-
-@pytest.mark.parametrize("name", ["lung", "em", "ms"])
-def test_datasets__shared_data__are_where_the_table_says(script: ModuleType, name: str) -> None:
-    """The table names files that exist; running them takes minutes and is not a test."""
-    if not (script.SHARED / "data").is_dir():
-        pytest.skip("the real data lie in ../shared, which is not here")
-    dataset = script.DATASETS[name]
-    folder = script.SHARED / "data" / dataset.folder
-    assert (folder / "imagesTs" / f"{dataset.case}_0000.nii.gz").exists()
-    assert (folder / "labelsTs" / f"{dataset.case}.nii.gz").exists()
