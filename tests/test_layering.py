@@ -69,6 +69,7 @@ LAYERS = (
     "coarse2fine.sliding",
     "coarse2fine.bottleneck",
     "coarse2fine.components",
+    "coarse2fine.instances",
     "coarse2fine.nms",
     "coarse2fine.rois",
     "coarse2fine.coarse",
