@@ -8,7 +8,7 @@ All axes are (z, y, x), all lengths in voxels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -86,6 +86,13 @@ class Canvas:
     def fill(self) -> float:
         """Share of the canvas that slots in use cover, 0 to 1."""
         return sum(placement.slot.volume for placement in self.placements) / prod(self.shape)
+
+
+def share_filled(canvases: Sequence[Canvas]) -> float:
+    """Share of several canvases together that slots in use cover, 0 to 1; 0 for none."""
+    total = sum(prod(canvas.shape) for canvas in canvases)
+    used = sum(placement.slot.volume for canvas in canvases for placement in canvas.placements)
+    return used / total if total else 0.0
 
 
 def canvas_grids(canvas: Triple, slot: Triple) -> tuple[Triple, ...]:
@@ -198,6 +205,25 @@ def pack_same_scale(
         placement = Placement(crop.index, crop.box, source, Box.of(corner, shape))
         members.setdefault(int(bin_), []).append(placement)
     return [Canvas(canvas, (1, 1, 1), _alone(placements, canvas, volume)) for placements in members.values()]
+
+
+def trim(canvas: Canvas, divisor: Triple) -> Canvas:
+    """Cut off the ends of a canvas that no slot reaches.
+
+    Args:
+        canvas: Crops that the packer put towards its first corner.
+        divisor: The network's input edges must be multiples of these.
+
+    Returns:
+        The same crops in the same places, on the smallest canvas that holds them, never larger than before.
+
+    >>> crop = Placement(0, *[Box.of((0, 0, 0), (4, 9, 5))] * 3)
+    >>> trim(Canvas((8, 16, 16), (1, 1, 1), (crop,)), (4, 8, 8)).shape
+    (4, 16, 8)
+    """
+    used = to_array(placement.slot for placement in canvas.placements)[:, 3:].max(axis=0)
+    shape = (min(edge, -(-int(stop) // by) * by) for edge, stop, by in zip(canvas.shape, used, divisor, strict=True))
+    return replace(canvas, shape=triple(shape))
 
 
 def _alone(placements: list[Placement], canvas: Triple, volume: Triple) -> tuple[Placement, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from assignnet import Roi, in_space_order
-from canvas import Box, Canvas, Read, Triple, gather, pack_same_scale, pack_same_size, scatter, to_array, triple
+from canvas import Box, Canvas, Read, Triple, gather, pack_same_scale, pack_same_size, scatter, to_array, trim, triple
 from coarse2fine.clock import Clock
 from coarse2fine.coarse import CoarseResult
 from coarse2fine.config import Config
@@ -36,6 +36,7 @@ class CanvasPlan:
         window: Largest box that a component is covered with at once.
         step: Growth of a box whose mask touches its face.
         context: Surroundings of a box in same-scale packing.
+        divisor: Edges of a network input are multiples of these.
     """
 
     canvas: Triple
@@ -45,6 +46,7 @@ class CanvasPlan:
     window: Triple
     step: Triple
     context: Triple
+    divisor: Triple
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ def plan_sizes(config: Config, model: Model) -> CanvasPlan:
     if same_scale(config):
         native = triple(max(1, edge - 2 * side) for edge, side in zip(canvas, context, strict=True))
     step = config.fine.grow_step or triple(max(1, edge // 4) for edge in slot)
-    return CanvasPlan(canvas, slot, capacity, native, config.rois.window or native, step, context)
+    return CanvasPlan(canvas, slot, capacity, native, config.rois.window or native, step, context, model.divisor)
 
 
 def same_scale(config: Config) -> bool:
@@ -119,7 +121,8 @@ def plan_canvases(
         if alone:
             return pack_same_size(boxes, plan.canvas, plan.canvas, volume, capacity=1)
         if same_scale(config):
-            return pack_same_scale(boxes, plan.canvas, volume, margin=plan.context)
+            packed = pack_same_scale(boxes, plan.canvas, volume, margin=plan.context)
+            return [trim(canvas, plan.divisor) for canvas in packed]
         return pack_same_size(
             boxes,
             plan.canvas,

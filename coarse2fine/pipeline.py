@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from assignnet import Roi, RoiTree
-from canvas import Box, share_of_volume
+from canvas import Box, share_filled, share_of_volume
 from coarse2fine.allocator import return_freed_memory
 from coarse2fine.choose import Chooser, find_chooser, find_tree
 from coarse2fine.clock import Clock
@@ -227,7 +228,7 @@ class Pipeline:
             {"children": 0, "parents": 0, "selected": 0, "dropped": 0, "grown": 0, "cut": 0},
             {"volume": 1.0, "heatmap_mass": 1.0},
         )
-        canvases: dict[str, float] = {"count": 0, "fill": 0.0}
+        canvases: dict[str, float] = {"count": 0, "voxels": 0, "fill": 0.0}
         if tree is not None and fine is not None and heatmap is not None:
             boxes = {
                 "children": len(tree.leaves),
@@ -237,8 +238,8 @@ class Pipeline:
                 "grown": fine.grown,
                 "cut": fine.cut,
             }
-            fills = [canvas.fill for canvas in fine.canvases]
-            canvases = {"count": len(fills), "fill": float(np.mean(fills)) if fills else 0.0}
+            voxels = sum(prod(canvas.shape) for canvas in fine.canvases)
+            canvases = {"count": len(fine.canvases), "voxels": voxels, "fill": share_filled(fine.canvases)}
             coverage = {
                 "volume": share_of_volume(fine.boxes, view.shape),
                 "heatmap_mass": mass_inside(heatmap, view.shape, fine.boxes),

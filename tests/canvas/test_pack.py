@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from canvas import Box, Canvas, Placement, canvas_grids, pack_same_scale, pack_same_size
+from canvas import Box, Canvas, Placement, canvas_grids, pack_same_scale, pack_same_size, share_filled, trim
 from canvas.binpack import bin_pack, carve, pack_shelves, pack_spaces
 
 steady = settings(deadline=None)  # a busy machine is no failure
@@ -374,3 +374,31 @@ def test_bin_pack__tiny_problems__almost_always_meets_the_proven_optimum():
         assert ours.count >= optimum
         met += ours.count == optimum
     assert met >= 39
+
+
+@steady
+@given(problems(), triples(1, 4))
+def test_trim__any_canvas__is_the_smallest_multiple_that_holds_every_slot(problem, divisor):
+    """Nothing moves, one divisor less on any axis would cut a slot, and a canvas never gets larger."""
+    boxes, canvas, _, volume = problem
+    size = tuple(edge * by for edge, by in zip(canvas, divisor, strict=True))
+    for packed in pack_same_scale(
+        [box.clip(Box.whole(volume)) for box in boxes if box.clip(Box.whole(volume)).volume], size, volume
+    ):
+        cut = trim(packed, divisor)
+        assert cut.placements == packed.placements
+        for axis, by in enumerate(divisor):
+            last = max(placement.slot.stop[axis] for placement in packed.placements)
+            assert cut.shape[axis] % by == 0
+            assert cut.shape[axis] - by < last <= cut.shape[axis] <= size[axis]
+
+
+def test_share_filled__canvases_of_different_size__counts_voxels():
+    """A full canvas of 64 voxels and an empty-looking one of 8 with 2 in use: 66 of 72; none at all: 0."""
+    slots = Box.whole((4, 4, 4)), Box.whole((2, 1, 1))
+    shapes = (4, 4, 4), (2, 2, 2)
+    canvases = [
+        Canvas(shape, (1, 1, 1), (Placement(0, slot, slot, slot),)) for shape, slot in zip(shapes, slots, strict=True)
+    ]
+    assert share_filled(canvases) == 66 / 72
+    assert share_filled([]) == 0

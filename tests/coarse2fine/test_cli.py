@@ -146,7 +146,7 @@ def test_main__report__accounts_for_time_boxes_and_coverage(tmp_path: Path, mode
     boxes, canvases, coverage = report["boxes"], report["canvases"], report["coverage"]
     assert {"children", "parents", "selected", "dropped", "grown"} <= set(boxes)
     assert report["agent"] == ({} if mode == "one-stage" else {"name": RULE[mode], "kind": "rule"})
-    assert set(canvases) == {"count", "fill"}
+    assert set(canvases) == {"count", "voxels", "fill"}
     assert set(coverage) == {"volume", "heatmap_mass"}
     assert all(0 < share <= 1 for share in coverage.values())
     if mode == "one-stage":

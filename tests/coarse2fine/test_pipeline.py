@@ -13,6 +13,7 @@ import torch
 from conftest import blobs, write_agent
 
 from canvas import Box
+from coarse2fine import fine as fine_stage
 from coarse2fine.config import load_config
 from coarse2fine.demo import IMAGE, REFERENCE, demo_pipeline
 from coarse2fine.errors import ModelError
@@ -136,6 +137,18 @@ def test_run__few_boxes__get_canvases_of_their_own(tiny: tuple[Path, Path]) -> N
     few, many = (run(tiny, ["rois.threshold=0.65", f"canvas.norm_tiles={tiles}"]).report for tiles in (9, 1))
     assert few.canvases["count"] == few.boxes["selected"] > 1
     assert many.canvases["count"] < many.boxes["selected"]
+
+
+def test_run__canvases_with_unused_ends__are_trimmed(tiny: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network is spared what no crop reaches; with frozen statistics nearly every voxel stays the same."""
+    settings = ["rois.window=[4, 8, 8]", "canvas.size=[8, 48, 48]", "canvas.norm_tiles=1"]
+    trimmed = run(tiny, settings)
+    monkeypatch.setattr(fine_stage, "trim", lambda canvas, divisor: canvas)
+    whole = run(tiny, settings)
+    assert trimmed.report.canvases["count"] == whole.report.canvases["count"]
+    assert trimmed.report.canvases["voxels"] < whole.report.canvases["voxels"]
+    assert trimmed.report.canvases["fill"] > whole.report.canvases["fill"]
+    assert np.mean(trimmed.labels != whole.labels) < 0.01
 
 
 def test_run__outside_coarse__keeps_the_coarse_result_there(tiny: tuple[Path, Path], plain: Result) -> None:
