@@ -32,7 +32,8 @@ class CanvasPlan:
         canvas: Network input.
         slot: Room of one crop.
         capacity: Slots per canvas; None lets the packer choose.
-        native: Largest box shown at native resolution: a slot, or in same-scale packing the canvas less context.
+        native: Largest box shown at native resolution: a slot, or in same-scale packing the canvas less context, or
+            ``rois.window`` where that is larger.
         window: Largest box that a component is covered with at once.
         step: Growth of a box whose mask touches its face.
         context: Surroundings of a box in same-scale packing.
@@ -92,7 +93,12 @@ def plan_sizes(config: Config, model: Model) -> CanvasPlan:
     context = settings.context or triple(edge // 16 for edge in canvas)
     native = slot
     if same_scale(config):
-        native = triple(max(1, edge - 2 * side) for edge, side in zip(canvas, context, strict=True))
+        # Boxes up to the canvas' size would stay native too, but with less context than wanted, or none. Whoever asks
+        # for larger windows accepts that.
+        roomy = triple(max(1, edge - 2 * side) for edge, side in zip(canvas, context, strict=True))
+        native = triple(
+            min(max(pair), edge) for *pair, edge in zip(roomy, config.rois.window or roomy, canvas, strict=True)
+        )
     step = config.fine.grow_step or triple(max(1, edge // 4) for edge in slot)
     return CanvasPlan(canvas, slot, capacity, native, config.rois.window or native, step, context, model.divisor)
 
