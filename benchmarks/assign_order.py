@@ -28,6 +28,7 @@ from assignnet.agent import save_agent
 from assignnet.instance import Instance
 from assignnet.rules import in_space_order
 from assignnet.synthetic import synthetic_instance
+from canvas import share_filled
 from coarse2fine import train_cli
 from coarse2fine.choose import Chooser, find_chooser, find_tree
 from coarse2fine.clock import Clock
@@ -35,7 +36,7 @@ from coarse2fine.coarse import CoarseResult, look_coarsely
 from coarse2fine.config import Config, load_config
 from coarse2fine.errors import C2FError
 from coarse2fine.features import FeatureSettings
-from coarse2fine.fine import segment_boxes
+from coarse2fine.fine import plan_sizes, segment_boxes
 from coarse2fine.io import find_cases, read_volume
 from coarse2fine.lessons import LabelledCase, build_instances, cached_instances, how_made
 from coarse2fine.metrics import dice, iou, mean_over_labels
@@ -48,6 +49,8 @@ from coarse2fine.writeback import LabelWriter
 ORDER_WEIGHT = 0.05
 """Lambda at which orders are compared."""
 NORMS = ("case", "canvas")
+PACKINGS = ("same_scale", "same_size")
+"""Same-scale packing sorts crops by size, so there the order has no effect."""
 RANDOM_ORDERS = 3
 ABLATIONS = {
     "start_label": ["assign.start_label=true"],
@@ -160,7 +163,8 @@ def open_case(name: str, models: str, overrides: Sequence[str], data: Path | Non
         raise MissingDataError(f"'{name}' has references only, no images", "Choose another data set.")
     folders = model_folders(name, models)
     settings = [f"{stage}.model={json.dumps(str(folder))}" for stage, folder in folders.items()]
-    config = load_config(config_file(dataset), [*settings, *overrides])
+    # A rule, so that nothing is missing where agents have yet to be trained.
+    config = load_config(config_file(dataset), [*settings, "assign.agent=greedy", *overrides])
     pipeline = Pipeline.from_config(config)
     if pipeline.coarse is None:
         raise MissingDataError(f"{name} has no coarse model", "Leave mode as it is.")
@@ -225,32 +229,33 @@ def compare_orders(real: RealCase, seen: Seen, agent: str) -> list[dict[str, Any
         shuffled = np.random.default_rng(seed).permutation(len(chosen))
         orders[f"random-{seed}"] = tuple(chosen[index] for index in shuffled)
     return [
-        {"norm": norm, "order": name, "lambda": ORDER_WEIGHT} | _segment(real, seen, order, norm)
+        {"packing": packing, "norm": norm, "order": name, "lambda": ORDER_WEIGHT}
+        | _segment(real, seen, order, {"packing": packing, "norm": norm})
+        for packing in PACKINGS
         for norm in NORMS
         for name, order in orders.items()
     ]
 
 
-def _segment(real: RealCase, seen: Seen, order: Sequence[Roi], norm: str) -> dict[str, Any]:
-    """One run of the fine stage."""
-    pipeline, fine = real.pipeline, real.pipeline.fine
-    canvas = pipeline.config.canvas.model_copy(update={"norm": norm})
-    config, boxes = pipeline.config.model_copy(update={"canvas": canvas}), [roi.box for roi in order]
+def _segment(real: RealCase, seen: Seen, order: Sequence[Roi], changes: Mapping[str, str]) -> dict[str, Any]:
+    """One run of the fine stage, with other settings of the canvas."""
+    fine, config = real.pipeline.fine, real.pipeline.config
+    config = config.model_copy(update={"canvas": config.canvas.model_copy(update=changes)})
+    boxes, plan = [roi.box for roi in order], plan_sizes(config, fine)
     forget()
     clock = Clock()
     with clock.time("fine"):
         writer = LabelWriter(seen.view, fine)
-        arguments = (boxes, config, pipeline.plan, writer, seen.coarse, clock, lambda *_: None)
+        arguments = (boxes, config, plan, writer, seen.coarse, clock, lambda *_: None)
         result = segment_boxes(seen.view, fine, *arguments)
         writer.finish()
     labels, foreground = writer.labels, fine.labels.foreground
-    fills = [canvas.fill for canvas in result.canvases]
     return {
         "dice": mean_over_labels(dice, labels, seen.truth, foreground),
         "iou": mean_over_labels(iou, labels, seen.truth, foreground),
         "boxes": len(boxes),
-        "canvases": len(fills),
-        "fill": float(np.mean(fills)) if fills else 0.0,
+        "canvases": len(result.canvases),
+        "fill": share_filled(result.canvases),
         "fine_s": clock.seconds["fine"],
         "network_s": clock.seconds["fine.network"],
     }
@@ -322,7 +327,7 @@ def train_arguments(options: argparse.Namespace, training: Training, folder: Pat
         arguments += [f"--{stage}-model", relative_here(model)]
     arguments += ["--kind", training.kind, "--metric", options.metric, "--seed", str(training.seed)]
     arguments += ["--instances", relative_here(folder.parent / instances_of(training))]
-    for setting in [*options.overrides, *ABLATIONS.get(training.ablation, [])]:
+    for setting in ["assign.agent=greedy", *options.overrides, *ABLATIONS.get(training.ablation, [])]:
         arguments += ["--set", setting]
     if options.quick:
         arguments += ["--steps", "1", "--warm-start", "1", "--variants", "1", "--regions", "1"]

@@ -75,11 +75,11 @@ def ablation_table(rows: Rows, where: str, weights: Sequence[float]) -> Table:
 def order_table(found: Rows, agent: str) -> Table:
     """What the order of regions does."""
     table = Table(title=f"regions of {agent} at lambda {found[0]['lambda']:g} in several orders", title_justify="left")
-    for name in ("norm", "order", "Dice", "IoU", "canvases", "fill", "fine s"):
-        table.add_column(name, justify="left" if name in ("norm", "order") else "right")
+    for name in ("packing", "norm", "order", "Dice", "IoU", "canvases", "fill", "fine s"):
+        table.add_column(name, justify="left" if name in ("packing", "norm", "order") else "right")
     for row in found:
         figures = (f"{row['dice']:.4f}", f"{row['iou']:.4f}", str(row["canvases"]), f"{row['fill']:.2f}")
-        table.add_row(row["norm"], row["order"], *figures, f"{row['fine_s']:.1f}")
+        table.add_row(row["packing"], row["norm"], row["order"], *figures, f"{row['fine_s']:.1f}")
     return table
 
 

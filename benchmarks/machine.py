@@ -68,8 +68,9 @@ def use_threads(count: int | None) -> None:
 def environment(device: torch.device | None = None) -> dict[str, Any]:
     """On what this is measured, ready for JSON."""
     is_gpu = device is not None and device.type == "cuda"
+    processor = first_value(Path("/proc/cpuinfo"), "model name") or "unknown CPU"
     return {
-        "machine": f"{platform.platform()}, {first_value(Path('/proc/cpuinfo'), 'model name') or 'unknown CPU'}",
+        "machine": f"{platform.system()} {platform.machine()}, {processor}",
         "device": torch.cuda.get_device_name(device) if is_gpu else (device.type if device else "cpu"),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

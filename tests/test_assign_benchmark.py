@@ -253,7 +253,7 @@ def test_main__tiny_case__measures_real_runs_of_every_agent(
     assert results["agent_share"].keys() == {"greedy", "policy-seed1", "gains-seed0"}
     assert all(0 < share["share"] < 1 for share in results["agent_share"].values())
     assert results["order_agent"] == "policy-seed1"
-    assert [row["order"] for row in results["order"]] == ["agent", "space", "random-0", "random-1", "random-2"] * 2
+    assert [row["order"] for row in results["order"]] == ["agent", "space", "random-0", "random-1", "random-2"] * 4
     assert len({row["boxes"] for row in results["order"]}) == 1
     assert results["order"][0]["dice"] == pytest.approx(real_dice(script, tiny, tmp_path))
     for name in ("pareto", "selection", "order"):

@@ -1,0 +1,392 @@
+"""Writes ``RESULTS.md`` and the README's table from the JSON that ``run.py`` has written, and draws their pictures.
+
+    python benchmarks/results_page.py
+    python benchmarks/results_page.py --check     # exit code 1 if the files differ from what would be written
+
+No number is written by hand: tables, sentences and pictures follow from the results alone, and the same results give
+the same files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from findings import (
+    BASELINE,
+    BOUND_AIM,
+    FILL_AIM,
+    FILL_BOXES,
+    OURS,
+    SPREAD_AIM,
+    Record,
+    Summary,
+    largest_gaps,
+    sentences,
+    significant,
+    summarise,
+)
+from ladder_plots import draw_pareto, drawn_from, fingerprint
+from machine import ROOT
+from registry import Dataset, load_dataset
+from results_tables import column_meanings, experiment_tables, leaves, row_tables, show, table, value_text
+
+from coarse2fine.errors import C2FError
+from coarse2fine.io import atomic_write
+
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+PICTURE = "pareto.png"
+EXACT: Final = MappingProxyType({"encoding": "utf-8", "errors": "surrogateescape"})
+"""How the README is read and written, so that bytes that are no text stay as they are, and line ends too."""
+INTRODUCTION = """How fast coarse2fine is and how good its results are, beside nnU-Net and the alternatives that
+users have, with the same models on the same machine. This page is written by `python benchmarks/results_page.py` from
+the JSON files under `benchmarks/results`; do not edit it by hand."""
+RERUN = """Cases and models lie in `../shared`, beside the repository; `--data` and `--models` name other folders.
+`python benchmarks/run.py --list` shows all data sets, rows and experiments. A command that was cut off goes on where it
+stopped when it is given again; to measure anew, remove the data set's folder under `benchmarks/results` first.
+Afterwards `python benchmarks/results_page.py` renews this page, its pictures and the README's table, and with `--check`
+tells whether they fit the JSON."""
+ROW_MEANINGS = """Metrics are means over foreground labels. The row **lower bound** is no run: it is the least time in
+which accelerated's choice of regions could be segmented, its coarse pass and one canvas for each canvas that its crops
+would fill without gaps. **accelerated** is coarse2fine as users get it; the rows below **others** are no part of it."""
+GAP_RULE = f"""Candidates are, on each data set: accelerated's seconds over its lower bound ({BOUND_AIM:g} is the aim)
+and over those of every alternative that is at least as good; its speed and quality against the aim over nnU-Net and
+one-stage (or just theirs, where there is no aim); its quality against that of every alternative; canvas fill against
+{FILL_AIM:g} (from {FILL_BOXES} boxes on); peak memory over nnU-Net's; and how far a row's runs differ, against
+{SPREAD_AIM:.0%}. Each is taken as how many times its aim it is, and of a kind only the largest of a data set counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """One experiment's results.
+
+    Attributes:
+        title: What was asked.
+        about: Data set, case and measure, as far as it says.
+        repeat: How often everything was measured.
+        rows: Flat; keys are columns.
+        slopes: Numbers that belong to no row, by name.
+        file: JSON file.
+        pictures: PNG files beside it: of the rows, and of the case itself.
+    """
+
+    title: str
+    about: Record
+    repeat: int
+    rows: Sequence[Record]
+    slopes: Mapping[str, Any]
+    file: Path
+    pictures: Sequence[Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """All that was measured on a data set.
+
+    Attributes:
+        dataset: What the registry says.
+        folder: Where its results lie.
+        summary: Its rows.
+        tolerance: Of its surface Dice, in the unit of the spacing.
+        sessions: What was run, when and on what.
+        experiments: By name.
+    """
+
+    dataset: Dataset
+    folder: Path
+    summary: Summary
+    tolerance: float
+    sessions: Sequence[Record]
+    experiments: Sequence[Experiment]
+
+    @property
+    def picture(self) -> Path | None:
+        """Where the picture of the rows belongs; None if there is nothing to show."""
+        return self.folder / PICTURE if self.summary.judged else None
+
+
+def load_results(folder: Path) -> list[Results]:
+    """Everything below a results folder. Folders without ``results.json`` and ``experiments/`` are no data sets.
+
+    Raises:
+        C2FError: If there is nothing, a file cannot be read, or the registry does not know a data set.
+    """
+    folders = [
+        one for one in sorted(folder.glob("*")) if any((one / it).exists() for it in ("results.json", "experiments"))
+    ]
+    if not folders:
+        raise C2FError(f"there are no results in {folder}", "Make some by benchmarks/run.py, or name other --results.")
+    return [_load(one) for one in folders]
+
+
+def _load(folder: Path) -> Results:
+    dataset = load_dataset(folder.name)
+    records, sessions = (read_json(folder / name, list) for name in ("results.json", "environment.json"))
+    files = [*sorted((folder / "experiments").rglob("*.json")), *folder.glob("growth.json")]
+    try:
+        summary = summarise(dataset.name, dataset.quality, records)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise C2FError(f"{folder / 'results.json'} holds no rows: {error!r}", "Make it anew by run.py.") from None
+    tolerance = next((row["tolerance"] for row in summary.rows if row["tolerance"]), dataset.tolerance)
+    return Results(dataset, folder, summary, tolerance, sessions, [_experiment(file) for file in files])
+
+
+def _experiment(file: Path) -> Experiment:
+    content = read_json(file, dict)
+    title = content.get("title") or {"growth": "How time and memory grow with the volume"}.get(file.stem, file.stem)
+    pictures = [one for one in (file.with_suffix(".png"), file.with_name(f"{file.stem}_case.png")) if one.is_file()]
+    slopes = content.get("slopes") or {}
+    about = {key: content[key] for key in ("dataset", "case", "measure") if key in content}
+    return Experiment(title, about, content.get("repeat") or 1, content.get("rows") or [], slopes, file, pictures)
+
+
+def read_json(file: Path, kind: type) -> Any:
+    """A JSON file's content; empty if there is no such file.
+
+    Raises:
+        C2FError: If it is not what it should be.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else kind()
+    except ValueError as error:
+        raise C2FError(f"{file} is no JSON: {error}", "Make it anew by benchmarks/run.py.") from None
+    if not isinstance(content, kind):
+        raise C2FError(f"{file} holds no {kind.__name__}", "Make it anew by benchmarks/run.py.")
+    return content
+
+
+def write_page(results: Sequence[Results], page: Path) -> str:
+    """The text of the page."""
+    parts = ["# Results", one_line(INTRODUCTION), overview(results), "## What was measured", *_measured(results)]
+    parts += ["### Columns", column_meanings(), _row_meanings(page), "### Again", one_line(RERUN), "## Data sets"]
+    for one in results:
+        parts += _dataset(one, page)
+    if any(one.experiments for one in results):
+        parts += ["## Experiments"]
+    for one in results:
+        parts += [f"### {one.dataset.name}: {one.dataset.title}"] if one.experiments else []
+        for experiment in one.experiments:
+            parts += _experiment_text(experiment, one.dataset.licence, page)
+    return "\n\n".join([*parts, *_gaps(results)]) + "\n"
+
+
+def one_line(text: str) -> str:
+    """A paragraph as Markdown has it here, without line breaks."""
+    return " ".join(text.split())
+
+
+def _row_meanings(page: Path) -> str:
+    """What rows are, and where more is said about them."""
+    terms, rows, others = (
+        f"[{file}]({link(ROOT / file, page)})"
+        for file in ("docs/design.md", "benchmarks/rows.py", "benchmarks/alternatives.py")
+    )
+    return (
+        f"{one_line(ROW_MEANINGS)} {terms} defines terms, {rows} lists all rows, and {others} tells what the others do."
+    )
+
+
+def overview(results: Sequence[Results]) -> str:
+    """A table of one line for each data set: nnU-Net and accelerated."""
+    heads = ["test case", "nnU-Net", "coarse2fine", "faster", "measure"]
+    heads += [f"{what}, {who}" for what in ("quality", "peak memory") for who in ("nnU-Net", "coarse2fine")]
+    lines = []
+    for one in results:
+        base, ours = one.summary.find(BASELINE), one.summary.find(OURS)
+        if base is None or ours is None:
+            continue
+        seconds = [f"{significant(row['total_s'])} s" for row in (base, ours)]
+        scores = [show(row[one.summary.quality], lambda value: f"{value:.3f}") for row in (base, ours)]
+        peaks = [show(row["peak_rss_mb"], lambda value: f"{value:.0f} MB") for row in (base, ours)]
+        faster = f"**{significant(ours['ratio'])}x**"
+        lines.append([one.dataset.title, *seconds, faster, one.summary.measure, *scores, *peaks])
+    if not lines:
+        return "No data set has both rows, nnU-Net and accelerated, yet."
+    return table(heads, lines)
+
+
+def _measured(results: Sequence[Results]) -> Iterator[str]:
+    """On what, when, with which versions, by which commands."""
+    for machine, sessions in by_machine(results).items():
+        yield "- " + "\n- ".join(describe_machine(machine, sessions))
+    commands = [command for one in results for command in dict.fromkeys(session["command"] for session in one.sessions)]
+    if commands:
+        yield "By these commands:"
+        yield "```\n" + "\n".join(commands) + "\n```"
+
+
+def by_machine(results: Sequence[Results]) -> dict[str, list[tuple[str, Record]]]:
+    """Data sets and sessions of each kind of machine, threads and versions."""
+    found: dict[str, list[tuple[str, Record]]] = {}
+    for one in results:
+        for session in one.sessions:
+            known = {
+                key: session["environment"].get(key) for key in ("machine", "device", "cores", "threads", "versions")
+            }
+            found.setdefault(json.dumps(known), []).append((one.dataset.name, session))
+    return found
+
+
+def describe_machine(machine: str, sessions: Sequence[tuple[str, Record]]) -> list[str]:
+    """A machine, when it was used and for which data sets, and versions."""
+    known, dates = json.loads(machine), sorted({session["date"] for _, session in sessions})
+    when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+    loads = [session["environment"].get("load_average", [0])[0] for _, session in sessions]
+    threads = f"{known['threads']} thread{'s' if known['threads'] != 1 else ''}"
+    names = ", ".join(dict.fromkeys(name for name, _ in sessions))
+    return [
+        f"{known['machine']}; {known['cores']} cores, {threads}, device {known['device']}; {when} ({names})",
+        f"Load average when a command was started: {min(loads):.1f} to {max(loads):.1f}; other work makes times longer",
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in (known["versions"] or {}).items()),
+    ]
+
+
+def _dataset(one: Results, page: Path) -> Iterator[str]:
+    """A data set's section."""
+    dataset, summary = one.dataset, one.summary
+    yield f"### {dataset.name}: {dataset.title}"
+    about = [f"Stands in for {dataset.stands_in_for}."] if dataset.stands_in_for else []
+    about += [f"Source: {dataset.source.rstrip('.')}. Licence of the data: {dataset.licence.rstrip('.')}."]
+    yield " ".join(about)
+    if not summary.rows:
+        yield "No rows were measured here, only experiments."
+        return
+    cases = (
+        f"Test case: {summary.cases[0]}." if len(summary.cases) == 1 else f"Means over {len(summary.cases)} test cases."
+    )
+    if summary.trained_on:
+        cases = f"**Models were trained on these cases: {', '.join(summary.cases)}.** Qualities are too good."
+    tolerance = f"The tolerance of surface Dice is {one.tolerance:g}, in the unit of the spacing."
+    yield f"{cases} The measure that counts most is {summary.measure}. {tolerance}"
+    yield from row_tables(summary)
+    if summary.incomplete:
+        yield f"Not measured on all cases, and left out: {'; '.join(summary.incomplete)}."
+    if one.picture:
+        yield f"![{summary.measure} and seconds of all rows on {dataset.name}]({link(one.picture, page)})"
+    yield "\n".join(f"- {sentence}" for sentence in sentences(summary))
+
+
+def _experiment_text(one: Experiment, licence: str, page: Path) -> Iterator[str]:
+    """An experiment's section."""
+    yield f"#### {one.title}"
+    told = [f"Case {one.about['case']}."] if one.about.get("case") else []
+    told += [f"Medians of {one.repeat} runs."] if one.repeat > 1 else []
+    yield " ".join([*told, f"All rows: [{one.file.name}]({link(one.file, page)})."])
+    # What is said above and on the page need not be said in each table again.
+    yield from experiment_tables(
+        [{key: row[key] for key in row if row[key] != one.about.get(key, object())} for row in one.rows]
+    )
+    if one.slopes:
+        yield f"Slopes: {'; '.join(f'{name} {value_text(name, value)}' for name, value in leaves(one.slopes))}."
+    for picture in one.pictures:
+        yield f"![{one.title}]({link(picture, page)})"
+        if picture.stem != one.file.stem:
+            yield f"This picture shows the data and has their licence: {licence.rstrip('.')}."
+
+
+def _gaps(results: Sequence[Results]) -> Iterator[str]:
+    yield "## The largest gaps"
+    yield one_line(GAP_RULE)
+    found = largest_gaps(one.summary for one in results)
+    if not found:
+        yield "No gap is left."
+        return
+    lines = [
+        f"{rank}. **{gap.dataset}**: {gap.words} ({significant(gap.size)} times the aim)."
+        for rank, gap in enumerate(found, 1)
+    ]
+    yield "\n".join(lines)
+
+
+def link(file: Path, page: Path) -> str:
+    """A file as seen from a page."""
+    return Path(os.path.relpath(file.resolve(), page.resolve().parent)).as_posix()
+
+
+def readme_block(results: Sequence[Results], page: Path, readme: Path) -> str:
+    """What stands between the README's markers: the table, the commands and the machines."""
+    shown = [one for one in results if one.summary.find(BASELINE) and one.summary.find(OURS)]
+    commands = [session["command"] for one in shown for session in one.sessions if measures_rows(session["command"])]
+    machines = [describe_machine(*item)[0] for item in by_machine(shown).items()]
+    parts = [overview(results)]
+    parts += ["```\n" + "\n".join(dict.fromkeys(commands)) + "\n```"] if commands else []
+    parts += [f"Measured on {'; and on '.join(machines)}."] if machines else []
+    parts += [f"All rows, alternatives, experiments and versions: [{page.name}]({link(page, readme)})."]
+    return "\n\n".join(parts)
+
+
+def measures_rows(command: str) -> bool:
+    """Whether a command of ``run.py`` measured rows, and not only experiments."""
+    return "--experiments" not in command.split() or "--rows" in command.split()
+
+
+def put_between_markers(text: str, block: str, name: str) -> str:
+    """A text with something else between its markers; all the rest stays as it is.
+
+    Raises:
+        C2FError: If there is not one of each, in this order.
+    """
+    if (text.count(BEGIN), text.count(END)) != (1, 1) or text.index(BEGIN) > text.index(END):
+        raise C2FError(
+            f"{name} does not have the line {BEGIN} and then the line {END}, once each",
+            "Put both where the table of results belongs; what stands between them is replaced.",
+        )
+    return f"{text[: text.index(BEGIN)]}{BEGIN}\n{block}\n{text[text.index(END) :]}"
+
+
+def make(options: argparse.Namespace) -> list[str]:
+    """Write everything, or with ``--check`` only look; returns what differs from the files that were there."""
+    results = load_results(options.results)
+    old = options.readme.read_bytes().decode(**EXACT) if options.readme.is_file() else ""
+    block = readme_block(results, options.page, options.readme)
+    texts = {
+        options.readme: put_between_markers(old, block, options.readme.name),
+        options.page: write_page(results, options.page),
+    }
+    pictures = {one.picture: one for one in results if one.picture}
+    stale = [path for path, one in pictures.items() if drawn_from(path) != fingerprint(one.summary)]
+    stale += [path for path, text in texts.items() if not path.is_file() or path.read_bytes() != text.encode(**EXACT)]
+    if not options.check:
+        for path, one in pictures.items():
+            draw_pareto(one.summary, f"{one.dataset.name}: {one.dataset.title}", path)
+        for target, text in texts.items():
+            with atomic_write(target) as file:
+                file.write_bytes(text.encode(**EXACT))
+    return [str(path) for path in stale]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add = parser.add_argument
+    add("--results", type=Path, default=ROOT / "benchmarks" / "results", metavar="DIR", help="what run.py has written")
+    add("--page", type=Path, default=ROOT / "benchmarks" / "RESULTS.md", metavar="FILE", help="is written")
+    add("--readme", type=Path, default=ROOT / "README.md", metavar="FILE", help="gets a table between its markers")
+    add("--check", action="store_true", help="write nothing; exit code 1 if a file is not what would be written")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page; returns the exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        stale = make(options)
+    except C2FError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if options.check and stale:
+        print(f"not up to date: {', '.join(stale)}\n  Run python benchmarks/results_page.py.", file=sys.stderr)
+        return 1
+    print("all up to date" if options.check else f"wrote {options.page} and the table in {options.readme}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
