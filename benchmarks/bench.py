@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import PeakMemory, forget
+from machine import PeakMemory, forget, relative
 from numpy.typing import NDArray
 from registry import Case, Dataset, MissingDataError, config_file, find_model
 from torch import nn
@@ -238,3 +238,18 @@ def count_voxels() -> Iterator[Counter[str]]:
         yield voxels
     finally:
         handle.remove()
+
+
+def portable(config: Config) -> Config:
+    """Settings that are the same on every machine: without the models' folders, and the agent's as seen from here."""
+    agent = config.assign.agent
+    changes: dict[str, Any] = {
+        stage: getattr(config, stage).model_copy(update={"model": None}) for stage in ("coarse", "fine")
+    }
+    changes["assign"] = config.assign.model_copy(update={"agent": portable_agent(agent)})
+    return config.model_copy(update=changes)
+
+
+def portable_agent(name: str) -> str:
+    """A rule's name, or an agent's folder as seen from the repository."""
+    return relative(Path(name)) if "/" in name else name

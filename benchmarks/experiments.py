@@ -21,7 +21,7 @@ from typing import Any, Final
 import experiment_plots as plots
 import experiment_runs as runs
 import numpy as np
-from bench import Bench
+from bench import Bench, portable
 from foreground import SEED, SHARES, foreground_share
 from geometry import AnyBench, MaskBench, Rows, resize_ratio, roi_threshold
 from growth import FACTORS, grow
@@ -135,12 +135,10 @@ def run_experiment(name: str, bench: AnyBench, folder: Path, console: Console, r
 
 def made_with(bench: AnyBench) -> dict[str, Any]:
     """Settings, models and machine."""
-    config, models, device = bench.config(), {}, None
-    for stage in ("coarse", "fine"):  # models by content, not by place
-        config = config.model_copy(update={stage: getattr(config, stage).model_copy(update={"model": None})})
+    models, device = {}, None
     if isinstance(bench, Bench):
         models, device = {role: bench.fingerprint(role) for role in ("coarse", "fine")}, bench.model("fine").device
-    return {"config_hash": config_hash(config), "models": models, "environment": environment(device)}
+    return {"config_hash": config_hash(portable(bench.config())), "models": models, "environment": environment(device)}
 
 
 EXPERIMENTS: Final[Mapping[str, Experiment]] = MappingProxyType(

@@ -256,7 +256,7 @@ def _own_rows(summary: Summary, ours: Record) -> Iterator[str]:
     if ours in best:
         yield f"**Pareto front**: accelerated is on it, no row is both faster and at least as good. {listed}"
         return
-    above = [row["title"] for row in summary.judged if compare(ours, row, quality) == "loses"]
+    above = [row["title"] for row in summary.judged if row is not ours and compare(ours, row, quality) == "loses"]
     yield (f"**Pareto front**: accelerated is **not** on it. Faster and at least as good: {'; '.join(above)}. {listed}")
 
 

@@ -27,8 +27,9 @@ METHODS: dict[str, Callable[[Bench, Path], Effort]] = {"accelerated": run_ours, 
 def foreground_share(bench: Bench, shares: Sequence[float], console: Console) -> Rows:
     """Seconds of coarse2fine and nnU-Net on volumes of one size with ever more foreground.
 
-    The case is cut into blocks of the fine model's patch, as far as they fit. Each block of a new volume is the block
-    with the most foreground or the one with the least, at random places, so that everything is real data but the seams.
+    The case is cut into blocks of half the fine model's patch on every axis, as far as they fit. Each block of a new
+    volume is the block with the most foreground or the one with the least, at random places, so that everything is real
+    data but the seams.
 
     Args:
         bench: The case.
@@ -77,9 +78,9 @@ def write_mixed(bench: Bench, share: float, folder: Path) -> Bench:
 
 
 def block_shape(bench: Bench) -> Triple:
-    """The fine model's patch in voxels of the file."""
+    """Half of the fine model's patch on every axis, in voxels of the file."""
     fine, grid = bench.model("fine"), read_volume([bench.case.reference]).grid
-    edges = [fine.patch[axis] * fine.spacing[axis] for axis in fine.untranspose]
+    edges = [fine.patch[axis] * fine.spacing[axis] / 2 for axis in fine.untranspose]
     return triple(
         min(size, max(1, round(edge / step))) for edge, step, size in zip(edges, grid.spacing, grid.shape, strict=True)
     )

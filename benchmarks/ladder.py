@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench import Bench, Effort
+from bench import Bench, Effort, portable, portable_agent
 from machine import environment
 from numpy.typing import NDArray
 from rich.console import Console
@@ -87,7 +87,8 @@ class Store:
         row |= {"canvases": effort.canvases, "fill": effort.fill}
         if effort.report:
             report = asdict(effort.report)
-            row |= {key: report[key] for key in ("timing_s", "boxes", "coverage", "warnings", "agent")}
+            row |= {key: report[key] for key in ("timing_s", "boxes", "coverage", "warnings")}
+            row["agent"] = portable_agent(report["agent"].get("name", ""))
         self._finish(bench)
         return row
 
@@ -122,7 +123,8 @@ class Store:
 def measure_rows(bench: Bench, names: Sequence[str], repeat: int, store: Store, console: Console) -> None:
     """Measure rows in turns, each as often as asked for; what is in the store already is not measured again.
 
-    The order changes with every turn. A row that cannot run (a model is missing, or an error) is said and left out.
+    The order changes with every turn. A row that cannot run (a model is missing, settings do not fit) is said and left
+    out.
 
     Raises:
         C2FError: If the store holds rows of other settings.
@@ -143,7 +145,11 @@ def measure_rows(bench: Bench, names: Sequence[str], repeat: int, store: Store, 
                 continue
             output = store.labels(bench, name)
             output.parent.mkdir(parents=True, exist_ok=True)
-            row = store.add(bench, name, bench.run(ROWS[name].method, output))
+            try:
+                row = store.add(bench, name, bench.run(ROWS[name].method, output))
+            except C2FError as error:
+                console.print(f"{name}: left out, {error}", markup=False, highlight=False, soft_wrap=True)
+                continue
             quality = row[bench.dataset.quality]
             told = f"{turn + 1}/{repeat} {bench.case.name} {name}: {row['runs'][-1]['total_s']:.2f} s, {quality:.3f}"
             console.print(told, highlight=False)
@@ -151,12 +157,9 @@ def measure_rows(bench: Bench, names: Sequence[str], repeat: int, store: Store, 
 
 def identify(bench: Bench) -> dict[str, str]:
     """What results depend on; settings and models as short fingerprints."""
-    settings = bench.config().model_copy(deep=True)
-    for stage in ("coarse", "fine"):  # by content, not by place
-        settings = settings.model_copy(update={stage: getattr(settings, stage).model_copy(update={"model": None})})
     known = environment(bench.model("fine").device)
     machine = {key: str(known[key]) for key in ("machine", "device", "threads")}
-    return {"settings": config_hash(settings), "models": bench.fingerprint("coarse", "fine")} | machine
+    return {"settings": config_hash(portable(bench.config())), "models": bench.fingerprint("coarse", "fine")} | machine
 
 
 def describe(bench: Bench, name: str) -> Record:

@@ -311,20 +311,17 @@ def link(file: Path, page: Path) -> str:
 
 
 def readme_block(results: Sequence[Results], page: Path, readme: Path) -> str:
-    """What stands between the README's markers: the table, the commands and the machines."""
+    """What stands between the README's markers: the table, how to get it again, and the machines."""
     shown = [one for one in results if one.summary.find(BASELINE) and one.summary.find(OURS)]
-    commands = [session["command"] for one in shown for session in one.sessions if measures_rows(session["command"])]
+    names = [one.dataset.name for one in shown]
     machines = [describe_machine(*item)[0] for item in by_machine(shown).items()]
     parts = [overview(results)]
-    parts += ["```\n" + "\n".join(dict.fromkeys(commands)) + "\n```"] if commands else []
+    if names:
+        others = f"     # and {', '.join(names[1:])}" if names[1:] else ""
+        parts.append(f"```\npython benchmarks/run.py --dataset {names[0]} --rows {BASELINE} {OURS}{others}\n```")
     parts += [f"Measured on {'; and on '.join(machines)}."] if machines else []
-    parts += [f"All rows, alternatives, experiments and versions: [{page.name}]({link(page, readme)})."]
+    parts += [f"All rows, alternatives, experiments, commands and versions: [{page.name}]({link(page, readme)})."]
     return "\n\n".join(parts)
-
-
-def measures_rows(command: str) -> bool:
-    """Whether a command of ``run.py`` measured rows, and not only experiments."""
-    return "--experiments" not in command.split() or "--rows" in command.split()
 
 
 def put_between_markers(text: str, block: str, name: str) -> str:

@@ -267,26 +267,15 @@ def test_find_regions__higher_nmm_threshold__never_merges_more(geometry: ModuleT
     assert counts[0] < counts[-1]
 
 
-def test_packed__window_for_the_other_packing__is_left_out(geometry: ModuleType, masks: Any) -> None:
-    """What fits into a canvas would be shrunk to a slot; what was chosen for this packing stays."""
-    windows = {}
-    for packing in ("same_size", "same_scale"):
-        settings = geometry.packed(masks, packing)
-        windows[packing] = masks.config("rois.window=[7, 24, 24]", *settings).rois.window
-    assert windows == {"same_size": None, "same_scale": (7, 24, 24)}
-
-
-def test_capacity__agent_of_another_packing__gives_way_to_a_rule(
-    dataset: Any, dataset_folder: Path, agents: Path
+def test_packed__window_or_agent_for_the_other_packing__is_left_out(
+    geometry: ModuleType, masks: Any, dataset_folder: Path
 ) -> None:
-    """An agent that is configured for same scale would be refused."""
-    runs, case = (
-        import_benchmark("experiment_runs"),
-        import_benchmark("registry").choose_case(dataset, data=dataset_folder),
-    )
-    overrides = [*SETTINGS, f"assign.agent={agents / 'tiny' / 'gains-seed0'}"]
-    bench = import_benchmark("bench").Bench(dataset, case, source=str(dataset_folder), overrides=overrides)
-    assert len(runs.capacity(bench, Console(quiet=True))) == 6
+    """What fits into a canvas would be shrunk to a slot; what was chosen for this packing stays."""
+    for packing, window in (("same_size", None), ("same_scale", (7, 24, 24))):
+        settings = geometry.packed(masks, packing)
+        assert masks.config("rois.window=[7, 24, 24]", *settings).rois.window == window
+    trained = type(masks)(masks.dataset, masks.case, [*SETTINGS, f"assign.agent={dataset_folder}"])
+    assert trained.config(*geometry.packed(trained, "same_scale")).assign.agent == "greedy"  # agents fit one packing
 
 
 def test_packing__four_times_the_volume__has_more_boxes_and_no_less_fill(rows: Callable[[str], Any]) -> None:

@@ -175,6 +175,7 @@ def test_sentences__an_alternative__says_who_wins(
     text = said(findings, record("accelerated", 2.0, 0.7), record("masked_tiles", seconds, score))
     assert wanted in text
     assert ("accelerated is **not** on it" in text) == ("loses to" in text)
+    assert "at least as good: accelerated" not in text
 
 
 def test_sentences__runs_that_differ__put_a_loss_in_doubt(findings: ModuleType) -> None:
@@ -289,7 +290,7 @@ def test_main__the_readme__changes_between_its_markers_only(call: Callable[..., 
     assert (before, after) == tuple(README.split(b"<!-- results: begin -->\nold\n<!-- results: end -->"))
     text = block.decode()
     assert "| 8.00 s | 2.00 s | **4.00x** | IoU | 0.650 | 0.700 | 500 MB | 500 MB |" in text
-    assert "python benchmarks/run.py --dataset em\npython benchmarks/run.py --dataset lung\n" in text
+    assert "python benchmarks/run.py --dataset em --rows nnunet accelerated     # and lung\n" in text
     assert "experiments all" not in text
     assert "a machine; 2 cores, 1 thread, device cpu; 2026-01-01 to 2026-01-02 (em, lung)" in text
     assert "[RESULTS.md](RESULTS.md)" in text
@@ -384,3 +385,8 @@ def test_draw_pareto__a_file__is_a_picture_that_knows_its_results(
     other = findings.summarise("ms", "dice", [rows[0], record("accelerated", 2.0, 0.71)])
     assert plots.fingerprint(other) != plots.fingerprint(summary)
     assert plots.drawn_from(tmp_path / "none.png") is None
+
+
+def test_main__the_repository__page_and_readme_are_those_of_its_results(page: ModuleType) -> None:
+    """What is committed was made from the JSON beside it; otherwise: python benchmarks/results_page.py."""
+    assert page.main(["--check"]) == 0

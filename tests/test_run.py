@@ -25,7 +25,7 @@ COLUMNS = {
     "row", "case", "coarse_s", "fine_s", "total_s", "ratio", "dice", "iou", "hd95", "surface_dice", "ap", "agreement",
     "network_voxels", "canvases", "fill", "peak_rss_mb", "bound_ratio",
 }  # fmt: skip
-SHAPE, SETTINGS = (12, 32, 24), ["rois.threshold=0.55", "canvas.size=[16, 32, 32]"]
+SHAPE, SETTINGS = (12, 40, 24), ["rois.threshold=0.55", "canvas.size=[16, 32, 32]"]
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +120,9 @@ def test_measure_rows__norm_tiles__are_counted_but_not_in_the_bound(
     """The lower bound is the coarse pass and the canvases' own passes, as far as crops fill them."""
     bench = make_bench("canvas.norm=case", "canvas.norm_tiles=2")
     effort = bench.run(import_benchmark("bench").run_ours, tmp_path / "labels.nii.gz")
-    canvas, tile = 16 * 32 * 32, 8 * 16 * 16
-    assert effort.network_voxels["fine"] == effort.canvases * canvas + 2 * tile
-    share = effort.canvases * canvas / effort.network_voxels["fine"]
+    canvases, tile = effort.report.canvases["voxels"], 8 * 16 * 16
+    assert effort.network_voxels["fine"] == canvases + 2 * tile
+    share = canvases / effort.network_voxels["fine"]
     assert effort.bound_s == pytest.approx(effort.report.timing_s["coarse"] + effort.fill * effort.network_s * share)
     assert effort.bound_s < effort.total_s
 
@@ -155,6 +155,25 @@ def test_measure_rows__cut_off__goes_on_where_it_stopped(
     row = store.find("b", "accelerated")
     assert row["total_s"] == pytest.approx(np.median([run["total_s"] for run in row["runs"]]))
     assert store.runs("b", "accelerated") == 2
+
+
+def test_measure_rows__a_row_fails__others_go_on(
+    ladder: ModuleType,
+    rows: ModuleType,
+    make_bench: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a user could mend is said, and costs one row only."""
+
+    def refuse(bench: Any, output: Path) -> Any:
+        raise C2FError("no such thing", "Try another.")
+
+    monkeypatch.setattr(ladder, "ROWS", {"bad": rows.Row("bad", refuse), "accelerated": rows.ROWS["accelerated"]})
+    store, screen = ladder.Store(tmp_path), console()
+    ladder.measure_rows(make_bench(), ["bad", "accelerated"], 1, store, screen)
+    assert [store.runs("b", name) for name in ("bad", "accelerated")] == [0, 1]
+    assert "bad: left out, no such thing" in screen.export_text()
 
 
 @pytest.mark.parametrize("change", ["settings", "models"])
