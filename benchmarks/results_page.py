@@ -14,7 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -314,7 +314,8 @@ def readme_block(results: Sequence[Results], page: Path, readme: Path) -> str:
     """What stands between the README's markers: the table, how to get it again, and the machines."""
     shown = [one for one in results if one.summary.find(BASELINE) and one.summary.find(OURS)]
     names = [one.dataset.name for one in shown]
-    machines = [describe_machine(*item)[0] for item in by_machine(shown).items()]
+    rows = [replace(one, sessions=[each for each in one.sessions if measures_rows(each["command"])]) for one in shown]
+    machines = [describe_machine(*item)[0] for item in by_machine(rows).items()]
     parts = [overview(results)]
     if names:
         others = f"     # and {', '.join(names[1:])}" if names[1:] else ""
@@ -322,6 +323,11 @@ def readme_block(results: Sequence[Results], page: Path, readme: Path) -> str:
     parts += [f"Measured on {'; and on '.join(machines)}."] if machines else []
     parts += [f"All rows, alternatives, experiments, commands and versions: [{page.name}]({link(page, readme)})."]
     return "\n\n".join(parts)
+
+
+def measures_rows(command: str) -> bool:
+    """Whether a command of ``run.py`` measured rows, and not only experiments."""
+    return "--experiments" not in command.split() or "--rows" in command.split()
 
 
 def put_between_markers(text: str, block: str, name: str) -> str:

@@ -292,7 +292,7 @@ def test_main__the_readme__changes_between_its_markers_only(call: Callable[..., 
     assert "| 8.00 s | 2.00 s | **4.00x** | IoU | 0.650 | 0.700 | 500 MB | 500 MB |" in text
     assert "python benchmarks/run.py --dataset em --rows nnunet accelerated     # and lung\n" in text
     assert "experiments all" not in text
-    assert "a machine; 2 cores, 1 thread, device cpu; 2026-01-01 to 2026-01-02 (em, lung)" in text
+    assert "a machine; 2 cores, 1 thread, device cpu; 2026-01-01 (em, lung)" in text
     assert "[RESULTS.md](RESULTS.md)" in text
 
 
