@@ -92,6 +92,17 @@ class Store:
         self._finish(bench)
         return row
 
+    def _compare(self, bench: Bench, rows: Sequence[Record]) -> None:
+        """Say how far results agree with the baseline's, where both files are there: labels are not kept in git."""
+        file = self.labels(bench, BASELINE)
+        there = [row for row in rows if self.labels(bench, row["row"]).exists()]
+        if not there or not file.exists():
+            return
+        reference = read_volume([file]).channels[0]
+        for row in there:
+            labels = read_volume([self.labels(bench, row["row"])]).channels[0]
+            row["agreement"] = mean(dice(labels == one, reference == one) for one in bench.labels)
+
     def _finish(self, bench: Bench) -> None:
         """Bring everything that follows from runs up to date, and save."""
         case = bench.case.name
@@ -102,12 +113,9 @@ class Store:
             row["bound_ratio"] = row["total_s"] / row["bound_s"] if row["bound_s"] else None
         base = self.find(case, BASELINE)
         if base is not None:
-            reference = read_volume([self.labels(bench, BASELINE)]).channels[0]
             for row in rows:
                 row["ratio"] = base["total_s"] / row["total_s"]
-                if row["agreement"] is None:
-                    labels = read_volume([self.labels(bench, row["row"])]).channels[0]
-                    row["agreement"] = mean(dice(labels == one, reference == one) for one in bench.labels)
+            self._compare(bench, [row for row in rows if row["agreement"] is None])
         self.rows = [row for row in self.rows if (row["case"], row["row"]) != (case, BOUND)]
         ours = self.find(case, "accelerated")
         if ours is not None and ours["bound_s"]:

@@ -176,6 +176,22 @@ def test_measure_rows__a_row_fails__others_go_on(
     assert "bad: left out, no such thing" in screen.export_text()
 
 
+def test_measure_rows__labels_are_gone__goes_on_without_comparing(
+    ladder: ModuleType, make_bench: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Results that come from elsewhere have no label files; agreement stays as it was, or unknown for a new row."""
+    ladder.measure_rows(make_bench(), ["nnunet", "accelerated"], 1, ladder.Store(tmp_path), console())
+    shutil.rmtree(tmp_path / "labels")
+    store = ladder.Store(tmp_path)
+    before = store.find("b", "accelerated")["agreement"]
+    ladder.measure_rows(make_bench(), ["accelerated"], 2, store, console())
+    ladder.measure_rows(make_bench(), ["coarse_only"], 1, store, console())
+    assert store.runs("b", "accelerated") == 2
+    assert store.find("b", "accelerated")["agreement"] == before
+    assert store.find("b", "coarse_only")["agreement"] is None
+    assert store.find("b", "coarse_only")["ratio"] > 0
+
+
 @pytest.mark.parametrize("change", ["settings", "models"])
 def test_measure_rows__something_changed__is_refused(
     ladder: ModuleType, make_bench: Callable[..., Any], dataset_folder: Path, tmp_path: Path, change: str
