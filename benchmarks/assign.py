@@ -46,9 +46,8 @@ from assign_order import (
     train_all,
 )
 from assign_plots import draw_orders, draw_pareto, draw_selection, show_all, statements
-from compare_nnunet import EXIT_ERROR, EXIT_MISSING
 from machine import ROOT, environment
-from registry import MissingDataError
+from registry import exit_code
 from rich.console import Console
 
 from assignnet import NO_FEATURES, RULES, Assigner, Features, Problem, Roi, RoiTree
@@ -363,12 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--order needs a real test case")
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 150)
     keep_freed_memory()
-    try:
-        run(options, console)
-    except C2FError as error:
-        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return EXIT_MISSING if isinstance(error, MissingDataError) else EXIT_ERROR
-    return 0
+    return exit_code(lambda: run(options, console), console)
 
 
 if __name__ == "__main__":

@@ -30,21 +30,19 @@ from typing import Any
 
 import numpy as np
 from machine import PeakMemory, environment, forget, relative, use_threads
-from registry import MissingDataError, choose_case, config_file, dataset_names, find_model, load_dataset
+from registry import MissingDataError, choose_case, config_file, dataset_names, exit_code, find_model, load_dataset
 from rich.console import Console
 from rich.table import Table
 
 from coarse2fine.allocator import keep_freed_memory
 from coarse2fine.clock import Clock
 from coarse2fine.config import Config, load_config
-from coarse2fine.errors import C2FError
 from coarse2fine.io import atomic_write, check_writable, find_cases, read_volume
 from coarse2fine.metrics import dice, iou, mean_over_labels
 from coarse2fine.nnunet import load_model, nnunet_predictor
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.report import RunReport
 
-EXIT_ERROR, EXIT_MISSING = 1, 2
 SIDES = ("coarse2fine", "nnunet")
 
 
@@ -292,12 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, console = build_parser().parse_args(arguments), Console(stderr=True)
     use_threads(options.threads)
     keep_freed_memory()  # as c2f-infer does; nnU-Net's side gains as much
-    try:
-        run(options, console)
-    except C2FError as error:
-        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return EXIT_MISSING if isinstance(error, MissingDataError) else EXIT_ERROR
-    return 0
+    return exit_code(lambda: run(options, console), console)
 
 
 if __name__ == "__main__":

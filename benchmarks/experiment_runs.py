@@ -65,7 +65,8 @@ def costs(effort: Effort, role: str) -> dict[str, Any]:
     """What a run took and looked at; ``mvoxels`` and ``ms_per_mvoxel`` are of the fine network, in its role."""
     times = {name: getattr(effort, name) for name in ("total_s", "coarse_s", "fine_s", "network_s")}
     report = effort.report
-    assert report is not None  # coarse2fine always makes one
+    if report is None:
+        raise ValueError("only runs of coarse2fine report what they looked at")
     seen = {"mass_share": report.coverage["heatmap_mass"], "volume_share": report.coverage["volume"]}
     boxes = {
         "children": report.boxes["children"],
@@ -213,7 +214,8 @@ def splits(bench: Bench, console: Console) -> Rows:
 def data_folder(bench: Bench) -> Path:
     """Where a case's data set lies, which need not be where the data set's file says."""
     files = bench.dataset.test if bench.case.split == "test" else bench.dataset.train
-    assert files is not None  # the case was found by them
+    if files is None:
+        raise ValueError(f"{bench.dataset.name} has no split of case {bench.case.name}")
     return bench.case.reference.parents[len(Path(files.reference).parts) - 1]
 
 

@@ -77,8 +77,7 @@ def write_tiled(bench: Bench, factor: int, folder: Path) -> tuple[Bench, int]:
         image, shape = sitk.GetImageFromArray(array), array.shape
         image.SetSpacing(spacing)
         sitk.WriteImage(image, str(folder / file.name), useCompression=True, compressionLevel=1)
-    assert bench.case.image is not None  # Bench refuses such cases
-    image_file = folder / bench.case.image.name
+    image_file = folder / bench.files[0].name
     case = Case(f"{bench.case.name}, {factor} times", bench.case.split, image_file, bench.case.reference)
     return bench.on(case), int(np.prod(shape))
 

@@ -5,13 +5,14 @@ Data are never downloaded. Where they are missing, the error tells where to get 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from machine import ROOT, SHARED, relative
 from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
 
 from coarse2fine.errors import C2FError, ConfigError
 from coarse2fine.yamlmodel import ModelReader, did_you_mean
@@ -20,6 +21,7 @@ from coarse2fine.yamltree import Origin, parse_yaml
 FOLDER = Path(__file__).parent / "datasets"
 Split = Literal["test", "train"]
 CASE = "{case}"
+EXIT_ERROR, EXIT_MISSING = 1, 2
 
 
 class MissingDataError(C2FError):
@@ -163,3 +165,17 @@ def config_file(dataset: Dataset) -> Path | str | None:
     if dataset.config is None or dataset.config.endswith(".yaml"):
         return dataset.config and FOLDER.parent / dataset.config
     return dataset.config
+
+
+def exit_code(work: Callable[[], object], console: Console) -> int:
+    """Do a script's work; errors that users can mend are printed without a traceback.
+
+    Returns:
+        0; 2 where data or models are missing; 1 for any other such error.
+    """
+    try:
+        work()
+    except C2FError as error:
+        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        return EXIT_MISSING if isinstance(error, MissingDataError) else EXIT_ERROR
+    return 0

@@ -25,17 +25,16 @@ from experiments import EXPERIMENTS, run_experiment
 from geometry import MaskBench
 from ladder import Store, measure_rows
 from machine import ROOT, environment, use_threads
-from registry import Case, Dataset, MissingDataError, dataset_names, find_case_files, load_dataset
+from registry import Case, Dataset, MissingDataError, dataset_names, exit_code, find_case_files, load_dataset
 from rich.console import Console
 from rich.table import Table
 from rows import ROWS
 
 from coarse2fine.allocator import keep_freed_memory
-from coarse2fine.errors import C2FError, ConfigError
+from coarse2fine.errors import ConfigError
 from coarse2fine.io import atomic_write
 from coarse2fine.yamlmodel import did_you_mean
 
-EXIT_ERROR, EXIT_MISSING = 1, 2
 COLUMNS = (
     "total_s",
     "ratio",
@@ -175,12 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("name a --dataset; --list shows all")
     use_threads(options.threads)
     keep_freed_memory()  # as c2f-infer does; all rows gain as much
-    try:
-        run(options, console)
-    except C2FError as error:
-        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        return EXIT_MISSING if isinstance(error, MissingDataError) else EXIT_ERROR
-    return 0
+    return exit_code(lambda: run(options, console), console)
 
 
 if __name__ == "__main__":
