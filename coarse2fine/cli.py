@@ -18,9 +18,11 @@ from rich.table import Table
 from coarse2fine.allocator import keep_freed_memory
 from coarse2fine.config import Config, load_config
 from coarse2fine.errors import C2FError, ConfigError, OutputError
-from coarse2fine.io import LABEL_SUFFIXES, Case, check_writable, find_cases, output_path
+from coarse2fine.io import LABEL_SUFFIXES, Case, check_writable, find_cases, is_store, output_path
+from coarse2fine.large import command as large
 from coarse2fine.pipeline import Pipeline, Progress
 from coarse2fine.report import RunReport, versions, write_report
+from coarse2fine.text import plain
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 
@@ -32,8 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="Segment volumes with a coarse and a fine nnU-Net v2 model.",
         epilog="Example: c2f-infer -i scan.nii.gz -o labels.nii.gz -c covid --coarse-model DIR --fine-model DIR",
     )
-    parser.add_argument("-i", "--input", type=Path, help="a volume, or a folder with nnU-Net's CASE_0000 naming")
-    parser.add_argument("-o", "--output", type=Path, help="the label file, or a folder for files named after the cases")
+    parser.add_argument("-i", "--input", help="a volume, a folder with nnU-Net's CASE_0000 naming, or a store (below)")
+    parser.add_argument("-o", "--output", help="the label file, or a folder for files named after the cases")
     parser.add_argument("-c", "--config", help="YAML file, or the name of a shipped one: covid, word, cremi, fafb")
     parser.add_argument("--coarse-model", type=Path, metavar="DIR", help="folder of the low-resolution nnU-Net")
     parser.add_argument("--fine-model", type=Path, metavar="DIR", help="folder of the full-resolution nnU-Net")
@@ -58,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--demo", action="store_true", help="run on the shipped sample volume; -o names a folder")
     parser.add_argument("--compare", action="store_true", help="with --demo: also run nnU-Net's own predictor")
+    large.add_options(parser)
     parser.add_argument("--version", action="version", version=f"coarse2fine {versions()['coarse2fine']}")
     return parser
 
@@ -102,15 +105,6 @@ def fail(console: Console, message: str) -> int:
     return EXIT_ERROR
 
 
-def plain(text: str) -> str:
-    r"""Text of files and file names without the control characters that could play tricks on a terminal.
-
-    >>> plain("a\x1b[2Jb")
-    'a\\x1b[2Jb'
-    """
-    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
-
-
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error means that memory is full; PyTorch has no class of its own for that on the CPU."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
@@ -122,7 +116,7 @@ def demo(options: argparse.Namespace, console: Console) -> None:
 
     with show_progress(console, "demo") as progress:
         run_demo(
-            options.output or Path("c2f-demo"),
+            Path(options.output or "c2f-demo"),
             compare=options.compare,
             overwrite=options.overwrite,
             progress=progress,
@@ -137,9 +131,14 @@ def infer(options: argparse.Namespace, console: Console) -> None:
         C2FError: If the only case fails, or at the end if any did.
     """
     config = configure(options)
+    if is_store(options.input):
+        large.infer_store(options, config, console)
+        return
+    large.refuse_options(options)
+    source, output = Path(options.input), Path(options.output)
     pipeline = Pipeline.from_config(config, trust_checkpoint=options.trust_checkpoint)
-    cases = find_cases(options.input, pipeline.fine.channels)
-    outputs = plan_outputs(options, cases)
+    cases = find_cases(source, pipeline.fine.channels)
+    outputs = plan_outputs(source, output, options, cases)
     reports: list[RunReport] = []
     failed: list[str] = []
     try:
@@ -158,16 +157,16 @@ def infer(options: argparse.Namespace, console: Console) -> None:
         raise C2FError(f"{len(failed)} of {len(cases)} cases failed: {', '.join(failed)}", "The others are written.")
 
 
-def plan_outputs(options: argparse.Namespace, cases: Sequence[Case]) -> list[Path]:
+def plan_outputs(source: Path, output: Path, options: argparse.Namespace, cases: Sequence[Case]) -> list[Path]:
     """Where the labels of each case go; everything that will be written is checked before anything runs.
 
     Raises:
         OutputError: If a result cannot be written, or would replace an input or another result.
     """
-    output, report = options.output, options.report
-    if options.input.is_dir() and not output.is_dir() and output.name.endswith(LABEL_SUFFIXES):
-        raise OutputError(f"{options.input} is a folder, but {output} names a file", "Name a folder with -o.")
-    to_folder = options.input.is_dir() or output.is_dir()
+    report = options.report
+    if source.is_dir() and not output.is_dir() and output.name.endswith(LABEL_SUFFIXES):
+        raise OutputError(f"{source} is a folder, but {output} names a file", "Name a folder with -o.")
+    to_folder = source.is_dir() or output.is_dir()
     outputs = [output_path(case, output, to_folder) for case in cases]
     files = [*outputs, report] if report else outputs
     taken = {file.resolve() for case in cases for file in case.files}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from coarse2fine.components import label_components
 from coarse2fine.config import BodyCrop, CoarseConfig
 from coarse2fine.nnunet import Model
 from coarse2fine.resample import Axis, Floats, axis_operator, multiply_axis
-from coarse2fine.sliding import Progress, sliding_window
+from coarse2fine.sliding import Progress, sliding_window, tiles_touching
 from coarse2fine.view import WorkingView
 
 CERTAIN = 20.0
@@ -97,8 +98,11 @@ def look_coarsely(
     progress: Progress,
     *,
     bottleneck: bool = False,
+    window: Box | None = None,
 ) -> CoarseResult:
-    """Run the coarse network over the whole volume.
+    """Run the coarse network over the whole volume, or over a window of it.
+
+    The tiles that touch a window are those of the whole volume, and so is what comes out of them.
 
     Args:
         view: The coarse model's view of the volume.
@@ -108,10 +112,19 @@ def look_coarsely(
         clock: Books network time under ``coarse.network``.
         progress: Called after every tile.
         bottleneck: Whether to keep the deepest features of the first network.
+        window: Part of the coarse grid, axes of the coarse model; the result is this part's alone.
     """
     if settings.patch_size is not None:
         model = dataclasses.replace(model, patch=settings.patch_size)
-    region = Box.whole(view.shape) if settings.body_crop is None else body_box(view, settings.body_crop)
+    # The region that the network runs over, and the one that the result is of.
+    grid = Box.whole(view.shape) if window is None else window
+    region, corners = grid, None
+    if window is not None:
+        tiles = tiles_touching(window, view.shape, model.patch, settings.tile_step)
+        region = reduce(Box.hull, tiles)
+        corners = [tile.relative_to(region).start for tile in tiles]
+    elif settings.body_crop is not None:
+        region = body_box(view, settings.body_crop)
     data = view.read(region)
     with clock.time("coarse.network"), ExitStack() as stack:
         recorder = stack.enter_context(record_bottleneck(model, region.shape)) if bottleneck else None
@@ -122,19 +135,21 @@ def look_coarsely(
             mirroring=settings.mirroring,
             progress=progress,
             on_tile=recorder.on_tile if recorder else lambda box: None,
+            corners=corners,
         )
-    logits = inside.float()
-    if region.shape != view.shape:
-        logits = torch.zeros((model.labels.heads, *view.shape))
+    if region != grid and window is None:
+        logits = torch.zeros((model.labels.heads, *grid.shape))
         if model.labels.regions:
             logits -= CERTAIN
         else:
             logits[0] = CERTAIN
         logits[(slice(None), *region.slices)] = inside.float()
+    else:
+        logits = inside[(slice(None), *grid.relative_to(region).slices)].float()
     turn = [model.untranspose[axis] for axis in fine.transpose]
     logits = logits.permute(0, *(axis + 1 for axis in turn))
     heatmap = model.labels.foreground_probability(logits)
-    kept = recorder.finish(region.start, view.shape).turned(triple(turn)) if recorder else None
+    kept = recorder.finish(region.relative_to(grid).start, grid.shape).turned(triple(turn)) if recorder else None
     return CoarseResult(logits.contiguous().numpy(), heatmap.contiguous().numpy(), model, kept)
 
 
@@ -143,7 +158,7 @@ def body_box(view: WorkingView, crop: BodyCrop) -> Box:
 
     Raw intensities of the first channel are sampled at the voxels' centres.
     """
-    raw = view.channels[0]
+    raw = np.asarray(view.channels[0])[view.crop.slices]
     index = [((np.arange(out) + 0.5) * size / out).astype(int) for size, out in zip(raw.shape, view.shape, strict=True)]
     bright = np.asarray(raw[np.ix_(*index)], np.float32) > crop.above
     if not bright.any():

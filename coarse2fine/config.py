@@ -40,6 +40,7 @@ from coarse2fine.yamltree import Keys, Origin, YamlTree, parse_yaml
 __all__ = [
     "RECORD_NAMES",
     "AssignConfig",
+    "BlocksConfig",
     "BodyCrop",
     "CanvasConfig",
     "CoarseConfig",
@@ -238,6 +239,28 @@ class FineConfig(_Section):
     )
 
 
+class BlocksConfig(_Section):
+    """Volumes that are read by region: how they are divided. Sizes are voxels of the volume, in its own axis order."""
+
+    cell: Size | None = Field(
+        default=None,
+        description="Within a cell boxes are found, merged and packed; null = four patches of the fine network",
+    )
+    per_block: Size = Field(
+        default=(1, 2, 2), description="Cells of a block, which is read, run and resumed as one; no result depends on it"
+    )
+    halo: Padding | None = Field(
+        default=None, description="How far around its cell a mask may be followed; null = a slot"
+    )
+    coarse_level: Natural | None = Field(
+        default=None,
+        description="Scale level that the coarse network reads, 0 = finest; null = the coarsest that is fine enough",
+    )
+    statistics: Fraction = Field(
+        default=1.0, description="Share of the blocks that are read for intensity statistics"
+    )
+
+
 class Config(_Section):
     """All settings of a run."""
 
@@ -251,6 +274,7 @@ class Config(_Section):
     assign: AssignConfig = Field(default_factory=AssignConfig, description="Which boxes, in which order")
     canvas: CanvasConfig = Field(default_factory=CanvasConfig, description="How crops share an input")
     fine: FineConfig = Field(default_factory=FineConfig, description="The fine stage")
+    blocks: BlocksConfig = Field(default_factory=BlocksConfig, description="Volumes that are read by region")
 
     def to_dict(self) -> dict[str, Any]:
         """The settings under their YAML keys, ready for JSON."""

@@ -171,6 +171,7 @@ def segment_boxes(
     progress: Progress,
     *,
     known: Sequence[Box] | None = None,
+    elsewhere: Sequence[Box] = (),
     alone: bool | None = None,
 ) -> FineResult:
     """Segment boxes of the working grid, following masks that reach out of them.
@@ -187,6 +188,7 @@ def segment_boxes(
         progress: Called with canvases done and known so far.
         known: All boxes of the case, chosen or not: ``norm: case`` is measured on some of them, so that what a box
             yields does not depend on which others are chosen. None = ``boxes``.
+        elsewhere: Boxes that somebody else segments; masks are not followed into them.
         alone: Whether each box gets a canvas to itself; None = as ``better_alone`` says.
     """
     read = input_reader(view, coarse if model.cascade else None)
@@ -204,7 +206,7 @@ def segment_boxes(
             canvases = plan_canvases([region.box for region in regions], config, plan, view.shape, alone=alone)
             announced = [placement.box for canvas in canvases for placement in canvas.placements]
             writer.expect(announced)
-            covered, total = to_array([*counted, *announced]), len(done) + len(canvases)
+            covered, total = to_array([*elsewhere, *counted, *announced]), len(done) + len(canvases)
         growths: list[Growth] = []
         for canvas in canvases:
             growths += _segment_canvas(stage, canvas, regions, covered)

@@ -18,17 +18,18 @@ from canvas import Box, share_filled, share_of_volume
 from coarse2fine.allocator import return_freed_memory
 from coarse2fine.choose import Chooser, find_chooser, find_tree
 from coarse2fine.clock import Clock
-from coarse2fine.coarse import CoarseResult, look_coarsely, paint_coarse
+from coarse2fine.coarse import CoarseResult, look_coarsely
 from coarse2fine.config import Config
 from coarse2fine.errors import ConfigError, ModelError
-from coarse2fine.fine import FineResult, plan_sizes, segment_boxes
+from coarse2fine.fine import FineResult, plan_sizes
 from coarse2fine.io import Volume, read_volume, write_labels
 from coarse2fine.lean import lean
 from coarse2fine.nnunet import Model, load_model
+from coarse2fine.refine import refine
 from coarse2fine.report import RunReport, peak_memory_mb, versions
 from coarse2fine.rois import mass_inside
 from coarse2fine.sliding import sliding_window
-from coarse2fine.view import WorkingView, open_view
+from coarse2fine.view import WorkingView, open_view, spacing_doubts
 from coarse2fine.writeback import LabelWriter, export_labels
 
 Progress = Callable[[str, int, int], None]
@@ -145,25 +146,20 @@ class Pipeline:
             progress("rois", 1, 1)
         if not tree.parents and self.config.rois.empty == "one-stage":
             return self._one_stage(volume, progress, clock, ("the heatmap is empty: ran one-stage instead",))
-        with clock.time("assign"):
-            chosen = self.chooser.choose(tree, coarse, view, self.fine, clock)
+        refined = refine(
+            tree,
+            view,
+            self.fine,
+            coarse,
+            self.chooser,
+            self.config,
+            self.plan,
+            clock,
+            lambda done, total: progress("fine", done, total),
+        )
         with clock.time("fine"):
-            writer = LabelWriter(view, self.fine)
-            if self.config.fine.outside == "coarse":
-                paint_coarse(coarse, writer.labels)
-            fine = segment_boxes(
-                view,
-                self.fine,
-                [roi.box for roi in chosen],
-                self.config,
-                self.plan,
-                writer,
-                coarse,
-                clock,
-                lambda done, total: progress("fine", done, total),
-                known=[roi.box for roi in tree.leaves],
-            )
-            labels = writer.finish()
+            labels = refined.writer.finish()
+        chosen, fine = refined.chosen, refined.fine
         report = self._report(volume, labels, tree, chosen, fine, coarse.heatmap, view, self.chooser.warnings)
         return Result(labels, report, tree, fine.boxes)
 
@@ -222,6 +218,7 @@ class Pipeline:
         # Counting only what is not background keeps bincount from converting the whole volume to 64 bits.
         counts = np.bincount(labels[labels != 0])
         found = {str(label): int(counts[label]) for label in np.flatnonzero(counts)}
+        warnings += spacing_doubts(volume.grid.spacing, volume.grid.unit, self.fine)
         if not found:
             warnings += ("nothing was found: every voxel is background",)
         boxes, coverage = (

@@ -16,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
 from skimage.transform import resize
 from torch.nn import functional as F
 
@@ -29,6 +30,10 @@ ANISOTROPY = 3.0
 """nnU-Net treats an axis apart when its spacing is more than this many times the smallest."""
 ROWS = 64
 """Output rows per matrix product: keeps the band, not the square, of a large matrix."""
+LARGEST_MATRIX = 1 << 22
+"""Entries of an axis' matrix that is kept as a whole; of a larger one only the rows that are asked for are made."""
+REACH = 32
+"""Input voxels beyond which a spline's weights are far below ``NEGLIGIBLE``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +58,47 @@ class Axis:
     """Resampling along one axis: ``output = matrix @ input``.
 
     Attributes:
-        matrix: Shape (size_out, size_in), or None where the sizes are equal and nothing changes.
         size_in: Input voxels.
         size_out: Output voxels.
-        first: For each output voxel the first input voxel that matters; shape (size_out,).
-        last: One past the last.
+        order: Spline order, of which rows are made that are not kept.
+        matrix: Shape (size_out, size_in); None where the sizes are equal and nothing changes, or where it is too large
+            to be kept.
     """
 
-    matrix: Floats | None
     size_in: int
     size_out: int
-    first: NDArray[np.int64]
-    last: NDArray[np.int64]
+    order: int
+    matrix: Floats | None = None
+
+    @property
+    def identity(self) -> bool:
+        """Whether nothing changes."""
+        return self.size_in == self.size_out
 
     def rows(self, start: int, stop: int) -> tuple[Floats, int, int]:
         """The matrix of outputs ``start:stop`` and the input range ``low:high`` that its columns stand for."""
-        low, high = int(self.first[start:stop].min()), int(self.last[start:stop].max())
-        if self.matrix is None:
-            return np.eye(stop - start, dtype=np.float32), low, high
-        return self.matrix[start:stop, low:high], low, high
+        if self.identity:
+            return np.eye(stop - start, dtype=np.float32), start, stop
+        rows, offset = (self.matrix[start:stop], 0) if self.matrix is not None else self._make_rows(start, stop)
+        used = np.flatnonzero((rows != 0).any(axis=0))
+        low, high = int(used[0]), int(used[-1]) + 1
+        return rows[:, low:high], offset + low, offset + high
+
+    def _make_rows(self, start: int, stop: int) -> tuple[Floats, int]:
+        """Rows of a matrix that is not kept, over the inputs around them, and the first of these inputs.
+
+        A spline of a piece of the input, long enough, has the weights of the spline of all of it.
+        """
+        centres = (np.arange(start, stop) + 0.5) * self.size_in / self.size_out - 0.5
+        first = max(int(centres[0]) - REACH, 0)
+        last = min(int(centres[-1]) + 2 + REACH, self.size_in)
+        identity = np.eye(last - first)
+        places = np.meshgrid(centres - first, np.arange(last - first), indexing="ij")
+        return _without_tails(map_coordinates(identity, places, order=self.order, mode="nearest")), first
+
+
+def _without_tails(matrix: NDArray[np.floating]) -> Floats:
+    return np.where(np.abs(matrix) < NEGLIGIBLE, 0.0, matrix).astype(np.float32)
 
 
 @lru_cache(maxsize=64)
@@ -84,18 +111,15 @@ def axis_operator(size_in: int, size_out: int, library: str, order: int) -> Axis
         library: ``spline`` or ``torch``.
         order: Spline order; for ``torch`` 0 is nearest-exact and 1 linear.
     """
-    if size_in == size_out:
-        index = np.arange(size_out)
-        return Axis(None, size_in, size_out, index, index + 1)
+    if size_in == size_out or size_in * size_out > LARGEST_MATRIX:
+        return Axis(size_in, size_out, order)
     identity = np.eye(size_in)
     if library == "torch":
         mode = "nearest-exact" if order == 0 else "linear"
         matrix = F.interpolate(torch.from_numpy(identity)[None], size_out, mode=mode)[0].T.numpy()
     else:
         matrix = resize(identity, (size_out, size_in), order, mode="edge", anti_aliasing=False, clip=False)
-    matrix = np.where(np.abs(matrix) < NEGLIGIBLE, 0.0, matrix).astype(np.float32)
-    used = matrix != 0
-    return Axis(matrix, size_in, size_out, used.argmax(1), size_in - used[:, ::-1].argmax(1))
+    return Axis(size_in, size_out, order, _without_tails(matrix))
 
 
 def separate_axis(spacing_in: Sequence[float], spacing_out: Sequence[float], separate: bool | None) -> int | None:
@@ -148,7 +172,7 @@ class Resampling:
         Returns:
             float32 of the box's shape.
         """
-        if all(axis.matrix is None for axis in self.axes):
+        if all(axis.identity for axis in self.axes):
             return load(box)
         ranges = [
             axis.rows(*edge)[1:] for axis, edge in zip(self.axes, zip(box.start, box.stop, strict=True), strict=True)
@@ -173,7 +197,7 @@ class Resampling:
     def _along(self, axis: int, data: Floats, box: Box, low: int) -> Floats:
         """Apply one axis' operator to data whose first voxel along that axis is input voxel ``low``."""
         operator, start, stop = self.axes[axis], box.start[axis], box.stop[axis]
-        if operator.matrix is None:
+        if operator.identity:
             return data
         pieces = []
         for row in range(start, stop, ROWS):
@@ -235,5 +259,7 @@ def plan_resampling(
 @lru_cache(maxsize=256)
 def stretch(size_in: int, size_out: int) -> Floats:
     """Linear interpolation of ``size_in`` voxels onto ``size_out``; shape (size_out, size_in)."""
-    matrix = axis_operator(size_in, size_out, "torch", 1).matrix
-    return np.eye(size_in, dtype=np.float32) if matrix is None else matrix
+    rows, low, high = axis_operator(size_in, size_out, "torch", 1).rows(0, size_out)
+    matrix = np.zeros((size_out, size_in), np.float32)
+    matrix[:, low:high] = rows
+    return matrix

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from canvas import Box, triple
+from canvas import Box, Triple, triple
 from coarse2fine.nnunet import Model, gaussian, tile_starts
 from coarse2fine.resample import Floats
 
@@ -26,6 +27,7 @@ def sliding_window(
     mirroring: bool,
     progress: Progress = lambda done, total: None,
     on_tile: OnTile = lambda box: None,
+    corners: Sequence[Triple] | None = None,
 ) -> torch.Tensor:
     """Run a model over a whole array tile by tile and blend the outputs, exactly as nnU-Net's predictor does.
 
@@ -39,13 +41,14 @@ def sliding_window(
         mirroring: Average over mirrored inputs.
         progress: Called after every tile.
         on_tile: Called before every tile; its box begins below 0 where the data are padded.
+        corners: Where tiles begin, which together cover the data; None puts them where nnU-Net does.
 
     Returns:
         Logits, half precision, shape (heads, z, y, x), on the CPU.
     """
     padded, inner = _pad(torch.from_numpy(np.ascontiguousarray(data)), model)
     size = triple(padded.shape[1:])
-    corners = list(tile_starts(size, model.patch, tile_step))
+    corners = list(tile_starts(size, model.patch, tile_step)) if corners is None else corners
     keep = model.device if model.device.type == "cuda" else torch.device("cpu")
     weight = gaussian(model.patch, keep)
     total = len(corners) * len(model.networks)
@@ -68,6 +71,27 @@ def sliding_window(
     if len(model.networks) > 1:
         result /= len(model.networks)
     return result[(slice(None), *inner.slices)]
+
+
+def tiles_touching(window: Box, size: Triple, tile: Triple, step: float) -> list[Box]:
+    """The tiles of nnU-Net's sliding window over a volume that have voxels in a window of it, in its order.
+
+    Args:
+        window: Not empty.
+        size: Shape of the volume. Where it is smaller than a tile, the tile sticks out evenly.
+        tile: Shape of a tile.
+        step: Distance of neighbouring tiles as a share of the tile.
+    """
+    padded = triple(max(edges) for edges in zip(size, tile, strict=True))
+    before = triple((edge - inner) // 2 for edge, inner in zip(padded, size, strict=True))
+    along = []
+    for axis in range(3):
+        # One axis at a time: all tiles of a brain would be a very long list.
+        one = triple(padded[axis] if other == axis else tile[other] for other in range(3))
+        starts = [corner[axis] - before[axis] for corner in tile_starts(one, tile, step)]
+        low, high = window.start[axis], window.stop[axis]
+        along.append([start for start in starts if start < high and start + tile[axis] > low])
+    return [Box.of(corner, tile) for corner in itertools.product(*along)]
 
 
 def _pad(data: torch.Tensor, model: Model) -> tuple[torch.Tensor, Box]:

@@ -6,8 +6,10 @@ for its statistics (global normalisation, as nnU-Net does it); normalisation and
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +17,15 @@ from scipy.ndimage import binary_fill_holes
 
 from canvas import Box, Triple, triple
 from coarse2fine.errors import VolumeError
+from coarse2fine.io.volume import VoxelArray
 from coarse2fine.nnunet import Model, Scheme
 from coarse2fine.resample import Floats, Resampling, multiply_axis, plan_resampling, stretch
+from coarse2fine.scan import Scan
 
 SLAB = 16
 """Slices that a scan over the whole volume converts to float at once."""
+MOST_DIFFERENT = 4.0
+"""Factor between a volume's and a model's voxel size beyond which users are asked whether the unit is right."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,39 +64,50 @@ class WorkingView:
     """The working grid of one model over one volume.
 
     Attributes:
-        channels: The volume's channels, transposed and cropped to their non-zero region; each (z, y, x), file type.
+        channels: The volume's channels, transposed; each (z, y, x), file type.
         normalizations: One for each channel.
         bounds: For each channel the normalised range that clips spline overshoot (see ``Resampling``).
         resampling: From the cropped volume to the working grid.
         crop: Where the cropped volume lies in the transposed one.
         full: Shape of the transposed volume.
         spacing: Voxel size of the transposed volume, (z, y, x).
+        window: The part of the working grid that is worked on; everybody counts voxels from its start.
     """
 
-    channels: tuple[NDArray[np.generic], ...]
+    channels: tuple[VoxelArray, ...]
     normalizations: tuple[Normalization, ...]
     bounds: tuple[tuple[Floats, Floats], ...]
     resampling: Resampling
     crop: Box
     full: Triple
     spacing: tuple[float, float, float]
+    window: Box
 
     @property
     def shape(self) -> Triple:
-        """Voxels of the working grid."""
-        return self.resampling.shape_out
+        """Voxels of the working grid; of its window, if there is one."""
+        return self.window.shape
+
+    def within(self, window: Box) -> WorkingView:
+        """The same view of a part of the working grid only.
+
+        What lies around the part can still be read, up to the volume's end, as the surroundings of something in it.
+        """
+        return dataclasses.replace(self, window=window)
 
     def read(self, box: Box, shape: Triple | None = None) -> Floats:
         """Normalised voxels of a box of the working grid.
 
         Args:
-            box: May stick out of the volume; there the result is 0, as nnU-Net pads.
+            box: Counted from the start of the window. May stick out of the volume; there the result is 0, as nnU-Net
+                pads.
             shape: Resize to this shape by linear interpolation; None reads native voxels.
 
         Returns:
             Shape (channels, *shape).
         """
-        inside = box.clip(Box.whole(self.shape))
+        box = box.shift(self.window.start)
+        inside = box.clip(Box.whole(self.resampling.shape_out))
         native = np.zeros((len(self.channels), *box.shape), np.float32)
         if inside.volume:
             for target, channel in zip(native, range(len(self.channels)), strict=True):
@@ -103,15 +120,16 @@ class WorkingView:
         return native
 
     def _read_channel(self, channel: int, box: Box) -> Floats:
-        raw, normalize = self.channels[channel], self.normalizations[channel]
-        return self.resampling(lambda part: normalize(raw[part.slices], part), box, self.bounds[channel])
+        raw, normalize, offset = self.channels[channel], self.normalizations[channel], self.crop.start
+        return self.resampling(lambda part: normalize(raw[part.shift(offset).slices], part), box, self.bounds[channel])
 
 
 def open_view(
-    channels: Sequence[NDArray[np.generic]],
+    channels: Sequence[VoxelArray],
     spacing: Sequence[float],
     model: Model,
     target_spacing: Sequence[float] | None = None,
+    scan: Scan | None = None,
 ) -> WorkingView:
     """Prepare the working grid of ``model`` over a volume.
 
@@ -120,20 +138,24 @@ def open_view(
         spacing: Voxel size, same order, in the unit of the model's training data.
         model: Gives transposition, normalisation, spacing and resampling.
         target_spacing: Voxel size of the working grid instead of the model's own; axes of the working grid.
+        scan: Statistics of the volume, axes as in the file, so that nothing is read now; those of a finer version of
+            the volume will do. None computes them.
 
     Raises:
-        VolumeError: If the number of channels is wrong or the volume vanishes on the working grid.
+        VolumeError: If the number of channels is wrong, the volume vanishes on the working grid, or the model
+            normalises in a way that needs the whole volume, but there is only a scan.
     """
     if len(channels) != model.channels:
         raise VolumeError(
             f"the volume has {len(channels)} channel(s), the model {model.folder} needs {model.channels}",
             "Give one file per channel: CASE_0000, CASE_0001, ... in the order of the training data.",
         )
-    turned = [channel.transpose(model.transpose) for channel in channels]
+    turned = tuple(channel.transpose(model.transpose) for channel in channels)
     z, y, x = (float(spacing[axis]) for axis in model.transpose)
     turned_spacing = (z, y, x)
-    crop = nonzero_box(turned)
-    cropped = tuple(channel[crop.slices] for channel in turned)
+    shape = triple(turned[0].shape)
+    held = () if scan else tuple(np.asarray(channel) for channel in turned)
+    crop = scaled_box(scan.crop, scan.part.shape, model.transpose, shape) if scan else nonzero_box(held)
     target = tuple(float(size) for size in (target_spacing or model.spacing))
     ratios = [before / after for before, after in zip(turned_spacing, target, strict=True)]
     if max(ratios) < 1 / 300 or min(ratios) > 300:  # no network is trained on voxels that far from the scanner's
@@ -142,8 +164,11 @@ def open_view(
             "Check the spacing in the file's header: its unit must be that of the model's training data.",
         )
     # A single slice may be thinner than half a voxel of the coarse network, and is still a slice.
-    shape = triple(max(1, round(ratio * size)) for ratio, size in zip(ratios, crop.shape, strict=True))
-    resampling = plan_resampling(crop.shape, shape, turned_spacing, target, model.data_method)
+    working = triple(max(1, round(ratio * size)) for ratio, size in zip(ratios, crop.shape, strict=True))
+    resampling = plan_resampling(crop.shape, working, turned_spacing, target, model.data_method)
+    if scan is not None:
+        return _view_of_scan(turned, resampling, crop, shape, turned_spacing, model, scan)
+    cropped = tuple(channel[crop.slices] for channel in held)
     mask = nonzero_mask(cropped) if any(scheme.masked for scheme in model.schemes) else None
     normalizations = tuple(
         fit_normalization(channel, scheme, mask) for channel, scheme in zip(cropped, model.schemes, strict=True)
@@ -151,7 +176,73 @@ def open_view(
     bounds = tuple(
         value_bounds(channel, normalize, resampling) for channel, normalize in zip(cropped, normalizations, strict=True)
     )
-    return WorkingView(cropped, normalizations, bounds, resampling, crop, turned[0].shape, turned_spacing)
+    return WorkingView(held, normalizations, bounds, resampling, crop, shape, turned_spacing, Box.whole(working))
+
+
+def spacing_doubts(spacing: Sequence[float], unit: str, model: Model) -> tuple[str, ...]:
+    """A warning if a volume's voxels differ so much from those that a model was trained on that a unit may be wrong.
+
+    Args:
+        spacing: Voxel size (z, y, x), axes as in the file.
+        unit: Its unit.
+        model: The fine model.
+    """
+    turned = [float(spacing[axis]) for axis in model.transpose]
+    factors = [max(have / want, want / have) for have, want in zip(turned, model.spacing, strict=True)]
+    if max(factors) <= MOST_DIFFERENT:
+        return ()
+    have, want = ([f"{value:g}" for value in values] for values in (turned, model.spacing))
+    return (
+        f"the volume's voxels are {' x '.join(have)} {unit}, those that the model was trained on {' x '.join(want)} "
+        f"(z, y, x), which is {max(factors):.3g} times as much or as little: check the unit",
+    )
+
+
+def _view_of_scan(
+    channels: tuple[VoxelArray, ...],
+    resampling: Resampling,
+    crop: Box,
+    full: Triple,
+    spacing: tuple[float, float, float],
+    model: Model,
+    scan: Scan,
+) -> WorkingView:
+    """A view whose statistics are known."""
+    if any(scheme.masked for scheme in model.schemes):
+        raise VolumeError(
+            f"the model {model.folder} normalises inside of the volume's non-zero region (use_mask_for_norm), which "
+            "only the whole volume shows",
+            "Convert the volume to NIfTI or .nrrd, and run it in one piece.",
+        )
+    normalizations, bounds = [], []
+    for index, (found, scheme) in enumerate(zip(scan.channels, model.schemes, strict=True)):
+        normalize = normalization(scheme, *scan.mean_and_std(index), float(found.low), float(found.high))
+        lows: Any = found.low
+        highs: Any = found.high
+        if resampling.apart is not None:
+            axis = model.transpose[resampling.apart]
+            if axis in found.lows and full[resampling.apart] == scan.part.shape[axis]:
+                inside = crop.slices[resampling.apart]
+                lows, highs = found.lows[axis][inside], found.highs[axis][inside]
+        normalizations.append(normalize)
+        nowhere = Box((0, 0, 0), (0, 0, 0))
+        bounds.append((normalize(np.asarray(lows), nowhere), normalize(np.asarray(highs), nowhere)))
+    window = Box.whole(resampling.shape_out)
+    return WorkingView(channels, tuple(normalizations), tuple(bounds), resampling, crop, full, spacing, window)
+
+
+def scaled_box(box: Box, volume: Triple, axes: Triple, shape: Triple) -> Box:
+    """A box of a volume in the voxels of another scale of it, rounded outwards.
+
+    Args:
+        box: In voxels of the volume, axes as in the file.
+        volume: Shape of the volume.
+        axes: Axis i of the result is ``axes[i]`` of the box.
+        shape: Shape of the other scale, axes as of the result.
+    """
+    start = [box.start[axis] * size // volume[axis] for axis, size in zip(axes, shape, strict=True)]
+    stop = [-(-box.stop[axis] * size // volume[axis]) for axis, size in zip(axes, shape, strict=True)]
+    return Box(triple(start), triple(stop))
 
 
 def nonzero_box(channels: Sequence[NDArray[np.generic]]) -> Box:
@@ -191,15 +282,30 @@ def fit_normalization(channel: NDArray[np.generic], scheme: Scheme, mask: NDArra
         scheme: What the plans ask for.
         mask: Non-zero region, for schemes that use it.
     """
+    mean, std = mean_and_std(channel, mask if scheme.masked else None) if "ZScore" in scheme.name else (0.0, 1.0)
+    low, high = (float(channel.min()), float(channel.max())) if "RescaleTo01" in scheme.name else (0.0, 1.0)
+    return normalization(scheme, mean, std, low, high, mask)
+
+
+def normalization(
+    scheme: Scheme, mean: float, std: float, low: float, high: float, mask: NDArray[np.bool_] | None = None
+) -> Normalization:
+    """What a scheme makes of a channel's statistics; those that it does not ask for may be anything.
+
+    Args:
+        scheme: What the plans ask for.
+        mean: Of the channel, in the non-zero region if the scheme uses it.
+        std: Standard deviation, likewise.
+        low: Lowest value of the channel.
+        high: Highest value.
+        mask: Non-zero region, for schemes that use it.
+    """
     inf, tiny = float("inf"), 1e-8
     if scheme.name == "CTNormalization":
         return Normalization(scheme.low, scheme.high, scheme.mean, max(scheme.std, tiny))
     if scheme.name == "ZScoreNormalization":
-        region = mask if scheme.masked else None
-        mean, std = mean_and_std(channel, region)
-        return Normalization(-inf, inf, mean, max(std, tiny), region)
+        return Normalization(-inf, inf, mean, max(std, tiny), mask if scheme.masked else None)
     if scheme.name == "RescaleTo01Normalization":
-        low, high = float(channel.min()), float(channel.max())
         return Normalization(-inf, inf, low, max(high - low, tiny))
     if scheme.name == "RGBTo01Normalization":
         return Normalization(-inf, inf, 0.0, 255.0)

@@ -35,15 +35,25 @@ class LabelWriter:
 
     def __init__(self, view: WorkingView, model: Model) -> None:
         self._view, self._model = view, model
-        self._back = plan_resampling(view.shape, view.crop.shape, model.spacing, view.spacing, model.logit_method)
-        self._full = np.zeros(view.full, model.labels.dtype)
+        working = view.resampling.shape_out
+        self._back = plan_resampling(working, view.crop.shape, model.spacing, view.spacing, model.logit_method)
+        self._region = self._native(view.window)
+        inside = self._region.shift(view.crop.start)
+        self._hull = Box.whole(view.full) if view.window == Box.whole(working) else inside
+        self._full = np.zeros(self._hull.shape, model.labels.dtype)
+        self._labels = self._full[inside.relative_to(self._hull).slices]
         self._blocks: dict[Triple, Floats] = {}
         self._expected: Counter[Triple] = Counter()
 
     @property
     def labels(self) -> NDArray[np.unsignedinteger[Any]]:
-        """Labels of the cropped, transposed volume; a view that may be written to."""
-        return self._full[self._view.crop.slices]
+        """Labels of ``region``; a view that may be written to."""
+        return self._labels
+
+    @property
+    def region(self) -> Box:
+        """The voxels of the cropped, transposed volume that are written: all, or those in the view's window."""
+        return self._region
 
     @property
     def back(self) -> Resampling:
@@ -66,7 +76,7 @@ class LabelWriter:
             box: Region of the working grid whose outputs count, if other than ``placement.box``.
             keep: Voxels of the slot whose outputs count; None for all.
         """
-        region = self.native(box or placement.box)
+        region = self._region.clip(self._native((box or placement.box).shift(self._view.window.start)))
         if region.volume:
             if keep is not None:  # resampled along with the outputs
                 logits = np.concatenate([logits, keep[None].astype(np.float32)])
@@ -77,17 +87,22 @@ class LabelWriter:
                 weight = weight[..., None] * profile
             if keep is not None:
                 logits, weight = logits[:-1], weight * (logits[-1] > 0.5)
-            self._accumulate(region, logits * weight, weight)
+            self._accumulate(region.relative_to(self._region), logits * weight, weight)
         self._arrived(placement.box)
 
     def finish(self) -> NDArray[np.unsignedinteger[Any]]:
-        """Labels of the whole volume in the file's axis order."""
+        """Labels of the whole volume in the file's axis order; if the view has a window, of ``region`` only."""
         for key in list(self._blocks):
             self._settle(key)
         return np.ascontiguousarray(self._full.transpose(self._model.untranspose))
 
     def native(self, box: Box) -> Box:
-        """The voxels of the cropped volume whose centres lie in a box of the working grid."""
+        """The voxels whose centres lie in a box of the working grid, counted from the start of ``region``."""
+        absolute = self._native(box.shift(self._view.window.start))
+        return absolute.clip(self._region).relative_to(self._region)
+
+    def _native(self, box: Box) -> Box:
+        """The voxels of the cropped volume whose centres lie in a box of the whole working grid."""
         start, stop = [], []
         for axis, operator in enumerate(self._back.axes):
             ratio = operator.size_out / operator.size_in
@@ -97,10 +112,10 @@ class LabelWriter:
 
     def _along(self, axis: int, logits: Floats, placement: Placement, region: Box) -> Floats:
         """Resample outputs along one axis from slot voxels to the volume's voxels of ``region``."""
-        source, slot = placement.source, placement.slot
+        source, slot = placement.source.shift(self._view.window.start), placement.slot
         first, last, edge = source.start[axis], source.stop[axis], slot.shape[axis]
         operator = self._back.axes[axis]
-        if operator.matrix is None and last - first == edge:
+        if operator.identity and last - first == edge:
             index = [slice(None)] * 4
             index[axis + 1] = slice(region.start[axis] - first, region.stop[axis] - first)
             return logits[tuple(index)]
@@ -111,7 +126,7 @@ class LabelWriter:
 
     def _profile(self, axis: int, placement: Placement, region: Box) -> Floats:
         """Weight of each voxel of ``region`` along one axis: nnU-Net's Gaussian, centred on the crop's middle voxel."""
-        operator, source = self._back.axes[axis], placement.source
+        operator, source = self._back.axes[axis], placement.source.shift(self._view.window.start)
         centres = (np.arange(region.start[axis], region.stop[axis]) + 0.5) * operator.size_in / operator.size_out
         edge = source.shape[axis]
         distance = (centres - source.start[axis] - edge // 2 - 0.5) / (edge / 8)
@@ -138,7 +153,7 @@ class LabelWriter:
         block = self._blocks.pop(key, None)
         if block is None:
             return
-        target = self.labels[tuple(slice(k * b, (k + 1) * b) for k, b in zip(key, BLOCK, strict=True))]
+        target = self._labels[tuple(slice(k * b, (k + 1) * b) for k, b in zip(key, BLOCK, strict=True))]
         depth, height, width = target.shape
         block = block[:, :depth, :height, :width]
         np.copyto(target, self._model.labels.from_logits(block[:-1]), where=block[-1] > 0)
@@ -165,22 +180,25 @@ def _inside(operator: Axis, start: int, stop: int, first: int, last: int) -> Flo
     return matrix
 
 
-def export_labels(writer: LabelWriter, model: Model, logits: NDArray[np.float16]) -> None:
-    """Labels of a whole working grid, as nnU-Net exports them, slab by slab.
+def export_labels(writer: LabelWriter, model: Model, logits: NDArray[np.float16], held: Box | None = None) -> None:
+    """Labels of everything that a writer writes, as nnU-Net exports them, slab by slab.
 
     Args:
         writer: Receives the labels.
         model: Its label rules.
-        logits: Outputs on the whole working grid, shape (heads, z, y, x), half precision as in nnU-Net.
+        logits: Outputs on the working grid, shape (heads, z, y, x), half precision as in nnU-Net.
+        held: The part of the working grid that they cover: that of the writer and what resampling needs around it. None
+            for all of it.
     """
-    back, labels = writer.back, writer.labels
+    back, labels, region = writer.back, writer.labels, writer.region
+    held = held or Box.whole(back.shape_in)
     for start in range(0, len(labels), BLOCK[0]):
         slab = Box((start, 0, 0), (min(start + BLOCK[0], len(labels)), *labels.shape[1:]))
-        outputs = np.stack([back(_reader(head), slab) for head in logits])
+        outputs = np.stack([back(_reader(head, held), slab.shift(region.start)) for head in logits])
         # nnU-Net keeps resampled outputs in half precision; without the same rounding ties would break differently.
         labels[slab.slices] = model.labels.from_logits(outputs.astype(np.float16))
 
 
-def _reader(head: NDArray[np.float16]) -> Callable[[Box], Floats]:
+def _reader(head: NDArray[np.float16], held: Box) -> Callable[[Box], Floats]:
     """Reads boxes of one output."""
-    return lambda box: head[box.slices].astype(np.float32)
+    return lambda box: head[box.relative_to(held).slices].astype(np.float32)

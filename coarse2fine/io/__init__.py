@@ -2,18 +2,36 @@
 
 from coarse2fine.io.atomic import atomic_write, check_writable
 from coarse2fine.io.cases import Case, find_cases, output_path
+from coarse2fine.io.cremi import write_cremi
+from coarse2fine.io.hdf5 import read_attributes
 from coarse2fine.io.images import LABEL_SUFFIXES, read_volume, write_labels
-from coarse2fine.io.volume import Grid, Volume
+from coarse2fine.io.labelstore import LabelSpec, LabelStore, create_labels, open_labels, pyramid_factors
+from coarse2fine.io.lazy import LazyArray
+from coarse2fine.io.scales import Scales
+from coarse2fine.io.stores import is_store, open_store
+from coarse2fine.io.volume import Grid, Volume, VoxelArray
 
 __all__ = [
     "LABEL_SUFFIXES",
     "Case",
     "Grid",
+    "LabelSpec",
+    "LabelStore",
+    "LazyArray",
+    "Scales",
     "Volume",
+    "VoxelArray",
     "atomic_write",
     "check_writable",
+    "create_labels",
     "find_cases",
+    "is_store",
+    "open_labels",
+    "open_store",
     "output_path",
+    "pyramid_factors",
+    "read_attributes",
     "read_volume",
+    "write_cremi",
     "write_labels",
 ]

@@ -85,7 +85,7 @@ def split_suffix(path: Path) -> tuple[str, str]:
     raise VolumeError(f"{path}: unknown file type", f"Volumes end in {', '.join(INPUT_SUFFIXES)}.")
 
 
-def read_volume(files: Sequence[Path]) -> Volume:
+def read_volume(files: Sequence[Path]) -> Volume[NDArray[Any]]:
     """Reads one case.
 
     The geometry is SimpleITK's, the voxels equal ``sitk.GetArrayFromImage(sitk.ReadImage(file))`` in value and type:

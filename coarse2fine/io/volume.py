@@ -1,10 +1,12 @@
-"""A volume in memory: voxels of one or more channels on one grid."""
+"""A volume, in memory or read by region: voxels of one or more channels on one grid."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from canvas import Triple
@@ -31,12 +33,33 @@ class Grid:
     direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
+class VoxelArray(Protocol):
+    """What can be read by region: NumPy arrays, and arrays that fetch a region from a file when it is asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels per axis, (z, y, x) unless transposed."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the voxels."""
+
+    def __getitem__(self, key: tuple[slice, slice, slice], /) -> NDArray[Any]:
+        """The voxels of a region."""
+
+    def transpose(self, axes: Sequence[int], /) -> VoxelArray:
+        """The same voxels with other axis order: axis i of the result is axis ``axes[i]`` of this array."""
+
+
+Voxels = TypeVar("Voxels", bound=VoxelArray, covariant=True)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Volume:
+class Volume(Generic[Voxels]):
     """Voxels of a case as its files hold them, neither converted nor stacked.
 
     Attributes:
-        channels: One array of shape (z, y, x) per channel, in the file's own voxel type.
+        channels: One array of shape (z, y, x) per channel, in the file's own voxel type; each can be read by region.
         grid: The grid that all channels share.
         name: Name of the case.
 
@@ -44,7 +67,7 @@ class Volume:
         ValueError: If there is no channel, or one has another shape than the grid.
     """
 
-    channels: tuple[NDArray[Any], ...]
+    channels: tuple[Voxels, ...]
     grid: Grid
     name: str
 

@@ -1,0 +1,102 @@
+"""Neuroglancer's precomputed volumes: https://neuroglancer-docs.web.app/datasource/precomputed/volume.html."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from canvas import Triple
+from coarse2fine.errors import VolumeError
+from coarse2fine.io.layout import Layout, Level, numbers
+from coarse2fine.io.tensors import Store
+from coarse2fine.io.units import NM_PER
+from coarse2fine.io.volume import Grid
+
+INFO = "info"
+UNFINISHED = "coarse2fine_unfinished"  # a member of ``info`` while a run still writes
+
+_AXES = ("x", "y", "z", "c")
+
+
+def find_precomputed(store: Store, array: str | None) -> Layout | None:
+    """The volume of a precomputed store; None if it is no such store.
+
+    Args:
+        store: The store.
+        array: Key of one of its scales; None for all.
+
+    Raises:
+        VolumeError: If there is no such scale, or the metadata are not valid.
+    """
+    info = store.read_json(INFO)
+    if info is None:
+        return None
+    scales = info.get("scales")
+    if not isinstance(scales, list) or not scales or not all(isinstance(scale, dict) for scale in scales):
+        raise VolumeError(f"{store.where}/{INFO} lists no scales", "It is no precomputed volume, or damaged.")
+    if info.get(UNFINISHED):
+        raise VolumeError(f"{store.where} is the result of a run that has not finished", "Finish the run first.")
+    keys = [str(scale.get("key")) for scale in scales]
+    if array is not None and array not in keys:
+        raise VolumeError(f"{store.where} has no scale {array}", f"Its scales are {', '.join(keys)}.")
+    levels = tuple(
+        _level(store.where, number, scale)
+        for number, (key, scale) in enumerate(zip(keys, scales, strict=True))
+        if array in (None, key)
+    )
+    is_labels = "its type is segmentation" if info.get("type") == "segmentation" else ""
+    return Layout("precomputed", "neuroglancer_precomputed", levels, ("nm",) * 3, is_labels, (INFO,))
+
+
+def _level(where: str, number: int, scale: dict[str, Any]) -> Level:
+    resolution = numbers(where, "resolution", scale.get("resolution"), 3)
+    corner = numbers(where, "voxel_offset", scale.get("voxel_offset", [0, 0, 0]), 3)
+    offset = tuple(voxels * length for voxels, length in zip(corner, resolution, strict=True))
+    return Level(str(scale.get("key")), _AXES, resolution[::-1], offset[::-1], {"scale_index": number})
+
+
+def label_info(
+    grid: Grid, shapes: Sequence[Triple], factors: Sequence[Triple], chunk: Triple, dtype: str
+) -> dict[str, Any]:
+    """The metadata of a label volume.
+
+    Offsets are whole voxels in this format: that of a coarse level is off by half of its voxels at most.
+
+    Args:
+        grid: Grid of the finest level.
+        shapes: Voxels (z, y, x) of each level.
+        factors: Voxels (z, y, x) of the finest level that one voxel of each level stands for.
+        chunk: Voxels (z, y, x) of a chunk.
+        dtype: An unsigned type; labels of 4 or 8 bytes are compressed, the format knows no way for others.
+    """
+    nm = NM_PER[grid.unit]
+    encoding: dict[str, Any] = {"encoding": "raw"}
+    if dtype in ("uint32", "uint64"):
+        encoding = {"encoding": "compressed_segmentation", "compressed_segmentation_block_size": [8, 8, 8]}
+    scales = []
+    for shape, factor in zip(shapes, factors, strict=True):
+        resolution = [_plain(s * f * nm) for s, f in zip(grid.spacing, factor, strict=True)][::-1]
+        corner = [round(_plain(o * nm) / length) for o, length in zip(grid.origin, resolution, strict=True)]
+        scales.append(
+            {
+                "key": "_".join(f"{length:g}" for length in resolution),
+                "size": list(shape[::-1]),
+                "resolution": resolution,
+                "voxel_offset": corner,
+                "chunk_sizes": [list(chunk[::-1])],
+                **encoding,
+            }
+        )
+    return {
+        "@type": "neuroglancer_multiscale_volume",
+        "type": "segmentation",
+        "data_type": dtype,
+        "num_channels": 1,
+        "scales": scales,
+    }
+
+
+def _plain(value: float) -> float | int:
+    """Without the last digits, which conversions of units spoil, and without a fraction if there is none."""
+    value = float(f"{value:.12g}")
+    return int(value) if value.is_integer() else value

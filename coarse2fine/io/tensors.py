@@ -1,0 +1,274 @@
+"""Where chunked stores lie, and opening their arrays with tensorstore."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import tensorstore as ts
+
+from canvas import Box
+from coarse2fine.errors import OutputError, VolumeError
+
+_FAMILIES = {"zarr": "zarr", "zarr2": "zarr", "zarr3": "zarr", "n5": "n5", "precomputed": "precomputed"}
+_SCHEMES = ("file", "http", "https", "s3", "gs")
+_RETRIES = {"max_retries": 5, "initial_delay": "500ms", "max_delay": "8s"}  # the default goes on for many minutes
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_ACCESS = {"PERMISSION_DENIED", "UNAUTHENTICATED"}
+_NO_ANSWER = {"UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED"}
+_FAILURES = (ValueError, NotImplementedError, OSError)  # what tensorstore raises
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a store lies.
+
+    Attributes:
+        where: The same for a user to read and to open it again: an absolute path or a URL, with the prefix if any.
+        folder: The local path; None if it is elsewhere.
+        url: The URL without prefix; empty if the path is local.
+        family: "zarr", "n5" or "precomputed" if a prefix says so; empty otherwise.
+    """
+
+    where: str
+    folder: Path | None
+    url: str
+    family: str
+
+    @property
+    def name(self) -> str:
+        """Last part of the path, without ending."""
+        last = self.folder.name if self.folder else urlsplit(self.url).path.rstrip("/").rpartition("/")[2]
+        return re.sub(r"(\.ome)?\.(zarr|n5|precomputed|hdf5?|h5)$", "", last) or "volume"
+
+
+def parse_place(where: str) -> Place:
+    """The place that a path or URL names.
+
+    Args:
+        where: A path, ``file://``, ``http(s)://``, ``s3://`` or ``gs://``, after an optional ``zarr://``,
+            ``zarr2://``, ``zarr3://``, ``n5://`` or ``precomputed://``.
+
+    Raises:
+        VolumeError: If the URL is of another kind.
+
+    >>> parse_place("precomputed://gs://bucket/em").url
+    'gs://bucket/em'
+    """
+    scheme, mark, rest = where.partition("://")
+    family = _FAMILIES.get(scheme, "") if mark else ""
+    if not family:
+        rest = where
+    inner, mark, _ = rest.partition("://")
+    if not mark or inner == "file":
+        path = Path(unquote(urlsplit(rest).path) if mark else rest).expanduser().absolute()
+        return Place(f"{scheme}://{path}" if family else str(path), path, "", family)
+    if inner not in _SCHEMES:
+        raise VolumeError(
+            f"{where}: {inner}:// is not known here",
+            f"Use a path or one of {', '.join(f'{name}://' for name in _SCHEMES)}.",
+        )
+    return Place(where.rstrip("/"), None, rest.rstrip("/"), family)
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A place that holds keys and values, such as a folder or a bucket.
+
+    Attributes:
+        where: Name for messages.
+        kvstore: tensorstore's specification of the place; its path ends in a slash.
+        context: Cache and network settings that all arrays of the store share.
+        folder: The local folder; None if it is elsewhere.
+    """
+
+    where: str
+    kvstore: Mapping[str, Any]
+    context: ts.Context
+    folder: Path | None
+
+    def child(self, path: str) -> Store:
+        """The store at a path below this one."""
+        path = path.strip("/")
+        if not path:
+            return self
+        kvstore = dict(self.kvstore) | {"path": f"{self.kvstore['path']}{path}/"}
+        return replace(
+            self, where=f"{self.where}/{path}", kvstore=kvstore, folder=self.folder / path if self.folder else None
+        )
+
+    def read(self, key: str) -> bytes | None:
+        """The value of a key; None if there is none.
+
+        Raises:
+            VolumeError: If it cannot be read.
+        """
+        with reading(f"{self.where}/{key}"):
+            result = self._keys().read(key).result()
+        return result.value if result.state == "value" else None
+
+    def read_json(self, key: str) -> dict[str, Any] | None:
+        """The JSON object of a key; None if there is none.
+
+        Raises:
+            VolumeError: If it cannot be read or is no JSON object.
+        """
+        text = self.read(key)
+        if text is None:
+            return None
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise VolumeError(f"{self.where}/{key} is not valid JSON: {error}", "It may be damaged.") from error
+        if not isinstance(content, dict):
+            raise VolumeError(f"{self.where}/{key} is not a JSON object", "It may be damaged.")
+        return content
+
+    def write_json(self, key: str, content: Mapping[str, Any]) -> None:
+        """Sets the value of a key in one step; it is on the disk when this returns.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        with writing(f"{self.where}/{key}"):
+            self._keys().write(key, json.dumps(content, indent=1).encode()).result()
+
+    def open(
+        self, driver: str, *, write: bool = False, create: bool = False, **options: Any
+    ) -> ts.Future[ts.TensorStore]:
+        """Begins to open the array at this place.
+
+        Args:
+            driver: tensorstore's name of the format.
+            write: Whether it is opened for writing, too.
+            create: Whether it is created if it does not exist.
+            options: Further members of its specification.
+        """
+        spec = {"driver": driver, "kvstore": dict(self.kvstore), **options}
+        return ts.open(spec, context=self.context, open=True, read=True, write=write, create=create)
+
+    def fingerprint(self, key: str) -> dict[str, Any]:
+        """What changes when the value of a key does: size and time of a local file, a digest of others."""
+        if self.folder is not None:
+            return file_fingerprint(self.folder / key)
+        value = self.read(key) or b""
+        return {"size": len(value), "sha256": hashlib.sha256(value).hexdigest()}
+
+    def _keys(self) -> ts.KvStore:
+        return ts.KvStore.open(dict(self.kvstore), context=self.context).result()
+
+
+def file_fingerprint(path: Path) -> dict[str, Any]:
+    """Size and time of the last change (ns) of a file.
+
+    Raises:
+        VolumeError: If there is none.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise VolumeError(f"{path} cannot be read: {error.strerror}", "Check the path.") from error
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def open_place(place: Place, cache_bytes: int) -> Store:
+    """The store at a place; whether there is anything shows when it is read.
+
+    Args:
+        place: Where it is.
+        cache_bytes: Unpacked chunks that are kept in memory at most. Nothing checks whether they are up to date: use 0
+            for stores that other processes write.
+
+    Raises:
+        VolumeError: If the URL is not valid.
+    """
+    context = ts.Context(
+        {
+            "cache_pool": {"total_bytes_limit": cache_bytes},
+            "http_request_retries": _RETRIES,
+            "gcs_request_retries": _RETRIES,
+            "s3_request_retries": _RETRIES,
+        }
+    )
+    if place.folder is not None:
+        return Store(place.where, {"driver": "file", "path": f"{place.folder}/"}, context, place.folder)
+    with reading(place.where):
+        kvstore = dict(ts.KvStore.Spec(place.url).to_json())
+    kvstore["path"] = kvstore.get("path", "").rstrip("/") + "/"
+    if kvstore["driver"] in ("s3", "gcs"):
+        kvstore["path"] = kvstore["path"].lstrip("/")
+    return Store(place.where.rstrip("/"), kvstore, context, None)
+
+
+@contextmanager
+def reading(where: str, box: Box | None = None) -> Iterator[None]:
+    """Turns what tensorstore raises into a VolumeError.
+
+    Args:
+        where: The store and array, for messages.
+        box: The voxels (z, y, x) that are read, if any.
+    """
+    try:
+        yield
+    except _FAILURES as error:
+        code, reason, number = _telling(error)
+        place = f", voxels {box.start} to {box.stop} (z, y, x)" if box else ""
+        problem = f"{where}{place} cannot be read: {reason}"
+        if number in (errno.EACCES, errno.EPERM) or code in _NO_ACCESS:
+            remedy = "Check that you may read it; for buckets, that your credentials are set."
+        elif code in _NO_ANSWER:
+            remedy = "The server does not answer: check the address and the network, and try again."
+        elif code == "NOT_FOUND":
+            problem, remedy = f"{where}{place} does not exist", "Check the path; the store may be incomplete."
+        elif box is None:
+            remedy = "Its metadata are damaged, or of a kind that tensorstore does not read: rewrite the array."
+        else:
+            remedy = "A chunk is damaged or truncated: copy or download the store again."
+        raise VolumeError(problem, remedy) from error
+
+
+@contextmanager
+def writing(where: str) -> Iterator[None]:
+    """Turns what tensorstore raises into an OutputError.
+
+    Args:
+        where: The store and array, for messages.
+    """
+    try:
+        yield
+    except _FAILURES as error:
+        code, reason, number = _telling(error)
+        if number in _FULL or code == "RESOURCE_EXHAUSTED":
+            remedy = "Free some space, raise the quota, or write elsewhere."
+        elif code in _NO_ANSWER:
+            remedy = "The server does not answer: check the address and the network, and run again."
+        elif code == "UNIMPLEMENTED" or isinstance(error, NotImplementedError):
+            remedy = "Nothing can be written there: use a folder or a bucket (s3://, gs://)."
+        elif not number and code in ("NOT_FOUND", "FAILED_PRECONDITION", ""):
+            remedy = "Another store, or none, is at its place: name a new folder, or start the run anew."
+        else:
+            remedy = "Check that the folder or bucket exists and that you may write there."
+        raise OutputError(f"cannot write {where}: {reason}", remedy) from error
+
+
+def _telling(error: Exception) -> tuple[str, str, int]:
+    """Status code, the words that help a user, and the system's error number (0 if none) of an error."""
+    if isinstance(error, OSError):
+        return "", error.strerror or str(error), error.errno or 0
+    match = re.fullmatch(r"(?:([A-Z_]+): )?(.*)", str(error), re.DOTALL)
+    code, text = (match[1] or "", match[2]) if match else ("", str(error))
+    number = re.search(r"os_error_code='(\d+)'", text)
+    if number:
+        return code, os.strerror(int(number[1])), int(number[1])
+    text = re.split(r" \[[a-z_]+='", text)[0].replace("\x00", "/")
+    text = re.sub(r'^(Error opening "[^"]*" driver: )?(All \d+ retry attempts failed: )?', "", text)
+    return code, text, 0

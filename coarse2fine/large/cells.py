@@ -1,0 +1,248 @@
+"""Segmenting cells of a volume that is read by region: the main path, within a window around each cell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from canvas import Box, Triple, triple
+from coarse2fine.choose import find_tree
+from coarse2fine.clock import Clock
+from coarse2fine.coarse import CoarseResult, look_coarsely
+from coarse2fine.errors import ConfigError
+from coarse2fine.io import Volume
+from coarse2fine.large.window import Window, window_of
+from coarse2fine.lean import lean
+from coarse2fine.nnunet import Model
+from coarse2fine.pipeline import Pipeline
+from coarse2fine.refine import refine
+from coarse2fine.scan import Scan
+from coarse2fine.sliding import sliding_window, tiles_touching
+from coarse2fine.view import WorkingView, open_view
+from coarse2fine.writeback import LabelWriter, export_labels
+
+RIM = 4
+"""Voxels of the working grid around a cell that resampling its outputs needs; nnU-Net interpolates them linearly."""
+
+Labels = NDArray[np.unsignedinteger[Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """A volume as both networks see it; nothing of it is in memory.
+
+    Attributes:
+        pipeline: Models and settings.
+        view: The fine model's view.
+        coarse: The coarse model, prepared for inference, and its view; None in one-stage mode.
+        halo: Voxels of the volume around a cell, axes as in the file.
+    """
+
+    pipeline: Pipeline
+    view: WorkingView
+    coarse: tuple[Model, WorkingView] | None
+    halo: Triple
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CellResult:
+    """What came of a cell.
+
+    Attributes:
+        labels: Labels of ``box``, axes as in the file.
+        box: The cell and as much around it as was looked at, voxels of the volume.
+        counts: Children, selected and grown boxes, canvases and voxels that went into the fine network.
+    """
+
+    labels: Labels
+    box: Box
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    def part(self, box: Box) -> Labels:
+        """Labels of a box of the volume; background where nothing was looked at."""
+        result = np.zeros(box.shape, self.labels.dtype)
+        inside = box.clip(self.box)
+        if inside.volume:
+            result[inside.relative_to(box).slices] = self.labels[inside.relative_to(self.box).slices]
+        return result
+
+
+def open_scene(pipeline: Pipeline, levels: Sequence[Volume[Any]], scan: Scan, coarse_level: int) -> Scene:
+    """Prepare a volume for segmentation cell by cell.
+
+    Args:
+        pipeline: Models and settings.
+        levels: The volume at each of its scales, finest first, over the same region of space.
+        scan: Statistics of the finest level.
+        coarse_level: Level that the coarse network reads.
+
+    Raises:
+        ConfigError: If a setting needs the whole volume at once.
+    """
+    config, fine = pipeline.config, pipeline.fine
+    check_settings(pipeline)
+    finest = levels[0]
+    view = open_view(finest.channels, finest.grid.spacing, fine, scan=scan)
+    coarse = None
+    if config.mode != "one-stage" and pipeline.coarse is not None:
+        seen = levels[coarse_level]
+        model = lean(pipeline.coarse)
+        coarse = model, open_view(seen.channels, seen.grid.spacing, model, config.coarse.spacing, scan)
+    slot = (
+        -(-edge * before // after)
+        for edge, before, after in zip(pipeline.plan.slot, view.crop.shape, view.shape, strict=True)
+    )
+    turned = triple(slot)
+    halo = config.blocks.halo or triple(turned[axis] for axis in fine.untranspose)
+    return Scene(pipeline, view, coarse, halo)
+
+
+def check_settings(pipeline: Pipeline) -> None:
+    """Refuse settings that need the whole volume at once.
+
+    Raises:
+        ConfigError: Naming the setting.
+    """
+    config = pipeline.config
+    whole = {
+        "coarse.body_crop": config.coarse.body_crop is not None,
+        "rois.empty: one-stage": config.rois.empty == "one-stage",
+        "mode: one-stage, with a cascade": config.mode == "one-stage" and pipeline.fine.cascade,
+    }
+    for name, is_set in whole.items():
+        if is_set:
+            raise ConfigError(
+                f"{name} needs the whole volume at once, but this one is read by region",
+                "Leave it out, or convert the volume to NIfTI or .nrrd.",
+            )
+
+
+def segment_cells(scene: Scene, cores: Sequence[Box], clock: Clock) -> Iterator[CellResult]:
+    """Segment some neighbouring cells.
+
+    Args:
+        scene: The volume.
+        cores: The cells, voxels of the volume, axes as in the file.
+        clock: Books ``coarse``, ``rois``, ``assign``, ``fine`` and their network passes.
+    """
+    fine, crop = scene.pipeline.fine, scene.view.crop
+    inside = [_turn(core, fine.transpose).clip(crop).relative_to(crop) for core in cores]
+    if scene.coarse is None:
+        yield from (_one_stage(scene, core, box, clock) for core, box in zip(cores, inside, strict=True))
+        return
+    model, coarse_view = scene.coarse
+    turn = [model.untranspose[axis] for axis in fine.transpose]
+    grid = triple(coarse_view.shape[axis] for axis in turn)
+    halo = triple(scene.halo[axis] for axis in fine.transpose)
+    windows = [window_of(box, halo, crop.shape, scene.view.shape, grid) if box.volume else None for box in inside]
+    around = [window.coarse for window in windows if window]
+    looked: CoarseResult | None = None
+    if around:
+        hull = reduce(Box.hull, around)
+        wanted = _turn(hull, triple(turn.index(axis) for axis in range(3)))
+        features = scene.pipeline.chooser.features if scene.pipeline.chooser else None
+        with clock.time("coarse"):
+            looked = look_coarsely(
+                coarse_view,
+                model,
+                fine,
+                scene.pipeline.config.coarse,
+                clock,
+                lambda done, total: None,
+                bottleneck=features is not None and features.wants_coarse,
+                window=wanted,
+            )
+    for core, window in zip(cores, windows, strict=True):
+        if window is None or looked is None:
+            yield CellResult(np.zeros(core.shape, fine.labels.dtype), core)
+        else:
+            yield _segment_cell(scene, core, window, _part(looked, window.coarse.relative_to(hull)), clock)
+
+
+def _segment_cell(scene: Scene, core: Box, window: Window, coarse: CoarseResult, clock: Clock) -> CellResult:
+    """Regions of the cell -> labels of the cell and its surroundings."""
+    pipeline = scene.pipeline
+    config, fine, chooser = pipeline.config, pipeline.fine, pipeline.chooser
+    view = scene.view.within(window.working)
+    own, others = np.zeros_like(coarse.heatmap), coarse.heatmap.copy()
+    own[window.core.slices] = coarse.heatmap[window.core.slices]
+    others[window.core.slices] = 0
+    with clock.time("rois"):
+        tree = find_tree(config, pipeline.plan, own, view)
+        if chooser is None or (not tree.parents and config.fine.outside == "background"):
+            return CellResult(np.zeros(core.shape, fine.labels.dtype), core)
+        elsewhere = find_tree(config, pipeline.plan, others, view).leaves
+    refined = refine(
+        tree,
+        view,
+        fine,
+        coarse,
+        chooser,
+        config,
+        pipeline.plan,
+        clock,
+        lambda done, total: None,
+        elsewhere=[roi.box for roi in elsewhere],
+    )
+    counts = {
+        "children": len(tree.leaves),
+        "selected": len(refined.chosen),
+        "grown": refined.fine.grown,
+        "canvases": len(refined.fine.canvases),
+        "network_voxels": sum(prod(canvas.shape) for canvas in refined.fine.canvases),
+    }
+    return _result(refined.writer, scene, counts)
+
+
+def _one_stage(scene: Scene, core: Box, inside: Box, clock: Clock) -> CellResult:
+    """nnU-Net's sliding window, of which only the tiles run that touch the cell."""
+    fine, view, config = scene.pipeline.fine, scene.view, scene.pipeline.config.fine
+    if not inside.volume:
+        return CellResult(np.zeros(core.shape, fine.labels.dtype), core)
+    window = window_of(inside, (0, 0, 0), view.crop.shape, view.shape, view.shape).working
+    needed = window.grow((RIM, RIM, RIM)).clip(Box.whole(view.shape))
+    tiles = tiles_touching(needed, view.shape, fine.patch, config.tile_step)
+    hull = reduce(Box.hull, tiles)
+    with clock.time("fine"):
+        data = view.read(hull)
+        with clock.time("fine.network"):
+            logits = sliding_window(
+                lean(fine),
+                data,
+                tile_step=config.tile_step,
+                mirroring=config.mirroring,
+                corners=[tile.relative_to(hull).start for tile in tiles],
+            )
+        writer = LabelWriter(view.within(window), fine)
+        held = logits[(slice(None), *needed.relative_to(hull).slices)].numpy()
+        export_labels(writer, fine, held, needed)
+    voxels = len(tiles) * prod(fine.patch)
+    return _result(writer, scene, {"canvases": len(tiles), "network_voxels": voxels})
+
+
+def _result(writer: LabelWriter, scene: Scene, counts: Mapping[str, int]) -> CellResult:
+    fine, crop = scene.pipeline.fine, scene.view.crop
+    whole = writer.region == Box.whole(crop.shape)
+    box = Box.whole(scene.view.full) if whole else writer.region.shift(crop.start)
+    return CellResult(writer.finish(), _turn(box, fine.untranspose), counts)
+
+
+def _part(coarse: CoarseResult, box: Box) -> CoarseResult:
+    """The coarse result in a box of its own grid."""
+    kept = coarse.bottleneck
+    if kept is not None:
+        origin = triple(a - b for a, b in zip(kept.origin, box.start, strict=True))
+        kept = replace(kept, origin=origin, grid=box.shape)
+    logits = coarse.logits[(slice(None), *box.slices)]
+    return CoarseResult(logits, coarse.heatmap[box.slices], coarse.model, kept)
+
+
+def _turn(box: Box, axes: Triple) -> Box:
+    """A box with other axis order: axis i of the result is ``axes[i]`` of the box."""
+    return Box(triple(box.start[axis] for axis in axes), triple(box.stop[axis] for axis in axes))

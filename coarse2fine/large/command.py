@@ -1,0 +1,170 @@
+"""The part of ``c2f-infer`` that segments volumes in stores."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from coarse2fine.config import Config
+from coarse2fine.errors import ConfigError
+from coarse2fine.io import atomic_write, check_writable
+from coarse2fine.large.engine import Engine, in_process, on_cluster
+from coarse2fine.large.output import Output, plan_output
+from coarse2fine.large.run import Progress, Settings, StoreReport, segment_store
+from coarse2fine.large.source import Source
+from coarse2fine.large.work import remove_work
+from coarse2fine.region import parse_region
+from coarse2fine.text import plain
+
+_UNITS = ("nm", "um", "mm")
+_ONLY_STORES = {
+    "array": "--array",
+    "spacing": "--spacing",
+    "unit": "--unit",
+    "region": "--region",
+    "instances": "--instances",
+    "workers": "--workers",
+    "scheduler": "--scheduler",
+    "work": "--work",
+    "restart": "--restart",
+    "skip_failed": "--skip-failed",
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that count for volumes in stores."""
+    group = parser.add_argument_group(
+        "volumes larger than memory",
+        "for HDF5 in CREMI's layout, zarr, OME-NGFF, N5 and neuroglancer precomputed, as folders or URLs; results end "
+        "in .zarr or .hdf, or begin with precomputed://",
+    )
+    add = group.add_argument
+    add("--region", metavar="Z0:Z1,Y0:Y1,X0:X1", help="only this part, in voxels or with a unit, as 0:2000nm,:,:")
+    add("--instances", action="store_true", help="number connected objects, across blocks; always so for .hdf")
+    add("--array", metavar="NAME", help="array inside of the store, such as volumes/raw")
+    add("--spacing", type=_three, metavar="Z,Y,X", help="voxel size, where the store does not say it")
+    add("--unit", choices=_UNITS, help="its unit")
+    where = group.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=int, metavar="N", help="run on N processes of this machine (Dask)")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="run on a Dask cluster, such as tcp://host:8786")
+    add("--work", type=Path, metavar="DIR", help="folder that lets a killed run resume (default: OUTPUT.c2f-work)")
+    add("--restart", action="store_true", help="give up what an earlier run left in the work folder")
+    add("--skip-failed", action="store_true", help="finish without blocks that cannot be done, as background")
+
+
+def refuse_options(options: argparse.Namespace) -> None:
+    """Refuse options that have no meaning for files that are read as a whole.
+
+    Raises:
+        ConfigError: Naming the first of them.
+    """
+    for name, option in _ONLY_STORES.items():
+        if getattr(options, name) not in (None, False):
+            raise ConfigError(
+                f"{option} needs a volume that is read by region, and {options.input} is none",
+                "Leave it out, or store the volume as zarr, N5, neuroglancer precomputed or CREMI HDF5.",
+            )
+
+
+def infer_store(options: argparse.Namespace, config: Config, console: Console) -> None:
+    """Segment a volume in a store.
+
+    Raises:
+        C2FError: If anything is wrong; what is done is kept, and the same command goes on from there.
+    """
+    source = Source(options.input, options.array, options.spacing, options.unit)
+    if options.region:
+        grid = source.open()[0].levels[0].grid
+        source = dataclasses.replace(source, region=parse_region(options.region, grid))
+    work = (options.work or default_work(options.output)).absolute()
+    output = plan_output(
+        options.output, objects=options.instances, overwrite=options.overwrite, inputs=options.input, work=work
+    )
+    if options.report:
+        check_writable(options.report, options.overwrite)
+    settings = Settings(options.trust_checkpoint, skip_failed=options.skip_failed, restart=options.restart)
+    with pick_engine(options) as engine, show_phases(console, engine) as progress:
+        report = segment_store(config, source, output, work, engine, settings, progress)
+    if options.report:
+        with atomic_write(options.report) as temporary:
+            temporary.write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n", encoding="utf-8")
+    remove_work(work)
+    for warning in report.warnings:
+        console.print(plain(f"warning: {warning}"), style="yellow", soft_wrap=True)
+    for failure in report.failures:
+        console.print(plain(f"left background: {failure.where}: {failure.message}"), style="yellow", soft_wrap=True)
+    if console.is_terminal:
+        print_report(report, output, console)
+
+
+def default_work(output: str) -> Path:
+    """The work folder beside an output; below the current folder for a URL."""
+    name = output.removeprefix("precomputed://").rstrip("/")
+    if "://" in name:
+        return Path(f"{name.rsplit('/', 1)[-1]}.c2f-work")
+    return Path(f"{name}.c2f-work").expanduser()
+
+
+def pick_engine(options: argparse.Namespace) -> Engine:
+    """Where blocks are done."""
+    if options.workers is None and options.scheduler is None:
+        return in_process()
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return on_cluster(workers=options.workers, scheduler=options.scheduler, gpus=gpus)
+
+
+@contextmanager
+def show_phases(console: Console, engine: Engine) -> Iterator[Progress]:
+    """A bar for each phase, and where to watch a cluster; nothing unless stderr is a terminal."""
+    columns = (
+        TextColumn("{task.description:<12}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    if engine.dashboard and console.is_terminal:
+        console.print(plain(f"dashboard: {engine.dashboard}"))
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase, total=total)
+            bars.update(tasks[phase], completed=done, total=total)
+
+        yield progress
+
+
+def print_report(report: StoreReport, output: Output, console: Console) -> None:
+    """A few lines that say what happened."""
+    counts = report.counts
+    table = Table(title=plain(str(report.volume["where"])), title_justify="left", show_header=False, box=None)
+    table.add_row("seconds", ", ".join(f"{phase} {value:.1f}" for phase, value in report.seconds.items()))
+    cells = " x ".join(str(len(edges) - 1) for edges in report.layout["cells"])
+    table.add_row("volume", f"{counts['voxels'] / 1e6:.1f} million voxels in {cells} cells")
+    table.add_row("boxes", f"{counts.get('selected', 0)} selected of {counts.get('children', 0)}")
+    seen = counts.get("network_voxels", 0) / max(counts["voxels"], 1)
+    table.add_row("canvases", f"{counts.get('canvases', 0)}, {seen:.2f} fine network voxels per voxel of the volume")
+    if output.objects:
+        table.add_row("objects", str(counts.get("objects", 0)))
+    table.add_row("written", plain(output.where))
+    console.print(table)
+
+
+def _three(text: str) -> tuple[float, float, float]:
+    try:
+        z, y, x = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers Z,Y,X") from error
+    return z, y, x

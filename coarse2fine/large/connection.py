@@ -1,0 +1,168 @@
+"""Dask clusters: joining one that runs, and starting one on this machine whose processes never outlive this one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from typing import TYPE_CHECKING
+
+from coarse2fine.errors import C2FError
+
+if TYPE_CHECKING:
+    from distributed import Client, Nanny, SpecCluster
+
+_CONNECT_S = 10.0  # for the scheduler to answer
+_CLOSE_S = 1.0  # for busy workers, before they are killed: what they have in hand will be done again
+_QUIET = logging.CRITICAL + 1
+_LOGGERS = ("distributed", "tornado", "asyncio", "bokeh")
+_DASHBOARD = "127.0.0.1:8787"  # Dask's usual port, but for this machine only: it has no password
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A running cluster.
+
+    Attributes:
+        client: Dask's client.
+        nannies: The watchmen of workers that were started here; empty if others started them.
+        dashboard: Address of its page.
+    """
+
+    client: Client
+    nannies: Sequence[Nanny]
+    dashboard: str | None
+
+
+def join_cluster(stack: ExitStack, address: str) -> Connection:
+    """Connects to a scheduler that others started."""
+    from distributed import Client
+
+    stack.enter_context(_quiet())
+    try:
+        client = Client(address, timeout=_CONNECT_S, set_as_default=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise C2FError(
+            f"no Dask scheduler answers at {address!r} ({error or type(error).__name__})",
+            "Check that it runs and can be reached from here; addresses look like tcp://HOST:8786.",
+        ) from error
+    stack.callback(_close_client, client)
+    return Connection(client, (), client.dashboard_link or None)
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """Worker processes on this machine; arguments as of ``on_cluster``."""
+
+    threads: int
+    gpus: int
+    memory_limit: int | str
+
+    def start(self, stack: ExitStack, count: int) -> Connection:
+        """Starts a scheduler within this process, and workers in processes of their own."""
+        import dask
+        from distributed import Client, Nanny, Scheduler, SpecCluster
+
+        stack.enter_context(_quiet())
+        stack.enter_context(
+            dask.config.set(
+                {
+                    "distributed.scheduler.worker-ttl": None,  # a block may hold Python's lock for long; death is seen
+                    "distributed.deploy.lost-worker-timeout": "1 hour",  # importing all again may take its time
+                }
+            )
+        )
+        scheduler = {
+            "host": "127.0.0.1",
+            "dashboard_address": _DASHBOARD,
+            "allowed_failures": 0,  # who was killed is tried again by us, alone
+        }
+        worker = {
+            "host": "127.0.0.1",
+            "nthreads": self.threads,
+            "memory_limit": self.memory_limit,
+            "silence_logs": _QUIET,
+        }
+        devices = _devices(self.gpus)
+        workers = {
+            index: {"cls": Nanny, "options": {**worker, "env": _pinned(devices, index)}} for index in range(count)
+        }
+        try:
+            with _interrupts_held(), warnings.catch_warnings(action="ignore"):  # such as for a port that is taken
+                cluster = SpecCluster(workers=workers, scheduler={"cls": Scheduler, "options": scheduler})
+                stack.callback(_stop, cluster)
+                client = Client(cluster, timeout=_CONNECT_S, set_as_default=False)
+                stack.callback(_close_client, client)
+        except (OSError, RuntimeError) as error:
+            raise C2FError(
+                f"cannot start {count} worker processes: {error}", "Use fewer workers (--workers)."
+            ) from error
+        return Connection(client, tuple(cluster.workers.values()), cluster.dashboard_link or None)
+
+
+def _devices(count: int) -> list[str]:
+    """What CUDA calls the GPUs that this process sees."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [name.strip() for name in visible.split(",")] if visible else []
+    return names[:count] if len(names) >= count else [str(index) for index in range(count)]
+
+
+def _pinned(devices: Sequence[str], index: int) -> dict[str, str]:
+    """The environment of a worker. CUDA reads it once per process, when the first GPU is used."""
+    return {"CUDA_VISIBLE_DEVICES": devices[index % len(devices)]} if devices else {}
+
+
+def _stop(cluster: SpecCluster) -> None:
+    """Ends the workers, also busy ones, and the scheduler."""
+
+    async def close() -> None:
+        await asyncio.gather(*(nanny.close(timeout=_CLOSE_S) for nanny in cluster.workers.values()))
+
+    with suppress(Exception):  # they die with this process at the latest
+        cluster.sync(close)
+    with suppress(Exception):
+        cluster.close(timeout=10 * _CLOSE_S)
+
+
+def _close_client(client: Client) -> None:
+    with suppress(Exception):
+        client.close(timeout=10 * _CLOSE_S)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Holds Ctrl-C back for a moment; threads and processes that are started meanwhile never see it.
+
+    The terminal sends it to all of them. Only this process is meant; it stops the others itself.
+    """
+    resource_tracker.ensure_running()  # or the first process starts it, and that lets signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Dask's log off the terminal: losing a worker is our message to give."""
+    names = [
+        name
+        for name in logging.root.manager.loggerDict
+        if name in _LOGGERS or name.startswith(tuple(f"{top}." for top in _LOGGERS))
+    ]
+    loggers = [logging.getLogger(name) for name in {*_LOGGERS, *names}]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(_QUIET)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,72 @@
+"""What a run is, in a form that any process can work on: small, and opened once per process."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+
+from canvas import Box
+from coarse2fine.allocator import keep_freed_memory
+from coarse2fine.config import Config
+from coarse2fine.io import LabelSpec, LabelStore, open_labels
+from coarse2fine.large.cells import Scene, open_scene
+from coarse2fine.large.lattice import Lattice
+from coarse2fine.large.source import Source
+from coarse2fine.large.work import WorkFolder
+from coarse2fine.pipeline import Pipeline
+from coarse2fine.scan import Scan
+
+SCAN = "scan.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run over one volume.
+
+    Attributes:
+        config: All settings.
+        trust: Whether checkpoints may run code while they are loaded.
+        source: The input.
+        lattice: How it is divided.
+        axes: Axes along which the scan keeps the extremes of each slice.
+        coarse_level: Scale level that the coarse network reads.
+        labels: Where labels are written, cell by cell; the result itself unless objects are wanted.
+        ids: Where objects are numbered within their cells; None if objects are not wanted.
+        result: What becomes the output.
+        work: Everything else that processes tell each other.
+    """
+
+    config: Config
+    trust: bool
+    source: Source
+    lattice: Lattice
+    axes: tuple[int, ...]
+    coarse_level: int
+    labels: LabelSpec
+    ids: LabelSpec | None
+    result: LabelSpec
+    work: WorkFolder
+
+    def where(self, box: Box) -> str:
+        """Where voxels of the region lie, for people: in voxels of the input."""
+        start = (0, 0, 0) if self.source.region is None else self.source.region.start
+        moved = box.shift(start)
+        ends = (f"{a}:{b}" for a, b in zip(moved.start, moved.stop, strict=True))
+        return f"voxels {','.join(ends)} (z, y, x)"
+
+
+# Each process works on one job, block after block: models are loaded and stores opened for the first.
+@lru_cache(maxsize=1)
+def scene_of(job: Job) -> Scene:
+    """The volume as both networks see it."""
+    keep_freed_memory()
+    scan = Scan.from_dict(json.loads(job.work.path(SCAN).read_text()))
+    pipeline = Pipeline.from_config(job.config, trust_checkpoint=job.trust)
+    return open_scene(pipeline, job.source.open()[1], scan, job.coarse_level)
+
+
+@lru_cache(maxsize=4)
+def store_of(spec: LabelSpec) -> LabelStore:
+    """An open label volume."""
+    return open_labels(spec)

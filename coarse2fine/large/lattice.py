@@ -1,0 +1,99 @@
+"""How a volume is divided: cells, of which blocks are made.
+
+A *cell* is the unit of the method: regions are found, chosen and packed within one cell, and each voxel's label is
+written by the cell that holds it. A *block*, a group of cells, is the unit of work: read, run, resumed and reported as
+one. So results depend on the cells, which the settings fix, and not on how they are grouped, ordered or distributed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from canvas import Box, Triple, triple
+
+
+@dataclass(frozen=True, slots=True)
+class Lattice:
+    """Cells and blocks of a volume.
+
+    Attributes:
+        edges: For each axis (z, y, x), where cells begin, and the volume's end.
+        per_block: Cells of a block along each axis.
+    """
+
+    edges: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    per_block: Triple = (1, 1, 1)
+
+    @property
+    def shape(self) -> Triple:
+        """Voxels of the volume."""
+        return triple(edges[-1] for edges in self.edges)
+
+    @property
+    def size(self) -> Triple:
+        """Cells along each axis."""
+        return triple(len(edges) - 1 for edges in self.edges)
+
+    def cells(self) -> list[Triple]:
+        """Indices of all cells, in scan order."""
+        return list(_indices(Box.whole(self.size)))
+
+    def blocks(self) -> list[Triple]:
+        """Indices of all blocks, in scan order."""
+        count = (-(-size // per) for size, per in zip(self.size, self.per_block, strict=True))
+        return list(_indices(Box.whole(count)))
+
+    def cells_of(self, block: Triple) -> list[Triple]:
+        """Indices of a block's cells, in scan order."""
+        start = [index * per for index, per in zip(block, self.per_block, strict=True)]
+        return list(_indices(Box.of(start, self.per_block).clip(Box.whole(self.size))))
+
+    def core(self, cell: Triple) -> Box:
+        """The voxels of a cell."""
+        pairs = [(edges[index], edges[index + 1]) for edges, index in zip(self.edges, cell, strict=True)]
+        return Box(triple(pair[0] for pair in pairs), triple(pair[1] for pair in pairs))
+
+    def extent(self, block: Triple) -> Box:
+        """The voxels of a block."""
+        cells = self.cells_of(block)
+        return self.core(cells[0]).hull(self.core(cells[-1]))
+
+    def touching(self, box: Box) -> Iterator[Triple]:
+        """Indices of the cells that a box has voxels in, in scan order."""
+        return (cell for cell in self._around(box) if self.core(cell).intersection(box))
+
+    def _around(self, box: Box) -> Iterator[Triple]:
+        ranges = []
+        for edges, low, high in zip(self.edges, box.start, box.stop, strict=True):
+            hit = [index for index in range(len(edges) - 1) if edges[index] < high and edges[index + 1] > low]
+            ranges.append(hit)
+        return (triple(cell) for cell in itertools.product(*ranges))
+
+
+def plan_lattice(shape: Triple, cell: Triple, chunk: Triple, per_block: Triple = (1, 1, 1)) -> Lattice:
+    """Divide a volume into cells of about the same size whose edges are those of storage chunks.
+
+    Args:
+        shape: Voxels of the volume.
+        cell: About the size of a cell.
+        chunk: Storage chunk of the result: two cells must never share one.
+        per_block: Cells of a block along each axis.
+
+    >>> plan_lattice((80, 100, 100), (64, 50, 60), (16, 16, 16)).edges
+    ((0, 80), (0, 48, 100), (0, 48, 100))
+    """
+    z, y, x = (_edges(*sizes) for sizes in zip(shape, cell, chunk, strict=True))
+    return Lattice((z, y, x), per_block)
+
+
+def _edges(size: int, cell: int, chunk: int) -> tuple[int, ...]:
+    count = max(1, round(size / cell))
+    inner = {round(index * size / count / chunk) * chunk for index in range(1, count)}
+    return (0, *sorted(edge for edge in inner if 0 < edge < size), size)
+
+
+def _indices(box: Box) -> Iterator[Triple]:
+    ranges = (range(a, b) for a, b in zip(box.start, box.stop, strict=True))
+    return (triple(index) for index in itertools.product(*ranges))

@@ -1,0 +1,158 @@
+"""Objects of the whole volume: connected voxels of one label get one number, across cells and blocks.
+
+First the cells number their own objects, each looking one voxel into the cells that follow it. Then objects that share
+such a voxel are one. Only objects at faces of cells take part in this, so that the table of them stays small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from canvas import Box, Triple, triple
+from coarse2fine.components import label_components
+from coarse2fine.io import LabelStore, atomic_write
+from coarse2fine.large.job import Job, store_of
+from coarse2fine.large.lattice import Lattice
+from coarse2fine.large.segment import name_of
+from coarse2fine.large.work import Key
+
+Numbers = NDArray[np.uint64]
+
+FIRST = "first.npy"
+"""What ``first_numbers`` gives."""
+TABLE = "objects.npy"
+"""Numbers of objects that have others, and the lowest number of each one's set; shape (2, n), sorted by the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class NumberCell:
+    """Numbers the objects of a cell from 1; the same labels give the same numbers."""
+
+    job: Job
+
+    def __call__(self, key: Key) -> Mapping[str, Any]:
+        """Writes the numbers; those of the voxels in following cells go into a file.
+
+        Returns:
+            ``objects``: how many numbers the cell gave.
+        """
+        cell, lattice = triple(key), self.job.lattice
+        core = lattice.core(cell)
+        seen = Box(core.start, triple(min(b + 1, end) for b, end in zip(core.stop, lattice.shape, strict=True)))
+        labels = store_of(self.job.labels).read(seen)
+        found = label_components(labels) if labels.any() else np.zeros(seen.shape, np.uint32)
+        numbers = found[tuple(slice(edge) for edge in seen.shape)]
+        inner = core.relative_to(seen).slices
+        if self.job.ids is None:
+            raise ValueError("this job numbers no objects")
+        store_of(self.job.ids).write(core, numbers[inner].astype(np.uint32))
+        outer = numbers.copy()
+        outer[inner] = 0
+        places = np.argwhere(outer)
+        path = self.job.work.path(f"faces/{name_of(cell)}.npz")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temp, temp.open("wb") as stream:
+            np.savez_compressed(stream, places=places + core.start, numbers=outer[tuple(places.T)])
+        return {"objects": int(numbers.max(initial=0))}
+
+
+@dataclass(frozen=True, slots=True)
+class PairCell:
+    """Which objects of a cell go on in the cells that follow it."""
+
+    job: Job
+
+    def __call__(self, key: Key) -> Mapping[str, Any]:
+        """Returns ``pairs`` of numbers, unique in the volume, that are one object."""
+        cell, lattice = triple(key), self.job.lattice
+        with np.load(self.job.work.path(f"faces/{name_of(cell)}.npz"), allow_pickle=False) as faces:
+            places, numbers = faces["places"], faces["numbers"].astype(np.int64)
+        if not len(places) or self.job.ids is None:
+            return {"pairs": []}
+        store = store_of(self.job.ids)
+        others = lattice.touching(Box(triple(places.min(0)), triple(places.max(0) + 1)))
+        pairs = [self._pairs_with(other, cell, places, numbers, store) for other in others if other != cell]
+        return {"pairs": np.unique(np.concatenate(pairs), axis=0).tolist() if pairs else []}
+
+    def _pairs_with(
+        self, other: Triple, cell: Triple, places: NDArray[np.int64], numbers: NDArray[np.int64], store: LabelStore
+    ) -> NDArray[np.int64]:
+        core = self.job.lattice.core(other)
+        here = ((places >= core.start) & (places < core.stop)).all(axis=1)
+        if not here.any():
+            return np.zeros((0, 2), np.int64)
+        inside = places[here]
+        box = Box(triple(inside.min(0)), triple(inside.max(0) + 1))
+        theirs = store.read(box)[tuple((inside - box.start).T)].astype(np.int64)
+        first = _first_numbers(self.job)
+        return np.stack([numbers[here] + first[cell], theirs + first[other]], axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class RenumberCell:
+    """Gives the objects of a cell their final numbers."""
+
+    job: Job
+
+    def __call__(self, key: Key) -> Mapping[str, Any]:
+        """Writes the cell's part of the result."""
+        cell = triple(key)
+        core = self.job.lattice.core(cell)
+        if self.job.ids is None:
+            raise ValueError("this job numbers no objects")
+        numbers = store_of(self.job.ids).read(core).astype(np.uint64)
+        numbers[numbers != 0] += _first_numbers(self.job)[cell].astype(np.uint64)
+        table = np.load(self.job.work.path(TABLE), mmap_mode="r")
+        if numbers.any() and table.shape[1]:
+            names, where = np.unique(numbers, return_inverse=True)
+            place = np.minimum(np.searchsorted(table[0], names), table.shape[1] - 1)
+            names = np.where(table[0][place] == names, table[1][place], names)
+            numbers = names[where].reshape(core.shape)
+        store_of(self.job.result).write(core, numbers)
+        return {}
+
+
+def first_numbers(lattice: Lattice, counts: Mapping[Key, int]) -> NDArray[np.int64]:
+    """For each cell what its own numbers are added to, so that they become unique in the volume.
+
+    Args:
+        lattice: Its order of cells is that of the numbers.
+        counts: Numbers that each cell gave.
+
+    Returns:
+        One entry for each cell, of the lattice's size.
+    """
+    given = np.array([counts[cell] for cell in lattice.cells()], np.int64)
+    return (np.cumsum(given) - given).reshape(lattice.size)
+
+
+def _first_numbers(job: Job) -> NDArray[np.int64]:
+    return np.load(job.work.path(FIRST), mmap_mode="r")
+
+
+def join_objects(pairs: Sequence[Sequence[int]]) -> Numbers:
+    """The table of objects that are parts of larger ones.
+
+    Args:
+        pairs: Two numbers that are one object, each.
+
+    Returns:
+        See ``TABLE``.
+    """
+    if not len(pairs):
+        return np.zeros((2, 0), np.uint64)
+    edges = np.asarray(pairs, np.int64)
+    names, where = np.unique(edges, return_inverse=True)
+    ends = where.reshape(edges.shape)
+    graph = coo_array((np.ones(len(edges), np.bool_), (ends[:, 0], ends[:, 1])), shape=(len(names), len(names)))
+    _, group = connected_components(graph, directed=False)
+    lowest = np.full(group.max() + 1, np.iinfo(np.int64).max)
+    np.minimum.at(lowest, group, names)
+    return np.stack([names, lowest[group]]).astype(np.uint64)

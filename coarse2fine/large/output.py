@@ -1,0 +1,174 @@
+"""What a run writes: formats, where it takes shape, and how it appears at its place in one step."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from canvas import Box
+from coarse2fine.errors import ConfigError, OutputError
+from coarse2fine.io import LabelSpec, LabelStore, check_writable, open_labels, write_cremi
+from coarse2fine.large.source import Source
+from coarse2fine.large.work import WorkFolder
+
+_PRECOMPUTED = "precomputed://"
+_HDF5 = (".hdf", ".h5", ".hdf5")
+_SECTIONS = 16  # that are converted at once for HDF5
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The output of a run.
+
+    Attributes:
+        where: Path or URL.
+        format: ``zarr`` (OME-NGFF 0.5), ``precomputed`` (neuroglancer) or ``cremi`` (HDF5).
+        objects: Whether connected voxels of a label get a number of their own, in place of the label.
+        overwrite: Whether something that is there already may be replaced.
+    """
+
+    where: str
+    format: Literal["zarr", "precomputed", "cremi"]
+    objects: bool = False
+    overwrite: bool = False
+
+    @property
+    def path(self) -> Path | None:
+        """Where it is on this machine's file system; None for a URL."""
+        return None if "://" in self.where else Path(self.where).expanduser().absolute()
+
+    @property
+    def name(self) -> str:
+        """Name of the result."""
+        return self.where.rstrip("/").rsplit("/", 1)[-1].split(".")[0] or "labels"
+
+    @property
+    def store_format(self) -> Literal["zarr", "precomputed"]:
+        """Format of the store in which the result takes shape."""
+        return "precomputed" if self.format == "precomputed" else "zarr"
+
+    @property
+    def pyramid(self) -> bool:
+        """Whether the format has room for coarser levels."""
+        return self.format != "cremi"
+
+    def staged(self, work: WorkFolder) -> str:
+        """Where the result takes shape: in the work folder, or, behind a URL, at its own place without metadata."""
+        return str(work.path("result")) if self.path else self.where
+
+    def describe(self) -> Mapping[str, Any]:
+        """For the manifest."""
+        return {"where": self.where, "format": self.format, "objects": self.objects}
+
+
+def plan_output(where: str, *, objects: bool, overwrite: bool, inputs: str, work: Path) -> Output:
+    """Decide the format by the name, and find out before a long run whether the result can be written.
+
+    Args:
+        where: Ends in .zarr, .hdf, .h5 or .hdf5, or begins with ``precomputed://``.
+        objects: Whether objects are numbered; always so in HDF5, whose layout has no other labels.
+        overwrite: Whether something that is there may be replaced.
+        inputs: The input, which must be neither in the output nor around it.
+        work: Work folder.
+
+    Raises:
+        OutputError: If it cannot be written there.
+        ConfigError: If the name says no format.
+    """
+    precomputed = where.startswith(_PRECOMPUTED)
+    name = where.removeprefix(_PRECOMPUTED).rstrip("/")
+    if precomputed:
+        output = Output(name, "precomputed", objects, overwrite)
+    elif name.endswith(_HDF5) and "://" not in name:
+        output = Output(name, "cremi", True, overwrite)
+    elif name.endswith(".zarr"):
+        output = Output(name, "zarr", objects, overwrite)
+    else:
+        raise ConfigError(
+            f"{where}: no format for the result of a volume that is read by region",
+            "Name a folder or URL ending in .zarr, a file ending in .hdf, or precomputed://FOLDER.",
+        )
+    path = output.path
+    if path is None:
+        return output
+    source = None if "://" in inputs else Path(inputs).expanduser().resolve()
+    for one, other in ((path.resolve(), source), (source, path.resolve())):
+        if one and other and one.is_relative_to(other):
+            raise OutputError(f"the output {path} and the input {inputs} lie in each other", "Choose another output.")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists already", "Use --overwrite to replace it, or choose another name.")
+    if path.is_dir() and not _is_result(path):
+        raise OutputError(f"{path} is a folder, but no result of an earlier run", "Choose another name.")
+    check_writable(path.with_name(f"{path.name}.c2f"), overwrite=True)  # its folder takes files
+    work.parent.mkdir(parents=True, exist_ok=True)
+    if work.parent.stat().st_dev != path.parent.stat().st_dev:
+        raise OutputError(
+            f"the work folder {work} and the output {path} are on different disks",
+            "Put the work folder (--work) onto the output's: the result is moved to its place in one step.",
+        )
+    return output
+
+
+def publish(output: Output, spec: LabelSpec, work: WorkFolder, source: Source) -> None:
+    """Make the finished result appear at its place; may be repeated after a crash.
+
+    Args:
+        output: The place.
+        spec: Where the result took shape.
+        work: The work folder.
+        source: The input, whose attributes HDF5 results keep.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    path = output.path
+    if output.format == "cremi" and path is not None:
+        write_cremi(path, _slabs(open_labels(spec)), spec.grid, attributes=source.attributes())
+        return
+    staged = Path(spec.where)
+    if path is not None and not staged.exists() and path.exists():
+        return  # moved already, before a crash
+    open_labels(spec).finish()
+    if path is None:
+        return
+    try:
+        _sync_tree(staged)
+        if path.exists():
+            old = work.path("replaced")
+            with suppress(FileNotFoundError):
+                shutil.rmtree(old)
+            path.rename(old)
+        staged.rename(path)
+    except OSError as error:
+        raise OutputError(
+            f"cannot move the result to {path}: {error.strerror}", "Check that you may write there, and run again."
+        ) from error
+
+
+def _slabs(store: LabelStore) -> Iterator[NDArray[np.unsignedinteger[Any]]]:
+    depth, height, width = store.spec.grid.shape
+    step = min(_SECTIONS, store.spec.chunk[0])
+    for start in range(0, depth, step):
+        yield store.read(Box((start, 0, 0), (min(start + step, depth), height, width)))
+
+
+def _is_result(path: Path) -> bool:
+    """Whether a folder is something that this module may replace: a chunked array store, or empty."""
+    return not any(path.iterdir()) or any((path / name).is_file() for name in ("zarr.json", "info"))
+
+
+def _sync_tree(folder: Path) -> None:
+    """Names of a store's metadata must be on the disk before the store is moved."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,346 @@
+"""The main path for a volume that is read by region: a store goes in, a store comes out."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from canvas import Box, Triple, triple
+from coarse2fine.config import Config
+from coarse2fine.errors import C2FError, VolumeError
+from coarse2fine.features import feature_model_fingerprint
+from coarse2fine.io import Grid, LabelSpec, Volume, create_labels, pyramid_factors
+from coarse2fine.large.cells import check_settings
+from coarse2fine.large.engine import Engine, Failure, Task, run_phase
+from coarse2fine.large.job import SCAN, Job, store_of
+from coarse2fine.large.lattice import Lattice, plan_lattice
+from coarse2fine.large.objects import FIRST, TABLE, NumberCell, PairCell, RenumberCell, first_numbers, join_objects
+from coarse2fine.large.output import Output, publish
+from coarse2fine.large.segment import MergeCell, ScanBlock, SegmentBlock, write_json
+from coarse2fine.large.source import Source, chunk_of, identity_of, pick_level
+from coarse2fine.large.work import Key, Manifest, WorkFolder, open_work
+from coarse2fine.nnunet import Model
+from coarse2fine.pipeline import Pipeline
+from coarse2fine.report import peak_memory_mb, versions
+from coarse2fine.resample import separate_axis
+from coarse2fine.scan import Scan, join_scans
+from coarse2fine.view import spacing_doubts
+
+Progress = Callable[[str, int, int], None]
+"""Called with (phase, done, total)."""
+
+PATCHES_PER_CELL = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a run is done; none of this changes its result.
+
+    Attributes:
+        trust: Whether checkpoints may run code while they are loaded.
+        retries: How often a block that fails is tried again.
+        skip_failed: Whether to finish without blocks that keep failing, which then are background.
+        restart: Whether to give up what an earlier run has done.
+    """
+
+    trust: bool = False
+    retries: int = 2
+    skip_failed: bool = False
+    restart: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoreReport:
+    """What a run did.
+
+    Attributes:
+        volume: Identity of the input.
+        layout: Cells, blocks and scale levels.
+        seconds: Wall time by phase, of this command only if it resumed another.
+        work_s: Time inside of blocks by stage, summed over all blocks, whoever did them.
+        counts: Voxels, children, selected and grown boxes, canvases, voxels that went into the fine network, objects.
+        failures: Blocks that were given up.
+        warnings: What the user should know.
+        peak_memory_mb: Of this process.
+        config: All settings.
+        versions: Of this package and what it stands on.
+    """
+
+    volume: Mapping[str, Any]
+    layout: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    work_s: Mapping[str, float]
+    counts: Mapping[str, int]
+    failures: tuple[Failure, ...]
+    warnings: tuple[str, ...]
+    peak_memory_mb: Mapping[str, float]
+    config: Mapping[str, Any]
+    versions: Mapping[str, str] = field(default_factory=versions)
+
+
+class UnfinishedError(C2FError):
+    """Some blocks could not be done; the others are kept."""
+
+
+def segment_store(
+    config: Config,
+    source: Source,
+    output: Output,
+    work: Path,
+    engine: Engine,
+    settings: Settings = Settings(),
+    progress: Progress = lambda phase, done, total: None,
+) -> StoreReport:
+    """Segment a volume in a store, block by block, and write labels or objects into another.
+
+    A run that was cut short goes on where it was when it is called again with the same arguments.
+
+    Args:
+        config: All settings.
+        source: The input.
+        output: What is written.
+        work: Work folder, for what must outlive a crash; all processes see it. It stays; whoever called removes it.
+        engine: Where blocks are done; entered already.
+        settings: How.
+        progress: Told about every finished block.
+
+    Raises:
+        C2FError: If anything is wrong with the input, the models, the settings or the output.
+        UnfinishedError: If blocks kept failing; all others are done and kept.
+    """
+    began = time.perf_counter()
+    scales, levels = source.open()
+    pipeline = Pipeline.from_config(config, trust_checkpoint=settings.trust)
+    check_settings(pipeline)
+    lattice = plan_cells(pipeline, levels[0])
+    level = coarse_level_of(pipeline, levels)
+    layout = {
+        "cells": [list(edges) for edges in lattice.edges],
+        "per_block": list(lattice.per_block),
+        "coarse_level": level,
+        "output": output.describe(),
+    }
+    identity = identity_of(scales, source.region)
+    models = {role: _fingerprints(model) for role, model in _models(pipeline).items()}
+    manifest = Manifest(config.to_dict(), identity, models, versions()["coarse2fine"], layout)
+    run = _Run(engine, settings, progress)
+    with open_work(work, manifest, restart=settings.restart) as folder:
+        job = plan_job(config, settings, source, output, levels, lattice, level, pipeline, folder)
+        for spec in {job.labels, job.result, *([job.ids] if job.ids else [])}:
+            create_labels(spec)
+        _scan(run, job)
+        cells = lattice.cells()
+        segmented = run.phase(job, "segment", SegmentBlock(job), lattice.blocks(), lattice.extent)
+        receivers = {triple(cell) for payload in segmented.values() for cell in payload["to"]}
+        run.phase(job, "merge", MergeCell(job), sorted(receivers), lattice.core)
+        objects = _number_objects(run, job, cells) if job.ids else 0
+        _build_pyramid(run, job)
+        with run.timed("publish"):
+            publish(output, job.result, folder, source)
+    counts = sum((Counter(payload["counts"]) for payload in segmented.values()), Counter())
+    return StoreReport(
+        identity,
+        layout,
+        {**run.seconds, "total": time.perf_counter() - began},
+        dict(sum((Counter(payload["seconds"]) for payload in segmented.values()), Counter())),
+        {**counts, **({"objects": objects} if job.ids else {})},
+        tuple(run.failures),
+        spacing_doubts(levels[0].grid.spacing, levels[0].grid.unit, pipeline.fine),
+        peak_memory_mb(pipeline.fine.device),
+        config.to_dict(),
+    )
+
+
+def plan_cells(pipeline: Pipeline, volume: Volume[Any]) -> Lattice:
+    """The lattice of a volume: by default cells of some patches of the fine network."""
+    fine, blocks, shape = pipeline.fine, pipeline.config.blocks, volume.grid.shape
+    turned = [volume.grid.spacing[axis] for axis in fine.transpose]
+    natural = [
+        max(1, round(PATCHES_PER_CELL * edge * want / have))
+        for edge, want, have in zip(fine.patch, fine.spacing, turned, strict=True)
+    ]
+    cell = blocks.cell or triple(natural[axis] for axis in fine.untranspose)
+    return plan_lattice(shape, cell, chunk_of(shape), blocks.per_block)
+
+
+def coarse_level_of(pipeline: Pipeline, levels: Sequence[Volume[Any]]) -> int:
+    """The scale level that the coarse network reads; 0 without such a network."""
+    coarse, config = pipeline.coarse, pipeline.config.coarse
+    if coarse is None or pipeline.config.mode == "one-stage":
+        return 0
+    wanted = config.spacing or coarse.spacing
+    in_file = [wanted[axis] for axis in coarse.untranspose]
+    return pick_level([level.grid for level in levels], in_file, pipeline.config.blocks.coarse_level)
+
+
+def plan_job(
+    config: Config,
+    settings: Settings,
+    source: Source,
+    output: Output,
+    levels: Sequence[Volume[Any]],
+    lattice: Lattice,
+    coarse_level: int,
+    pipeline: Pipeline,
+    folder: WorkFolder,
+) -> Job:
+    """Everything that a worker needs to know."""
+    grid, name = levels[0].grid, output.name
+    chunk, dtype = chunk_of(grid.shape), np.dtype(pipeline.fine.labels.dtype).name
+    factors = pyramid_factors(grid.shape, grid.spacing) if output.pyramid else ((1, 1, 1),)
+
+    def spec(where: str, dtype: str, factors: tuple[Triple, ...], of: Grid = grid) -> LabelSpec:
+        return LabelSpec(where, "zarr", of, dtype, chunk, factors, name)
+
+    inner = [str(folder.path(part)) for part in ("labels", "ids")]
+    kind = "uint64" if output.objects else dtype
+    result = LabelSpec(output.staged(folder), output.store_format, grid, kind, chunk, factors, name)
+    return Job(
+        config,
+        settings.trust,
+        source,
+        lattice,
+        _sliced_axes(pipeline, levels, coarse_level),
+        coarse_level,
+        spec(inner[0], dtype, ((1, 1, 1),)) if output.objects else result,
+        spec(inner[1], "uint32", ((1, 1, 1),)) if output.objects else None,
+        result,
+        folder,
+    )
+
+
+def _sliced_axes(pipeline: Pipeline, levels: Sequence[Volume[Any]], coarse_level: int) -> tuple[int, ...]:
+    """Axes, as in the file, that a model resamples apart, so that the extremes of each slice bound the result."""
+    axes = set()
+    for role, model in _models(pipeline).items():
+        own = pipeline.config.coarse.spacing if role == "coarse" else None
+        spacing = levels[coarse_level if role == "coarse" else 0].grid.spacing
+        turned = [spacing[axis] for axis in model.transpose]
+        apart = separate_axis(turned, own or model.spacing, model.data_method.separate)
+        if apart is not None:
+            axes.add(model.transpose[apart])
+    return tuple(sorted(axes))
+
+
+def _models(pipeline: Pipeline) -> dict[str, Model]:
+    models = {"coarse": pipeline.coarse, "fine": pipeline.fine}
+    return {role: model for role, model in models.items() if model is not None}
+
+
+def _fingerprints(model: Model) -> list[str]:
+    return [feature_model_fingerprint(replace(model, networks=(network,))) for network in model.networks]
+
+
+@dataclass(slots=True)
+class _Run:
+    """Runs phases, and keeps book of them."""
+
+    engine: Engine
+    settings: Settings
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+
+    def phase(
+        self, job: Job, name: str, task: Task, keys: Sequence[Key], box_of: Callable[[Any], Box]
+    ) -> Mapping[Key, Mapping[str, Any]]:
+        """Do what is not done yet of a phase; returns the payloads of all blocks.
+
+        Raises:
+            UnfinishedError: If blocks kept failing, unless they are to be skipped.
+        """
+        with self.timed(name):
+            done, failures = run_phase(
+                self.engine,
+                job.work,
+                name,
+                task,
+                keys,
+                retries=self.settings.retries,
+                where=lambda key: job.where(box_of(triple(key))),
+                progress=lambda finished, total: self.progress(name, finished, total),
+            )
+        self.failures += failures
+        if failures and not (self.settings.skip_failed and name == "segment"):
+            lines = "".join(f"\n    {failure.where}: {failure.message}" for failure in failures[:10])
+            more = f"\n    and {len(failures) - 10} more" if len(failures) > 10 else ""
+            raise UnfinishedError(
+                f"{len(failures)} of {len(keys)} blocks failed in phase {name}:{lines}{more}",
+                "All others are done and kept: run the same command again to try these again"
+                + (", or add --skip-failed to leave them background." if name == "segment" else "."),
+            )
+        return done
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Book a phase's wall time."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def _scan(run: _Run, job: Job) -> None:
+    """Stream the volume once for its statistics."""
+    blocks = job.lattice.blocks()
+    count = max(1, round(len(blocks) * job.config.blocks.statistics))
+    picked = [blocks[round(index)] for index in np.linspace(0, len(blocks) - 1, count)]
+    parts = run.phase(job, "scan", ScanBlock(job), picked, job.lattice.extent)
+    scan = join_scans((Scan.from_dict(part) for part in parts.values()), job.lattice.shape)
+    for index, channel in enumerate(scan.channels):
+        if channel.low == channel.high:
+            raise VolumeError(
+                f"{job.source.where}: every voxel of channel {index} that was read is {channel.low}",
+                "Check the path, the region and the array.",
+            )
+    write_json(job.work.path(SCAN), scan.to_dict())
+
+
+def _number_objects(run: _Run, job: Job, cells: Sequence[Triple]) -> int:
+    """Labels -> objects with numbers that are unique in the volume; returns how many there are."""
+    lattice = job.lattice
+    numbered = run.phase(job, "number", NumberCell(job), cells, lattice.core)
+    counts = {key: payload["objects"] for key, payload in numbered.items()}
+    np.save(job.work.path(FIRST), first_numbers(lattice, counts))
+    paired = run.phase(job, "pair", PairCell(job), cells, lattice.core)
+    table = join_objects([pair for payload in paired.values() for pair in payload["pairs"]])
+    np.save(job.work.path(TABLE), table)
+    run.phase(job, "renumber", RenumberCell(job), cells, lattice.core)
+    return sum(counts.values()) - int((table[0] != table[1]).sum())
+
+
+@dataclass(frozen=True, slots=True)
+class BuildBlock:
+    """Labels of some chunks of a coarse level of the result's pyramid."""
+
+    job: Job
+    level: int
+
+    def __call__(self, key: Key) -> Mapping[str, Any]:
+        """Writes them."""
+        store_of(self.job.result).build(self.level, pyramid_box(self.job.result, self.level, triple(key)))
+        return {}
+
+
+def pyramid_box(spec: LabelSpec, level: int, key: Triple) -> Box:
+    """The voxels of a level that are built at once: about as many as a cell has."""
+    edges = triple(chunk * 4 for chunk in spec.chunk)
+    start = (index * edge for index, edge in zip(key, edges, strict=True))
+    return Box.of(start, edges).clip(Box.whole(spec.shape(level)))
+
+
+def _build_pyramid(run: _Run, job: Job) -> None:
+    spec = job.result
+    for level in range(1, len(spec.factors)):
+        ranges = (range(-(-edge // (4 * chunk))) for edge, chunk in zip(spec.shape(level), spec.chunk, strict=True))
+        keys = [triple(key) for key in itertools.product(*ranges)]
+        run.phase(job, f"level-{level}", BuildBlock(job, level), keys, lambda key: Box.whole(job.lattice.shape))

@@ -1,0 +1,124 @@
+"""Phases that make labels: the scan for statistics, the segmentation, and what cells hand to their neighbours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from canvas import Box, Triple, triple
+from coarse2fine.allocator import return_freed_memory
+from coarse2fine.clock import Clock
+from coarse2fine.io import atomic_write
+from coarse2fine.large.cells import CellResult, segment_cells
+from coarse2fine.large.job import Job, scene_of, store_of
+from coarse2fine.large.work import Key
+from coarse2fine.scan import scan_part
+
+
+@dataclass(frozen=True, slots=True)
+class ScanBlock:
+    """Statistics of a block."""
+
+    job: Job
+
+    def __call__(self, key: Key) -> Mapping[str, Any]:
+        """The block's part of the scan."""
+        box = self.job.lattice.extent(triple(key))
+        channels = [channel[box.slices] for channel in self.job.source.open()[1][0].channels]
+        return scan_part(channels, box.start, self.job.axes).to_dict()
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentBlock:
+    """Labels of a block's cells."""
+
+    job: Job
+
+    def __call__(self, key: Key) -> Mapping[str, Any]:
+        """Writes the cells' labels, and what they found around themselves into files for the neighbours.
+
+        Returns:
+            ``counts`` summed over cells, ``seconds`` by stage, and ``to``: the cells that something was found for.
+        """
+        lattice, clock = self.job.lattice, Clock()
+        cells = lattice.cells_of(triple(key))
+        store, counts, receivers = store_of(self.job.labels), {"voxels": lattice.extent(triple(key)).volume}, set()
+        with clock.time("total"):
+            results = segment_cells(scene_of(self.job), [lattice.core(cell) for cell in cells], clock)
+            for cell, result in zip(cells, results, strict=True):
+                core = lattice.core(cell)
+                with clock.time("write"):
+                    store.write(core, result.part(core))
+                    receivers.update(self._hand_over(cell, result))
+                for name, count in result.counts.items():
+                    counts[name] = counts.get(name, 0) + count
+        return_freed_memory()
+        seconds = {name: round(value, 4) for name, value in clock.seconds.items()}
+        return {"counts": counts, "seconds": seconds, "to": sorted(receivers)}
+
+    def _hand_over(self, cell: Triple, result: CellResult) -> list[Triple]:
+        """Write what was found in other cells; returns these."""
+        receivers = []
+        for other in self.job.lattice.touching(result.box):
+            if other == cell:
+                continue
+            box = self.job.lattice.core(other).clip(result.box)
+            found = result.part(box)
+            if not found.any():
+                continue
+            rows = [np.flatnonzero(found.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+            tight = Box(triple(row[0] for row in rows), triple(row[-1] + 1 for row in rows))
+            path = handed_to(self.job, other) / f"{name_of(cell)}.npz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path) as temp, temp.open("wb") as stream:
+                start = tight.shift(box.start).start
+                np.savez_compressed(stream, start=np.array(start), labels=found[tight.slices], source=np.array(cell))
+            receivers.append(other)
+        return receivers
+
+
+@dataclass(frozen=True, slots=True)
+class MergeCell:
+    """What neighbours found in a cell fills voxels that are background otherwise.
+
+    So every cell has the last word on its own foreground, and neither order nor repetition matters.
+    """
+
+    job: Job
+
+    def __call__(self, key: Key) -> Mapping[str, Any]:
+        """Rewrites the cell's labels; returns how many voxels were ``filled``."""
+        cell = triple(key)
+        core, store = self.job.lattice.core(cell), store_of(self.job.labels)
+        labels, filled = store.read(core), 0
+        pieces = []
+        for path in handed_to(self.job, cell).glob("*.npz"):
+            with np.load(path, allow_pickle=False) as piece:
+                pieces.append((tuple(piece["source"].tolist()), piece["start"].tolist(), piece["labels"]))
+        for _, start, found in sorted(pieces, key=lambda piece: piece[0]):
+            target = labels[Box.of(start, found.shape).relative_to(core).slices]
+            empty = (target == 0) & (found != 0)
+            filled += int(empty.sum())
+            np.copyto(target, found, where=empty)
+        store.write(core, labels)
+        return {"filled": filled}
+
+
+def handed_to(job: Job, cell: Triple) -> Any:
+    """Folder of what neighbours found in a cell."""
+    return job.work.path(f"handed/{name_of(cell)}")
+
+
+def name_of(cell: Triple) -> str:
+    """A cell's name in file names."""
+    return "_".join(map(str, cell))
+
+
+def write_json(path: Any, value: Any) -> None:
+    """Write a small file atomically."""
+    with atomic_write(path) as temp:
+        temp.write_text(json.dumps(value))

@@ -1,0 +1,109 @@
+"""The input of a run: a volume in a store, or a region of it, at all of its scales."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from canvas import Box, Triple, triple
+from coarse2fine.errors import ConfigError
+from coarse2fine.io import Grid, LazyArray, Scales, Volume, open_store
+from coarse2fine.io.hdf5 import RAW, is_hdf5, read_attributes
+from coarse2fine.view import scaled_box
+
+TOLERANCE = 1.02
+"""By how much a level's voxels may exceed those that the coarse network wants: spacings are rounded numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What any process needs in order to open the input.
+
+    Attributes:
+        where: Path or URL.
+        array: Name of an array inside of it; None for the format's own.
+        spacing: Voxel size (z, y, x), where the store does not say it or is wrong.
+        unit: Its unit, likewise.
+        region: Voxels of the finest level that are worked on; None for all.
+    """
+
+    where: str
+    array: str | None = None
+    spacing: tuple[float, float, float] | None = None
+    unit: str | None = None
+    region: Box | None = None
+
+    def open(self) -> tuple[Scales, tuple[Volume[LazyArray], ...]]:
+        """The store, and the region of it at each of its scales, finest first.
+
+        Raises:
+            VolumeError: If it cannot be read as an image.
+        """
+        scales = open_store(self.where, array=self.array, spacing=self.spacing, unit=self.unit)
+        region = self.region or Box.whole(scales.levels[0].grid.shape)
+        return scales, region_of(scales.levels, region)
+
+    def attributes(self) -> Mapping[str, Any]:
+        """What a CREMI file says about its raw data; empty for other formats."""
+        path = Path(self.where).expanduser()
+        return read_attributes(path, self.array or RAW) if is_hdf5(path) else {}
+
+
+def region_of(levels: Sequence[Volume[LazyArray]], region: Box) -> tuple[Volume[LazyArray], ...]:
+    """The same region of space of all levels, in whole voxels.
+
+    Args:
+        levels: Finest first.
+        region: In voxels of the finest.
+    """
+    full = levels[0].grid.shape
+    parts = []
+    for level in levels:
+        box = scaled_box(region, full, (0, 1, 2), level.grid.shape)
+        z, y, x = level.grid.spacing
+        steps = zip(level.grid.origin, box.start[::-1], (x, y, z), strict=True)
+        grid = replace(level.grid, shape=box.shape, origin=tuple(a + n * step for a, n, step in steps))
+        parts.append(Volume(tuple(_part(channel, box) for channel in level.channels), grid, level.name))
+    return tuple(parts)
+
+
+def _part(array: LazyArray, box: Box) -> LazyArray:
+    return LazyArray(box.shape, array.dtype, lambda wanted: array[wanted.shift(box.start).slices])
+
+
+def pick_level(grids: Sequence[Grid], wanted: Sequence[float], level: int | None) -> int:
+    """The scale level that a network reads which wants voxels of a size.
+
+    Args:
+        grids: Of the levels, finest first, axes as in the file.
+        wanted: Voxel size of the network's working grid, axes as in the file.
+        level: The level that the user asks for; None for the coarsest that is at least as fine as wanted.
+
+    Raises:
+        ConfigError: If there is no such level.
+    """
+    if level is not None:
+        if level >= len(grids):
+            raise ConfigError(
+                f"blocks.coarse_level is {level}, but the volume has {len(grids)} scale level(s), counted from 0",
+                "Name one of them, or leave it out.",
+            )
+        return level
+    fitting = [
+        index
+        for index, grid in enumerate(grids)
+        if all(size <= want * TOLERANCE for size, want in zip(grid.spacing, wanted, strict=True))
+    ]
+    return fitting[-1] if fitting else 0
+
+
+def identity_of(scales: Scales, region: Box | None) -> Mapping[str, Any]:
+    """What tells this input from others."""
+    return {**scales.identity, "region": None if region is None else [*region.start, *region.stop]}
+
+
+def chunk_of(shape: Triple, largest: Triple = (64, 128, 128)) -> Triple:
+    """Storage chunk of a result."""
+    return triple(min(edge, limit) for edge, limit in zip(shape, largest, strict=True))

@@ -1,0 +1,82 @@
+"""The second look: of the regions that the first one found, choose some and segment them finely."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from assignnet import Roi, RoiTree
+from canvas import Box
+from coarse2fine.choose import Chooser
+from coarse2fine.clock import Clock
+from coarse2fine.coarse import CoarseResult, paint_coarse
+from coarse2fine.config import Config
+from coarse2fine.fine import CanvasPlan, FineResult, segment_boxes
+from coarse2fine.nnunet import Model
+from coarse2fine.sliding import Progress
+from coarse2fine.view import WorkingView
+from coarse2fine.writeback import LabelWriter
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Refined:
+    """What the second look gave.
+
+    Attributes:
+        writer: Holds the labels.
+        chosen: Regions that were chosen, in order.
+        fine: What the fine stage did with them.
+    """
+
+    writer: LabelWriter
+    chosen: tuple[Roi, ...]
+    fine: FineResult
+
+
+def refine(
+    tree: RoiTree,
+    view: WorkingView,
+    model: Model,
+    coarse: CoarseResult,
+    chooser: Chooser,
+    config: Config,
+    plan: CanvasPlan,
+    clock: Clock,
+    progress: Progress,
+    *,
+    elsewhere: Sequence[Box] = (),
+) -> Refined:
+    """Choose regions and segment them.
+
+    Args:
+        tree: The regions.
+        view: The fine model's view of the volume, or of a window of it.
+        model: The fine model.
+        coarse: The coarse result over the same region of space.
+        chooser: Who chooses.
+        config: All settings.
+        plan: The fine stage's sizes.
+        clock: Books ``assign`` and ``fine``.
+        progress: Called with canvases done and known so far.
+        elsewhere: Boxes of the view that somebody else segments.
+    """
+    with clock.time("assign"):
+        chosen = chooser.choose(tree, coarse, view, model, clock)
+    with clock.time("fine"):
+        writer = LabelWriter(view, model)
+        if config.fine.outside == "coarse":
+            paint_coarse(coarse, writer.labels)
+        fine = segment_boxes(
+            view,
+            model,
+            [roi.box for roi in chosen],
+            config,
+            plan,
+            writer,
+            coarse,
+            clock,
+            progress,
+            known=[roi.box for roi in tree.leaves],
+            elsewhere=elsewhere,
+        )
+    return Refined(writer, chosen, fine)

@@ -1,0 +1,202 @@
+"""Intensity statistics of a volume that is larger than memory, streamed once, part by part.
+
+Each part is read once; what is kept of it is small, and parts can be read by different processes in any order. Sums of
+integers are exact, so that the result does not depend on how the volume was divided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from canvas import Box, Triple, triple
+
+Number = int | float
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelScan:
+    """What is known of one channel.
+
+    Attributes:
+        total: Sum of all values.
+        squares: Sum of their squares.
+        low: Lowest value.
+        high: Highest value.
+        lows: For each axis that was asked for (z, y, x), the lowest value of each slice.
+        highs: Likewise the highest.
+    """
+
+    total: Number
+    squares: Number
+    low: Number
+    high: Number
+    lows: Mapping[int, Sequence[Number]]
+    highs: Mapping[int, Sequence[Number]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What is known of a volume, or of a part of it.
+
+    Attributes:
+        part: Where it lies in the volume, voxels (z, y, x).
+        nonzero: The box of voxels that are not zero in every channel, in voxels of the volume; empty if there is none.
+        count: Voxels that were read.
+        channels: One entry for each channel.
+    """
+
+    part: Box
+    nonzero: Box
+    count: int
+    channels: tuple[ChannelScan, ...]
+
+    @property
+    def crop(self) -> Box:
+        """The box that nnU-Net would crop to: what is not zero, or everything if all is zero."""
+        return self.nonzero if self.nonzero.volume else self.part
+
+    def mean_and_std(self, channel: int) -> tuple[float, float]:
+        """Mean and standard deviation of a channel over ``crop``; voxels outside of it are zero and add nothing."""
+        found = self.channels[channel]
+        count = self.count - (self.part.volume - self.crop.volume if self.count == self.part.volume else 0)
+        mean = found.total / count
+        # In one fraction: a difference of two rounded quotients would lose what a large mean has in common with them.
+        return mean, sqrt(max(found.squares * count - found.total**2, 0)) / count
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "part": [*self.part.start, *self.part.stop],
+            "nonzero": [*self.nonzero.start, *self.nonzero.stop],
+            "count": self.count,
+            "channels": [
+                {
+                    "total": channel.total,
+                    "squares": channel.squares,
+                    "low": channel.low,
+                    "high": channel.high,
+                    "lows": {str(axis): list(values) for axis, values in channel.lows.items()},
+                    "highs": {str(axis): list(values) for axis, values in channel.highs.items()},
+                }
+                for channel in self.channels
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of ``to_dict``."""
+        return cls(
+            _box(values["part"]),
+            _box(values["nonzero"]),
+            values["count"],
+            tuple(
+                ChannelScan(
+                    channel["total"],
+                    channel["squares"],
+                    channel["low"],
+                    channel["high"],
+                    {int(axis): entries for axis, entries in channel["lows"].items()},
+                    {int(axis): entries for axis, entries in channel["highs"].items()},
+                )
+                for channel in values["channels"]
+            ),
+        )
+
+
+def scan_part(channels: Sequence[NDArray[np.generic]], start: Triple, axes: Sequence[int]) -> Scan:
+    """Statistics of a part of a volume.
+
+    Args:
+        channels: Raw voxels of the part, each (z, y, x).
+        start: Where the part begins in the volume.
+        axes: Axes along which the extremes of each slice are wanted.
+    """
+    part = Box.of(start, channels[0].shape)
+    return Scan(part, _nonzero(channels).shift(start), part.volume, tuple(_scan_channel(raw, axes) for raw in channels))
+
+
+def join_scans(scans: Iterable[Scan], shape: Triple) -> Scan:
+    """Statistics of a volume from those of its parts.
+
+    Args:
+        scans: At least one. Slices of which no part was read have the extremes of the volume.
+        shape: The volume's.
+    """
+    ordered = sorted(scans, key=lambda scan: scan.part)
+    filled = [scan.nonzero for scan in ordered if scan.nonzero.volume]
+    nonzero = Box((0, 0, 0), (0, 0, 0))
+    for index, box in enumerate(filled):
+        nonzero = nonzero.hull(box) if index else box
+    count = sum(scan.count for scan in ordered)
+    whole = Box.whole(shape)
+    channels = tuple(_join_channel(ordered, index, shape) for index in range(len(ordered[0].channels)))
+    # Where only a share of the volume was read, nobody knows what lies outside of what was found.
+    return Scan(whole, nonzero if count == whole.volume else whole, count, channels)
+
+
+def _scan_channel(raw: NDArray[np.generic], axes: Sequence[int]) -> ChannelScan:
+    total, squares = _sums(raw)
+    lows, highs = {}, {}
+    for axis in axes:
+        others = tuple(other for other in range(3) if other != axis)
+        lows[axis], highs[axis] = raw.min(axis=others).tolist(), raw.max(axis=others).tolist()
+    return ChannelScan(total, squares, raw.min().item(), raw.max().item(), lows, highs)
+
+
+def _sums(raw: NDArray[np.generic]) -> tuple[Number, Number]:
+    """Sum and sum of squares; exact for integers."""
+    if raw.dtype.kind not in "iu":
+        values = raw.astype(np.float64, copy=False).reshape(-1)
+        return float(values.sum()), float(values @ values)
+    low = int(raw.min())
+    if int(raw.max()) - low > 1 << 16:
+        # 32 bits or more, widely spread: squares do not fit into 64 bits, but their sums in halves of a value do.
+        values = raw.reshape(-1).astype(np.int64)
+        upper, lower = values >> 16, values & 0xFFFF
+        return int(values.sum()), (int((upper * upper).sum()) << 32) + (int((upper * lower).sum()) << 17) + int(
+            (lower * lower).sum()
+        )
+    counts = np.bincount(raw.reshape(-1).astype(np.int64 if raw.dtype.itemsize > 2 else np.int32) - low)
+    levels = np.arange(low, low + len(counts), dtype=np.int64)
+    return int((counts * levels).sum()), int((counts * levels**2).sum())
+
+
+def _nonzero(channels: Sequence[NDArray[np.generic]]) -> Box:
+    """The box of voxels that are not zero in every channel; empty if there is none."""
+    if any(raw.all() for raw in channels):
+        return Box.whole(channels[0].shape)
+    start, stop = [], []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        found = np.flatnonzero(np.logical_or.reduce([raw.any(axis=others) for raw in channels]))
+        if not len(found):
+            return Box((0, 0, 0), (0, 0, 0))
+        start.append(found[0])
+        stop.append(found[-1] + 1)
+    return Box(triple(start), triple(stop))
+
+
+def _join_channel(scans: Sequence[Scan], index: int, shape: Triple) -> ChannelScan:
+    parts = [scan.channels[index] for scan in scans]
+    low, high = min(part.low for part in parts), max(part.high for part in parts)
+    lows, highs = {}, {}
+    for axis in parts[0].lows:
+        lowest, highest = np.full(shape[axis], np.inf), np.full(shape[axis], -np.inf)
+        for scan, part in zip(scans, parts, strict=True):
+            here = scan.part.slices[axis]
+            lowest[here] = np.minimum(lowest[here], part.lows[axis])
+            highest[here] = np.maximum(highest[here], part.highs[axis])
+        unread = lowest > highest
+        lows[axis] = np.where(unread, low, lowest).tolist()
+        highs[axis] = np.where(unread, high, highest).tolist()
+    return ChannelScan(sum(part.total for part in parts), sum(part.squares for part in parts), low, high, lows, highs)
+
+
+def _box(corners: Sequence[int]) -> Box:
+    return Box(triple(corners[:3]), triple(corners[3:]))

@@ -1,0 +1,125 @@
+"""Volumes that are divided into many cells: read by region from memory, or in stores that zarr-python wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from torch import nn
+
+from canvas import Box, Triple
+from coarse2fine.clock import Clock
+from coarse2fine.config import load_config
+from coarse2fine.io import Grid, LazyArray, Volume
+from coarse2fine.large.cells import CellResult, open_scene, segment_cells
+from coarse2fine.large.lattice import Lattice
+from coarse2fine.nnunet import load_model
+from coarse2fine.pipeline import Pipeline
+from coarse2fine.scan import Scan, join_scans, scan_part
+
+SPACING = (2.0, 1.0, 1.0)
+
+
+class Bright(nn.Module):
+    """A network that calls a voxel foreground if its normalised intensity is above a level, with certainty."""
+
+    def __init__(self, level: float) -> None:
+        super().__init__()
+        self.level = level
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        distance = 20 * (batch[:, :1] - self.level)
+        return torch.cat([-distance, distance], 1)
+
+
+def pipeline_of(models: tuple[Path, Path], overrides: Sequence[str] = ()) -> Pipeline:
+    """The two models, with settings under which many regions are found in what the untrained ones say."""
+    named = [f"coarse.model={models[0]}", f"fine.model={models[1]}", "fine.mirroring=false", "rois.threshold=0.55"]
+    return Pipeline.from_config(load_config(None, [*named, *overrides]))
+
+
+def bright_pipeline(folder: Path, overrides: Sequence[str] = (), *, coarse: float, fine: float) -> Pipeline:
+    """Networks that are sure of what they see: each finds what is brighter than a level.
+
+    Args:
+        folder: A model folder, for all but the networks; it does not normalise.
+        overrides: Settings.
+        coarse: Intensity above which the coarse network sees something.
+        fine: Likewise the fine network.
+    """
+    config = load_config(None, [f"coarse.model={folder}", f"fine.model={folder}", "fine.mirroring=false", *overrides])
+    plain = load_model(folder)
+    seeing = [_replace_networks(plain, level) for level in (coarse, fine)]
+    return Pipeline(config, *seeing)
+
+
+def _replace_networks(model: Any, level: float) -> Any:
+    from dataclasses import replace
+
+    return replace(model, networks=(Bright(level),))
+
+
+def lazy_volume(
+    image: np.ndarray, spacing: Sequence[float] = SPACING, reads: list[Box] | None = None
+) -> Volume[LazyArray]:
+    """An image that is read by region; notes the regions."""
+
+    def load(box: Box) -> np.ndarray:
+        if reads is not None:
+            reads.append(box)
+        return image[box.slices].copy()
+
+    z, y, x = spacing
+    return Volume((LazyArray(image.shape, image.dtype, load),), Grid(image.shape, (z, y, x)), "lazy")
+
+
+def scan_of(image: np.ndarray, axes: Sequence[int] = (0, 1, 2)) -> Scan:
+    """Statistics of an image of one channel."""
+    return join_scans([scan_part([image], (0, 0, 0), axes)], image.shape)
+
+
+def segment(
+    pipeline: Pipeline,
+    image: np.ndarray,
+    lattice: Lattice,
+    *,
+    spacing: Sequence[float] = SPACING,
+    order: int = 1,
+) -> dict[Triple, CellResult]:
+    """What comes of each cell, block by block, in scan order (``order`` 1) or from the end (-1)."""
+    scene = open_scene(pipeline, [lazy_volume(image, spacing)], scan_of(image), 0)
+    results: dict[Triple, CellResult] = {}
+    for block in lattice.blocks()[::order]:
+        cells = lattice.cells_of(block)
+        results |= zip(cells, segment_cells(scene, [lattice.core(cell) for cell in cells], Clock()), strict=True)
+    return results
+
+
+def unmerged(results: dict[Triple, CellResult], lattice: Lattice) -> np.ndarray:
+    """Each cell's own labels, side by side."""
+    labels = np.zeros(lattice.shape, np.uint8)
+    for cell, result in results.items():
+        labels[lattice.core(cell).slices] = result.part(lattice.core(cell))
+    return labels
+
+
+def write_image(
+    folder: Path, image: np.ndarray, *, spacing: Sequence[float] = SPACING, levels: int = 1, chunk: int = 16
+) -> Path:
+    """An OME-NGFF 0.5 image; each further level takes every second voxel in y and x."""
+    datasets = []
+    for level in range(levels):
+        step = 2**level
+        voxels = image[:, ::step, ::step]
+        chunks = tuple(min(chunk, edge) for edge in voxels.shape)
+        zarr.create_array(folder / str(level), data=voxels, chunks=chunks, zarr_format=3)
+        scale = [spacing[0], spacing[1] * step, spacing[2] * step]
+        datasets.append({"path": str(level), "coordinateTransformations": [{"type": "scale", "scale": scale}]})
+    axes = [{"name": name, "type": "space", "unit": "millimeter"} for name in "zyx"]
+    group = zarr.open_group(folder, mode="a", zarr_format=3)
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
+    return folder
