@@ -13,16 +13,18 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
+import psutil  # type: ignore[import-untyped]  # comes with Dask
 from rich.console import Console
-from scale_run import Command, end, end_all, run, workers_of
+from scale_run import Command, end, end_all, workers_of
 
 from canvas import Box
 from coarse2fine.errors import C2FError
@@ -51,21 +53,6 @@ class Undisturbed:
     output: Path
     begins_s: float
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """A scheduler and workers that outlive a run.
-
-    Attributes:
-        address: Of the scheduler.
-        scheduler: Its process.
-        workers: The process that starts and watches the workers.
-    """
-
-    address: str
-    scheduler: subprocess.Popen[bytes]
-    workers: subprocess.Popen[bytes]
 
 
 def kill_cycles(command: Command, cycles: int, seed: int, console: Console) -> dict[str, Any]:
@@ -127,51 +114,46 @@ def _undisturbed(command: Command) -> Undisturbed:
 
 def _cycle(command: Command, reference: Undisturbed, victim: str, delay: float) -> dict[str, Any] | None:
     """One kill and what came of it; None if the run was over before."""
-    output = command.output.with_name(f"killed{command.output.suffix}")
-    limit = max(_LEAST_S, _SLOW * reference.seconds)
-    port = _free_port()
-    runs, said = 1, ""
-    for path in output.parent.glob(f"{output.name}*"):  # of the cycle before
-        _remove(path)
-    with contextlib.ExitStack() as stack:
-        cluster = stack.enter_context(_cluster(port, command)) if victim == "scheduler" else None
-        place = ("--scheduler", cluster.address) if cluster else ("--workers", str(WORKERS))
-        again = command.on(*place, output=output)
-        process = again.start()
-        stack.callback(end, process)
-        _wait_for_work(again, process)
+    limit, port = max(_LEAST_S, _SLOW * reference.seconds), _free_port()
+    cluster = partial(_cluster, port, command) if victim == "scheduler" else contextlib.nullcontext
+    place = ("--scheduler", f"tcp://127.0.0.1:{port}") if victim == "scheduler" else ("--workers", str(WORKERS))
+    with tempfile.TemporaryDirectory(dir=command.output.parent) as folder:
+        again = command.on(*place, output=Path(folder) / command.output.name)
+        with cluster() as scheduler:
+            disturbed = _disturb(again, victim, delay, scheduler, limit)
+        if disturbed is None:
+            return None
+        (code, left), runs, said = disturbed, 1, ""
+        while code and runs < _TRIES:
+            runs, said = runs + 1, f"{said}{_said(again)}"
+            with cluster():
+                code = _wait(again.start(), limit)
+        different = None if code else voxels_different(reference.output, again.output)
+        row = {"victim": victim, "after_s": round(delay, 3), "runs": runs, "left_behind": left}
+        row |= {"survived": code == 0, "voxels_different": different}
+        return row | {"said": f"{said}{_said(again)}"} if code else row
+
+
+def _disturb(
+    command: Command, victim: str, delay: float, scheduler: subprocess.Popen[bytes] | None, limit: float
+) -> tuple[int, int] | None:
+    """Run, kill; returns the exit code and how many workers outlived the run, None if it was over before."""
+    process = command.start()
+    try:
+        _wait_for_work(command, process)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=delay)
-        family = workers_of(process.pid) if process.poll() is None else []
-        if not _kill(victim, process, family, cluster):
+        workers = workers_of(process.pid)
+        found = {"main": process, "scheduler": scheduler, "worker": next(iter(workers), None)}[victim]
+        if process.poll() is not None or found is None:
             return None
+        found.kill()
         code = _wait(process, limit)
-        left = psutil.wait_procs(family, timeout=_ORPHANS_S)[1] if code else []
+        left = psutil.wait_procs(workers, timeout=_ORPHANS_S if code else 0)[1]
         end_all(left)
-    while code and runs < _TRIES:
-        runs, said = runs + 1, _said(again)
-        with _cluster(port, command) if victim == "scheduler" else contextlib.nullcontext():
-            process = again.start()
-            code = _wait(process, limit)
-    different = voxels_different(reference.output, output) if not code else None
-    row = {"victim": victim, "after_s": round(delay, 3), "runs": runs, "left_behind": len(left)}
-    row |= {"survived": code == 0, "voxels_different": different}
-    return row if not code else row | {"said": said or _said(again)}
-
-
-def _kill(
-    victim: str, process: subprocess.Popen[bytes], family: list[psutil.Process], cluster: Cluster | None
-) -> bool:
-    """Kill -9; returns whether there was anything to kill."""
-    if process.poll() is not None or (victim == "worker" and not family):
-        return False
-    if victim == "worker":
-        family[0].kill()
-    elif cluster:
-        cluster.scheduler.kill()
-    else:
-        process.kill()
-    return True
+        return code, len(left)
+    finally:
+        end(process)
 
 
 def _wait_for_work(command: Command, process: subprocess.Popen[bytes]) -> None:
@@ -189,34 +171,40 @@ def _wait(process: subprocess.Popen[bytes], limit: float) -> int:
         return process.wait()
 
 
+def _said(command: Command) -> str:
+    """The end of what a command printed, in one line."""
+    return " ".join(command.log.read_text(errors="replace").split())[-1000:]
+
+
 @contextlib.contextmanager
-def _cluster(port: int, command: Command) -> Iterator[Cluster]:
-    """A scheduler and two workers, as users start them; all are gone at the end."""
-    address = f"tcp://127.0.0.1:{port}"
+def _cluster(port: int, command: Command) -> Iterator[subprocess.Popen[bytes]]:
+    """A scheduler, which is given, and two workers, as users start them; all are gone at the end."""
     options = ["--no-dashboard", "--host", "127.0.0.1"]
-    started: list[subprocess.Popen[bytes]] = []
-    words = (
-        ["distributed.cli.dask_scheduler", "--port", str(port), *options],
-        ["distributed.cli.dask_worker", address, "--nworkers", str(WORKERS), "--nthreads", "1", *options],
+    count = ["--nworkers", str(WORKERS), "--nthreads", "1"]
+    with (
+        _running(command, "distributed.cli.dask_scheduler", "--port", str(port), *options) as scheduler,
+        _running(command, "distributed.cli.dask_worker", f"tcp://127.0.0.1:{port}", *count, *options),
+    ):
+        yield scheduler
+
+
+@contextlib.contextmanager
+def _running(command: Command, module: str, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python module as a program; it and what it has started are gone at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=command.environment(),
+        start_new_session=True,
     )
     try:
-        for module, *rest in words:
-            process = subprocess.Popen(
-                [sys.executable, "-m", module, *rest],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=command.environment(),
-                cwd=command.output.parent,
-                start_new_session=True,
-            )
-            started.append(process)
-        yield Cluster(address, *started)
+        yield process
     finally:
-        for process in started:  # each has a group of its own
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its own group
+        process.wait()
 
 
 def _free_port() -> int:

@@ -1,4 +1,4 @@
-"""Runs of ``c2f-infer`` on stores in processes of their own, for ``scale.py``: how long they take, how large they get."""
+"""Runs of ``c2f-infer`` on stores in processes of their own, for ``scale.py``: their seconds and their memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # comes with Dask
 from machine import THREAD_VARIABLES, PeakMemory
 
 from coarse2fine.config import load_config
@@ -79,7 +79,12 @@ class Command:
         command = [sys.executable, "-m", "coarse2fine.cli", *words, *self.options]
         with self.log.open("wb") as log:
             return subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self.environment(), start_new_session=True
+                command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=self.environment(),
+                start_new_session=True,
             )
 
 

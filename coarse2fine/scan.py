@@ -7,7 +7,7 @@ integers are exact, so that the result does not depend on how the volume was div
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any, Self
 
@@ -26,9 +26,9 @@ class ChannelScan:
     Attributes:
         total: Sum of all values.
         squares: Sum of their squares.
-        low: Lowest value.
-        high: Highest value.
-        lows: For each axis that was asked for (z, y, x), the lowest value of each slice.
+        low: Lowest value, of a volume inside of its ``crop``, of a part inside of its ``nonzero`` box.
+        high: Highest value, likewise.
+        lows: For each axis that was asked for (z, y, x), the lowest value of each slice, likewise; 0 outside.
         highs: Likewise the highest.
     """
 
@@ -118,7 +118,21 @@ def scan_part(channels: Sequence[NDArray[np.generic]], start: Triple, axes: Sequ
         axes: Axes along which the extremes of each slice are wanted.
     """
     part = Box.of(start, channels[0].shape)
-    return Scan(part, _nonzero(channels).shift(start), part.volume, tuple(_scan_channel(raw, axes) for raw in channels))
+    nonzero = _nonzero(channels)
+    found = tuple(_scan_channel(raw, nonzero, axes) for raw in channels)
+    return Scan(part, nonzero.shift(start), part.volume, found)
+
+
+def blank_scan(channels: int, shape: Triple) -> Scan:
+    """The scan of a volume that is zero everywhere: a stand-in while nothing has been read.
+
+    Args:
+        channels: Number of channels.
+        shape: The volume's.
+    """
+    whole = Box.whole(shape)
+    nothing = ChannelScan(0, 0, 0, 0, {}, {})
+    return Scan(whole, Box((0, 0, 0), (0, 0, 0)), whole.volume, (nothing,) * channels)
 
 
 def join_scans(scans: Iterable[Scan], shape: Triple) -> Scan:
@@ -135,18 +149,23 @@ def join_scans(scans: Iterable[Scan], shape: Triple) -> Scan:
         nonzero = nonzero.hull(box) if index else box
     count = sum(scan.count for scan in ordered)
     whole = Box.whole(shape)
-    channels = tuple(_join_channel(ordered, index, shape) for index in range(len(ordered[0].channels)))
     # Where only a share of the volume was read, nobody knows what lies outside of what was found.
-    return Scan(whole, nonzero if count == whole.volume else whole, count, channels)
+    joined = Scan(whole, nonzero if count == whole.volume else whole, count, ())
+    channels = tuple(_join_channel(ordered, index, joined.crop, shape) for index in range(len(ordered[0].channels)))
+    return replace(joined, channels=channels)
 
 
-def _scan_channel(raw: NDArray[np.generic], axes: Sequence[int]) -> ChannelScan:
+def _scan_channel(raw: NDArray[np.generic], nonzero: Box, axes: Sequence[int]) -> ChannelScan:
     total, squares = _sums(raw)
-    lows, highs = {}, {}
+    held = raw[nonzero.slices]
+    lows, highs = ({axis: [0] * raw.shape[axis] for axis in axes} for _ in range(2))
+    if not held.size:
+        return ChannelScan(total, squares, 0, 0, lows, highs)
     for axis in axes:
         others = tuple(other for other in range(3) if other != axis)
-        lows[axis], highs[axis] = raw.min(axis=others).tolist(), raw.max(axis=others).tolist()
-    return ChannelScan(total, squares, raw.min().item(), raw.max().item(), lows, highs)
+        here = nonzero.slices[axis]
+        lows[axis][here], highs[axis][here] = held.min(axis=others).tolist(), held.max(axis=others).tolist()
+    return ChannelScan(total, squares, held.min().item(), held.max().item(), lows, highs)
 
 
 def _sums(raw: NDArray[np.generic]) -> tuple[Number, Number]:
@@ -157,14 +176,16 @@ def _sums(raw: NDArray[np.generic]) -> tuple[Number, Number]:
     low = int(raw.min())
     if int(raw.max()) - low > 1 << 16:
         # 32 bits or more, widely spread: squares do not fit into 64 bits, but their sums in halves of a value do.
-        values = raw.reshape(-1).astype(np.int64)
-        upper, lower = values >> 16, values & 0xFFFF
-        return int(values.sum()), (int((upper * upper).sum()) << 32) + (int((upper * lower).sum()) << 17) + int(
+        whole = raw.reshape(-1).astype(np.int64)
+        upper, lower = whole >> 16, whole & 0xFFFF
+        return int(whole.sum()), (int((upper * upper).sum()) << 32) + (int((upper * lower).sum()) << 17) + int(
             (lower * lower).sum()
         )
     counts = np.bincount(raw.reshape(-1).astype(np.int64 if raw.dtype.itemsize > 2 else np.int32) - low)
-    levels = np.arange(low, low + len(counts), dtype=np.int64)
-    return int((counts * levels).sum()), int((counts * levels**2).sum())
+    # Counted from the lowest value: squares of 32 bits, many of them, would not fit into 64.
+    levels = np.arange(len(counts), dtype=np.int64)
+    total, squares = int((counts * levels).sum()), int((counts * levels**2).sum())
+    return total + low * raw.size, squares + low * (2 * total + low * raw.size)
 
 
 def _nonzero(channels: Sequence[NDArray[np.generic]]) -> Box:
@@ -182,20 +203,27 @@ def _nonzero(channels: Sequence[NDArray[np.generic]]) -> Box:
     return Box(triple(start), triple(stop))
 
 
-def _join_channel(scans: Sequence[Scan], index: int, shape: Triple) -> ChannelScan:
+def _join_channel(scans: Sequence[Scan], index: int, crop: Box, shape: Triple) -> ChannelScan:
     parts = [scan.channels[index] for scan in scans]
-    low, high = min(part.low for part in parts), max(part.high for part in parts)
+    total, squares = sum(part.total for part in parts), sum(part.squares for part in parts)
+    held = [(scan, crop.clip(scan.part), part) for scan, part in zip(scans, parts, strict=True)]
+    held = [entry for entry in held if entry[1].volume]
+    # Zeros around a part's box of non-zero voxels count as far as they lie in the volume's.
+    low = min(part.low if inside == scan.nonzero else min(part.low, 0) for scan, inside, part in held)
+    high = max(part.high if inside == scan.nonzero else max(part.high, 0) for scan, inside, part in held)
     lows, highs = {}, {}
     for axis in parts[0].lows:
         lowest, highest = np.full(shape[axis], np.inf), np.full(shape[axis], -np.inf)
-        for scan, part in zip(scans, parts, strict=True):
-            here = scan.part.slices[axis]
-            lowest[here] = np.minimum(lowest[here], part.lows[axis])
-            highest[here] = np.maximum(highest[here], part.highs[axis])
+        for scan, inside, part in held:
+            here, local = inside.slices[axis], inside.relative_to(scan.part).slices[axis]
+            wider = any(inside.slices[other] != scan.nonzero.slices[other] for other in range(3) if other != axis)
+            bottom, top = (0, 0) if wider else (np.inf, -np.inf)
+            lowest[here] = np.minimum(lowest[here], np.minimum(part.lows[axis][local], bottom))
+            highest[here] = np.maximum(highest[here], np.maximum(part.highs[axis][local], top))
         unread = lowest > highest
         lows[axis] = np.where(unread, low, lowest).tolist()
         highs[axis] = np.where(unread, high, highest).tolist()
-    return ChannelScan(sum(part.total for part in parts), sum(part.squares for part in parts), low, high, lows, highs)
+    return ChannelScan(total, squares, low, high, lows, highs)
 
 
 def _box(corners: Sequence[int]) -> Box:

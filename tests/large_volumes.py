@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -53,14 +53,7 @@ def bright_pipeline(folder: Path, overrides: Sequence[str] = (), *, coarse: floa
     """
     config = load_config(None, [f"coarse.model={folder}", f"fine.model={folder}", "fine.mirroring=false", *overrides])
     plain = load_model(folder)
-    seeing = [_replace_networks(plain, level) for level in (coarse, fine)]
-    return Pipeline(config, *seeing)
-
-
-def _replace_networks(model: Any, level: float) -> Any:
-    from dataclasses import replace
-
-    return replace(model, networks=(Bright(level),))
+    return Pipeline(config, *(replace(plain, networks=(Bright(level),)) for level in (coarse, fine)))
 
 
 def lazy_volume(
@@ -83,28 +76,33 @@ def scan_of(image: np.ndarray, axes: Sequence[int] = (0, 1, 2)) -> Scan:
 
 
 def segment(
-    pipeline: Pipeline,
-    image: np.ndarray,
-    lattice: Lattice,
-    *,
-    spacing: Sequence[float] = SPACING,
-    order: int = 1,
+    pipeline: Pipeline, image: np.ndarray, lattice: Lattice, *, spacing: Sequence[float] = SPACING, order: int = 1
 ) -> dict[Triple, CellResult]:
     """What comes of each cell, block by block, in scan order (``order`` 1) or from the end (-1)."""
     scene = open_scene(pipeline, [lazy_volume(image, spacing)], scan_of(image), 0)
     results: dict[Triple, CellResult] = {}
     for block in lattice.blocks()[::order]:
         cells = lattice.cells_of(block)
-        results |= zip(cells, segment_cells(scene, [lattice.core(cell) for cell in cells], Clock()), strict=True)
+        found = segment_cells(scene, [lattice.core(cell) for cell in cells], Clock())
+        results |= dict(zip(cells, found, strict=True))
     return results
 
 
-def unmerged(results: dict[Triple, CellResult], lattice: Lattice) -> np.ndarray:
-    """Each cell's own labels, side by side."""
+def side_by_side(results: dict[Triple, CellResult], lattice: Lattice) -> np.ndarray:
+    """Each cell's own labels; what was found in its neighbours is lost."""
     labels = np.zeros(lattice.shape, np.uint8)
     for cell, result in results.items():
         labels[lattice.core(cell).slices] = result.part(lattice.core(cell))
     return labels
+
+
+def merged(results: dict[Triple, CellResult], lattice: Lattice) -> np.ndarray:
+    """Each cell's own labels, and where there are none what the first of all other cells found there."""
+    labels, own = np.zeros(lattice.shape, np.uint8), side_by_side(results, lattice)
+    for cell in reversed(lattice.cells()):
+        found = results[cell].part(Box.whole(lattice.shape))
+        np.copyto(labels, found, where=found != 0)
+    return np.where(own != 0, own, labels)
 
 
 def write_image(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from canvas import Box
 from coarse2fine.errors import ConfigError, OutputError
 from coarse2fine.io import LabelSpec, LabelStore, check_writable, open_labels, write_cremi
+from coarse2fine.io.tensors import parse_place
 from coarse2fine.large.source import Source
 from coarse2fine.large.work import WorkFolder
 
@@ -99,7 +100,8 @@ def plan_output(where: str, *, objects: bool, overwrite: bool, inputs: str, work
     path = output.path
     if path is None:
         return output
-    source = None if "://" in inputs else Path(inputs).expanduser().resolve()
+    folder = parse_place(inputs).folder
+    source = folder.resolve() if folder else None
     for one, other in ((path.resolve(), source), (source, path.resolve())):
         if one and other and one.is_relative_to(other):
             raise OutputError(f"the output {path} and the input {inputs} lie in each other", "Choose another output.")

@@ -18,7 +18,7 @@ from coarse2fine.config import Config
 from coarse2fine.errors import C2FError, VolumeError
 from coarse2fine.features import feature_model_fingerprint
 from coarse2fine.io import Grid, LabelSpec, Volume, create_labels, pyramid_factors
-from coarse2fine.large.cells import check_settings
+from coarse2fine.large.cells import open_scene
 from coarse2fine.large.engine import Engine, Failure, Task, run_phase
 from coarse2fine.large.job import SCAN, Job, store_of
 from coarse2fine.large.lattice import Lattice, plan_lattice
@@ -31,13 +31,15 @@ from coarse2fine.nnunet import Model
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.report import peak_memory_mb, versions
 from coarse2fine.resample import separate_axis
-from coarse2fine.scan import Scan, join_scans
+from coarse2fine.scan import Scan, blank_scan, join_scans
 from coarse2fine.view import spacing_doubts
 
 Progress = Callable[[str, int, int], None]
 """Called with (phase, done, total)."""
 
 PATCHES_PER_CELL = 4
+_SKIPPED = ("scan", "segment")
+"""Phases that may go on without blocks that keep failing: those that read the input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +121,10 @@ def segment_store(
     began = time.perf_counter()
     scales, levels = source.open()
     pipeline = Pipeline.from_config(config, trust_checkpoint=settings.trust)
-    check_settings(pipeline)
     lattice = plan_cells(pipeline, levels[0])
     level = coarse_level_of(pipeline, levels)
+    # What does not fit is found out before the volume is streamed: no statistics are needed for that.
+    open_scene(pipeline, levels, blank_scan(len(levels[0].channels), lattice.shape), level)
     layout = {
         "cells": [list(edges) for edges in lattice.edges],
         "per_block": list(lattice.per_block),
@@ -134,8 +137,10 @@ def segment_store(
     run = _Run(engine, settings, progress)
     with open_work(work, manifest, restart=settings.restart) as folder:
         job = plan_job(config, settings, source, output, levels, lattice, level, pipeline, folder)
-        for spec in {job.labels, job.result, *([job.ids] if job.ids else [])}:
-            create_labels(spec)
+        if not folder.finished("create"):  # once: a result that has been moved to its place must not be begun anew
+            for spec in {job.labels, job.result, *([job.ids] if job.ids else [])}:
+                create_labels(spec)
+            folder.mark("create", (0,), {})
         _scan(run, job)
         cells = lattice.cells()
         segmented = run.phase(job, "segment", SegmentBlock(job), lattice.blocks(), lattice.extent)
@@ -269,13 +274,13 @@ class _Run:
                 progress=lambda finished, total: self.progress(name, finished, total),
             )
         self.failures += failures
-        if failures and not (self.settings.skip_failed and name == "segment"):
+        if failures and not (self.settings.skip_failed and name in _SKIPPED):
             lines = "".join(f"\n    {failure.where}: {failure.message}" for failure in failures[:10])
             more = f"\n    and {len(failures) - 10} more" if len(failures) > 10 else ""
             raise UnfinishedError(
                 f"{len(failures)} of {len(keys)} blocks failed in phase {name}:{lines}{more}",
                 "All others are done and kept: run the same command again to try these again"
-                + (", or add --skip-failed to leave them background." if name == "segment" else "."),
+                + (", or add --skip-failed to leave them background." if name in _SKIPPED else "."),
             )
         return done
 
@@ -291,13 +296,17 @@ class _Run:
 
 def _scan(run: _Run, job: Job) -> None:
     """Stream the volume once for its statistics."""
+    if job.work.path(SCAN).exists():  # blocks that failed then must not change what the others were normalised by
+        return
     blocks = job.lattice.blocks()
     count = max(1, round(len(blocks) * job.config.blocks.statistics))
     picked = [blocks[round(index)] for index in np.linspace(0, len(blocks) - 1, count)]
     parts = run.phase(job, "scan", ScanBlock(job), picked, job.lattice.extent)
+    if not parts:
+        raise VolumeError(f"{job.source.where}: no block of it can be read: {run.failures[0].message}", "Check it.")
     scan = join_scans((Scan.from_dict(part) for part in parts.values()), job.lattice.shape)
     for index, channel in enumerate(scan.channels):
-        if channel.low == channel.high:
+        if channel.low == channel.high and scan.crop == scan.part:
             raise VolumeError(
                 f"{job.source.where}: every voxel of channel {index} that was read is {channel.low}",
                 "Check the path, the region and the array.",

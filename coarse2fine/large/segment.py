@@ -96,7 +96,8 @@ class MergeCell:
         core, store = self.job.lattice.core(cell), store_of(self.job.labels)
         labels, filled = store.read(core), 0
         pieces = []
-        for path in handed_to(self.job, cell).glob("*.npz"):
+        # Names begin with a number; what a killed process has left half-written begins with a dot.
+        for path in handed_to(self.job, cell).glob("[0-9]*.npz"):
             with np.load(path, allow_pickle=False) as piece:
                 pieces.append((tuple(piece["source"].tolist()), piece["start"].tolist(), piece["labels"]))
         for _, start, found in sorted(pieces, key=lambda piece: piece[0]):

@@ -265,6 +265,15 @@ def test_covid__train_folder_without_masks__is_an_error(covid: Path, tmp_path: P
     assert "no labels of volume-covid19-A-0003" in capsys.readouterr().err
 
 
+def test_covid__validation_folder_with_masks__is_for_testing(covid: Path, tmp_path: Path) -> None:
+    """What somebody labelled later does not slip into training."""
+    covid_case(covid / "Validation", "0698", 3)
+    assert run("covid", covid, "-o", tmp_path / "raw") == 0
+    folder = tmp_path / "raw/Dataset201_COVID1920"
+    assert [path.name for path in (folder / "labelsTs").iterdir()] == ["volume-covid19-A-0698.nii.gz"]
+    assert len(list((folder / "labelsTr").iterdir())) == 2
+
+
 def test_covid__no_foreground_at_all__is_an_error(covid: Path, tmp_path: Path, capsys: Any) -> None:
     """One empty case is a warning, a data set of them an error."""
     save(covid / "Train/volume-covid19-A-0003_seg.nii.gz", np.zeros(SHAPE, np.uint8))
@@ -326,6 +335,12 @@ def test_output__exists__is_replaced_only_when_asked(covid: Path, tmp_path: Path
     assert run("covid", covid, "-o", raw, "--overwrite") == 1
     assert "holds more than a data set: notes.txt" in capsys.readouterr().err
     assert (folder / "notes.txt").read_text() == "mine"
+    (folder / "notes.txt").unlink()
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    assert run("covid", covid, "-o", raw, "--overwrite") == 1
+    assert "is no folder of its own" in capsys.readouterr().err
+    assert (tmp_path / "elsewhere/dataset.json").is_file()
 
 
 def test_output__fails_while_replacing__keeps_the_old_one(

@@ -1,0 +1,275 @@
+"""Cell by cell against the whole volume in memory, and what cells read and leave to each other."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import blobs, write_agent
+from large_volumes import (
+    SPACING,
+    bright_pipeline,
+    lazy_volume,
+    merged,
+    pipeline_of,
+    scan_of,
+    segment,
+    side_by_side,
+)
+
+from canvas import Box, Triple
+from coarse2fine.clock import Clock
+from coarse2fine.errors import ConfigError, VolumeError
+from coarse2fine.features import FeatureSettings
+from coarse2fine.io import Grid, Volume
+from coarse2fine.large.cells import CellResult, open_scene, segment_cells
+from coarse2fine.large.lattice import Lattice, plan_lattice
+from coarse2fine.nnunet import Model
+
+SHAPE = (16, 40, 36)
+OTHER_SPACING = (2.5, 0.8, 1.3)
+SPLIT = ["rois.window_step=0.5", "assign.lambda=0.5", "canvas.packing=same_size"]
+Models = tuple[Path, Path]
+
+
+@pytest.fixture(scope="module")
+def models(model_folder: Callable[..., Path]) -> dict[str, Models]:
+    """Coarse and fine models of several kinds; those of kind ``turned`` have other axis orders than each other."""
+    coarse = {"spacing": (4.0, 2.0, 2.0), "seed": 5}
+    turned = {"spacing": (2.0, 2.0, 4.0), "patch": (16, 16, 8), "transpose": (1, 2, 0), "seed": 5}
+    other = {"spacing": (1.0, 2.0, 1.0), "patch": (16, 8, 16), "transpose": (2, 0, 1), "seed": 6}
+    scheme = {"scheme": "RescaleTo01Normalization"}
+    plain = model_folder(**coarse)
+    return {
+        "plain": (plain, model_folder(seed=6)),
+        "turned": (model_folder(**turned), model_folder(**other)),
+        "rescaling": (model_folder(**coarse, **scheme), model_folder(seed=6, **scheme)),
+        "flat": (model_folder(spacing=(9.0, 2.0, 2.0), seed=5), model_folder(spacing=(9.0, 1.0, 1.0), seed=6)),
+        "cascade": (plain, model_folder(cascade=True, seed=7)),
+    }
+
+
+@pytest.fixture(scope="module")
+def bright(model_folder: Callable[..., Path]) -> Path:
+    """A model folder for networks that see raw intensities on the volume's own grid."""
+    return model_folder(scheme="NoNormalization", spacing=SPACING)
+
+
+def bar(low: int, high: int, values: Sequence[tuple[int, int]] = ((0, 200),), shape: Triple = (8, 32, 64)) -> np.ndarray:
+    """A volume with one object from x = ``low`` to ``high``; its intensity changes where ``values`` say."""
+    image = np.zeros(shape, np.uint8)
+    for start, value in values:
+        image[2:6, 12:18, max(low, start) : high] = value
+    image[image == 0] = 1  # nothing is cropped
+    return image
+
+
+# --- the whole volume as one cell, and the same cells in other groups --------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides", "spacing"),
+    [
+        ("plain", [], SPACING),
+        ("plain", SPLIT, SPACING),
+        ("plain", ["mode=two-stage"], OTHER_SPACING),
+        ("plain", ["fine.outside=coarse"], OTHER_SPACING),
+        ("turned", [], OTHER_SPACING),
+        ("rescaling", ["rois.threshold=0.5"], SPACING),
+        ("flat", [], (5.0, 0.8, 1.3)),
+        ("cascade", ["fine.use_prior=true"], SPACING),
+    ],
+    ids=str,
+)
+def test_segment_cells__one_cell_of_everything__equals_the_pipeline_in_memory(
+    kind: str, overrides: list[str], spacing: tuple[float, float, float], models: dict[str, Models]
+) -> None:
+    """Voxel for voxel, with a zero border that is cropped, whatever the models do to the volume."""
+    image, pipeline = blobs(SHAPE), pipeline_of(models[kind], overrides)
+    whole = pipeline(Volume((image,), Grid(SHAPE, spacing), "whole"))
+    lattice = plan_lattice(SHAPE, (99, 99, 99), (8, 16, 16))
+    results = segment(pipeline, image, lattice, spacing=spacing)
+    np.testing.assert_array_equal(side_by_side(results, lattice), whole.labels)
+    counts = results[0, 0, 0].counts
+    assert counts["selected"] == whole.report.boxes["selected"] > 3
+    assert counts["network_voxels"] == whole.report.canvases["voxels"]
+    assert 0.001 < (whole.labels != 0).mean() < 0.5
+
+
+@pytest.mark.parametrize(("kind", "spacing"), [("plain", SPACING), ("turned", OTHER_SPACING)])
+def test_segment_cells__one_stage__equals_the_pipeline_in_memory(
+    kind: str, spacing: tuple[float, float, float], models: dict[str, Models]
+) -> None:
+    """nnU-Net's sliding window has no seams: even many cells equal it, but for ties that rounding breaks."""
+    image, pipeline = blobs(SHAPE), pipeline_of(models[kind], ["mode=one-stage"])
+    whole = pipeline(Volume((image,), Grid(SHAPE, spacing), "whole")).labels
+    assert 0.01 < (whole != 0).mean() < 0.5
+    for cell in ((99, 99, 99), (8, 20, 20)):
+        lattice = plan_lattice(SHAPE, cell, (4, 4, 4), (1, 2, 2))
+        results = segment(pipeline, image, lattice, spacing=spacing)
+        assert (side_by_side(results, lattice) != whole).mean() < 1e-3
+
+
+def same(one: dict[Triple, CellResult], other: dict[Triple, CellResult]) -> bool:
+    """Whether all cells have the same labels, their own and those around them, and took the same effort."""
+    return all(
+        result.box == other[cell].box
+        and result.counts == other[cell].counts
+        and np.array_equal(result.labels, other[cell].labels)
+        for cell, result in one.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides", "spacing"),
+    [
+        ("plain", SPLIT, SPACING),
+        ("turned", ["fine.outside=coarse"], OTHER_SPACING),
+        ("plain", ["mode=one-stage"], OTHER_SPACING),
+        ("plain", "agent", SPACING),
+    ],
+    ids=str,
+)
+def test_segment_cells__other_groups_and_order__the_same_voxel_for_voxel(
+    kind: str, overrides: Any, spacing: tuple[float, float, float], models: dict[str, Models], tmp_path: Path
+) -> None:
+    """What comes of a cell depends on the cell alone, and not on which others are done with it or before it."""
+    if overrides == "agent":
+        agent = write_agent(
+            tmp_path / "agent", models[kind], SPLIT, features=FeatureSettings("coarse", global_info=True), kind="policy"
+        )
+        overrides = [*SPLIT, f"assign.agent={agent}", "assign.budget=20"]
+    image, pipeline = blobs(SHAPE), pipeline_of(models[kind], overrides)
+    groups: list[dict[Triple, CellResult]] = []
+    for per_block, order in (((1, 1, 1), 1), ((1, 2, 2), -1), ((2, 1, 2), 1), ((9, 9, 9), -1)):
+        lattice = plan_lattice(SHAPE, (8, 20, 18), (4, 4, 4), per_block)
+        assert lattice.size == (2, 2, 2)
+        groups.append(segment(pipeline, image, lattice, spacing=spacing, order=order))
+    assert merged(groups[0], lattice).any()
+    assert [same(groups[0], group) for group in groups] == [True] * 4
+
+
+# --- objects across borders of cells ---------------------------------------------------------------------------------
+
+TWO = Lattice(((0, 8), (0, 32), (0, 32, 64)))
+GROWING = ["fine.grow=9", "fine.grow_step=[2, 8, 8]", "blocks.halo=[4, 16, 24]"]
+
+
+def test_segment_cells__object_seen_coarsely_on_one_side_only__is_found_whole_around_the_cell(bright: Path) -> None:
+    """Its mask is followed out of the cell; side by side cells cut it, merged they have all of it."""
+    image = bar(20, 50, ((0, 200), (30, 120)))
+    results = segment(bright_pipeline(bright, GROWING, coarse=150, fine=60), image, TWO)
+    expected = image > 60
+    np.testing.assert_array_equal(merged(results, TWO) != 0, expected)
+    cut = side_by_side(results, TWO) != 0
+    np.testing.assert_array_equal(cut[..., :32], expected[..., :32])
+    assert not cut[..., 32:].any()
+
+
+def test_segment_cells__halo__is_how_far_a_mask_is_followed(bright: Path) -> None:
+    """Beyond the halo nobody looks; by default it is a slot, here 4 x 8 x 8."""
+    image = bar(20, 60, ((0, 200), (30, 120)))
+    for halo, end in (("[4, 16, 12]", 44), ("[0, 0, 0]", 32), ("null", 40)):
+        pipeline = bright_pipeline(bright, [*GROWING[:2], f"blocks.halo={halo}"], coarse=150, fine=60)
+        found = np.flatnonzero(merged(segment(pipeline, image, TWO), TWO).any(axis=(0, 1)))
+        assert (found[0], found[-1] + 1) == (20, end)
+
+
+def test_segment_cells__boxes_of_the_neighbour__are_not_followed_into(
+    bright: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both cells know of the object: each segments its side of it, and what the other one does is not done twice."""
+    image, pipeline = bar(20, 50), bright_pipeline(bright, GROWING, coarse=150, fine=60)
+    shared = segment(pipeline, image, TWO)
+    module = importlib.import_module("coarse2fine.large.cells")
+    refine = module.refine
+    monkeypatch.setattr(module, "refine", lambda *args, elsewhere, **more: refine(*args, **more))
+    alone = segment(pipeline, image, TWO)
+    for results in (shared, alone):
+        np.testing.assert_array_equal(merged(results, TWO) != 0, image > 60)
+    counts = [{name: sum(r.counts[name] for r in results.values()) for name in ("grown", "canvases")} for results in (shared, alone)]
+    assert counts[0]["grown"] == 0 < counts[1]["grown"]
+    assert counts[0]["canvases"] < counts[1]["canvases"]
+
+
+# --- what is read and run -------------------------------------------------------------------------------------------
+
+
+def test_segment_cells__nothing_in_a_cell__neither_network_nor_finest_level_are_touched(
+    model_folder: Callable[..., Path], bright: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty cell costs a look at the coarse level; one with an object also reads around the object."""
+    image, pipeline = bar(36, 50), bright_pipeline(bright, ["coarse.spacing=[2, 2, 2]"], coarse=150, fine=60)
+    fine_reads: list[Box] = []
+    coarse_reads: list[Box] = []
+    levels = [
+        lazy_volume(image, SPACING, fine_reads),
+        lazy_volume(image[:, ::2, ::2].copy(), (2.0, 2.0, 2.0), coarse_reads),
+    ]
+    scene = open_scene(pipeline, levels, scan_of(image), 1)
+    assert not fine_reads + coarse_reads
+    passes: list[Model] = []
+    forward = Model.forward
+    monkeypatch.setattr(Model, "forward", lambda self, *a, **k: passes.append(self) or forward(self, *a, **k))
+    empty, full = (
+        (next(segment_cells(scene, [TWO.core(cell)], Clock())), len(fine_reads), {m.networks[0].level for m in passes})
+        for cell in TWO.cells()
+    )
+    assert (empty[1], empty[2], empty[0].counts, empty[0].labels.any()) == (0, {150}, {}, False)
+    assert full[1] > 0
+    assert full[2] == {150, 60}
+    assert full[0].labels.any()
+    assert {box.shape[2] for box in coarse_reads} != {32}  # not the whole level at once
+
+
+@pytest.mark.parametrize("mode", ["accelerated", "one-stage"])
+def test_segment_cells__larger_volume__is_not_read_in_larger_pieces(mode: str, bright: Path) -> None:
+    """What a block holds in memory depends on its cells, never on the volume."""
+    pipeline = bright_pipeline(bright, [f"mode={mode}"], coarse=150, fine=60)
+    largest = []
+    for count in (3, 6):
+        image = np.tile(bar(4, 20, shape=(8, 32, 24)), (1, count, count))
+        reads: list[Box] = []
+        scene = open_scene(pipeline, [lazy_volume(image, SPACING, reads)], scan_of(image), 0)
+        lattice = plan_lattice(image.shape, (8, 32, 24), (8, 8, 8))
+        for cell in lattice.cells():
+            assert next(segment_cells(scene, [lattice.core(cell)], Clock())).labels.any()
+        largest.append(max(box.volume for box in reads))
+    assert largest[0] == largest[1] < 3 * image.size / 4
+
+
+# --- what cannot be done this way ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("coarse.body_crop={}", "coarse.body_crop"),
+        ("rois.empty=one-stage", "rois.empty: one-stage"),
+        ("cascade", "one-stage, with a cascade"),
+    ],
+)
+def test_open_scene__settings_that_need_the_whole_volume__are_refused(
+    override: str, name: str, models: dict[str, Models]
+) -> None:
+    """Named, with the remedy."""
+    if override == "cascade":
+        pipeline = pipeline_of(models["cascade"], ["fine.use_prior=true", "mode=one-stage"])
+    else:
+        pipeline = pipeline_of(models["plain"], [override])
+    image = blobs(SHAPE)
+    with pytest.raises(ConfigError, match=name):
+        open_scene(pipeline, [lazy_volume(image)], scan_of(image), 0)
+
+
+def test_open_scene__model_that_normalises_inside_of_a_mask__is_refused(model_folder: Callable[..., Path]) -> None:
+    """The mask of the whole volume is not known here."""
+    image = blobs(SHAPE)
+    for masked in ("coarse", "fine"):
+        folders = (model_folder(masked=masked == "coarse"), model_folder(masked=masked == "fine"))
+        with pytest.raises(VolumeError, match="use_mask_for_norm"):
+            open_scene(pipeline_of(folders), [lazy_volume(image)], scan_of(image), 0)
