@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import signal
 import socket
@@ -48,18 +49,20 @@ class Undisturbed:
         output: Its result.
         begins_s: From its start until it could be resumed.
         seconds: Until its end.
+        objects: How many it found.
     """
 
     output: Path
     begins_s: float
     seconds: float
+    objects: int
 
 
 def kill_cycles(command: Command, cycles: int, seed: int, console: Console) -> dict[str, Any]:
     """Kill, resume and compare.
 
     Args:
-        command: Without workers; its output's folder is used for all runs.
+        command: Without workers, and with instances; its output's folder is used for all runs.
         cycles: How many kills.
         seed: Of victims and times.
         console: Told about each cycle.
@@ -67,7 +70,8 @@ def kill_cycles(command: Command, cycles: int, seed: int, console: Console) -> d
     Returns:
         ``kills``; ``survived``: cycles that ended well; ``voxels_different`` over all levels of all results;
         ``left_behind``: processes that outlived the main process; ``missed``: runs that ended before the kill, which
-        do not count; ``undisturbed_s``; ``cycles``: each one's victim, time, runs and outcome.
+        do not count; ``undisturbed_s`` and ``objects`` of the undisturbed run; ``cycles``: each one's victim, time,
+        runs and outcome.
 
     Raises:
         C2FError: If the undisturbed run fails, or no kill ever hits.
@@ -75,11 +79,11 @@ def kill_cycles(command: Command, cycles: int, seed: int, console: Console) -> d
     random = np.random.default_rng(seed)
     reference = _undisturbed(command)
     rows: list[dict[str, Any]] = []
-    missed = 0
+    missed, first = 0, int(random.integers(len(VICTIMS)))
     while len(rows) < cycles:
         if missed > 2 * cycles + 5:
             raise C2FError("the runs are over before anything can be killed", "Take a larger volume.")
-        victim = VICTIMS[int(random.integers(len(VICTIMS)))]
+        victim = VICTIMS[(len(rows) + first) % len(VICTIMS)]
         delay = float(random.random()) * (reference.seconds - reference.begins_s)
         row = _cycle(command, reference, victim, delay)
         if row is None:
@@ -94,6 +98,7 @@ def kill_cycles(command: Command, cycles: int, seed: int, console: Console) -> d
         "left_behind": sum(row["left_behind"] for row in rows),
         "missed": missed,
         "undisturbed_s": reference.seconds,
+        "objects": reference.objects,
         "cycles": rows,
     }
 
@@ -109,7 +114,8 @@ def _undisturbed(command: Command) -> Undisturbed:
         end(process)
     if code:
         raise C2FError(f"c2f-infer failed: {_said(calm)}")
-    return Undisturbed(calm.output, begins, time.perf_counter() - start)
+    seconds, report = time.perf_counter() - start, json.loads(calm.report.read_text())
+    return Undisturbed(calm.output, begins, seconds, report["counts"]["objects"])
 
 
 def _cycle(command: Command, reference: Undisturbed, victim: str, delay: float) -> dict[str, Any] | None:
@@ -172,8 +178,9 @@ def _wait(process: subprocess.Popen[bytes], limit: float) -> int:
 
 
 def _said(command: Command) -> str:
-    """The end of what a command printed, in one line."""
-    return " ".join(command.log.read_text(errors="replace").split())[-1000:]
+    """The end of what a command printed, in one line, without the folder's name."""
+    text = command.log.read_text(errors="replace").replace(str(command.output.parent), "")
+    return " ".join(text.split())[-1000:]
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from coarse2fine.config import load_config
 from coarse2fine.io import Grid, LazyArray, Volume
 from coarse2fine.large.cells import CellResult, open_scene, segment_cells
 from coarse2fine.large.lattice import Lattice
-from coarse2fine.nnunet import load_model
+from coarse2fine.nnunet import Model, load_model
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.scan import Scan, join_scans, scan_part
 
@@ -30,6 +30,7 @@ class Bright(nn.Module):
     def __init__(self, level: float) -> None:
         super().__init__()
         self.level = level
+        self.register_buffer("seen_above", torch.tensor(level))  # so that models differ in what they are identified by
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         distance = 20 * (batch[:, :1] - self.level)
@@ -42,18 +43,22 @@ def pipeline_of(models: tuple[Path, Path], overrides: Sequence[str] = ()) -> Pip
     return Pipeline.from_config(load_config(None, [*named, *overrides]))
 
 
-def bright_pipeline(folder: Path, overrides: Sequence[str] = (), *, coarse: float, fine: float) -> Pipeline:
+def bright_models(folder: Path, *, coarse: float, fine: float) -> tuple[Model, Model]:
     """Networks that are sure of what they see: each finds what is brighter than a level.
 
     Args:
         folder: A model folder, for all but the networks; it does not normalise.
-        overrides: Settings.
         coarse: Intensity above which the coarse network sees something.
         fine: Likewise the fine network.
     """
-    config = load_config(None, [f"coarse.model={folder}", f"fine.model={folder}", "fine.mirroring=false", *overrides])
     plain = load_model(folder)
-    return Pipeline(config, *(replace(plain, networks=(Bright(level),)) for level in (coarse, fine)))
+    return replace(plain, networks=(Bright(coarse),)), replace(plain, networks=(Bright(fine),))
+
+
+def bright_pipeline(folder: Path, overrides: Sequence[str] = (), *, coarse: float, fine: float) -> Pipeline:
+    """A pipeline with such networks; arguments as of ``bright_models``, and settings."""
+    config = load_config(None, ["fine.mirroring=false", *overrides])
+    return Pipeline(config, *bright_models(folder, coarse=coarse, fine=fine))
 
 
 def lazy_volume(

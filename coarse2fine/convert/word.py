@@ -33,8 +33,9 @@ LABELS = {
     "Head_of_femur_L": 15,
     "Head_of_femur_R": 16,
 }
-"""Names and values as in the ``dataset.json`` that comes with WORD; the organs' order is that of the table in
-https://github.com/openmedlab/Awesome-Medical-Dataset/blob/main/resources/WORD.md, too."""
+"""Names and values as users of WORD list them, such as the table in
+https://github.com/openmedlab/Awesome-Medical-Dataset/blob/main/resources/WORD.md. Compare them with the data set's own
+``dataset.json``, which we have not seen."""
 
 
 def find_word(source: Path) -> RawData:

@@ -154,6 +154,8 @@ class Store:
             options: Further members of its specification.
         """
         spec = {"driver": driver, "kvstore": dict(self.kvstore), **options}
+        if not write:  # inputs do not change: what is in the cache need not be asked for again
+            spec["recheck_cached_data"] = "open"
         return ts.open(spec, context=self.context, open=True, read=True, write=write, create=create)
 
     def fingerprint(self, key: str) -> dict[str, Any]:

@@ -70,16 +70,16 @@ def on_cluster(
             'Install it: pip install "coarse2fine[cluster]"',
         ) from error
     if scheduler is not None:
-        return _Cluster(scheduler, lambda stack: join_cluster(stack, scheduler))
+        return _Cluster(f"at {scheduler}", lambda stack: join_cluster(stack, scheduler))
     count, local = workers or 1, Local(threads_per_worker, gpus, memory_limit)
-    return _Cluster("this machine", lambda stack: local.start(stack, count))
+    return _Cluster("on this machine", lambda stack: local.start(stack, count))
 
 
 class _Cluster:
     """The engine on a Dask cluster.
 
     Args:
-        name: What messages call the place of the scheduler.
+        name: Where the scheduler is, in messages.
         connect: Starts or joins the cluster; registers on the stack what has to be undone.
     """
 
@@ -256,7 +256,7 @@ class _Run:
 
     def _gone(self) -> C2FError:
         return C2FError(
-            f"the scheduler at {self.name} is gone",
+            f"the scheduler {self.name} is gone",
             "Finished blocks are kept: once a scheduler runs, run the same command again to resume.",
         )
 

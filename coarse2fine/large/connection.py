@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from distributed import Client, Nanny, SpecCluster
 
 _CONNECT_S = 10.0  # for the scheduler to answer
-_CLOSE_S = 1.0  # for busy workers, before they are killed: what they have in hand will be done again
+_CLOSE_S = 10.0  # for a connection to be closed
 _QUIET = logging.CRITICAL + 1
 _LOGGERS = ("distributed", "tornado", "asyncio", "bokeh")
 _DASHBOARD = "127.0.0.1:8787"  # Dask's usual port, but for this machine only: it has no password
@@ -119,20 +119,28 @@ def _pinned(devices: Sequence[str], index: int) -> dict[str, str]:
 
 
 def _stop(cluster: SpecCluster) -> None:
-    """Ends the workers, also busy ones, and the scheduler."""
+    """Ends the workers, whatever they are doing, and the scheduler.
 
-    async def close() -> None:
-        await asyncio.gather(*(nanny.close(timeout=_CLOSE_S) for nanny in cluster.workers.values()))
+    Workers are not asked: a busy one would not listen, one that is just starting answers with a traceback, and none
+    holds anything that is not written yet.
+    """
+
+    async def kill() -> None:
+        for nanny in cluster.workers.values():
+            nanny.close_gracefully()  # or it would start another one
+            if nanny.pid is not None:
+                os.kill(nanny.pid, signal.SIGKILL)
+        await asyncio.gather(*(nanny.close() for nanny in cluster.workers.values()))
 
     with suppress(Exception):  # they die with this process at the latest
-        cluster.sync(close)
+        cluster.sync(kill)
     with suppress(Exception):
-        cluster.close(timeout=10 * _CLOSE_S)
+        cluster.close(timeout=_CLOSE_S)
 
 
 def _close_client(client: Client) -> None:
     with suppress(Exception):
-        client.close(timeout=10 * _CLOSE_S)
+        client.close(timeout=_CLOSE_S)
 
 
 @contextmanager

@@ -109,7 +109,7 @@ def plan_output(where: str, *, objects: bool, overwrite: bool, inputs: str, work
         raise OutputError(f"{path} exists already", "Use --overwrite to replace it, or choose another name.")
     if path.is_dir() and not _is_result(path):
         raise OutputError(f"{path} is a folder, but no result of an earlier run", "Choose another name.")
-    check_writable(path.with_name(f"{path.name}.c2f"), overwrite=True)  # its folder takes files
+    check_writable(path.with_name(".c2f-writable"), overwrite=True)  # its folder takes files
     work.parent.mkdir(parents=True, exist_ok=True)
     if work.parent.stat().st_dev != path.parent.stat().st_dev:
         raise OutputError(

@@ -40,6 +40,7 @@ def sample(tmp_path: Path) -> Path:
         clefts = file.create_dataset("volumes/labels/clefts", data=CLEFTS[2:9, 10:30, 15:45], compression="gzip")
         clefts.attrs["resolution"], clefts.attrs["offset"] = (40.0, 4.0, 4.0), (80.0, 40.0, 60.0)
         file.create_dataset("predictions/map", data=RAW.astype(">f4"))
+        file.create_dataset("volumes/labels/mask", data=RAW)
         file.create_dataset("annotations/ids", data=np.arange(3))
     return path
 
@@ -68,7 +69,7 @@ def test_open_store__cremi_sample__raw_labels_and_others(sample: Path) -> None:
     assert labels.grid == Grid((7, 20, 30), (40.0, 4.0, 4.0), "nm", (60.0, 40.0, 80.0))
     other = open_store(str(sample), array="predictions/map", spacing=(0.04, 0.004, 0.004), unit="um")
     assert np.array_equal(other.levels[0].channels[0].transpose((2, 1, 0))[5:9, :, :3], RAW.T[5:9, :, :3])
-    assert other.levels[0].channels[0].dtype == np.float32
+    assert other.levels[0].channels[0].dtype == other.levels[0].channels[0][:1, :1, :1].dtype == np.float32
     assert other.levels[0].grid.spacing == (40, 4, 4)
     assert raw.identity != other.identity
     assert open_store(raw.where).identity == raw.identity
@@ -78,6 +79,7 @@ def test_open_store__cremi_sample__raw_labels_and_others(sample: Path) -> None:
     ("array", "options", "words"),
     [
         ("volumes/labels/clefts", {}, "label file given as image"),
+        ("volumes/labels/mask", {"spacing": (1.0, 1.0, 1.0)}, "label file given as image"),
         ("volumes/raw2", {}, r"volumes/raw \(13, 40, 50\)"),
         ("volumes", {}, r"predictions/map"),
         ("annotations/ids", {"spacing": (1.0, 1.0, 1.0), "unit": "nm"}, "shape"),

@@ -146,7 +146,9 @@ def test_finish__zarr__is_an_ngff_label_image(tmp_path: Path) -> None:
 
 def test_finish__precomputed__is_a_segmentation(tmp_path: Path) -> None:
     """Place, sizes and spacings are the format's (x, y, z); nothing of the unfinished state stays."""
-    spec = replace(spec_of(tmp_path / "out", "precomputed"), grid=replace(GRID, spacing=(4e-5, 4e-6, 4e-6), unit="mm"))
+    spec = replace(
+        spec_of(tmp_path / "out", "precomputed"), grid=replace(GRID, spacing=(30 * 1e-6, 4e-6, 4e-6), unit="mm")
+    )
     spec = replace(spec, grid=replace(spec.grid, origin=(4e-5, 24e-6, 80e-6)))
     create_labels(spec)
     with pytest.raises(VolumeError, match="not finished"):
@@ -155,10 +157,11 @@ def test_finish__precomputed__is_a_segmentation(tmp_path: Path) -> None:
     info = json.loads((tmp_path / "out/info").read_text())
     assert set(info) == {"@type", "type", "data_type", "num_channels", "scales"}
     assert (info["@type"], info["type"]) == ("neuroglancer_multiscale_volume", "segmentation")
-    assert [scale["resolution"] for scale in info["scales"]] == [[4, 4, 40], [8, 8, 40], [16, 16, 80]]
-    assert [scale["voxel_offset"] for scale in info["scales"]] == [[10, 6, 2], [5, 3, 2], [2, 2, 1]]
+    assert [scale["resolution"] for scale in info["scales"]] == [[4, 4, 30], [8, 8, 30], [16, 16, 60]]
+    assert [scale["voxel_offset"] for scale in info["scales"]] == [[10, 6, 3], [5, 3, 3], [2, 2, 1]]
+    assert {scale["encoding"] for scale in info["scales"]} == {"compressed_segmentation"}
     assert [scale["size"] for scale in info["scales"]] == [[45, 38, 11], [23, 19, 11], [12, 10, 6]]
-    assert open_store(spec.where, as_labels=True).levels[0].grid.origin == (40, 24, 80)
+    assert open_store(spec.where, as_labels=True).levels[0].grid.origin == (40, 24, 90)
     open_labels(spec).write(WHOLE, labels_of("uint32"))
 
 

@@ -283,13 +283,19 @@ def test_open_store__precomputed__offsets_and_scales(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
+def requests() -> list[str]:
+    """What the server has been asked for."""
+    return []
+
+
+@pytest.fixture
+def server(tmp_path: Path, requests: list[str]) -> Iterator[str]:
     class Patient(http.server.ThreadingHTTPServer):
         request_queue_size = 100  # of connections that are begun at once
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
+        def log_message(self, *words: object) -> None:
+            requests.append(str(words))
 
     handler = functools.partial(Quiet, directory=str(tmp_path))
     with Patient(("127.0.0.1", 0), handler) as host:
@@ -300,7 +306,7 @@ def server(tmp_path: Path) -> Iterator[str]:
         thread.join()
 
 
-def test_open_store__http__as_from_the_disk(tmp_path: Path, server: str) -> None:
+def test_open_store__http__as_from_the_disk(tmp_path: Path, server: str, requests: list[str]) -> None:
     """A server that can only be asked for keys is enough, for every format."""
     write_ngff(tmp_path / "a.zarr")
     write_precomputed(tmp_path / "em")
@@ -308,8 +314,11 @@ def test_open_store__http__as_from_the_disk(tmp_path: Path, server: str) -> None
     for where in (f"{server}/a.zarr/", f"zarr://{server}/a.zarr", f"precomputed://{server}/em", f"{server}/a.n5"):
         scales = open_store(where)
         assert same_region(scales.levels[0].channels[0], VOXELS)
-        again = open_store(scales.where)
-        assert again.identity == scales.identity
+        count = len(requests)
+        assert count
+        assert np.array_equal(scales.levels[0].channels[0][REGION], VOXELS[REGION])
+        assert len(requests) == count, "what is in the cache is not asked for again"
+        assert open_store(where.rstrip("/")).identity == open_store(scales.where).identity == scales.identity
     with pytest.raises(VolumeError, match=r"none\.zarr"):
         open_store(f"{server}/none.zarr")
 
@@ -416,7 +425,8 @@ def test_open_store__labels__only_where_wanted(tmp_path: Path) -> None:
     write_zarr(tmp_path / "float", VOXELS.astype(np.float32))
     write_ngff(tmp_path / "ngff", **{"image-label": {}})
     write_precomputed(tmp_path / "segmentation", "segmentation")
-    cases: list[tuple[str, dict[str, Any]]] = [("ids", EM), ("sample", EM | {"array": "labels/ids"})]
+    write_zarr(tmp_path / "signed", VOXELS.astype(np.int64))
+    cases: list[tuple[str, dict[str, Any]]] = [("ids", EM), ("signed", EM), ("sample", EM | {"array": "labels/ids"})]
     zarr.open_group(tmp_path / "sample", mode="a")
     for name, options in [*cases, ("ngff", {}), ("segmentation", {})]:
         with pytest.raises(VolumeError, match="label file given as image"):
@@ -427,7 +437,7 @@ def test_open_store__labels__only_where_wanted(tmp_path: Path) -> None:
         open_store(str(tmp_path / "float"), as_labels=True, **EM)
 
 
-@pytest.mark.parametrize("dtype", ["bool", "complex64", "float16", "int64"])
+@pytest.mark.parametrize("dtype", ["bool", "complex64", "float16"])
 def test_open_store__other_voxel_types__are_refused(tmp_path: Path, dtype: str) -> None:
     write_zarr(tmp_path / "a", VOXELS.astype(dtype))
     with pytest.raises(VolumeError, match=f"type {dtype}"):
@@ -439,6 +449,8 @@ def test_open_store__nothing_to_read__says_so(tmp_path: Path) -> None:
     zarr.open_group(tmp_path / "group", mode="w")
     write_zarr(tmp_path / "flat", VOXELS[0])
     write_zarr(tmp_path / "bad").joinpath("zarr.json").write_text("{")
+    codec = write_zarr(tmp_path / "codec", version=2) / ".zarray"
+    codec.write_text(json.dumps(json.loads(codec.read_text()) | {"compressor": {"id": "crc24"}}))
     (tmp_path / "folder").mkdir()
     (tmp_path / "text.txt").write_text("text")
     write_ngff(tmp_path / "time", "tzyx")
@@ -450,12 +462,14 @@ def test_open_store__nothing_to_read__says_so(tmp_path: Path) -> None:
         ("group", {"array": "x/y"}, "no array x/y"),
         ("flat", EM, "axes are z, y, x"),
         ("bad", EM, "not valid JSON"),
+        ("codec", EM, '"crc24" is not registered'),
         ("time", {"spacing": (1.0, 2.0)}, "three"),
         ("time", {"spacing": (1.0, -2.0, 3.0)}, "not positive"),
     ]:
         with pytest.raises(VolumeError, match=words) as info:
             open_store(str(tmp_path / name), **options)
         assert info.value.remedy
+        assert "tensorstore_spec" not in str(info.value)
 
 
 def test_is_store__by_content_and_ending(tmp_path: Path) -> None:

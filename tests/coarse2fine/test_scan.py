@@ -85,7 +85,9 @@ def test_join_scans__any_division_and_order__equals_numpy_on_the_crop(
 def test_join_scans__whole_or_in_pieces__the_same_numbers() -> None:
     """Not a bit depends on the division, so neither do results."""
     raw = np.random.default_rng(0).integers(-(1 << 31), (1 << 31) - 1, (9, 8, 7), dtype=np.int32)
-    whole, pieces = (scan_in_parts([raw], list(parts_of(raw.shape, edges))) for edges in ([[], [], []], [[4], [3], [2]]))
+    whole, pieces = (
+        scan_in_parts([raw], list(parts_of(raw.shape, edges))) for edges in ([[], [], []], [[4], [3], [2]])
+    )
     assert whole == pieces
     assert whole.mean_and_std(0) == pieces.mean_and_std(0)
 

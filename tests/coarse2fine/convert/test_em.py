@@ -200,10 +200,13 @@ def write_ngff(path: Path, array: np.ndarray, start: tuple[int, ...] = (0, 0, 0)
     """OME-NGFF 0.5 in micrometres, with zarr-python; ``start`` is the place of the first voxel, in voxels."""
     step = [0.04, 0.004, 0.004]
     group = zarr.create_group(path)
-    group.create_array("0", data=array, chunks=(4, 8, 8))
+    group.create_array("0", data=array, chunks=(1, 4, 8, 8)[-array.ndim :])
     scale = {"type": "scale", "scale": step}
     shift = {"type": "translation", "translation": [number * size for number, size in zip(start, step, strict=True)]}
     axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
+    if array.ndim == 4:
+        axes.insert(0, {"name": "c", "type": "channel"})
+        scale["scale"], shift["translation"] = [1.0, *step], [0.0, *shift["translation"]]
     group.attrs["ome"] = {
         "version": "0.5",
         "multiscales": [{"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": [scale, shift]}]}],
@@ -291,12 +294,15 @@ def test_fafb__overlapping_regions__are_told(stores: tuple[Path, Path], tmp_path
 
 
 def test_fafb__wrong_stores__are_told(stores: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
-    """Labels as image, an image as labels of another size, and no store at all."""
+    """Labels as image, no store at all, several channels, and lengths that are not EM's."""
     image, labels = stores
     where = ["--region", "2:10,4:16,6:20", "-o", tmp_path / "raw"]
     assert run("fafb", labels, labels, *where) == 1
     assert "label file given as image" in capsys.readouterr().err
     assert run("fafb", image, tmp_path / "nowhere.zarr", *where) == 1
     assert "nowhere.zarr does not exist" in capsys.readouterr().err
+    colours = write_ngff(tmp_path / "colours.zarr", noise((2, 12, 20, 22)))
+    assert run("fafb", colours, labels, *where) == 1
+    assert "colours.zarr has 2 channels" in capsys.readouterr().err
     assert run("fafb", image, labels, *where, "--spacing", 1, 1, 1, "--unit", "mm") == 1
     assert "in mm, which is not EM's" in capsys.readouterr().err

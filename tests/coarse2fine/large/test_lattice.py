@@ -32,9 +32,10 @@ def map_of(lattice: Lattice) -> np.ndarray:
 
 @settings(deadline=None)
 @given(lattices())
-def test_plan_lattice__any_sizes__cells_of_about_that_size_begin_at_chunks(plan: tuple[Lattice, Triple, Triple]) -> None:
-    """Cells share out the volume; no two of them share a chunk; edges lie where an even division has them, but for
-    half a chunk."""
+def test_plan_lattice__any_sizes__cells_of_about_that_size_begin_at_chunks(
+    plan: tuple[Lattice, Triple, Triple],
+) -> None:
+    """Cells share out the volume, but no chunk; edges are those of an even division, to within half a chunk."""
     lattice, cell, chunk = plan
     map_of(lattice)
     for edges, wanted, step in zip(lattice.edges, cell, chunk, strict=True):

@@ -59,7 +59,9 @@ def test_manifest_differences__values_changed_added_and_removed__names_each_with
     assert len(lines[3]) < 110
     assert lines[4:] == ["volume.shape[2]: 512 before, 256 now", 'version: "0.2" before, "0.3" now']
     assert manifest_differences(MANIFEST, replace(MANIFEST, layout={"blocks": [2, 4, 4]})) == []
-    assert manifest_differences(MANIFEST, replace(MANIFEST, models={"coarse": True})) != []
+    one, true, one_point_nought = (replace(MANIFEST, models={"a": value}) for value in (1, True, 1.0))
+    assert manifest_differences(one, true) == ["models.a: 1 before, true now"]
+    assert manifest_differences(one, one_point_nought) == []
 
 
 # --- opening ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,499 @@
+"""From a store to a store: any division gives the same result, also after crashes; what does not fit is refused."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import tensorstore as ts
+import zarr
+from conftest import blobs
+from large_volumes import bright_models, lazy_volume, merged, pipeline_of, segment, write_image
+from scipy.ndimage import label as label_with_scipy
+
+from canvas import Box, Triple, triple
+from coarse2fine.config import Config, load_config
+from coarse2fine.errors import C2FError, ConfigError, ModelError, OutputError, VolumeError
+from coarse2fine.io import LabelStore, LazyArray
+from coarse2fine.large.engine import in_process
+from coarse2fine.large.lattice import plan_lattice
+from coarse2fine.large.output import plan_output
+from coarse2fine.large.run import Settings, StoreReport, UnfinishedError, segment_store
+from coarse2fine.large.source import Source
+from coarse2fine.pipeline import Pipeline
+
+CHUNK, SHAPE = (4, 8, 20), (8, 32, 160)
+# Masks are followed far out of their cell, which is 8 x 16 x 40 voxels; a block holds two of these.
+SETTINGS = [
+    "fine.mirroring=false",
+    "fine.grow=9",
+    "fine.large_boxes=native",
+    "fine.grow_step=[2, 8, 8]",
+    "blocks.halo=[4, 16, 24]",
+    "blocks.cell=[8, 16, 40]",
+    "blocks.per_block=[1, 1, 2]",
+]
+COARSE, FINE = 150, 60  # intensities that the networks see
+PHASES = {
+    "scan": ("segment", "ScanBlock", 4),
+    "segment": ("segment", "SegmentBlock", 4),
+    "merge": ("segment", "MergeCell", 4),
+    "number": ("objects", "NumberCell", 8),
+    "pair": ("objects", "PairCell", 8),
+    "renumber": ("objects", "RenumberCell", 8),
+    "level-1": ("run", "BuildBlock", 1),
+}
+
+
+def image_of_bars() -> np.ndarray:
+    """Objects over cells' borders in y and x, of which the coarse network sees the bright part only."""
+    image = np.ones(SHAPE, np.uint8)
+    for z, y, bright, dim in [
+        ((2, 6), (2, 6), (30, 40), (40, 60)),
+        ((0, 4), (8, 12), (4, 20), (20, 30)),
+        ((2, 6), (10, 26), (100, 110), (110, 116)),
+        ((4, 8), (18, 24), (122, 140), (110, 122)),
+        ((2, 4), (28, 32), (70, 78), (60, 70)),
+    ]:
+        for (low, high), value in ((dim, 120), (bright, 200)):
+            image[slice(*z), slice(*y), low:high] = value
+    image[0, 0, 0] = 90  # which only the fine network would see
+    return image
+
+
+IMAGE = image_of_bars()
+EXPECTED = IMAGE > FINE
+EXPECTED[0, 0, 0] = False
+
+
+@pytest.fixture(scope="module")
+def folder(model_folder: Callable[..., Path]) -> Path:
+    """A model folder for all but the networks."""
+    return model_folder(scheme="NoNormalization", spacing=(2.0, 1.0, 1.0))
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells end at chunks, and those of real results are larger than these volumes."""
+    module = importlib.import_module("coarse2fine.large.run")
+    monkeypatch.setattr(module, "chunk_of", lambda shape: triple(min(pair) for pair in zip(shape, CHUNK, strict=True)))
+
+
+@pytest.fixture
+def bright(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks that see intensities, in place of those that a configuration names."""
+    models = bright_models(folder, coarse=COARSE, fine=FINE)
+
+    def from_config(config: Config, *, trust_checkpoint: bool = False) -> Pipeline:
+        return Pipeline(config, *models)
+
+    monkeypatch.setattr(Pipeline, "from_config", from_config)
+
+
+@dataclass
+class Bench:
+    """A folder with an input, where runs take place."""
+
+    folder: Path
+    image: Path
+
+    def __call__(
+        self,
+        name: str = "out.zarr",
+        *,
+        overrides: Sequence[str] = (),
+        region: Box | None = None,
+        objects: bool = False,
+        overwrite: bool = False,
+        **settings: Any,
+    ) -> StoreReport:
+        """Run; the work folder is that of the result's name."""
+        source, work = Source(str(self.image), region=region), self.work(name)
+        output = plan_output(self.where(name), objects=objects, overwrite=overwrite, inputs=source.where, work=work)
+        config = load_config(None, [*SETTINGS, *overrides])
+        with in_process() as engine:
+            return segment_store(config, source, output, work, engine, Settings(**({"retries": 0} | settings)))
+
+    def where(self, name: str) -> str:
+        prefix, _, last = name.rpartition("://")
+        return f"{prefix}://{self.folder / last}" if prefix else str(self.folder / name)
+
+    def work(self, name: str) -> Path:
+        return self.folder / f"{name.rpartition('/')[2]}.c2f"
+
+    def labels(self, name: str = "out.zarr", level: int = 0) -> np.ndarray:
+        return zarr.open_group(self.folder / name, mode="r")[str(level)][:]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """Bars in an OME-NGFF image with one level."""
+    return Bench(tmp_path, write_image(tmp_path / "in.zarr", IMAGE, chunk=20))
+
+
+def assert_same_objects(numbers: np.ndarray, mask: np.ndarray) -> None:
+    """Each connected part of the mask has a number of its own."""
+    expected, count = label_with_scipy(mask, np.ones((3, 3, 3)))
+    pairs = np.unique(np.stack([numbers.ravel().astype(np.int64), expected.ravel()]), axis=1)
+    assert pairs.shape[1] == len(np.unique(numbers)) == count + 1
+    assert ((numbers != 0) == mask).all()
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("per_block", ["[1, 1, 1]", "[1, 2, 2]", "[9, 9, 9]"])
+def test_segment_store__any_blocks__objects_over_borders_are_whole(per_block: str, bright: None, bench: Bench) -> None:
+    """Voxel for voxel what the fine network sees of all that the coarse one knows of, on all levels of the result."""
+    report = bench(overrides=[f"blocks.per_block={per_block}"])
+    np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
+    np.testing.assert_array_equal(bench.labels(level=1) != 0, EXPECTED[:, ::2, ::2])
+    assert report.counts["voxels"] == IMAGE.size
+    assert 0 < report.counts["network_voxels"] < IMAGE.size
+    assert report.failures == report.warnings == ()
+    assert set(report.seconds) == {"scan", "segment", "merge", "level-1", "publish", "total"}
+    assert report.layout["cells"] == [[0, 8], [0, 16, 32], [0, 40, 80, 120, 160]]
+    assert json.dumps(report.config)
+
+
+def test_segment_store__without_merge__objects_are_cut(
+    bright: None, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is this phase that brings the parts beyond a cell."""
+    module = importlib.import_module("coarse2fine.large.segment")
+    monkeypatch.setattr(module.MergeCell, "__call__", lambda self, key: {"filled": 0})
+    bench()
+    found = bench.labels() != 0
+    assert not found[~EXPECTED].any()
+    assert EXPECTED[2:6, 2:6, 40:60].all()
+    assert not found[2:6, 2:6, 40:60].any()
+
+
+def test_segment_store__trained_networks__any_blocks_give_the_same(
+    model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Resampling, noise in all cells, many boxes: what cells of their own find, merged as the rule says."""
+    image = blobs((8, 32, 40))
+    models = model_folder(spacing=(4.0, 2.0, 2.0), seed=5), model_folder(seed=6)
+    settings = [f"coarse.model={models[0]}", f"fine.model={models[1]}", "rois.threshold=0.55", "blocks.cell=[4, 16, 20]"]
+    bench = Bench(tmp_path, write_image(tmp_path / "in.zarr", image))
+    results = []
+    for per_block in ("[1, 1, 1]", "[2, 1, 2]"):
+        name = f"{per_block[1]}.zarr"
+        bench(name, overrides=[*settings, f"blocks.per_block={per_block}"])
+        results.append(bench.labels(name))
+    lattice = plan_lattice(image.shape, (4, 16, 20), CHUNK)
+    assert lattice.size == (2, 2, 2)
+    expected = merged(segment(pipeline_of(models, SETTINGS), image, lattice), lattice)
+    for result in results:
+        np.testing.assert_array_equal(result, expected)
+    assert 0.01 < (expected != 0).mean() < 0.9
+
+
+def test_segment_store__objects__are_those_of_the_whole_volume(bright: None, bench: Bench) -> None:
+    """Numbered across cells; the report counts them."""
+    report = bench(objects=True)
+    assert bench.labels().dtype == np.uint64
+    assert_same_objects(bench.labels(), EXPECTED)
+    assert report.counts["objects"] == label_with_scipy(EXPECTED, np.ones((3, 3, 3)))[1]
+
+
+def test_segment_store__region__says_where_it_lies(bright: None, bench: Bench) -> None:
+    """Only the region is looked at; scale and translation of the result put it where it was."""
+    region = Box((0, 4, 20), (8, 30, 150))
+    bench(region=region)
+    np.testing.assert_array_equal(bench.labels() != 0, EXPECTED[region.slices])
+    multiscales = zarr.open_group(bench.folder / "out.zarr", mode="r").attrs["ome"]["multiscales"]
+    axes = [axis["name"] for axis in multiscales[0]["axes"]]
+    finest = multiscales[0]["datasets"][0]["coordinateTransformations"]
+    assert axes == ["z", "y", "x"]
+    assert [part["type"] for part in finest] == ["scale", "translation"]
+    assert (finest[0]["scale"], finest[1]["translation"]) == ([2, 1, 1], [0, 4, 20])
+
+
+def test_segment_store__precomputed__is_read_by_tensorstore(bright: None, bench: Bench) -> None:
+    """The same labels in neuroglancer's format."""
+    bench("precomputed://out")
+    spec = {"driver": "neuroglancer_precomputed", "kvstore": {"driver": "file", "path": f"{bench.folder}/out/"}}
+    array = ts.open(spec).result()
+    np.testing.assert_array_equal(array[ts.d["channel"][0]].read().result().T != 0, EXPECTED)
+
+
+def test_segment_store__cremi__keeps_resolution_offset_and_comment(bright: None, tmp_path: Path) -> None:
+    """HDF5 in, HDF5 out: objects as clefts, with the attributes of the raw volume; a region moves the offset."""
+    path = tmp_path / "sample.hdf"
+    with h5py.File(path, "w") as file:
+        raw = file.create_dataset("volumes/raw", data=IMAGE)
+        raw.attrs.update({"resolution": (2.0, 1.0, 1.0), "offset": (10.0, 20.0, 30.0), "comment": "left half"})
+    bench, region = Bench(tmp_path, path), Box((0, 0, 20), (8, 32, 160))
+    bench("out.hdf", region=region)
+    with h5py.File(tmp_path / "out.hdf") as file:
+        clefts = file["volumes/labels/clefts"]
+        labels = clefts[:]
+        assert clefts.attrs["comment"] == "left half"
+        assert clefts.attrs["resolution"].tolist() == [2, 1, 1]
+        assert clefts.attrs["offset"].tolist() == [10, 20, 50]
+    labels[labels == 0xFFFF_FFFF_FFFF_FFFF] = 0
+    assert_same_objects(labels, EXPECTED[region.slices])
+
+
+# --- crashes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Counts the blocks that are begun in each phase; the entry ``crash`` = (phase, n) makes the n-th one crash."""
+    seen: dict[str, Any] = {"count": Counter(), "crash": None, "error": KeyboardInterrupt}
+
+    def watch(phase: str, module: str, name: str) -> None:
+        task = getattr(importlib.import_module(f"coarse2fine.large.{module}"), name)
+        call = task.__call__
+
+        def counted(self: Any, key: Any) -> Any:
+            seen["count"][phase] += 1
+            result = call(self, key)
+            if seen["crash"] == (phase, seen["count"][phase]):
+                raise seen["error"]
+            return result
+
+        monkeypatch.setattr(task, "__call__", counted)
+
+    for phase, (module, name, _) in PHASES.items():
+        watch(phase, module, name)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[np.ndarray]:
+    """Objects of a run in one go."""
+    bench = Bench(tmp_path_factory.mktemp("undisturbed"), Path())
+    bench.image = write_image(bench.folder / "in.zarr", IMAGE, chunk=20)
+    with pytest.MonkeyPatch.context() as patch:
+        module = importlib.import_module("coarse2fine.large.run")
+        patch.setattr(module, "chunk_of", lambda shape: CHUNK)
+        models = bright_models(folder, coarse=COARSE, fine=FINE)
+        patch.setattr(Pipeline, "from_config", lambda config, *, trust_checkpoint=False: Pipeline(config, *models))
+        bench(objects=True)
+    yield bench.labels()
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_segment_store__killed_in_any_phase__goes_on_where_it_was(
+    phase: str, bright: None, bench: Bench, calls: dict[str, Any], undisturbed: np.ndarray
+) -> None:
+    """The same command again gives the same result; only the block that was cut short is done twice."""
+    calls["crash"] = phase, min(2, PHASES[phase][-1])
+    with pytest.raises(KeyboardInterrupt):
+        bench(objects=True)
+    assert not (bench.folder / "out.zarr").exists()
+    calls["crash"] = None
+    report = bench(objects=True)
+    np.testing.assert_array_equal(bench.labels(), undisturbed)
+    assert dict(calls["count"]) == {name: count + (name == phase) for name, (*_, count) in PHASES.items()}
+    assert report.counts["voxels"] == IMAGE.size
+
+
+def test_segment_store__again_after_the_end__leaves_the_result_as_it_is(
+    bright: None, bench: Bench, calls: dict[str, Any]
+) -> None:
+    """A crash after the last step finds everything done, and does not begin an empty result."""
+    for name in ("out.zarr", "out.hdf", "precomputed://out"):
+        bench(name)
+        files = {path: path.stat().st_mtime_ns for path in bench.folder.rglob("out*/**/c*/*")}
+        calls["count"].clear()
+        bench(name, overwrite=True)
+        assert not calls["count"]
+        assert {path: path.stat().st_mtime_ns for path in bench.folder.rglob("out*/**/c*/*")} == files
+    np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
+
+
+def test_segment_store__block_that_fails_once__is_tried_again(
+    bright: None, bench: Bench, calls: dict[str, Any]
+) -> None:
+    """At once if retries are left, else by the next command; the message says where the block is."""
+    calls |= {"crash": ("segment", 2), "error": ValueError("bad luck")}
+    with pytest.raises(UnfinishedError, match=r"1 of 4 .*segment:\n    voxels 0:8,4:18,82:160 .*bad luck"):
+        bench(region=Box((0, 4, 2), (8, 36, 162)).clip(Box.whole(SHAPE)))
+    assert calls["count"]["segment"] == 4
+    assert not calls["count"]["merge"]
+    bench("other.zarr", retries=1)
+    calls["count"].clear()
+    calls["crash"] = ("segment", 2)
+    assert bench("third.zarr", retries=1).failures == ()
+    assert calls["count"]["segment"] == 5
+    np.testing.assert_array_equal(bench.labels("third.zarr") != 0, EXPECTED)
+
+
+def test_segment_store__disk_full__stops_at_once_and_resumes(
+    bright: None, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No further block is begun when results cannot be written."""
+    write, begun = LabelStore.write, []
+
+    def full(store: LabelStore, box: Box, data: np.ndarray, level: int = 0) -> None:
+        begun.append(box)
+        if len(begun) > 3:
+            raise OutputError("cannot write: no space left", "Free some.")
+        write(store, box, data, level)
+
+    with monkeypatch.context() as patch, pytest.raises(OutputError, match="no space left"):
+        patch.setattr(LabelStore, "write", full)
+        bench(retries=5)
+    assert len(begun) == 4
+    bench()
+    np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
+
+
+# --- damaged inputs --------------------------------------------------------------------------------------------------
+
+
+def test_segment_store__damaged_chunk__is_reported_and_can_be_skipped(bright: None, bench: Bench) -> None:
+    """The blocks that read it fail, with their place in the input; the others are done, and stand in the result."""
+    chunk = bench.image / "0" / "c" / "0" / "1" / "7"
+    intact = chunk.read_bytes()
+    chunk.write_bytes(intact[: len(intact) // 2])
+    with pytest.raises(UnfinishedError, match=r"phase scan:\n    voxels 0:8,16:32,80:160 \(z, y, x\).*in\.zarr"):
+        bench()
+    assert not (bench.folder / "out.zarr").exists()
+    report = bench(skip_failed=True)
+    assert [(failure.phase, failure.key) for failure in report.failures] == [
+        ("scan", (0, 1, 1)),
+        ("segment", (0, 0, 1)),  # its halo
+        ("segment", (0, 1, 1)),
+    ]
+    assert "voxels 0:8,0:16,80:160" in report.failures[1].where
+    found = bench.labels() != 0
+    np.testing.assert_array_equal(found[..., :80], EXPECTED[..., :80])
+    assert not found[..., 80:].any()
+    assert EXPECTED[..., 80:].any()
+
+
+def test_segment_store__failed_block_is_mended__is_done_by_the_next_command(bright: None, bench: Bench) -> None:
+    """Without skipping nothing is published, and the same command does what is missing."""
+    chunk = bench.image / "0" / "c" / "0" / "1" / "7"
+    intact = chunk.read_bytes()
+    chunk.write_bytes(intact[: len(intact) // 2])
+    with pytest.raises(UnfinishedError):
+        bench()
+    chunk.write_bytes(intact)
+    bench()
+    np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
+
+
+@pytest.mark.parametrize("name", ["nothing", "damaged"])
+def test_segment_store__nothing_to_see__is_an_error(name: str, bright: None, bench: Bench) -> None:
+    """One value everywhere, or no block that can be read: more likely a wrong path than a result."""
+    if name == "nothing":
+        bench.image = write_image(bench.folder / "flat.zarr", np.full(SHAPE, 7, np.uint8))
+    else:
+        for chunk in (path for path in (bench.image / "0" / "c").rglob("*") if path.is_file()):
+            chunk.write_bytes(chunk.read_bytes()[:10])
+    with pytest.raises(VolumeError, match="is 7" if name == "nothing" else "cannot be read"):
+        bench(skip_failed=True)
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def test_segment_store__other_settings__are_refused_with_the_difference(
+    bright: None, bench: Bench, calls: dict[str, Any]
+) -> None:
+    """A work folder belongs to one run; how it is done may change, what it gives may not."""
+    calls["crash"] = ("segment", 2)
+    with pytest.raises(KeyboardInterrupt):
+        bench()
+    for changes, line in [
+        ({"overrides": ["rois.threshold=0.4"]}, r"config\.rois\.threshold: 0\.3 before, 0\.4 now"),
+        ({"region": Box((0, 0, 0), SHAPE)}, r"volume\.region"),
+        ({"objects": True}, r"layout\.output\.objects: false before, true now"),
+    ]:
+        with pytest.raises(OutputError, match=line):
+            bench(**changes)
+    calls |= {"crash": None, "count": Counter()}
+    bench(objects=True, restart=True)
+    assert calls["count"]["segment"] == 4
+    assert_same_objects(bench.labels(), EXPECTED)
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("coarse.body_crop={}", ConfigError, "coarse.body_crop"),
+        ("rois.empty=one-stage", ConfigError, "rois.empty"),
+        ("blocks.coarse_level=5", ConfigError, "coarse_level is 5"),
+        ("masked", VolumeError, "use_mask_for_norm"),
+        ("channels", VolumeError, "1 channel.*needs 2"),
+        ("agent", ModelError, "agent"),
+    ],
+)
+def test_segment_store__what_does_not_fit__is_refused_before_anything_is_read(
+    override: str,
+    error: type[C2FError],
+    message: str,
+    bench: Bench,
+    model_folder: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A brain takes hours to stream; what its metadata and the models say is known at once."""
+    reads: list[Box] = []
+    monkeypatch.setattr(LazyArray, "__getitem__", lambda self, key: reads.append(key))
+    options: dict[str, Any] = {"masked": {"masked": True}, "channels": {"channels": 2}}.get(override, {})
+    folder = model_folder(**options)
+    settings = [f"coarse.model={folder}", f"fine.model={folder}"]
+    if override == "agent":
+        (tmp_path / "agent").mkdir()
+        override = f"assign.agent={tmp_path / 'agent'}"
+    with pytest.raises(error, match=message):
+        bench(overrides=[*settings, *([override] if "=" in override else [])])
+    assert not reads
+    assert not bench.work("out.zarr").exists()
+
+
+# --- what is read ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("override", "level"), [("null", 1), ("0", 0)])
+def test_segment_store__pyramid__the_coarse_network_reads_the_level_that_fits(
+    override: str, level: int, bright: None, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the scan the finest level is only read around objects; a setting overrules that."""
+    even = IMAGE.copy()
+    even[:, 1::2], even[:, :, 1::2] = IMAGE[:, ::2], IMAGE[:, :, ::2]
+    even[0, :2, :2] = 1
+    bench.image = write_image(bench.folder / "pyramid.zarr", IMAGE, levels=2, chunk=20)
+    opened, reads = Source.open, {0: [], 1: []}
+
+    def recorded(source: Source) -> Any:
+        scales, volumes = opened(source)
+        levels = []
+        for number, volume in enumerate(volumes):
+            array, here = volume.channels[0], reads[number]
+            image = array[:, :, :]
+            levels.append(lazy_volume(image, volume.grid.spacing, here))
+        return scales, tuple(levels)
+
+    monkeypatch.setattr(Source, "open", recorded)
+    report = bench(overrides=["coarse.spacing=[2, 2, 2]", f"blocks.coarse_level={override}"])
+    assert report.layout["coarse_level"] == level
+    assert bool(reads[1]) == (level == 1)
+    np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
+
+
+def test_segment_store__share_for_statistics__scans_so_many_blocks(
+    bright: None, bench: Bench, calls: dict[str, Any]
+) -> None:
+    """The others are only read where something is segmented."""
+    bench(overrides=["blocks.statistics=0.5"])
+    assert calls["count"]["scan"] == 2
+    assert calls["count"]["segment"] == 4
+    np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
