@@ -106,8 +106,9 @@ def write_volume(stacks: Stacks, folder: Path, shape: Triple, *, levels: int = l
     for number, factor in enumerate(FACTORS[:levels]):
         arrays.append(_create(store / str(number), _coarser(shape, factor), stacks.voxels.dtype))
     starts = (range(0, edge, step) for edge, step in zip(shape, SLAB, strict=True))
+    end = Box.whole(edge + -edge % times for edge, times in zip(shape, FACTORS[-1], strict=True))
     for start in itertools.product(*starts):
-        slab = Box.of(start, SLAB)
+        slab = Box.of(start, SLAB).clip(end)
         voxels = stacks.read(slab)
         for array, factor in zip(arrays, FACTORS, strict=False):
             coarse = Box(_coarser(slab.start, factor), _coarser(slab.stop, factor)).clip(Box.whole(array.shape))

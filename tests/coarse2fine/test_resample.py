@@ -8,7 +8,8 @@ from nnunetv2.preprocessing.resampling.default_resampling import resample_data_o
 from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
 
 from canvas import Box
-from coarse2fine.resample import Floats, Method, Resampling, plan_resampling, stretch
+from coarse2fine import resample
+from coarse2fine.resample import Floats, Method, Resampling, axis_operator, plan_resampling, stretch
 
 # shape before, shape after, spacing before, spacing after: plain, flat first axis, flat by the target, flat middle axis
 GRIDS = {
@@ -87,3 +88,36 @@ def test_stretch__shrinking_past_unused_voxels__keeps_all_columns() -> None:
     matrix = stretch(8, 3)
     ramp = np.arange(8, dtype=np.float32)
     np.testing.assert_allclose(matrix @ ramp, [5 / 6, 3.5, 37 / 6], rtol=1e-5)
+
+
+@pytest.mark.parametrize("order", range(4))
+@pytest.mark.parametrize("sizes", [(300, 170), (170, 300), (300, 299), (90, 360), (5, 9)], ids=str)
+def test_axis__too_long_for_a_matrix__has_the_rows_of_one(
+    sizes: tuple[int, int], order: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that are made on demand, at both ends and anywhere between, are those of the matrix that is not kept."""
+    kept = axis_operator.__wrapped__(*sizes, "spline", order)
+    monkeypatch.setattr(resample, "LARGEST_MATRIX", 1)
+    made = axis_operator.__wrapped__(*sizes, "spline", order)
+    assert kept.matrix is not None
+    assert made.matrix is None
+    for start, stop in [(0, 3), (sizes[1] // 2, sizes[1] // 2 + 2), (sizes[1] - 1, sizes[1]), (0, sizes[1])]:
+        rows, low, high = made.rows(start, stop)
+        full = np.zeros((stop - start, sizes[0]), np.float32)
+        full[:, low:high] = rows
+        np.testing.assert_allclose(full, kept.matrix[start:stop], atol=3e-7)
+        assert high - low < 100 + sizes[0] * (stop - start) / sizes[1]
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("sizes", [(300, 170), (170, 300), (90, 360)], ids=str)
+def test_axis__too_long_for_torchs_matrix__has_the_rows_of_one(
+    sizes: tuple[int, int], order: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Likewise for models that resample with PyTorch."""
+    kept = axis_operator.__wrapped__(*sizes, "torch", order)
+    monkeypatch.setattr(resample, "LARGEST_MATRIX", 1)
+    rows, low, high = axis_operator.__wrapped__(*sizes, "torch", order).rows(0, sizes[1])
+    full = np.zeros(sizes[::-1], np.float32)
+    full[:, low:high] = rows
+    np.testing.assert_allclose(full, kept.matrix, atol=1e-5)

@@ -22,20 +22,19 @@ INTEGERS = ["uint8", "int8", "uint16", "int16", "uint32", "int32"]
 
 @st.composite
 def volumes(draw: st.DrawFn) -> list[np.ndarray]:
-    """One or two channels: values of the whole type or of a narrow range anywhere in it, in a box among zeros."""
+    """One or two channels: values of the whole type or of a narrow range anywhere in it, in boxes among zeros."""
     dtype = np.dtype(draw(st.sampled_from([*INTEGERS, "float32", "float64"])))
     shape = draw(st.tuples(*[st.integers(1, 9)] * 3))
     rng = np.random.default_rng(draw(st.integers(0, 999)))
     ends = (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "iu" else (-1000, 1000)
     low, high = sorted(draw(st.tuples(*[st.integers(*ends)] * 2)))
     high = min(high, low + draw(st.sampled_from([1, 300, 1 << 40])))
-    corners = [sorted(draw(st.tuples(*[st.integers(0, edge)] * 2))) for edge in shape]
-    inner = tuple(slice(a, b) for a, b in corners)
-    channels = []
+    channels = [np.zeros(shape, dtype) for _ in range(draw(st.integers(1, 2)))]
     for _ in range(draw(st.integers(1, 2))):
-        channel = np.zeros(shape, dtype)
-        channel[inner] = rng.uniform(low, high, channel[inner].shape).astype(dtype)
-        channels.append(channel)
+        corners = [sorted(draw(st.tuples(*[st.integers(0, edge)] * 2))) for edge in shape]
+        inner = tuple(slice(a, b) for a, b in corners)
+        for channel in channels:
+            channel[inner] = rng.uniform(low, high, channel[inner].shape).astype(dtype)
     return channels
 
 

@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import blobs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from large_volumes import lazy_volume
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
-from canvas import Box
+from canvas import Box, Triple, triple
 from coarse2fine.errors import VolumeError
 from coarse2fine.nnunet import load_model, nnunet_predictor
-from coarse2fine.view import nonzero_box, open_view
+from coarse2fine.scan import join_scans, scan_part
+from coarse2fine.view import nonzero_box, open_view, scaled_box, spacing_doubts
 
 SPACING = (2.5, 0.8, 1.3)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"scheme": "ZScoreNormalization"},
-        {"scheme": "ZScoreNormalization", "masked": True},
-        {"scheme": "CTNormalization"},
-        {"scheme": "RescaleTo01Normalization"},
-        {"scheme": "NoNormalization"},
-        {"transpose": (2, 0, 1)},
-        {"spacing": (9.0, 1.0, 1.0)},
-    ],
-    ids=str,
-)
+OPTIONS: list[dict[str, Any]] = [
+    {"scheme": "ZScoreNormalization"},
+    {"scheme": "ZScoreNormalization", "masked": True},
+    {"scheme": "CTNormalization"},
+    {"scheme": "RescaleTo01Normalization"},
+    {"scheme": "NoNormalization"},
+    {"transpose": (2, 0, 1)},
+    {"spacing": (9.0, 1.0, 1.0)},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_read__any_scheme__equals_nnunets_preprocessing(
     options: dict[str, Any], model_folder: Callable[..., Path]
 ) -> None:
@@ -87,3 +91,89 @@ def test_open_view__wrong_number_of_channels__names_both_numbers(model_folder: C
     """A two-channel model refuses a one-channel volume."""
     with pytest.raises(VolumeError, match=r"1 channel.*needs 2"):
         open_view([blobs((10, 20, 20))], SPACING, load_model(model_folder(channels=2)))
+
+
+@pytest.mark.parametrize(
+    "options", [*(options for options in OPTIONS if not options.get("masked")), {"spacing": (0.6, 3.0, 0.6)}], ids=str
+)
+def test_read__statistics_from_a_scan__equal_those_of_the_whole_volume(
+    options: dict[str, Any], model_folder: Callable[..., Path]
+) -> None:
+    """A volume that is read by region is cropped, normalised and clipped as one in memory, and not read before."""
+    model, image = load_model(model_folder(**options)), blobs((20, 44, 38))
+    reads: list[Box] = []
+    parts = [Box((0, 0, 0), (7, 44, 38)), Box((7, 0, 0), (20, 20, 38)), Box((7, 20, 0), (20, 44, 38))]
+    scan = join_scans([scan_part([image[part.slices]], part.start, (0, 1, 2)) for part in parts], image.shape)
+    whole = open_view([image], SPACING, model)
+    view = open_view(lazy_volume(image, SPACING, reads).channels, SPACING, model, scan=scan)
+    assert not reads
+    assert (view.crop, view.shape, view.full) == (whole.crop, whole.shape, whole.full)
+    for found, expected in zip(view.bounds[0], whole.bounds[0], strict=True):
+        if whole.resampling.overshoots:
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    box = Box.whole(view.shape)
+    np.testing.assert_allclose(view.read(box), whole.read(box), atol=1e-5)
+
+
+def test_open_view__scan_of_a_finer_level__says_where_to_crop(model_folder: Callable[..., Path]) -> None:
+    """A coarser level is cropped to the same place, rounded outwards, and normalised by the finer one's statistics."""
+    image = blobs((20, 44, 40))
+    scan = join_scans([scan_part([image], (0, 0, 0), ())], image.shape)
+    model, coarse = load_model(model_folder(scheme="ZScoreNormalization")), image[::2, ::4, ::4]
+    view = open_view([coarse], [5.0, 3.2, 5.2], model, scan=scan)
+    assert scan.crop == Box((2, 1, 0), (20, 44, 38))
+    assert view.crop == Box((1, 0, 0), (10, 11, 10))
+    mean, std = image[scan.crop.slices].mean(), image[scan.crop.slices].std()
+    assert (view.normalizations[0].shift, view.normalizations[0].scale) == pytest.approx((mean, std))
+
+
+def test_open_view__masked_normalisation_of_a_scan__is_refused(model_folder: Callable[..., Path]) -> None:
+    """The mask is that of the whole volume."""
+    image, model = blobs((10, 20, 20)), load_model(model_folder(masked=True))
+    with pytest.raises(VolumeError, match="use_mask_for_norm"):
+        open_view([image], SPACING, model, scan=join_scans([scan_part([image], (0, 0, 0), ())], image.shape))
+
+
+@pytest.mark.parametrize("options", [{}, {"transpose": (2, 0, 1)}, {"spacing": SPACING}], ids=str)
+def test_within__part_of_the_grid__reads_the_same_voxels(
+    options: dict[str, Any], model_folder: Callable[..., Path]
+) -> None:
+    """Boxes count from the window's start; around it lies what lies there in the volume, and 0 outside of that."""
+    view = open_view([blobs((20, 44, 38))], SPACING, load_model(model_folder(**options)))
+    window = Box((2, 3, 4), tuple(edge - 1 for edge in view.shape))
+    part = view.within(window)
+    assert part.shape == window.shape
+    for box in (Box.whole(part.shape), Box((1, 2, 3), (4, 6, 5)), Box((-4, -2, -9), (3, 2, 4))):
+        np.testing.assert_array_equal(part.read(box), view.read(box.shift(window.start)))
+        np.testing.assert_array_equal(part.read(box, (4, 4, 4)), view.read(box.shift(window.start), (4, 4, 4)))
+
+
+def test_spacing_doubts__other_unit__is_named_and_small_differences_are_not(model_folder: Callable[..., Path]) -> None:
+    """Micrometres given as millimetres are far off; axes are the file's."""
+    model = load_model(model_folder(spacing=(2.0, 1.0, 1.0), transpose=(1, 2, 0)))
+    assert spacing_doubts((1.0, 2.0, 1.0), "mm", model) == ()
+    assert spacing_doubts((3.9, 0.6, 1.0), "mm", model) == ()
+    (doubt,) = spacing_doubts((1.0, 2.0, 0.1), "mm", model)
+    assert "2 x 0.1 x 1 mm" in doubt
+    assert "10 times" in doubt
+
+
+@settings(deadline=None)
+@given(
+    st.tuples(*[st.integers(1, 30)] * 3), st.tuples(*[st.integers(1, 30)] * 3), st.permutations([0, 1, 2]), st.data()
+)
+def test_scaled_box__any_scale__holds_every_voxel_that_the_box_touches(
+    volume: Triple, shape: Triple, axes: list[int], data: st.DataObject
+) -> None:
+    """Rounded outwards, and no further; axes of the result are turned."""
+    start = [data.draw(st.integers(0, edge - 1)) for edge in volume]
+    box = Box(triple(start), triple(data.draw(st.integers(a + 1, edge)) for a, edge in zip(start, volume, strict=True)))
+    found = scaled_box(box, volume, triple(axes), shape)
+    for axis, source in enumerate(axes):
+        step = Fraction(volume[source], shape[axis])
+        touched = [
+            index
+            for index in range(shape[axis])
+            if index * step < box.stop[source] and (index + 1) * step > box.start[source]
+        ]
+        assert (found.start[axis], found.stop[axis]) == (touched[0], touched[-1] + 1)

@@ -15,7 +15,7 @@ from canvas import Box, Placement
 from coarse2fine.metrics import dice
 from coarse2fine.nnunet import Model, load_model, nnunet_predictor
 from coarse2fine.view import WorkingView, open_view
-from coarse2fine.writeback import LabelWriter
+from coarse2fine.writeback import LabelWriter, export_labels
 
 SPACING = (2.5, 0.8, 1.3)
 LABELS = {"background": 0, "a": 1, "b": 2}
@@ -180,3 +180,56 @@ def test_labels__voxels_that_do_not_count__stay_as_they_are(model_folder: Callab
     expected = np.zeros((16, 32, 32), bool)
     expected[0:8, 8:11, 8:16] = True
     np.testing.assert_array_equal(writer.finish() == 1, expected)
+
+
+@pytest.mark.parametrize(
+    "window", [Box((1, 4, 5), (6, 20, 25)), Box((0, 0, 0), (4, 30, 9)), Box((3, 9, 12), (6, 12, 17))]
+)
+def test_labels__window__are_what_the_whole_volume_gets_there(
+    window: Box, scene: tuple[Model, WorkingView, np.ndarray]
+) -> None:
+    """A writer of a part of the grid counts from the part's start, and writes the same labels."""
+    model, view, logits = scene
+    window = window.clip(Box.whole(view.shape))
+    boxes = [Box((0, 3, 2), (5, 14, 16)), Box((2, 8, 10), (8, 30, 28))]
+    results = []
+    for seen in (view, view.within(window)):
+        writer, start = LabelWriter(seen, model), seen.window.start
+        moved = [box.clip(Box.whole(view.shape)).shift(-a for a in start) for box in boxes]
+        writer.expect(moved)
+        for box in moved:
+            source = box.grow((2, 3, 3)).clip(Box.whole(view.shape).shift(-a for a in start))
+            writer.add(native(box, source), logits[(slice(None), *source.shift(start).slices)])
+        region = writer.region.shift(view.crop.start)
+        results.append((writer.finish().transpose(model.transpose), region))
+    (whole, _), (part, region) = results
+    assert part.shape == region.shape
+    assert 0 < region.volume < view.crop.volume
+    np.testing.assert_array_equal(part, whole[region.slices])
+
+
+@pytest.mark.parametrize("window", [Box((1, 4, 5), (6, 20, 25)), Box((3, 9, 12), (6, 12, 17))])
+def test_export_labels__window__are_what_the_whole_volume_gets_there(
+    window: Box, scene: tuple[Model, WorkingView, np.ndarray]
+) -> None:
+    """With a few voxels of outputs around it, a part is exported as if it had been cut out of the whole."""
+    model, view, logits = scene
+    window, half = window.clip(Box.whole(view.shape)), logits.astype(np.float16)
+    whole, part = LabelWriter(view, model), LabelWriter(view.within(window), model)
+    export_labels(whole, model, half)
+    held = window.grow((4, 4, 4)).clip(Box.whole(view.shape))
+    export_labels(part, model, half[(slice(None), *held.slices)], held)
+    np.testing.assert_array_equal(part.labels, whole.labels[part.region.slices])
+    assert (whole.finish() != exported_by_nnunet(model, view, half.astype(np.float32))).mean() < 1e-3
+
+
+def test_windows_side_by_side__share_out_the_volume(scene: tuple[Model, WorkingView, np.ndarray]) -> None:
+    """Each voxel is written in the window that holds its centre, and in no other."""
+    model, view, _ = scene
+    depth, height, width = view.shape
+    count = np.zeros(view.crop.shape, int)
+    for y in ((0, 7), (7, 20), (20, height)):
+        for x in ((0, 16), (16, width)):
+            window = Box((0, y[0], x[0]), (depth, y[1], x[1]))
+            count[LabelWriter(view.within(window), model).region.slices] += 1
+    assert (count == 1).all()

@@ -83,7 +83,7 @@ def bar(
         ("turned", [], OTHER_SPACING),
         ("rescaling", ["rois.threshold=0.5"], SPACING),
         ("flat", [], (5.0, 0.8, 1.3)),
-        ("cascade", ["fine.use_prior=true"], SPACING),
+        ("cascade", ["fine.use_prior=true", "rois.threshold=0.62"], SPACING),
     ],
     ids=str,
 )
@@ -179,6 +179,16 @@ def test_segment_cells__halo__is_how_far_a_mask_is_followed(bright: Path) -> Non
         pipeline = bright_pipeline(bright, [*GROWING[:2], f"blocks.halo={halo}"], coarse=150, fine=60)
         found = np.flatnonzero(merged(segment(pipeline, image, TWO), TWO).any(axis=(0, 1)))
         assert (found[0], found[-1] + 1) == (20, end)
+
+
+def test_segment_cells__model_with_other_axis_order__follows_as_far(model_folder: Callable[..., Path]) -> None:
+    """Halo and cells are in the file's axis order, whatever the network's is."""
+    options = {"spacing": (1.0, 1.0, 2.0), "patch": (16, 16, 8), "transpose": (2, 1, 0)}
+    folder = model_folder(scheme="NoNormalization", **options)
+    settings = ["fine.grow=9", "fine.grow_step=[8, 8, 2]", "blocks.halo=[1, 4, 24]"]
+    image = bar(20, 50, ((0, 200), (30, 120)))
+    results = segment(bright_pipeline(folder, settings, coarse=150, fine=60), image, TWO)
+    np.testing.assert_array_equal(merged(results, TWO) != 0, image > 60)
 
 
 def test_segment_cells__boxes_of_the_neighbour__are_not_followed_into(

@@ -31,7 +31,7 @@ ClosedClientError = distributed.client.ClosedClientError
 COUNT = 12
 KEYS = [(number,) for number in range(COUNT)]
 FILES = {f"{number}.txt": str(number**2) for number in range(COUNT)}
-SOON_S = 30.0  # how long to wait for what takes a second on an idle machine
+SOON_S = 120.0  # how long to wait for what takes a second on an idle machine
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +176,14 @@ def test_on_cluster__gpus_and_threads__each_worker_has_its_own_environment(
     assert sorted(environments.values()) == [("5", "3", False), ("GPU-7", "3", False)]
     assert cluster.dashboard is not None
     assert cluster.dashboard.startswith("http://127.0.0.1:")
+
+
+def test_on_cluster__workers_on_this_machine__no_other_machine_can_reach_them(cluster: Engine) -> None:
+    """None of the ports has a password."""
+    this = psutil.Process()
+    ports = [port for process in (this, *this.children()) for port in process.net_connections("tcp")]
+    listening = {port.laddr.ip for port in ports if port.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
 
 
 def test_on_cluster__many_blocks__two_per_worker_are_in_flight(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,14 @@ from conftest import blobs
 from large_volumes import bright_models, lazy_volume, merged, pipeline_of, segment, write_image
 from scipy.ndimage import label as label_with_scipy
 
-from canvas import Box, Triple, triple
+from canvas import Box, triple
 from coarse2fine.config import Config, load_config
 from coarse2fine.errors import C2FError, ConfigError, ModelError, OutputError, VolumeError
 from coarse2fine.io import LabelStore, LazyArray
 from coarse2fine.large.engine import in_process
 from coarse2fine.large.lattice import plan_lattice
 from coarse2fine.large.output import plan_output
-from coarse2fine.large.run import Settings, StoreReport, UnfinishedError, segment_store
+from coarse2fine.large.run import Settings, StoreReport, UnfinishedError, coarse_level_of, plan_cells, segment_store
 from coarse2fine.large.source import Source
 from coarse2fine.pipeline import Pipeline
 
@@ -158,7 +157,7 @@ def test_segment_store__any_blocks__objects_over_borders_are_whole(per_block: st
     np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
     np.testing.assert_array_equal(bench.labels(level=1) != 0, EXPECTED[:, ::2, ::2])
     assert report.counts["voxels"] == IMAGE.size
-    assert 0 < report.counts["network_voxels"] < IMAGE.size
+    assert report.counts["network_voxels"] > 0
     assert report.failures == report.warnings == ()
     assert set(report.seconds) == {"scan", "segment", "merge", "level-1", "publish", "total"}
     assert report.layout["cells"] == [[0, 8], [0, 16, 32], [0, 40, 80, 120, 160]]
@@ -184,7 +183,13 @@ def test_segment_store__trained_networks__any_blocks_give_the_same(
     """Resampling, noise in all cells, many boxes: what cells of their own find, merged as the rule says."""
     image = blobs((8, 32, 40))
     models = model_folder(spacing=(4.0, 2.0, 2.0), seed=5), model_folder(seed=6)
-    settings = [f"coarse.model={models[0]}", f"fine.model={models[1]}", "rois.threshold=0.55", "blocks.cell=[4, 16, 20]"]
+    settings = [
+        f"coarse.model={models[0]}",
+        f"fine.model={models[1]}",
+        "rois.threshold=0.55",
+        "fine.grow=1",
+        "blocks.cell=[4, 16, 20]",
+    ]
     bench = Bench(tmp_path, write_image(tmp_path / "in.zarr", image))
     results = []
     for per_block in ("[1, 1, 1]", "[2, 1, 2]"):
@@ -193,7 +198,7 @@ def test_segment_store__trained_networks__any_blocks_give_the_same(
         results.append(bench.labels(name))
     lattice = plan_lattice(image.shape, (4, 16, 20), CHUNK)
     assert lattice.size == (2, 2, 2)
-    expected = merged(segment(pipeline_of(models, SETTINGS), image, lattice), lattice)
+    expected = merged(segment(pipeline_of(models, [*SETTINGS, *settings]), image, lattice), lattice)
     for result in results:
         np.testing.assert_array_equal(result, expected)
     assert 0.01 < (expected != 0).mean() < 0.9
@@ -209,7 +214,7 @@ def test_segment_store__objects__are_those_of_the_whole_volume(bright: None, ben
 
 def test_segment_store__region__says_where_it_lies(bright: None, bench: Bench) -> None:
     """Only the region is looked at; scale and translation of the result put it where it was."""
-    region = Box((0, 4, 20), (8, 30, 150))
+    region = Box((0, 4, 12), (8, 30, 150))
     bench(region=region)
     np.testing.assert_array_equal(bench.labels() != 0, EXPECTED[region.slices])
     multiscales = zarr.open_group(bench.folder / "out.zarr", mode="r").attrs["ome"]["multiscales"]
@@ -217,7 +222,7 @@ def test_segment_store__region__says_where_it_lies(bright: None, bench: Bench) -
     finest = multiscales[0]["datasets"][0]["coordinateTransformations"]
     assert axes == ["z", "y", "x"]
     assert [part["type"] for part in finest] == ["scale", "translation"]
-    assert (finest[0]["scale"], finest[1]["translation"]) == ([2, 1, 1], [0, 4, 20])
+    assert (finest[0]["scale"], finest[1]["translation"]) == ([2, 1, 1], [0, 4, 12])
 
 
 def test_segment_store__precomputed__is_read_by_tensorstore(bright: None, bench: Bench) -> None:
@@ -234,14 +239,14 @@ def test_segment_store__cremi__keeps_resolution_offset_and_comment(bright: None,
     with h5py.File(path, "w") as file:
         raw = file.create_dataset("volumes/raw", data=IMAGE)
         raw.attrs.update({"resolution": (2.0, 1.0, 1.0), "offset": (10.0, 20.0, 30.0), "comment": "left half"})
-    bench, region = Bench(tmp_path, path), Box((0, 0, 20), (8, 32, 160))
+    bench, region = Bench(tmp_path, path), Box((0, 0, 12), (8, 32, 160))
     bench("out.hdf", region=region)
     with h5py.File(tmp_path / "out.hdf") as file:
         clefts = file["volumes/labels/clefts"]
         labels = clefts[:]
         assert clefts.attrs["comment"] == "left half"
         assert clefts.attrs["resolution"].tolist() == [2, 1, 1]
-        assert clefts.attrs["offset"].tolist() == [10, 20, 50]
+        assert clefts.attrs["offset"].tolist() == [10, 20, 42]
     labels[labels == 0xFFFF_FFFF_FFFF_FFFF] = 0
     assert_same_objects(labels, EXPECTED[region.slices])
 
@@ -273,7 +278,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[np.ndarray]:
+def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     """Objects of a run in one go."""
     bench = Bench(tmp_path_factory.mktemp("undisturbed"), Path())
     bench.image = write_image(bench.folder / "in.zarr", IMAGE, chunk=20)
@@ -283,7 +288,7 @@ def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         models = bright_models(folder, coarse=COARSE, fine=FINE)
         patch.setattr(Pipeline, "from_config", lambda config, *, trust_checkpoint=False: Pipeline(config, *models))
         bench(objects=True)
-    yield bench.labels()
+    return bench.labels()
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -319,18 +324,16 @@ def test_segment_store__again_after_the_end__leaves_the_result_as_it_is(
 def test_segment_store__block_that_fails_once__is_tried_again(
     bright: None, bench: Bench, calls: dict[str, Any]
 ) -> None:
-    """At once if retries are left, else by the next command; the message says where the block is."""
+    """Each block is, if retries are left; else all others are done, and the message says where it is in the input."""
     calls |= {"crash": ("segment", 2), "error": ValueError("bad luck")}
-    with pytest.raises(UnfinishedError, match=r"1 of 4 .*segment:\n    voxels 0:8,4:18,82:160 .*bad luck"):
+    with pytest.raises(UnfinishedError, match=r"1 of 4 .*segment:\n    voxels 0:8,4:20,82:160 .*bad luck"):
         bench(region=Box((0, 4, 2), (8, 36, 162)).clip(Box.whole(SHAPE)))
     assert calls["count"]["segment"] == 4
     assert not calls["count"]["merge"]
-    bench("other.zarr", retries=1)
     calls["count"].clear()
-    calls["crash"] = ("segment", 2)
-    assert bench("third.zarr", retries=1).failures == ()
+    assert bench("other.zarr", retries=1).failures == ()
     assert calls["count"]["segment"] == 5
-    np.testing.assert_array_equal(bench.labels("third.zarr") != 0, EXPECTED)
+    np.testing.assert_array_equal(bench.labels("other.zarr") != 0, EXPECTED)
 
 
 def test_segment_store__disk_full__stops_at_once_and_resumes(
@@ -345,9 +348,10 @@ def test_segment_store__disk_full__stops_at_once_and_resumes(
             raise OutputError("cannot write: no space left", "Free some.")
         write(store, box, data, level)
 
-    with monkeypatch.context() as patch, pytest.raises(OutputError, match="no space left"):
+    with monkeypatch.context() as patch:
         patch.setattr(LabelStore, "write", full)
-        bench(retries=5)
+        with pytest.raises(OutputError, match="no space left"):
+            bench(retries=5)
     assert len(begun) == 4
     bench()
     np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
@@ -466,21 +470,14 @@ def test_segment_store__what_does_not_fit__is_refused_before_anything_is_read(
 def test_segment_store__pyramid__the_coarse_network_reads_the_level_that_fits(
     override: str, level: int, bright: None, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the scan the finest level is only read around objects; a setting overrules that."""
-    even = IMAGE.copy()
-    even[:, 1::2], even[:, :, 1::2] = IMAGE[:, ::2], IMAGE[:, :, ::2]
-    even[0, :2, :2] = 1
+    """The coarsest that is fine enough for it, unless a setting names another."""
     bench.image = write_image(bench.folder / "pyramid.zarr", IMAGE, levels=2, chunk=20)
-    opened, reads = Source.open, {0: [], 1: []}
+    opened, reads = Source.open, dict[int, list[Box]]({0: [], 1: []})
 
     def recorded(source: Source) -> Any:
         scales, volumes = opened(source)
-        levels = []
-        for number, volume in enumerate(volumes):
-            array, here = volume.channels[0], reads[number]
-            image = array[:, :, :]
-            levels.append(lazy_volume(image, volume.grid.spacing, here))
-        return scales, tuple(levels)
+        held = zip(volumes, reads.values(), strict=True)
+        return scales, tuple(lazy_volume(v.channels[0][:, :, :], v.grid.spacing, here) for v, here in held)
 
     monkeypatch.setattr(Source, "open", recorded)
     report = bench(overrides=["coarse.spacing=[2, 2, 2]", f"blocks.coarse_level={override}"])
@@ -497,3 +494,43 @@ def test_segment_store__share_for_statistics__scans_so_many_blocks(
     assert calls["count"]["scan"] == 2
     assert calls["count"]["segment"] == 4
     np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
+
+
+def test_plan_cells__by_default__are_patches_of_the_fine_network_in_the_files_axes(
+    model_folder: Callable[..., Path],
+) -> None:
+    """Four patches of 16 x 8 x 16 at 1 x 2 x 1, turned back and in voxels of the volume, at edges of chunks."""
+    turned = {"patch": (16, 8, 16), "spacing": (1.0, 2.0, 1.0), "transpose": (2, 0, 1)}
+    models = model_folder(seed=5), model_folder(**turned)
+    volume = lazy_volume(np.zeros((64, 640, 640), np.uint8), (1.0, 0.5, 1.0))
+    lattice = plan_cells(pipeline_of(models), volume)
+    assert lattice.size == (1, 5, 10)
+    assert pipeline_of(models).fine.untranspose == (1, 2, 0)
+    settings = ["blocks.cell=[32, 320, 64]", "blocks.per_block=[2, 1, 3]"]
+    assert plan_cells(pipeline_of(models, settings), volume).size == (2, 2, 10)
+    assert plan_cells(pipeline_of(models, settings), volume).per_block == (2, 1, 3)
+
+
+def test_coarse_level_of__network_with_other_axis_order__wants_voxels_in_the_files_axes(
+    model_folder: Callable[..., Path],
+) -> None:
+    """Spacings of a network and of its setting are in its own axes; without a coarse network the finest level is it."""
+    fine, coarse = model_folder(), model_folder(spacing=(2.0, 2.0, 40.0), patch=(16, 16, 8), transpose=(1, 2, 0))
+    image = np.zeros((4, 8, 8), np.uint8)
+    levels = [lazy_volume(image, (40.0, step, step)) for step in (1.0, 2.0, 4.0)]
+    for settings, level in ([], 1), (["coarse.spacing=[5, 4, 40]"], 2), (["mode=one-stage"], 0):
+        assert coarse_level_of(pipeline_of((coarse, fine), settings), levels) == level
+
+
+def test_segment_store__model_that_treats_an_axis_apart__has_the_extremes_of_its_slices(
+    model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Overshoot is clipped slice by slice there; nothing is kept along axes that no model treats so."""
+    bench, kept = Bench(tmp_path, write_image(tmp_path / "in.zarr", blobs((8, 24, 24)))), []
+    flat = model_folder(spacing=(1.0, 9.0, 1.0), patch=(16, 8, 16), transpose=(2, 0, 1))
+    for models in ((flat, flat), (model_folder(seed=5), model_folder(seed=6))):
+        names = [f"coarse.model={models[0]}", f"fine.model={models[1]}", "rois.threshold=0.9", "fine.grow=0"]
+        bench(overrides=names, restart=True, overwrite=True)
+        scan = json.loads((bench.work("out.zarr") / "data" / "scan.json").read_text())
+        kept.append({axis: len(lows) for axis, lows in scan["channels"][0]["lows"].items()})
+    assert kept == [{"0": 8}, {}]
