@@ -129,7 +129,7 @@ def same(one: dict[Triple, CellResult], other: dict[Triple, CellResult]) -> bool
 @pytest.mark.parametrize(
     ("kind", "overrides", "spacing"),
     [
-        ("plain", SPLIT, SPACING),
+        ("plain", [*SPLIT, "coarse.patch_size=[2, 8, 4]", "coarse.tile_step=0.7"], SPACING),
         ("turned", ["fine.outside=coarse"], OTHER_SPACING),
         ("plain", ["mode=one-stage"], OTHER_SPACING),
         ("plain", "agent", SPACING),
@@ -198,9 +198,17 @@ def test_segment_cells__boxes_of_the_neighbour__are_not_followed_into(
     image, pipeline = bar(20, 50), bright_pipeline(bright, GROWING, coarse=150, fine=60)
     shared = segment(pipeline, image, TWO)
     module = importlib.import_module("coarse2fine.large.cells")
-    refine = module.refine
-    monkeypatch.setattr(module, "refine", lambda *args, elsewhere, **more: refine(*args, **more))
+    refine, left = module.refine, []
+
+    def refine_alone(*args: Any, elsewhere: list[Box], **more: Any) -> Any:
+        left.append(elsewhere)
+        return refine(*args, **more)
+
+    monkeypatch.setattr(module, "refine", refine_alone)
     alone = segment(pipeline, image, TWO)
+    # Counted from the start of each window; the second begins a halo before its cell.
+    assert min(box.start[2] for box in left[0]) == 32
+    assert max(box.stop[2] for box in left[1]) == 24
     for results in (shared, alone):
         np.testing.assert_array_equal(merged(results, TWO) != 0, image > 60)
     counts = [
