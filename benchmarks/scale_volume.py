@@ -150,7 +150,7 @@ def _metadata(stacks: Stacks, shape: Triple, levels: int) -> dict[str, Any]:
     datasets = []
     for number, factor in enumerate(FACTORS[:levels]):
         scale = [length * times for length, times in zip(stacks.spacing, factor, strict=True)]
-        shift = [0 * length for length, times in zip(stacks.spacing, factor, strict=True)]
+        shift = [(times - 1) / 2 * length for length, times in zip(stacks.spacing, factor, strict=True)]
         transforms = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": shift}]
         datasets.append({"path": str(number), "coordinateTransformations": transforms})
     axes = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "zyx"]

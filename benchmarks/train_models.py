@@ -176,26 +176,19 @@ def make_mosaic(pool: Sequence[Patch], slot: Triple, generator: np.random.Genera
     return result
 
 
-def trainer_class(mosaic: bool, slot: Triple, plain: float, seed: int, hard: bool = False) -> Any:
-    """nnU-Net's default trainer, or one that trains on mosaics of its latest patches; arguments as of ``mix``.
-
-    With ``hard`` its loss counts the worst tenth of all voxels (nnU-Net's DiceTopK10 variant): what is found where
-    there is nothing is far less than that of a patch, and hardly moves a mean over all voxels.
-    """
+def trainer_class(mosaic: bool, slot: Triple, plain: float, seed: int) -> Any:
+    """nnU-Net's default trainer, or one that trains on mosaics of its latest patches; arguments as of ``mix``."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-    from nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerTopkLoss import nnUNetTrainerDiceTopK10Loss
 
     pool, generator = deque[Patch](maxlen=POOL), np.random.default_rng(seed)
 
-    base: Any = nnUNetTrainerDiceTopK10Loss if hard else nnUNetTrainer
-
-    class MosaicTrainer(base):
+    class MosaicTrainer(nnUNetTrainer):
         """Nothing else is different."""
 
         def train_step(self, batch: dict[str, Any]) -> Any:
             return super().train_step(mix(batch, pool, slot, plain, generator))
 
-    return MosaicTrainer if mosaic else base
+    return MosaicTrainer if mosaic else nnUNetTrainer
 
 
 def use_bfloat16(trainer: Any) -> None:
@@ -255,7 +248,7 @@ def train(plans: Mapping[str, Any], dataset: Mapping[str, Any], options: argpars
     np.random.seed(options.seed)  # noqa: NPY002 - nnU-Net's loaders draw from it
     torch.manual_seed(options.seed)
     slot = triple(np.array(RECIPES[options.dataset].fine.patch) // 2)  # as in canvases: need not be a network's input
-    trainer = trainer_class(options.model == "mosaic", slot, options.plain, options.seed, options.hard)(
+    trainer = trainer_class(options.model == "mosaic", slot, options.plain, options.seed)(
         plans={**plans, "continue_training": False},
         configuration=CONFIGURATIONS[options.model],
         fold="all",
@@ -351,7 +344,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--start", type=Path, metavar="FOLDER", help="model folder whose weights to start from")
     add("--oversample", type=float, default=0.33, metavar="P", help="share of patches centred on foreground (0.33)")
     add("--plain", type=float, default=0.25, metavar="P", help="mosaic: share of inputs left as they are (0.25)")
-    add("--hard", action="store_true", help="a loss that counts the worst tenth of all voxels, against false alarms")
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--bf16", action="store_true", help="on a CPU that computes with bfloat16: half the time")
     add("--seed", type=int, default=0)

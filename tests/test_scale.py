@@ -101,6 +101,7 @@ def test_measure__other_parts__fill_table_and_are_not_measured_again(
     assert gvoxel["ratio"] == pytest.approx(gvoxel["s_per_gvoxel_one_stage"] / gvoxel["s_per_gvoxel"])
     assert gvoxel["cells"] == 4
     assert pick["tiles"] == 3 * 15 * 15  # of one cell
+    assert 0.05 < pick["s_per_tile"] * pick["tiles"] / pick["segment_s"] <= 1
     assert str(tmp_path) not in (tmp_path / "out.json").read_text()
     monkeypatch.setitem(script.PARTS, "memory", (lambda bench: pytest.fail("measured again"), ("cell", "factors")))
     assert measured("memory") == results

@@ -77,7 +77,7 @@ def bar(
     ("kind", "overrides", "spacing"),
     [
         ("plain", [], SPACING),
-        ("plain", SPLIT, SPACING),
+        ("plain", [*SPLIT, "coarse.spacing=[3, 3, 3]"], SPACING),
         ("plain", ["mode=two-stage"], OTHER_SPACING),
         ("plain", ["fine.outside=coarse"], OTHER_SPACING),
         ("turned", [], OTHER_SPACING),

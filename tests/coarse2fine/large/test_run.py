@@ -393,6 +393,33 @@ def test_segment_store__failed_block_is_mended__is_done_by_the_next_command(brig
     np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
 
 
+def test_segment_store__mended_after_the_scan__statistics_stay(
+    bright: None, bench: Bench, calls: dict[str, Any]
+) -> None:
+    """What some blocks were normalised by must not change for the others; the block itself is done."""
+    chunk, scan = bench.image / "0" / "c" / "0" / "1" / "7", bench.work("out.zarr") / "data" / "scan.json"
+    intact = chunk.read_bytes()
+    chunk.write_bytes(intact[: len(intact) // 2])
+    calls["crash"] = ("segment", 1)
+    with pytest.raises(KeyboardInterrupt):
+        bench(skip_failed=True)
+    chunk.write_bytes(intact)
+    kept = scan.read_bytes()
+    calls["crash"] = None
+    assert bench(skip_failed=True).failures == ()
+    assert scan.read_bytes() == kept
+    np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
+
+
+def test_segment_store__one_value_among_zeros__is_an_image(bright: None, bench: Bench) -> None:
+    """The zeros around it are cropped away, and what is left has one value; cells in the zeros are empty."""
+    image = np.zeros(SHAPE, np.uint8)
+    image[2:6, 10:20, 60:130] = 200
+    bench.image = write_image(bench.folder / "box.zarr", image)
+    bench()
+    np.testing.assert_array_equal(bench.labels() != 0, image != 0)
+
+
 @pytest.mark.parametrize("name", ["nothing", "damaged"])
 def test_segment_store__nothing_to_see__is_an_error(name: str, bright: None, bench: Bench) -> None:
     """One value everywhere, or no block that can be read: more likely a wrong path than a result."""
