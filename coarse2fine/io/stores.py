@@ -24,7 +24,7 @@ from coarse2fine.io.tensors import Place, Store, open_place, parse_place, readin
 from coarse2fine.io.units import to_grid_unit
 from coarse2fine.io.volume import Grid, Spacing, Volume
 
-_CACHE = 256 << 20  # bytes of unpacked chunks: margins of neighbouring blocks come from it
+_CACHE = 64 << 20  # bytes of unpacked chunks: margins of neighbouring blocks come from it
 _FINDERS: dict[str, Callable[[Store, str | None], Layout | None]] = {
     "zarr": find_zarr,
     "precomputed": find_precomputed,
