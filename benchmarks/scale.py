@@ -230,7 +230,12 @@ def _one_stage(bench: Bench, shape: Triple, edges: Sequence[Sequence[int]], work
             done = run(replace(place, threads=1))
             fine, tiles = done.report["work_s"]["fine"], done.report["counts"]["canvases"]
             busy = min(workers, cells(done))
-            row = {"region": region, "cells": cells(done), "tiles": tiles, "segment_s": done.report["seconds"]["segment"]}
+            row = {
+                "region": region,
+                "cells": cells(done),
+                "tiles": tiles,
+                "segment_s": done.report["seconds"]["segment"],
+            }
             rows.append(row | {"s_per_tile": fine / busy / tiles})
             bench.tell(f"one-stage {region}: {rows[-1]['s_per_tile']:.3f} s per tile")
         config = load_config(command.config, command.overrides)

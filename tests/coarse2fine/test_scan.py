@@ -81,14 +81,19 @@ def test_join_scans__any_division_and_order__equals_numpy_on_the_crop(
             assert (mean, std) == pytest.approx((float(expected), sqrt(variance)), rel=1e-9, abs=1e-6 * scale)
 
 
-def test_join_scans__whole_or_in_pieces__the_same_numbers() -> None:
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_join_scans__whole_range_of_a_type__sums_are_exact_in_one_piece_or_many(dtype: str) -> None:
     """Not a bit depends on the division, so neither do results."""
-    raw = np.random.default_rng(0).integers(-(1 << 31), (1 << 31) - 1, (9, 8, 7), dtype=np.int32)
+    ends = np.iinfo(dtype)
+    raw = np.random.default_rng(0).integers(ends.min, ends.max, (9, 8, 7), dtype=dtype, endpoint=True)
+    raw[0, 0, :2] = ends.min, ends.max
     whole, pieces = (
         scan_in_parts([raw], list(parts_of(raw.shape, edges))) for edges in ([[], [], []], [[4], [3], [2]])
     )
     assert whole == pieces
     assert whole.mean_and_std(0) == pieces.mean_and_std(0)
+    values = raw.ravel().tolist()
+    assert (whole.channels[0].total, whole.channels[0].squares) == (sum(values), sum(value**2 for value in values))
 
 
 def test_join_scans__share_of_the_volume__speaks_of_what_was_read() -> None:
