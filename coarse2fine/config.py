@@ -247,7 +247,8 @@ class BlocksConfig(_Section):
         description="Within a cell boxes are found, merged and packed; null = four patches of the fine network",
     )
     per_block: Size = Field(
-        default=(1, 2, 2), description="Cells of a block, which is read, run and resumed as one; no result depends on it"
+        default=(1, 2, 2),
+        description="Cells of a block, which is read, run and resumed as one; no result depends on it",
     )
     halo: Padding | None = Field(
         default=None, description="How far around its cell a mask may be followed; null = a slot"
@@ -256,9 +257,7 @@ class BlocksConfig(_Section):
         default=None,
         description="Scale level that the coarse network reads, 0 = finest; null = the coarsest that is fine enough",
     )
-    statistics: Fraction = Field(
-        default=1.0, description="Share of the blocks that are read for intensity statistics"
-    )
+    statistics: Fraction = Field(default=1.0, description="Share of the blocks that are read for intensity statistics")
 
 
 class Config(_Section):

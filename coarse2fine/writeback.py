@@ -60,6 +60,11 @@ class LabelWriter:
         """Resampling of outputs from the working grid to the cropped volume."""
         return self._back
 
+    @property
+    def hull(self) -> Box:
+        """What ``finish`` returns the labels of: the whole transposed volume, or ``region`` in its voxels."""
+        return self._hull
+
     def expect(self, boxes: Iterable[Box]) -> None:
         """Announce the boxes of the working grid that will be added; each must be added once."""
         for box in boxes:

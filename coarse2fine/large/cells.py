@@ -22,13 +22,14 @@ from coarse2fine.lean import lean
 from coarse2fine.nnunet import Model
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.refine import refine
+from coarse2fine.resample import REACH
 from coarse2fine.scan import Scan
 from coarse2fine.sliding import sliding_window, tiles_touching
 from coarse2fine.view import WorkingView, open_view
 from coarse2fine.writeback import LabelWriter, export_labels
 
 RIM = 4
-"""Voxels of the working grid around a cell that resampling its outputs needs; nnU-Net interpolates them linearly."""
+"""Voxels of the working grid around a cell that linear resampling of its outputs needs; splines need ``REACH``."""
 
 Labels = NDArray[np.unsignedinteger[Any]]
 
@@ -206,7 +207,8 @@ def _one_stage(scene: Scene, core: Box, inside: Box, clock: Clock) -> CellResult
     if not inside.volume:
         return CellResult(np.zeros(core.shape, fine.labels.dtype), core)
     window = window_of(inside, (0, 0, 0), view.crop.shape, view.shape, view.shape).working
-    needed = window.grow((RIM, RIM, RIM)).clip(Box.whole(view.shape))
+    rim = RIM if fine.logit_method.order <= 1 else REACH
+    needed = window.grow((rim, rim, rim)).clip(Box.whole(view.shape))
     tiles = tiles_touching(needed, view.shape, fine.patch, config.tile_step)
     hull = reduce(Box.hull, tiles)
     with clock.time("fine"):
@@ -227,10 +229,8 @@ def _one_stage(scene: Scene, core: Box, inside: Box, clock: Clock) -> CellResult
 
 
 def _result(writer: LabelWriter, scene: Scene, counts: Mapping[str, int]) -> CellResult:
-    fine, crop = scene.pipeline.fine, scene.view.crop
-    whole = writer.region == Box.whole(crop.shape)
-    box = Box.whole(scene.view.full) if whole else writer.region.shift(crop.start)
-    return CellResult(writer.finish(), _turn(box, fine.untranspose), counts)
+    fine = scene.pipeline.fine
+    return CellResult(writer.finish(), _turn(writer.hull, fine.untranspose), counts)
 
 
 def _part(coarse: CoarseResult, box: Box) -> CoarseResult:
