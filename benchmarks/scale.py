@@ -35,7 +35,7 @@ from rich.table import Table
 from scale_kills import kill_cycles
 from scale_run import STAGES, Command, Measured, models_mb, run
 from scale_table import figures, markdown
-from scale_volume import GIGA, Stacks, read_stacks, shape_for, write_volume
+from scale_volume import CHUNK, GIGA, Stacks, read_stacks, shape_for, write_volume
 
 from canvas import Triple, triple
 from coarse2fine.config import load_config
@@ -178,9 +178,10 @@ def measure_workers(bench: Bench) -> Figures:
 
 
 def measure_kills(bench: Bench) -> Figures:
-    """Kills at random times."""
-    smaller = [bench.options.cell[0], bench.options.cell[1] // 2, bench.options.cell[2] // 2]
-    with bench.command(bench.small(), f"blocks.cell={smaller}", ONE_BY_ONE) as command:
+    """Kills at random times; the cells are as small as a result's chunks allow, so that there are many blocks."""
+    depth, height, width = bench.options.cell
+    shape = (depth, max(2 * CHUNK[1], height), max(2 * CHUNK[2], width))
+    with bench.command(shape, f"blocks.cell={[depth, *CHUNK[1:]]}", ONE_BY_ONE) as command:
         return kill_cycles(replace(command, threads=1), bench.options.kills, bench.options.seed, bench.console)
 
 
