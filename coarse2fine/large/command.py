@@ -19,7 +19,7 @@ from coarse2fine.config import Config
 from coarse2fine.errors import ConfigError
 from coarse2fine.io import atomic_write, check_writable
 from coarse2fine.large.engine import Engine, in_process, on_cluster
-from coarse2fine.large.output import Output, plan_output
+from coarse2fine.large.output import Output, plan_output, was_published
 from coarse2fine.large.run import Progress, Settings, StoreReport, segment_store
 from coarse2fine.large.source import Source
 from coarse2fine.large.work import remove_work
@@ -91,7 +91,7 @@ def infer_store(options: argparse.Namespace, config: Config, console: Console) -
         options.output, objects=options.instances, overwrite=options.overwrite, inputs=options.input, work=work
     )
     if options.report:
-        check_writable(options.report, options.overwrite)
+        check_writable(options.report, options.overwrite or was_published(work))
     settings = Settings(options.trust_checkpoint, skip_failed=options.skip_failed, restart=options.restart)
     with pick_engine(options) as engine, show_phases(console, engine) as progress:
         report = segment_store(config, source, output, work, engine, settings, progress)

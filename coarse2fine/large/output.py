@@ -20,6 +20,11 @@ from coarse2fine.io.tensors import parse_place
 from coarse2fine.large.source import Source
 from coarse2fine.large.work import WorkFolder
 
+PUBLISHED = "publish"
+"""Phase whose marker says that the result is at its place."""
+STAGED = "result"
+"""Name of the result in the work folder."""
+
 _PRECOMPUTED = "precomputed://"
 _HDF5 = (".hdf", ".h5", ".hdf5")
 _SECTIONS = 16  # that are converted at once for HDF5
@@ -63,7 +68,7 @@ class Output:
 
     def staged(self, work: WorkFolder) -> str:
         """Where the result takes shape: in the work folder, or, behind a URL, at its own place without metadata."""
-        return str(work.path("result")) if self.path else self.where
+        return str(work.path(STAGED)) if self.path else self.where
 
     def describe(self) -> Mapping[str, Any]:
         """For the manifest."""
@@ -105,8 +110,8 @@ def plan_output(where: str, *, objects: bool, overwrite: bool, inputs: str, work
     for one, other in ((path.resolve(), source), (source, path.resolve())):
         if one and other and one.is_relative_to(other):
             raise OutputError(f"the output {path} and the input {inputs} lie in each other", "Choose another output.")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists already", "Use --overwrite to replace it, or choose another name.")
+    if path.exists() and not overwrite and not was_published(work):
+        raise _exists(path)
     if path.is_dir() and not _is_result(path):
         raise OutputError(f"{path} is a folder, but no result of an earlier run", "Choose another name.")
     check_writable(path.with_name(".c2f-writable"), overwrite=True)  # its folder takes files
@@ -117,6 +122,13 @@ def plan_output(where: str, *, objects: bool, overwrite: bool, inputs: str, work
             "Put the work folder (--work) onto the output's: the result is moved to its place in one step.",
         )
     return output
+
+
+def was_published(work: Path) -> bool:
+    """Whether the run of a work folder has made its result appear, and was killed before it could tidy up."""
+    done = work / "done"
+    moved = any((done / "create").glob("*/*.json")) and not (work / "data" / STAGED).exists()
+    return moved or any((done / PUBLISHED).glob("*/*.json"))
 
 
 def publish(output: Output, spec: LabelSpec, work: WorkFolder, source: Source) -> None:
@@ -132,12 +144,14 @@ def publish(output: Output, spec: LabelSpec, work: WorkFolder, source: Source) -
         OutputError: If it cannot be written.
     """
     path = output.path
+    if was_published(work.folder):
+        return
+    if path is not None and path.exists() and not output.overwrite:
+        raise _exists(path)
     if output.format == "cremi" and path is not None:
         write_cremi(path, _slabs(open_labels(spec)), spec.grid, attributes=source.attributes())
         return
     staged = Path(spec.where)
-    if path is not None and not staged.exists() and path.exists():
-        return  # moved already, before a crash
     open_labels(spec).finish()
     if path is None:
         return
@@ -153,6 +167,10 @@ def publish(output: Output, spec: LabelSpec, work: WorkFolder, source: Source) -
         raise OutputError(
             f"cannot move the result to {path}: {error.strerror}", "Check that you may write there, and run again."
         ) from error
+
+
+def _exists(path: Path) -> OutputError:
+    return OutputError(f"{path} exists already", "Use --overwrite to replace it, or choose another name.")
 
 
 def _slabs(store: LabelStore) -> Iterator[NDArray[np.unsignedinteger[Any]]]:

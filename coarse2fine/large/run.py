@@ -23,7 +23,7 @@ from coarse2fine.large.engine import Engine, Failure, Task, run_phase
 from coarse2fine.large.job import SCAN, Job, store_of
 from coarse2fine.large.lattice import Lattice, plan_lattice
 from coarse2fine.large.objects import FIRST, TABLE, NumberCell, PairCell, RenumberCell, first_numbers, join_objects
-from coarse2fine.large.output import Output, publish
+from coarse2fine.large.output import PUBLISHED, Output, publish
 from coarse2fine.large.segment import MergeCell, ScanBlock, SegmentBlock, write_json
 from coarse2fine.large.source import Source, chunk_of, identity_of, pick_level
 from coarse2fine.large.work import Key, Manifest, WorkFolder, open_work
@@ -150,6 +150,7 @@ def segment_store(
         _build_pyramid(run, job)
         with run.timed("publish"):
             publish(output, job.result, folder, source)
+            folder.mark(PUBLISHED, (0,), {})
     counts = sum((Counter(payload["counts"]) for payload in segmented.values()), Counter())
     return StoreReport(
         identity,

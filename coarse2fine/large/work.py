@@ -207,18 +207,15 @@ def open_work(folder: Path, manifest: Manifest, *, restart: bool = False) -> Ite
 
 
 def remove_work(folder: Path) -> None:
-    """Removes a work folder whose run has ended well, unless there are other people's files in it; these stay.
+    """Removes a work folder whose run has ended well, in one step, unless there are other people's files in it.
 
     Raises:
         OutputError: If it cannot be removed.
     """
     with _system_errors(folder):
-        for name in (_DONE, _DATA):  # markers first: what is left of the rest then counts for nothing
-            _remove(folder / name, folder)
-        (folder / _MANIFEST).unlink(missing_ok=True)
-        (folder / _LOCK).unlink(missing_ok=True)
-        with suppress(OSError):  # not empty
-            folder.rmdir()
+        ours = {_LOCK, _MANIFEST, _DONE, _DATA}
+        if all(path.name in ours or path.name.startswith(_HIDDEN) for path in folder.iterdir()):
+            _remove(folder, folder.parent)
 
 
 def _prepare(folder: Path, manifest: Manifest, restart: bool) -> str:

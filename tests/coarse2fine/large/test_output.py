@@ -106,6 +106,7 @@ def staged(output: Output, work: WorkFolder, value: int) -> LabelSpec:
     spec = LabelSpec(output.staged(work), output.store_format, GRID, "uint8", (4, 8, 8), ((1, 1, 1),), output.name)
     create_labels(spec)
     open_labels(spec).write(Box.whole(GRID.shape), np.full(GRID.shape, value, np.uint8))
+    work.mark("create", (0,), {})
     return spec
 
 
@@ -118,6 +119,28 @@ def test_publish__earlier_result__is_replaced_and_all_may_be_repeated(tmp_path: 
             publish(output, spec, work, Source(""))
             assert (zarr.open_group(tmp_path / "out.zarr", mode="r")["0"][:] == value).all()
         assert not Path(spec.where).exists()
+
+
+def test_plan_output__run_was_killed_after_its_result_appeared__goes_on_without_overwrite(
+    tmp_path: Path, work: WorkFolder
+) -> None:
+    """The same command only has to tidy up; for any other work folder the output is somebody's result."""
+    output = plan(tmp_path / "out.zarr", tmp_path)
+    spec = staged(output, work, 1)
+    publish(output, spec, work, Source(""))
+    plan(tmp_path / "out.zarr", tmp_path, work=work.folder)
+    with pytest.raises(OutputError, match="exists already"):
+        plan(tmp_path / "out.zarr", tmp_path, work=tmp_path / "other")
+
+
+def test_publish__result_of_somebody_else_has_appeared__is_not_replaced(tmp_path: Path, work: WorkFolder) -> None:
+    """During a long run another one may have written there."""
+    output = plan(tmp_path / "out.zarr", tmp_path)
+    spec = staged(output, work, 1)
+    write_image(tmp_path / "out.zarr", np.full((2, 2, 2), 7, np.uint8))
+    with pytest.raises(OutputError, match="exists already"):
+        publish(output, spec, work, Source(""))
+    assert (zarr.open_group(tmp_path / "out.zarr", mode="r")["0"][:] == 7).all()
 
 
 def test_publish__crash_between_the_two_moves__is_made_good(

@@ -18,7 +18,7 @@ import pytest
 
 from coarse2fine.errors import OutputError
 from coarse2fine.large import work as module
-from coarse2fine.large.work import Manifest, WorkFolder, manifest_differences, open_work
+from coarse2fine.large.work import Manifest, WorkFolder, manifest_differences, open_work, remove_work
 
 MANIFEST = Manifest(
     config={"rois": {"threshold": 0.1}, "name": None},
@@ -338,3 +338,23 @@ def test_manifest_file__is_written_before_anything_else(tmp_path: Path, monkeypa
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == [".c2f-lock", "manifest.json"]
     assert json.loads((tmp_path / "manifest.json").read_text())["manifest"]["models"] == {"coarse": "1a2b"}
+
+
+# --- removing --------------------------------------------------------------------------------------------------------
+
+
+def test_remove_work__finished_run__leaves_nothing(tmp_path: Path) -> None:
+    """Its files go at once, markers included."""
+    with open_work(tmp_path / "work", MANIFEST) as work:
+        work.mark("scan", (0,), {})
+        work.path("x").write_text("x")
+    remove_work(tmp_path / "work")
+    assert not list(tmp_path.iterdir())
+
+
+def test_remove_work__somebody_put_a_file_there__stays(tmp_path: Path) -> None:
+    """What is not ours is never removed."""
+    with open_work(tmp_path / "work", MANIFEST):
+        (tmp_path / "work" / "notes.txt").write_text("mine")
+    remove_work(tmp_path / "work")
+    assert (tmp_path / "work" / "notes.txt").read_text() == "mine"
