@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 from scale_kills import kill_cycles
 from scale_run import STAGES, Command, Measured, models_mb, run
-from scale_table import figures, markdown
+from scale_table import figures, markdown, summary
 from scale_volume import CHUNK, GIGA, Stacks, read_stacks, shape_for, write_volume
 
 from canvas import Triple, triple
@@ -277,21 +277,21 @@ COMMON = ("threads", "levels", "overrides")
 
 def measure(options: argparse.Namespace, console: Console) -> None:
     """Measure what the options ask for, part by part."""
-    results = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
+    parts = json.loads(options.out.read_text(encoding="utf-8"))["parts"] if options.out.exists() else {}
     options.work.mkdir(parents=True, exist_ok=True)
     bench = Bench(load_dataset("em"), options, options.work, console)
     for name in options.parts:
         part, names = PARTS[name]
         wanted = json.loads(json.dumps({key: getattr(options, key) for key in (*COMMON, *names)}))
-        if results.get(name, {}).get("options") == wanted:
+        if parts.get(name, {}).get("options") == wanted:
             console.print(f"{name}: measured already", highlight=False)
             continue
         about = {"date": time.strftime("%Y-%m-%d"), "options": wanted, "environment": environment()}
-        results[name] = {**about, **part(bench)}
+        parts[name] = {**about, **part(bench)}
         with atomic_write(options.out) as path:
-            path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            path.write_text(json.dumps({**summary(parts), "parts": parts}, indent=1) + "\n", encoding="utf-8")
     table = Table("", "figure", title=options.out.name, title_justify="left")
-    for what, value in figures(results):
+    for what, value in figures(parts):
         table.add_row(what, value)
     console.print(table)
 
@@ -330,7 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 160)
     if options.table:
-        print(markdown(json.loads(options.table.read_text(encoding="utf-8"))))
+        print(markdown(json.loads(options.table.read_text(encoding="utf-8"))["parts"]))
         return 0
     use_threads(options.threads)
     if options.work:

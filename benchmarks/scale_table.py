@@ -9,6 +9,23 @@ Figures = Mapping[str, Any]
 Rows = Iterator[tuple[str, str]]
 
 
+def summary(parts: Figures) -> dict[str, Any]:
+    """The main figures by name, of all parts that are there; ``peak_rss_mb`` by size of the volume."""
+    found: dict[str, Any] = {}
+    if "memory" in parts:
+        found["peak_rss_mb"] = {f"{row['volume_times']}x": row["peak_rss_mb"] for row in parts["memory"]["sizes"]}
+    for part, names in _SUMMARY.items():
+        found |= {name: parts[part][name] for name in names if part in parts}
+    return found
+
+
+_SUMMARY = {
+    "overhead": ("engine_overhead",),
+    "kills": ("kills", "survived", "voxels_different"),
+    "gvoxel": ("s_per_gvoxel", "s_per_gvoxel_one_stage"),
+}
+
+
 def figures(results: Figures) -> list[tuple[str, str]]:
     """What was measured and how much it is, for all parts that are there."""
     return [row for name, rows in _PARTS.items() if name in results for row in rows(results[name])]

@@ -65,7 +65,9 @@ def write_stacks(folder: Path) -> None:
 
 def test_kills__worker_main_process_and_scheduler__end_with_the_same_voxels(measured: Callable[..., Any]) -> None:
     """Every kill is real, is survived by the same command, leaves no process, and changes nothing."""
-    part = measured("kills")["kills"]
+    results = measured("kills")
+    part = results["parts"]["kills"]
+    assert (results["kills"], results["voxels_different"]) == (3, 0)
     assert (part["kills"], part["survived"], part["voxels_different"], part["left_behind"]) == (3, 3, 0, 0)
     assert {cycle["victim"] for cycle in part["cycles"]} == {"worker", "main", "scheduler"}
     assert [cycle["runs"] > 1 for cycle in part["cycles"] if cycle["victim"] == "main"] == [True]
@@ -83,12 +85,15 @@ def test_measure__other_parts__fill_table_and_are_not_measured_again(
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     monkeypatch.setattr(script, "DEPTH", 2)
     results = measured("memory", "overhead", "gvoxel")
-    memory, gvoxel = results["memory"], results["gvoxel"]
+    parts = results["parts"]
+    memory, gvoxel = parts["memory"], parts["gvoxel"]
+    assert results["peak_rss_mb"] == {f"{row['volume_times']}x": row["peak_rss_mb"] for row in memory["sizes"]}
+    assert results["s_per_gvoxel"] == gvoxel["s_per_gvoxel"]
     (size,) = memory["sizes"]
-    assert (size["shape"], size["cells"], size["counts"]["voxels"]) == ([8, 256, 256], 4, 8 * 256 * 256)
+    assert (size["shape"], size["cells"], size["counts"]["voxels"]) == ([8, 384, 384], 9, 8 * 384 * 384)
     assert size["beyond_models_mb"] == pytest.approx(size["peak_rss_mb"] - memory["models_mb"])
     assert 0 < size["beyond_models_mb"] < memory["models_mb"]
-    assert {name: len(values) for name, values in results["overhead"]["seconds"].items()} == {
+    assert {name: len(values) for name, values in parts["overhead"]["seconds"].items()} == {
         "in_process": 1,
         "one_worker": 1,
     }
@@ -118,10 +123,11 @@ def test_measure__other_options__part_is_measured_again(
     runs: list[int] = []
     for name in ("memory", "overhead"):
         monkeypatch.setitem(script.PARTS, name, (lambda bench: runs.append(1) or {}, ("cell",)))
-    monkeypatch.setattr(script, "figures", lambda results: [])
+    monkeypatch.setattr(script, "figures", lambda parts: [])
+    monkeypatch.setattr(script, "summary", lambda parts: {})
     measured("memory", "overhead")
     monkeypatch.setattr(import_benchmark("scale"), "COMMON", ())
-    assert measured("memory").keys() == {"memory", "overhead"}
+    assert measured("memory")["parts"].keys() == {"memory", "overhead"}
     assert len(runs) == 3
 
 
@@ -137,7 +143,7 @@ def test_measure_workers__two_runs__scaling_is_their_ratio(
         return SimpleNamespace(seconds=9.0, report={"seconds": {"total": 8 / count, "segment": 6 / count**2}})
 
     monkeypatch.setattr(script, "run", run)
-    part = measured("workers")["workers"]
+    part = measured("workers")["parts"]["workers"]
     assert (part["scaling"], part["scaling_segment"]) == (2, 4)
     assert [call.options[-2:] for call in calls] == [("--workers", "1"), ("--workers", "2")]
     assert len({call.volume for call in calls}) == 1
