@@ -256,7 +256,7 @@ def plan_resampling(
     return Resampling((axes[0], axes[1], axes[2]), apart, method.order > 1)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def stretch(size_in: int, size_out: int) -> Floats:
     """Linear interpolation of ``size_in`` voxels onto ``size_out``; shape (size_out, size_in)."""
     rows, low, high = axis_operator(size_in, size_out, "torch", 1).rows(0, size_out)

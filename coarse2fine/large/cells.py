@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canvas import Box, Triple, triple
+from coarse2fine.allocator import return_freed_memory
 from coarse2fine.choose import find_tree
 from coarse2fine.clock import Clock
 from coarse2fine.coarse import CoarseResult, look_coarsely
@@ -160,6 +161,7 @@ def segment_cells(scene: Scene, cores: Sequence[Box], clock: Clock) -> Iterator[
                 window=wanted,
             )
     for core, window in zip(cores, windows, strict=True):
+        return_freed_memory()  # of the coarse stage, or the cell before
         if window is None or looked is None:
             yield CellResult(np.zeros(core.shape, fine.labels.dtype), core)
         else:
