@@ -82,12 +82,12 @@ class Bench:
         """The folder of a model."""
         return find_model(self.dataset, role, self.options.models)
 
-    def small(self, times: int = 1, across: int = 2) -> Triple:
-        """Shape of a volume of so many times ``across`` x ``across`` small cells; it grows along x and y in turn.
+    def small(self, times: int = 1) -> Triple:
+        """Shape of a volume of so many times four small cells; it grows along x and y in turn.
 
         Not along z: one layer of cells stays one layer, so that the cells of all sizes are the same.
         """
-        shape = [self.options.cell[0], across * self.options.cell[1], across * self.options.cell[2]]
+        shape = [self.options.cell[0], 2 * self.options.cell[1], 2 * self.options.cell[2]]
         for turn in range(times.bit_length() - 1):
             shape[2 - turn % 2] *= 2
         return triple(shape)
@@ -119,7 +119,7 @@ def measure_memory(bench: Bench) -> Figures:
     rows: list[Figures] = []
     base = None
     for factor in bench.options.factors:
-        shape = bench.small(factor, across=3)  # so that the smallest has a cell with neighbours on all sides
+        shape = bench.small(factor)
         with bench.command(shape, bench.small_cell, ONE_BY_ONE) as command:
             base = base or models_mb(command)
             done = run(command)
