@@ -15,9 +15,10 @@ def keep_freed_memory() -> None:
 
     A network on the CPU allocates and frees its feature maps, tens of megabytes each, layer by layer. By default glibc
     maps each of them anew, and the system spends up to a third of the run on clearing pages. That part does nothing
-    elsewhere than on Linux with glibc. Call it before the first network runs. Meant for programs, not for libraries: it changes the whole process.
+    elsewhere than on Linux with glibc. Call it before the first network runs. Meant for programs, not for libraries: it
+    changes the whole process.
     """
-    # Crops come in many shapes, and oneDNN would keep code for each of them: more than 1 MB a shape for a small network.
+    # Crops come in many shapes, and oneDNN would keep code for each: more than 1 MB a shape for a small network.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library has no mallopt
