@@ -73,23 +73,23 @@ class Lattice:
 
 
 def plan_lattice(shape: Triple, cell: Triple, chunk: Triple, per_block: Triple = (1, 1, 1)) -> Lattice:
-    """Divide a volume into cells of about the same size whose edges are those of storage chunks.
+    """Divide a volume evenly into cells whose edges are those of storage chunks.
 
     Args:
         shape: Voxels of the volume.
-        cell: About the size of a cell.
+        cell: Largest size of a cell, up to half a chunk.
         chunk: Storage chunk of the result: two cells must never share one.
         per_block: Cells of a block along each axis.
 
     >>> plan_lattice((80, 100, 100), (64, 50, 60), (16, 16, 16)).edges
-    ((0, 80), (0, 48, 100), (0, 48, 100))
+    ((0, 32, 80), (0, 48, 100), (0, 48, 100))
     """
     z, y, x = (_edges(*sizes) for sizes in zip(shape, cell, chunk, strict=True))
     return Lattice((z, y, x), per_block)
 
 
 def _edges(size: int, cell: int, chunk: int) -> tuple[int, ...]:
-    count = max(1, round(size / cell))
+    count = -(-size // cell)  # never much larger than asked for: memory depends on it
     inner = {round(index * size / count / chunk) * chunk for index in range(1, count)}
     return (0, *sorted(edge for edge in inner if 0 < edge < size), size)
 

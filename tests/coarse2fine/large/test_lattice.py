@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,7 +35,7 @@ def map_of(lattice: Lattice) -> np.ndarray:
 
 @settings(deadline=None)
 @given(lattices())
-def test_plan_lattice__any_sizes__cells_of_about_that_size_begin_at_chunks(
+def test_plan_lattice__any_sizes__cells_of_at_most_that_size_begin_at_chunks(
     plan: tuple[Lattice, Triple, Triple],
 ) -> None:
     """Cells share out the volume, but no chunk; edges are those of an even division, to within half a chunk."""
@@ -40,7 +43,8 @@ def test_plan_lattice__any_sizes__cells_of_about_that_size_begin_at_chunks(
     map_of(lattice)
     for edges, wanted, step in zip(lattice.edges, cell, chunk, strict=True):
         assert all(edge % step == 0 for edge in edges[:-1])
-        count = max(1, round(edges[-1] / wanted))
+        assert all(b - a <= wanted + step for a, b in itertools.pairwise(edges))
+        count = math.ceil(edges[-1] / wanted)
         even = [index * edges[-1] / count for index in range(count + 1)]
         assert all(min(abs(edge - place) for place in even) <= step / 2 for edge in edges)
         # As many cells as asked for, unless chunks are too coarse for that.
