@@ -16,6 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from canvas import Box, Triple, triple
+from coarse2fine.allocator import return_freed_memory
 from coarse2fine.components import label_components
 from coarse2fine.io import LabelStore, atomic_write
 from coarse2fine.large.job import Job, store_of
@@ -49,18 +50,19 @@ class NumberCell:
         labels = store_of(self.job.labels).read(seen)
         found = label_components(labels) if labels.any() else np.zeros(seen.shape, np.uint32)
         numbers = found[tuple(slice(edge) for edge in seen.shape)]
-        inner = core.relative_to(seen).slices
         if self.job.ids is None:
             raise ValueError("this job numbers no objects")
-        store_of(self.job.ids).write(core, numbers[inner].astype(np.uint32))
-        outer = numbers.copy()
-        outer[inner] = 0
-        places = np.argwhere(outer)
+        inner = core.relative_to(seen).slices
+        store_of(self.job.ids).write(core, numbers[inner].astype(np.uint32, copy=False))
+        places, outer = _beyond(numbers, core.shape)
         path = self.job.work.path(f"faces/{name_of(cell)}.npz")
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temp, temp.open("wb") as stream:
-            np.savez_compressed(stream, places=places + core.start, numbers=outer[tuple(places.T)])
-        return {"objects": int(numbers.max(initial=0))}
+            np.savez_compressed(stream, places=places + core.start, numbers=outer)
+        count = int(numbers.max(initial=0))
+        del found, numbers, labels
+        return_freed_memory()
+        return {"objects": count}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +109,29 @@ class RenumberCell:
         core = self.job.lattice.core(cell)
         if self.job.ids is None:
             raise ValueError("this job numbers no objects")
-        numbers = store_of(self.job.ids).read(core).astype(np.uint64)
-        numbers[numbers != 0] += _first_numbers(self.job)[cell].astype(np.uint64)
+        numbers = store_of(self.job.ids).read(core)
+        first = int(_first_numbers(self.job)[cell])
+        final = np.arange(first, first + int(numbers.max()) + 1, dtype=np.uint64)
+        final[0] = 0
         table = np.load(self.job.work.path(TABLE), mmap_mode="r")
-        if numbers.any() and table.shape[1]:
-            names, where = np.unique(numbers, return_inverse=True)
-            place = np.minimum(np.searchsorted(table[0], names), table.shape[1] - 1)
-            names = np.where(table[0][place] == names, table[1][place], names)
-            numbers = names[where].reshape(core.shape)
-        store_of(self.job.result).write(core, numbers)
+        low, high = np.searchsorted(table[0], np.array([first + 1, first + len(final)], np.uint64))
+        final[table[0][low:high].astype(np.int64) - first] = table[1][low:high]
+        store_of(self.job.result).write(core, final[numbers])
+        return_freed_memory()
         return {}
+
+
+def _beyond(numbers: NDArray[np.unsignedinteger[Any]], core: Triple) -> tuple[NDArray[np.int64], Numbers]:
+    """Objects in the layer behind a cell's upper faces: places (n, 3) in ``numbers``, and the numbers there."""
+    places = []
+    for axis in range(3):  # edges belong to the first axis, so that no voxel comes twice
+        layer = [slice(None) if other > axis else slice(core[other]) for other in range(3)]
+        layer[axis] = slice(core[axis], None)
+        found = np.argwhere(numbers[tuple(layer)])
+        found[:, axis] += core[axis]
+        places.append(found)
+    every = np.concatenate(places)
+    return every, numbers[tuple(every.T)].astype(np.uint64)
 
 
 def first_numbers(lattice: Lattice, counts: Mapping[Key, int]) -> NDArray[np.int64]:
