@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import sqrt
+from math import prod, sqrt
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from canvas import Box, Triple, triple
 
 Number = int | float
+
+_PIECE = 1 << 22  # voxels
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,13 @@ def _scan_channel(raw: NDArray[np.generic], nonzero: Box, axes: Sequence[int]) -
 
 
 def _sums(raw: NDArray[np.generic]) -> tuple[Number, Number]:
-    """Sum and sum of squares; exact for integers."""
+    """Sum and sum of squares; exact for integers. In pieces, because each makes copies of several bytes a voxel."""
+    step = max(1, _PIECE // prod(raw.shape[1:]))
+    pieces = [_sums_of_piece(raw[start : start + step]) for start in range(0, len(raw), step)]
+    return sum(total for total, _ in pieces), sum(squares for _, squares in pieces)
+
+
+def _sums_of_piece(raw: NDArray[np.generic]) -> tuple[Number, Number]:
     if raw.dtype.kind not in "iu":
         values = raw.astype(np.float64, copy=False).reshape(-1)
         return float(values.sum()), float(values @ values)

@@ -305,7 +305,8 @@ def _scan(run: _Run, job: Job) -> None:
     parts = run.phase(job, "scan", ScanBlock(job), picked, job.lattice.extent)
     if not parts:
         raise VolumeError(f"{job.source.where}: no block of it can be read: {run.failures[0].message}", "Check it.")
-    scan = join_scans((Scan.from_dict(part) for part in parts.values()), job.lattice.shape)
+    scanned = (Scan.from_dict(part) for payload in parts.values() for part in payload["parts"])
+    scan = join_scans(scanned, job.lattice.shape)
     for index, channel in enumerate(scan.channels):
         if channel.low == channel.high and scan.crop == scan.part:
             raise VolumeError(

@@ -26,10 +26,14 @@ class ScanBlock:
     job: Job
 
     def __call__(self, key: Key) -> Mapping[str, Any]:
-        """The block's part of the scan."""
-        box = self.job.lattice.extent(triple(key))
-        channels = [channel[box.slices] for channel in self.job.source.open()[1][0].channels]
-        return scan_part(channels, box.start, self.job.axes).to_dict()
+        """The block's share of the scan: ``parts``, one for each of its cells, which are read one after the other."""
+        channels, parts = self.job.source.open()[1][0].channels, []
+        for cell in self.job.lattice.cells_of(triple(key)):
+            box = self.job.lattice.core(cell)
+            raw = [channel[box.slices] for channel in channels]
+            parts.append(scan_part(raw, box.start, self.job.axes).to_dict())
+        return_freed_memory()
+        return {"parts": parts}
 
 
 @dataclass(frozen=True, slots=True)
