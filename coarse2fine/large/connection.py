@@ -75,6 +75,8 @@ class Local:
                 {
                     "distributed.scheduler.worker-ttl": None,  # a block may hold Python's lock for long; death is seen
                     "distributed.deploy.lost-worker-timeout": "1 hour",  # importing all again may take its time
+                    # Workers compute in a thread, whose own heap glibc gives back and clears again after every layer.
+                    "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
                 }
             )
         )

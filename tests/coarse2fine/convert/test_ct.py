@@ -472,7 +472,7 @@ def test_next_commands__as_printed__are_understood(
     printed = capsys.readouterr().out.partition("next:\n")[2]
     split = subprocess.run(
         ["sh", "-c", f"set -f; for a in {printed.splitlines()[-1]}; do printf '%s\\0' \"$a\"; done"],
-        env={"nnUNet_results": "/tmp/my results"},
+        env={"nnUNet_results": str(tmp_path / "my results")},
         check=True,
         capture_output=True,
         text=True,
