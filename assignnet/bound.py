@@ -18,9 +18,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from assignnet.outcomes import Counts, Metric
-from assignnet.plan import TINY, plan_sums
-from assignnet.sums import Index, Mask, Sums
+from assignnet.outcomes import Counts
+from assignnet.plan import TINY
+from assignnet.sums import Mask, Sums
 
 INTERVAL = 0.01
 """Width of the intervals of denominators, as a share. The error that it causes shrinks with its square."""
@@ -35,38 +35,19 @@ STEPS = 14
 """Each narrows the range of a price to 62 %: all of them to a thousandth."""
 
 
-def bound(
-    parent: Index,
-    common: Counts,
-    found: Counts,
-    true: Counts,
-    cost: Counts,
-    weight: float,
-    metric: Metric,
-    budget: float | None = None,
-    *,
-    base_common: Counts | None = None,
-    base_found: Counts | None = None,
-) -> float:
-    """Quality less cost that no selection exceeds, if what regions yield adds up; arguments as for ``plan``.
+def bound(sums: Sums, chosen: Mask) -> float:
+    """Quality less cost that no selection exceeds, if what regions yield adds up.
 
     Holds for counts that voxels can have: whatever is selected, 0 <= common <= found and common <= true.
 
-    >>> parent, common, found = np.array([0, 1]), np.array([[50.0], [10.0]]), np.array([[50.0], [30.0]])
-    >>> true, cost = np.array([60.0]), np.array([0.5, 0.5])
-    >>> round(bound(parent, common, found, true, cost, 0.1, "dice"), 4), round(100 / 110 - 0.05, 4)
-    (0.8591, 0.8591)
-    """
-    sums = Sums.of(parent, common, found, true, cost, weight, metric, budget, base_common, base_found)
-    return bound_sums(sums, plan_sums(sums))
-
-
-def bound_sums(sums: Sums, chosen: Mask) -> float:
-    """The same for counts that are already in the form of numerators and denominators.
-
     Args:
-        sums: The counts.
-        chosen: A selection, shape (regions,); the better it is, the tighter the bound.
+        sums: What regions yield.
+        chosen: A selection, shape (regions,), such as ``plan`` makes; the better it is, the tighter the bound.
+
+    >>> parent, common, found = np.array([0, 1]), np.array([[50.0], [10.0]]), np.array([[50.0], [30.0]])
+    >>> sums = Sums.of(parent, common, found, np.array([60.0]), np.array([0.5, 0.5]), 0.1, "dice")
+    >>> round(bound(sums, np.array([True, False])), 4), round(100 / 110 - 0.05, 4)
+    (0.8591, 0.8591)
     """
     if not len(sums.cost):
         return float(sums.reward(chosen[None])[0])

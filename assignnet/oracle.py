@@ -13,15 +13,13 @@ from itertools import compress
 
 import numpy as np
 
-from assignnet.bound import bound, bound_sums
+from assignnet.bound import bound
 from assignnet.instance import Instance, total_slots
 from assignnet.outcomes import Counts, Metric, Outcomes
-from assignnet.plan import GAIN, plan, plan_sums
+from assignnet.plan import GAIN, plan
 from assignnet.rules import in_space_order
 from assignnet.sums import Index, Mask, Sums
 from assignnet.tree import Roi
-
-__all__ = ["Choice", "bound", "flips", "oracle", "plan"]
 
 SWAPS = 500
 """A selection in which families overlap is given up as good enough after so many exchanges within families."""
@@ -57,8 +55,8 @@ def oracle(instance: Instance, metric: Metric, weight: float, budget: float | No
     base, cost = outcomes.tally(nothing), instance.slots / total_slots(tree, instance.problem)
     common, found = outcomes.alone(len(nothing))
     sums = Sums.of(tree.parent_of, common, found, base.true, cost, weight, metric, budget, base.common, base.found)
-    chosen = plan_sums(sums)
-    limit = bound_sums(sums, chosen) - base.quality(metric)
+    chosen = plan(sums)
+    limit = bound(sums, chosen) - base.quality(metric)
     if _overlap(outcomes, sums):
         ends = [_improve(sums, outcomes, metric, start) for start in (chosen, nothing)]
         chosen = max(ends, key=lambda end: _reward(sums, outcomes, metric, end))

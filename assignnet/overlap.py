@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from assignnet.outcomes import Counts, Metric
+from assignnet.outcomes import Counts
 from assignnet.plan import plan
-from assignnet.sums import Index, Mask
+from assignnet.sums import Mask, Sums
 from canvas.box import Box, to_array
 
 GAIN = 1e-9
@@ -32,54 +32,30 @@ def box_shares(boxes: list[Box]) -> Counts:
     return shares
 
 
-def plan_overlapping(
-    parent: Index,
-    common: Counts,
-    found: Counts,
-    true: Counts,
-    cost: Counts,
-    weight: float,
-    metric: Metric,
-    shares: Counts,
-    budget: float | None = None,
-) -> Mask:
+def plan_overlapping(sums: Sums, shares: Counts) -> Mask:
     """Select the regions with the greatest quality less cost.
 
     The choice for regions that share nothing (``plan``) is improved by adding or removing one region at a time, the
     best first, until nothing helps; a region that is added drives out its parent or its children.
 
     Args:
-        parent: As for ``plan``; so are all others but ``shares``.
-        common: Shape (regions, classes).
-        found: Shape (regions, classes).
-        true: Shape (classes,).
-        cost: Shape (regions,).
-        weight: Of cost.
-        metric: Dice or IoU.
+        sums: What each region yields by itself.
         shares: From ``box_shares``.
-        budget: Most cost; None = no limit.
 
     Returns:
         Selected regions, shape (regions,).
     """
-    chosen = plan(parent, common, found, true, cost, weight, metric, budget)
-    rows = np.arange(len(parent))
-    related = parent[:, None] == parent[None]
-    exclude = (
-        related & ((parent[:, None] == rows[None]) | (rows[:, None] == parent[None])) & ~np.eye(len(rows), dtype=bool)
-    )
-    exclude |= exclude.T
+    chosen = plan(sums)
+    rows, parent = np.arange(len(chosen)), sums.first[sums.family]
+    child_of = (parent[:, None] == rows[None]) & (parent != rows)[:, None]
+    exclude = child_of | child_of.T
     if not (shares * ~exclude).any():
         return chosen
 
     def rewards(selections: Mask) -> Counts:
         held = selections / (1.0 + selections @ shares.T)
-        right, seen = held @ common, held @ found
-        above, below = (2 * right, seen + true) if metric == "dice" else (right, seen + true - right)
-        quality = np.where(below > 0, above / np.where(below > 0, below, 1.0), 1.0).mean(axis=1)
-        spent = selections @ cost
-        over = np.inf if budget is None else budget + 1e-9
-        return np.where(spent <= over, quality - weight * spent, -np.inf)
+        quality = sums.quality(*sums.total(held))
+        return np.where(sums.fits(selections), quality - sums.weight * (selections @ sums.cost), -np.inf)
 
     best = rewards(chosen[None])[0]
     for _ in range(2 * len(rows)):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from assignnet.outcomes import Counts, Metric
+from assignnet.outcomes import Counts
 from assignnet.sums import Index, Mask, Sums
 
 QUALITIES, SIZES = 17, 9
@@ -35,52 +35,20 @@ TINY = 1e-12
 """Cost, as a share, that stands for none where something is divided by it."""
 
 
-def plan(
-    parent: Index,
-    common: Counts,
-    found: Counts,
-    true: Counts,
-    cost: Counts,
-    weight: float,
-    metric: Metric,
-    budget: float | None = None,
-    *,
-    base_common: Counts | None = None,
-    base_found: Counts | None = None,
-) -> Mask:
+def plan(sums: Sums) -> Mask:
     """Select the regions with the greatest quality less cost, if what regions yield adds up.
-
-    Args:
-        parent: As ``RoiTree.parent_of``, shape (regions,).
-        common: Voxels rightly found that each region adds, shape (regions, classes), as ``Outcomes.alone`` has them.
-        found: Voxels found that each region adds, same shape.
-        true: Voxels in the reference, shape (classes,).
-        cost: Of each region, as a share of all children's; shape (regions,).
-        weight: What cost 1 is worth in quality.
-        metric: Dice or IoU, the mean over classes.
-        budget: Most cost; None = no limit.
-        base_common: Voxels rightly found if nothing is selected, shape (classes,); None = none.
-        base_found: Voxels found if nothing is selected, same shape; None = none.
 
     Returns:
         Selected regions, shape (regions,); no region together with its parent.
 
-    Raises:
-        ValueError: If the regions are in another order than that of ``RoiTree.rois``.
-
     >>> parent = np.array([0, 0, 0])  # two children with detail, or their parent for half of the cost
     >>> common, found = np.array([[40.0], [30.0], [25.0]]), np.array([[60.0], [30.0], [25.0]])
     >>> true, cost = np.array([60.0]), np.array([0.5, 0.5, 0.5])
-    >>> plan(parent, common, found, true, cost, 0.1, "dice").tolist()
+    >>> plan(Sums.of(parent, common, found, true, cost, 0.1, "dice")).tolist()
     [False, True, True]
-    >>> plan(parent, common, found, true, cost, 1.0, "dice").tolist()
+    >>> plan(Sums.of(parent, common, found, true, cost, 1.0, "dice")).tolist()
     [False, True, False]
     """
-    return plan_sums(Sums.of(parent, common, found, true, cost, weight, metric, budget, base_common, base_found))
-
-
-def plan_sums(sums: Sums) -> Mask:
-    """The same for counts that are already in the form of numerators and denominators."""
     if not len(sums.cost):
         return np.zeros(0, dtype=bool)
     improved = np.array([_improve(sums, chosen) for chosen in _finalists(sums)])

@@ -63,10 +63,22 @@ class Sums:
         base_common: Counts | None = None,
         base_found: Counts | None = None,
     ) -> Self:
-        """Arguments as for ``assignnet.plan.plan``.
+        """What regions yield, from counts of voxels.
+
+        Args:
+            parent: As ``RoiTree.parent_of``, shape (regions,).
+            common: Voxels rightly found that each region adds, shape (regions, classes); see ``Outcomes.alone``.
+            found: Voxels found that each region adds, same shape.
+            true: Voxels in the reference, shape (classes,).
+            cost: Of each region, as a share of all children's; shape (regions,).
+            weight: What cost 1 is worth in quality.
+            metric: Dice or IoU, the mean over classes.
+            budget: Most cost; None = no limit.
+            base_common: Voxels rightly found if nothing is selected, shape (classes,); None = none.
+            base_found: Voxels found if nothing is selected, same shape; None = none.
 
         Raises:
-            ValueError: If the regions of a family do not follow their parent.
+            ValueError: If the regions are in another order than that of ``RoiTree.rois``.
         """
         own = parent == np.arange(len(parent))
         first, family = np.flatnonzero(own), np.cumsum(own) - 1
@@ -82,16 +94,23 @@ class Sums:
         limit = np.inf if budget is None else budget
         return cls(first, family, split, ~own, *terms, true, cost, weight, limit)
 
-    def total(self, chosen: Mask) -> tuple[Counts, Counts]:
-        """Numerators and denominators of selections, shape (rows, regions); both of shape (rows, classes)."""
+    def total(self, chosen: Mask | Counts) -> tuple[Counts, Counts]:
+        """Numerators and denominators of selections, or shares of regions, shape (rows, regions).
+
+        Both are of shape (rows, classes).
+        """
         taken = chosen.astype(np.float64)
         return self.base_above + taken @ self.above, self.base_below + taken @ self.below
 
+    @staticmethod
+    def quality(above: Counts, below: Counts) -> Counts:
+        """Mean over classes of ratios, all of shape (rows, classes); a class that neither side has counts 1."""
+        ratio: Counts = np.where(below > 0, above / np.where(below > 0, below, 1.0), 1.0)
+        return ratio.mean(axis=1)
+
     def reward(self, chosen: Mask) -> Counts:
         """Quality less weighted cost of selections of shape (rows, regions), whatever the budget; shape (rows,)."""
-        above, below = self.total(chosen)
-        quality = np.where(below > 0, above / np.where(below > 0, below, 1.0), 1.0)
-        return quality.mean(axis=1) - self.weight * (chosen @ self.cost)
+        return self.quality(*self.total(chosen)) - self.weight * (chosen @ self.cost)
 
     def fits(self, chosen: Mask) -> Mask:
         """Whether selections of shape (rows, regions) stay within the budget, shape (rows,)."""

@@ -27,6 +27,7 @@ from assignnet.overlap import box_shares, plan_overlapping
 from assignnet.problem import Problem
 from assignnet.rules import in_space_order
 from assignnet.scene import Scene, look_at
+from assignnet.sums import Sums
 from assignnet.tree import Roi, RoiTree
 
 BATCH = 16
@@ -145,8 +146,8 @@ def choose_by_gains(
     cost = np.array([problem.slots(roi.box) for roi in rois]) / total
     budget = None if problem.budget is None else problem.budget / total
     counts = gains.common[:, None], gains.found[:, None], np.array([gains.true])
-    shares = box_shares([roi.box for roi in rois])
-    chosen = plan_overlapping(scene.parent, *counts, cost, problem.weight, metric, shares, budget)
+    sums = Sums.of(scene.parent, *counts, cost, problem.weight, metric, budget)
+    chosen = plan_overlapping(sums, box_shares([roi.box for roi in rois]))
     return in_space_order([rois[row] for row in np.flatnonzero(chosen)], problem.slot)
 
 

@@ -54,7 +54,7 @@ class Column:
 
 RESULT = (
     Column("ratio", "ratio", lambda value: f"{significant(value)}x", "nnU-Net's total seconds over the row's"),
-    Column("total_s", "total s", significant, "seconds from file to file with models loaded, the median of all runs"),
+    Column("total_s", "total s", significant, "seconds from file to file with models loaded, the median of all turns"),
     Column("coarse_s", "coarse s", significant, "of these from the volume in memory to the choice of regions"),
     Column("fine_s", "fine s", significant, "of these from the chosen regions to the labels; nnU-Net: everything"),
     Column("dice", "Dice", three_decimals, "twice the common voxels over both masks' voxels, 0 to 1"),
@@ -72,8 +72,13 @@ EFFORT = (
     Column("bound_ratio", "of bound", significant, "total seconds over the row's own lower bound"),
     Column("peak_rss_mb", "peak MB", whole, "peak resident memory of the process; the highest of all runs"),
     Column("peak_gpu_mb", "peak GPU MB", whole, "peak of what tensors took on the GPU; the highest of all runs"),
-    Column("runs", "runs", whole, "how often the row was run"),
-    Column("spread", "spread", lambda value: f"{value:.1%}", "slowest less fastest run, over the median run"),
+    Column(
+        "runs",
+        "runs",
+        whole,
+        "how many turns the row had; one under 5 s has five runs in each, of which the median counts",
+    ),
+    Column("spread", "spread", lambda value: f"{value:.1%}", "slowest less fastest turn, over the median turn"),
 )
 QUALITIES: Final = frozenset(one.key for one in (*RESULT, *EFFORT) if one.show is three_decimals)
 

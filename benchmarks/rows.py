@@ -82,9 +82,12 @@ ROWS: Final[Mapping[str, Row]] = MappingProxyType(
         "greedy": _ours("greedy rule", "assign.agent=greedy"),
         "accelerated": _ours("accelerated"),
         "accelerated_no_canvas": _ours("greedy rule, no canvas", *ALONE),
+        "accelerated_norm_case": _ours("accelerated, norm: case", "canvas.norm=case"),
         "accelerated_norm_canvas": _ours("accelerated, norm: canvas", "canvas.norm=canvas"),
         "accelerated_norm_slot": _ours("accelerated, norm: slot", "canvas.norm=slot"),
-        "accelerated_mosaic": _ours("accelerated, canvas-trained model", fine="mosaic"),
+        "accelerated_mosaic_norm_case": _ours(
+            "accelerated, canvas-trained model, norm: case", "canvas.norm=case", fine="mosaic"
+        ),
         "accelerated_mosaic_norm_canvas": _ours(
             "accelerated, canvas-trained model, norm: canvas", "canvas.norm=canvas", fine="mosaic"
         ),

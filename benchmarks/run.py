@@ -152,7 +152,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--cases", nargs="+", default=[], metavar="CASE", help="default: all test cases")
     add("--rows", nargs="+", metavar="ROW", help="default: all, or none if experiments are asked for")
     add("--experiments", nargs="+", default=[], metavar="NAME", help="or all (default: none)")
-    add("--repeat", type=int, default=3, metavar="N", help="runs of each row (default: 3)")
+    add("--repeat", type=int, default=3, metavar="N", help="turns, in each of which every row is run (default: 3)")
     add("--out", type=Path, metavar="DIR", help="default: benchmarks/results/<data set>")
     add("--data", type=Path, metavar="DIR", help="where the data lie, if not where the data set's file says")
     add("--models", default="ours", help="ours: benchmarks/models, then ../shared/models; shared; or a folder")

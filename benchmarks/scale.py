@@ -115,11 +115,14 @@ class Bench:
 
 
 def measure_memory(bench: Bench) -> Figures:
-    """Peak memory of fresh processes on ever larger volumes, and of one that only loads the models."""
+    """Peak memory of fresh processes on ever larger volumes, and of one that only loads the models.
+
+    The smallest has 16 cells: what a process keeps in any case, such as the cache of chunks, is then there.
+    """
     rows: list[Figures] = []
     base = None
     for factor in bench.options.factors:
-        shape = bench.small(factor)
+        shape = bench.small(4 * factor)
         with bench.command(shape, bench.small_cell, ONE_BY_ONE) as command:
             base = base or models_mb(command)
             done = run(command)

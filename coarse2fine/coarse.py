@@ -137,20 +137,25 @@ def look_coarsely(
             on_tile=recorder.on_tile if recorder else lambda box: None,
             corners=corners,
         )
-    if region != grid and window is None:
-        logits = torch.zeros((model.labels.heads, *grid.shape))
-        if model.labels.regions:
-            logits -= CERTAIN
-        else:
-            logits[0] = CERTAIN
-        logits[(slice(None), *region.slices)] = inside.float()
-    else:
-        logits = inside[(slice(None), *grid.relative_to(region).slices)].float()
+    logits = _in_grid(inside, region, grid, model)
     turn = [model.untranspose[axis] for axis in fine.transpose]
     logits = logits.permute(0, *(axis + 1 for axis in turn))
     heatmap = model.labels.foreground_probability(logits)
     kept = recorder.finish(region.relative_to(grid).start, grid.shape).turned(triple(turn)) if recorder else None
     return CoarseResult(logits.contiguous().numpy(), heatmap.contiguous().numpy(), model, kept)
+
+
+def _in_grid(inside: torch.Tensor, region: Box, grid: Box, model: Model) -> torch.Tensor:
+    """The outputs of a region in another one, and certain background where that sticks out."""
+    if region.contains(grid):
+        return inside[(slice(None), *grid.relative_to(region).slices)].float()
+    logits = torch.zeros((model.labels.heads, *grid.shape))
+    if model.labels.regions:
+        logits -= CERTAIN
+    else:
+        logits[0] = CERTAIN
+    logits[(slice(None), *region.relative_to(grid).slices)] = inside.float()
+    return logits
 
 
 def body_box(view: WorkingView, crop: BodyCrop) -> Box:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import torch
@@ -128,7 +129,9 @@ def plan_canvases(
             return pack_same_size(boxes, plan.canvas, plan.canvas, volume, capacity=1)
         if same_scale(config):
             packed = pack_same_scale(boxes, plan.canvas, volume, margin=plan.context)
-            return [trim(canvas, plan.divisor) for canvas in packed]
+            trimmed = [trim(canvas, plan.divisor) for canvas in packed]
+            # Largest first: memory that a feature map leaves is then large enough for the next one.
+            return sorted(trimmed, key=lambda canvas: prod(canvas.shape), reverse=True)
         return pack_same_size(
             boxes,
             plan.canvas,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import mmap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -142,7 +143,7 @@ class LabelWriter:
             block = Box.of((k * b for k, b in zip(key, BLOCK, strict=True)), BLOCK)
             part = region.clip(block)
             if key not in self._blocks:
-                self._blocks[key] = np.zeros((self._model.labels.heads + 1, *BLOCK), np.float32)
+                self._blocks[key] = _mapped_zeros((self._model.labels.heads + 1, *BLOCK))
             here, there = part.relative_to(block).slices, part.relative_to(region).slices
             self._blocks[key][(slice(-1), *here)] += logits[(slice(None), *there)]
             self._blocks[key][(-1, *here)] += weight[there]
@@ -162,6 +163,15 @@ class LabelWriter:
         depth, height, width = target.shape
         block = block[:, :depth, :height, :width]
         np.copyto(target, self._model.labels.from_logits(block[:-1]), where=block[-1] > 0)
+
+
+def _mapped_zeros(shape: tuple[int, ...]) -> Floats:
+    """Float32 zeros outside of the heap.
+
+    Network passes free much and take it again, while these stay. On the heap they would lie in between, and what was
+    free around them would be too small for the next feature map; see ``coarse2fine.allocator``.
+    """
+    return np.frombuffer(mmap.mmap(-1, 4 * math.prod(shape)), np.float32).reshape(shape)
 
 
 def _blocks(region: Box) -> Iterator[Triple]:

@@ -119,24 +119,13 @@ def segment_store(
         UnfinishedError: If blocks kept failing; all others are done and kept.
     """
     began = time.perf_counter()
-    scales, levels = source.open()
-    pipeline = Pipeline.from_config(config, trust_checkpoint=settings.trust)
-    lattice = plan_cells(pipeline, levels[0])
-    level = coarse_level_of(pipeline, levels)
-    # What does not fit is found out before the volume is streamed: no statistics are needed for that.
-    open_scene(pipeline, levels, blank_scan(len(levels[0].channels), lattice.shape), level)
-    layout = {
-        "cells": [list(edges) for edges in lattice.edges],
-        "per_block": list(lattice.per_block),
-        "coarse_level": level,
-        "output": output.describe(),
-    }
-    identity = identity_of(scales, source.region)
-    models = {role: _fingerprints(model) for role, model in _models(pipeline).items()}
-    manifest = Manifest(config.to_dict(), identity, models, versions()["coarse2fine"], layout)
+    plan = _plan(config, source, settings.trust)
+    lattice, layout = plan.lattice, {**plan.layout, "output": output.describe()}
+    models = {role: _fingerprints(model) for role, model in _models(plan.pipeline).items()}
+    manifest = Manifest(config.to_dict(), plan.identity, models, versions()["coarse2fine"], layout)
     run = _Run(engine, settings, progress)
     with open_work(work, manifest, restart=settings.restart) as folder:
-        job = plan_job(config, settings, source, output, levels, lattice, level, pipeline, folder)
+        job = _job(plan, source, output, folder, settings.trust)
         if not folder.finished("create"):  # once: a result that has been moved to its place must not be begun anew
             for spec in {job.labels, job.result, *([job.ids] if job.ids else [])}:
                 create_labels(spec)
@@ -153,16 +142,56 @@ def segment_store(
             folder.mark(PUBLISHED, (0,), {})
     counts = sum((Counter(payload["counts"]) for payload in segmented.values()), Counter())
     return StoreReport(
-        identity,
+        plan.identity,
         layout,
         {**run.seconds, "total": time.perf_counter() - began},
         dict(sum((Counter(payload["seconds"]) for payload in segmented.values()), Counter())),
         {**counts, **({"objects": objects} if job.ids else {})},
         tuple(run.failures),
-        spacing_doubts(levels[0].grid.spacing, levels[0].grid.unit, pipeline.fine),
-        peak_memory_mb(pipeline.fine.device),
+        spacing_doubts(plan.grid.spacing, plan.grid.unit, plan.pipeline.fine),
+        peak_memory_mb(plan.pipeline.fine.device),
         config.to_dict(),
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Plan:
+    """What is known before any voxel is read.
+
+    Attributes:
+        pipeline: Models and settings.
+        levels: The volume at each of its scales, finest first.
+        identity: What the volume is told from others by.
+        lattice: Its cells and blocks.
+        coarse_level: Scale level that the coarse network reads.
+    """
+
+    pipeline: Pipeline
+    levels: Sequence[Volume[Any]]
+    identity: Mapping[str, Any]
+    lattice: Lattice
+    coarse_level: int
+
+    @property
+    def grid(self) -> Grid:
+        """The volume's, at its finest scale."""
+        return self.levels[0].grid
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """Cells, blocks and scale level, for the manifest."""
+        edges = [list(edges) for edges in self.lattice.edges]
+        return {"cells": edges, "per_block": list(self.lattice.per_block), "coarse_level": self.coarse_level}
+
+
+def _plan(config: Config, source: Source, trust: bool) -> _Plan:
+    """Open volume and models; what does not fit is found out here, before the volume is streamed."""
+    scales, levels = source.open()
+    pipeline = Pipeline.from_config(config, trust_checkpoint=trust)
+    lattice, level = plan_cells(pipeline, levels[0]), coarse_level_of(pipeline, levels)
+    # Statistics are not needed for that.
+    open_scene(pipeline, levels, blank_scan(len(levels[0].channels), lattice.shape), level)
+    return _Plan(pipeline, levels, identity_of(scales, source.region), lattice, level)
 
 
 def plan_cells(pipeline: Pipeline, volume: Volume[Any]) -> Lattice:
@@ -187,20 +216,10 @@ def coarse_level_of(pipeline: Pipeline, levels: Sequence[Volume[Any]]) -> int:
     return pick_level([level.grid for level in levels], in_file, pipeline.config.blocks.coarse_level)
 
 
-def plan_job(
-    config: Config,
-    settings: Settings,
-    source: Source,
-    output: Output,
-    levels: Sequence[Volume[Any]],
-    lattice: Lattice,
-    coarse_level: int,
-    pipeline: Pipeline,
-    folder: WorkFolder,
-) -> Job:
+def _job(plan: _Plan, source: Source, output: Output, folder: WorkFolder, trust: bool) -> Job:
     """Everything that a worker needs to know."""
-    grid, name = levels[0].grid, output.name
-    chunk, dtype = chunk_of(grid.shape), np.dtype(pipeline.fine.labels.dtype).name
+    grid, name = plan.grid, output.name
+    chunk, dtype = chunk_of(grid.shape), np.dtype(plan.pipeline.fine.labels.dtype).name
     factors = pyramid_factors(grid.shape, grid.spacing) if output.pyramid else ((1, 1, 1),)
 
     def spec(where: str, dtype: str, factors: tuple[Triple, ...], of: Grid = grid) -> LabelSpec:
@@ -210,12 +229,12 @@ def plan_job(
     kind = "uint64" if output.objects else dtype
     result = LabelSpec(output.staged(folder), output.store_format, grid, kind, chunk, factors, name)
     return Job(
-        config,
-        settings.trust,
+        plan.pipeline.config,
+        trust,
         source,
-        lattice,
-        _sliced_axes(pipeline, levels, coarse_level),
-        coarse_level,
+        plan.lattice,
+        _sliced_axes(plan),
+        plan.coarse_level,
         spec(inner[0], dtype, ((1, 1, 1),)) if output.objects else result,
         spec(inner[1], "uint32", ((1, 1, 1),)) if output.objects else None,
         result,
@@ -223,12 +242,12 @@ def plan_job(
     )
 
 
-def _sliced_axes(pipeline: Pipeline, levels: Sequence[Volume[Any]], coarse_level: int) -> tuple[int, ...]:
+def _sliced_axes(plan: _Plan) -> tuple[int, ...]:
     """Axes, as in the file, that a model resamples apart, so that the extremes of each slice bound the result."""
     axes = set()
-    for role, model in _models(pipeline).items():
-        own = pipeline.config.coarse.spacing if role == "coarse" else None
-        spacing = levels[coarse_level if role == "coarse" else 0].grid.spacing
+    for role, model in _models(plan.pipeline).items():
+        own = plan.pipeline.config.coarse.spacing if role == "coarse" else None
+        spacing = plan.levels[plan.coarse_level if role == "coarse" else 0].grid.spacing
         turned = [spacing[axis] for axis in model.transpose]
         apart = separate_axis(turned, own or model.spacing, model.data_method.separate)
         if apart is not None:

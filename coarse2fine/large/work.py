@@ -148,15 +148,6 @@ class WorkFolder:
                         found[key] = dict(marker["payload"])
         return dict(sorted(found.items()))
 
-    def forget(self, phase: str) -> None:
-        """Removes all markers of a phase; if this is cut short, either all count or none.
-
-        Raises:
-            OutputError: If they cannot be removed.
-        """
-        with _system_errors(self.folder):
-            _remove(self._phase(phase), self.folder)
-
     def _phase(self, phase: str) -> Path:
         if not _PHASE.fullmatch(phase):
             raise ValueError(f"not a name of a phase: {phase!r}")

@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from assignnet import NO_FEATURES, Problem, Roi, RoiTree, check_selection
+from assignnet.bound import bound
 from assignnet.instance import Instance, total_slots
-from assignnet.oracle import bound, flips, oracle, plan
+from assignnet.oracle import flips, oracle
 from assignnet.outcomes import count_outcomes
+from assignnet.plan import plan
 from assignnet.rules import in_space_order
+from assignnet.sums import Sums
 from assignnet.synthetic import synthetic_instance
 from canvas import Box
 
@@ -27,7 +30,7 @@ seeds = st.integers(0, 1 << 32)
 
 @dataclass(frozen=True)
 class Case:
-    """Arguments of ``plan``: voxels right and wrong by region and class, and what is there without any region."""
+    """Counts of a tree: voxels right and wrong by region and class, and what is there without any region."""
 
     parent: NDArray[np.int64]
     right: NDArray[np.float64]
@@ -40,9 +43,8 @@ class Case:
     metric: str
     budget: float | None
 
-    @property
-    def arguments(self) -> dict[str, object]:
-        return {
+    def sums(self, **changes: object) -> Sums:
+        arguments = {
             "parent": self.parent,
             "common": self.right,
             "found": self.right + self.wrong,
@@ -54,6 +56,11 @@ class Case:
             "base_common": self.base_right,
             "base_found": self.base_right + self.base_wrong,
         }
+        return Sums.of(**arguments | changes)
+
+    @property
+    def bound(self) -> float:
+        return bound(self.sums(), plan(self.sums()))
 
     def rewards(self, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
         """What selections of shape (rows, regions) are worth; those over the budget nothing."""
@@ -135,7 +142,7 @@ def is_valid(parent: NDArray[np.int64], chosen: NDArray[np.bool_]) -> bool:
 def test_plan__small_tree__is_the_best_of_all(seed, regions, classes) -> None:
     """No allowed selection is worth more, for either metric, with and without a budget."""
     drawn = case(seed, regions, classes)
-    chosen = plan(**drawn.arguments)
+    chosen = plan(drawn.sums())
     assert chosen.shape == (regions,)
     assert is_valid(drawn.parent, chosen)
     assert drawn.rewards(chosen[None])[0] == pytest.approx(drawn.best, abs=1e-9)
@@ -146,7 +153,7 @@ def test_plan__small_tree__is_the_best_of_all(seed, regions, classes) -> None:
 def test_bound__small_tree__is_exceeded_by_no_selection(seed, regions, classes) -> None:
     """The best of all allowed selections is worth no more, for either metric, with and without a budget."""
     drawn = case(seed, regions, classes)
-    assert bound(**drawn.arguments) >= drawn.best - 1e-9
+    assert drawn.bound >= drawn.best - 1e-9
 
 
 def test_plan__larger_trees__is_never_far_from_the_best() -> None:
@@ -154,7 +161,7 @@ def test_plan__larger_trees__is_never_far_from_the_best() -> None:
     missed = []
     for seed in range(100):
         drawn = case(seed, 13, 1 + seed % 3)
-        short = drawn.best - drawn.rewards(plan(**drawn.arguments)[None])[0]
+        short = drawn.best - drawn.rewards(plan(drawn.sums())[None])[0]
         assert -1e-9 <= short < 0.01
         missed.append(short > 1e-9)
     assert sum(missed) <= 1
@@ -166,7 +173,7 @@ def test_plan__larger_trees__is_never_far_from_the_best() -> None:
 def test_plan__exchange_of_several_regions_needed__is_found(seed, regions, classes) -> None:
     """Where neither tangents nor single exchanges reach the best: two regions make room for a third, and the like."""
     drawn = case(seed, regions, classes, budget=True)
-    assert drawn.rewards(plan(**drawn.arguments)[None])[0] == pytest.approx(drawn.best, abs=1e-9)
+    assert drawn.rewards(plan(drawn.sums())[None])[0] == pytest.approx(drawn.best, abs=1e-9)
 
 
 @settings(deadline=None, max_examples=60)
@@ -174,7 +181,7 @@ def test_plan__exchange_of_several_regions_needed__is_found(seed, regions, class
 def test_plan__budget__is_kept(seed, regions, classes) -> None:
     """No selection costs more than the budget, and it is one of those that are allowed."""
     drawn = case(seed, regions, classes, budget=True)
-    chosen = plan(**drawn.arguments)
+    chosen = plan(drawn.sums())
     assert is_valid(drawn.parent, chosen)
     assert drawn.cost[chosen].sum() <= drawn.budget + 1e-9
 
@@ -184,10 +191,10 @@ def test_plan__budget__is_kept(seed, regions, classes) -> None:
 def test_plan__budget_for_everything__is_no_limit(seed, regions) -> None:
     """A budget that suffices for all changes nothing, although shares add up with rounding; none at all leaves none."""
     drawn = replace(case(seed, regions, 1, budget=False))
-    free = plan(**drawn.arguments)
-    limited = plan(**drawn.arguments | {"budget": float(drawn.cost[free].sum())})
+    free = plan(drawn.sums())
+    limited = plan(drawn.sums(budget=float(drawn.cost[free].sum())))
     assert drawn.rewards(limited[None])[0] == pytest.approx(drawn.rewards(free[None])[0], abs=1e-12)
-    assert not plan(**drawn.arguments | {"budget": 0.0}).any()
+    assert not plan(drawn.sums(budget=0.0)).any()
 
 
 def test_plan__children_follow_no_parent__raises() -> None:
@@ -195,15 +202,16 @@ def test_plan__children_follow_no_parent__raises() -> None:
     drawn = case(0, 3, 1)
     for parent in ([0, 1, 0], [1, 1, 2]):
         with pytest.raises(ValueError, match="must follow"):
-            plan(**drawn.arguments | {"parent": np.array(parent)})
+            drawn.sums(parent=np.array(parent))
 
 
 def test_plan__no_region__selects_nothing() -> None:
     """An empty tree has an empty best selection, and its bound is what is there."""
     none = np.zeros((0, 1))
-    arguments = (np.zeros(0, int), none, none, np.array([8.0]), np.zeros(0), 0.1, "dice")
-    assert plan(*arguments).shape == (0,)
-    assert bound(*arguments, base_common=np.array([4.0]), base_found=np.array([8.0])) == 0.5
+    known = (np.zeros(0, int), none, none, np.array([8.0]), np.zeros(0), 0.1, "dice")
+    sums = Sums.of(*known, base_common=np.array([4.0]), base_found=np.array([8.0]))
+    assert plan(sums).shape == (0,)
+    assert bound(sums, plan(sums)) == 0.5
 
 
 def test_bound__one_class__is_tight() -> None:
@@ -219,8 +227,8 @@ def test_bound__one_class__is_tight() -> None:
             ),
             strict=True,
         ):
-            reached = drawn.rewards(plan(**drawn.arguments)[None])[0]
-            above[name].append(bound(**drawn.arguments) - reached)
+            reached = drawn.rewards(plan(drawn.sums())[None])[0]
+            above[name].append(drawn.bound - reached)
     assert min(map(min, above.values())) >= -1e-9
     assert max(above["one class"]) < 0.01
     assert np.mean(above["one class"]) < 0.001
@@ -244,16 +252,17 @@ def test_plan__class_without_voxels__spares_it_where_that_pays() -> None:
     parent, cost = np.array([0, 1]), np.zeros(2)
     common, found = np.array([[90.0, 0.0], [10.0, 0.0]]), np.array([[90.0, 0.0], [10.0, 1.0]])
     true = np.array([100.0, 0.0])
-    assert plan(parent, common, found, true, cost, 0.0, "iou").tolist() == [True, False]
-    assert bound(parent, common, found, true, cost, 0.0, "iou") == pytest.approx((0.9 + 1) / 2, abs=1e-3)
+    sums = Sums.of(parent, common, found, true, cost, 0.0, "iou")
+    assert plan(sums).tolist() == [True, False]
+    assert bound(sums, plan(sums)) == pytest.approx((0.9 + 1) / 2, abs=1e-3)
 
 
 def test_bound__class_without_voxels__allows_to_spoil_it() -> None:
     """Where two classes are worth more than the absent third, the bound is no less than what spoiling it brings."""
     common, found = np.array([[9.0, 9.0, 0.0]]), np.array([[9.0, 9.0, 1.0]])
-    arguments = (np.array([0]), common, found, np.array([9.0, 9.0, 0.0]), np.zeros(1), 0.0, "dice")
-    assert plan(*arguments).tolist() == [True]
-    assert bound(*arguments) == pytest.approx(2 / 3, abs=1e-3)
+    sums = Sums.of(np.array([0]), common, found, np.array([9.0, 9.0, 0.0]), np.zeros(1), 0.0, "dice")
+    assert plan(sums).tolist() == [True]
+    assert bound(sums, plan(sums)) == pytest.approx(2 / 3, abs=1e-3)
 
 
 def test_plan__many_regions_spoil_a_class__leaves_out_all_of_them() -> None:
@@ -261,9 +270,9 @@ def test_plan__many_regions_spoil_a_class__leaves_out_all_of_them() -> None:
     regions, spoil = 40, np.arange(40) % 2
     common = np.column_stack([3.0 - spoil, np.zeros(regions)])
     found = common + np.column_stack([np.zeros(regions), spoil])
-    arguments = (np.arange(regions), common, found, np.array([100.0, 0.0]), np.zeros(regions), 0.0, "dice")
-    assert plan(*arguments).tolist() == (spoil == 0).tolist()
-    assert bound(*arguments) == pytest.approx((120 / 160 + 1) / 2, abs=1e-3)
+    sums = Sums.of(np.arange(regions), common, found, np.array([100.0, 0.0]), np.zeros(regions), 0.0, "dice")
+    assert plan(sums).tolist() == (spoil == 0).tolist()
+    assert bound(sums, plan(sums)) == pytest.approx((120 / 160 + 1) / 2, abs=1e-3)
 
 
 # --- oracle
@@ -367,16 +376,7 @@ def planned(instance: Instance, cost: NDArray[np.float64], weight: float, budget
     outcomes, regions = instance.outcomes, len(instance.tree.rois)
     base = outcomes.tally(np.zeros(regions, dtype=bool))
     counts = (*outcomes.alone(regions), base.true)
-    chosen = plan(
-        instance.tree.parent_of,
-        *counts,
-        cost,
-        weight,
-        "dice",
-        budget,
-        base_common=base.common,
-        base_found=base.found,
-    )
+    chosen = plan(Sums.of(instance.tree.parent_of, *counts, cost, weight, "dice", budget, base.common, base.found))
     rois = [roi for roi, taken in zip(instance.tree.rois, chosen, strict=True) if taken]
     return instance.reward(rois, "dice", weight)
 

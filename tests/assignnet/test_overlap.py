@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from assignnet.overlap import box_shares, plan_overlapping
 from assignnet.plan import plan
+from assignnet.sums import Sums
 from canvas import Box
 
 relaxed = settings(deadline=None, max_examples=150)
@@ -22,7 +23,7 @@ SIDE = 10
 
 @dataclass(frozen=True)
 class Case:
-    """Arguments of ``plan_overlapping``, the boxes that shares come from, and the shares as they are painted."""
+    """Counts of a tree, the boxes that shares come from, and the shares as they are painted."""
 
     boxes: list[Box]
     shares: NDArray[np.float64]
@@ -36,8 +37,9 @@ class Case:
     budget: float | None
 
     def solve(self, *, overlap: bool = True) -> NDArray[np.bool_]:
-        known = self.parent, self.common, self.found, self.true, self.cost, self.weight, self.metric
-        return plan_overlapping(*known, box_shares(self.boxes), self.budget) if overlap else plan(*known, self.budget)
+        known = self.parent, self.common, self.found, self.true, self.cost, self.weight, self.metric, self.budget
+        sums = Sums.of(*known)
+        return plan_overlapping(sums, box_shares(self.boxes)) if overlap else plan(sums)
 
     def reward(self, chosen: NDArray[np.bool_]) -> float:
         """What the objective says, region by region; -inf over the budget."""
@@ -170,14 +172,14 @@ def test_plan_overlapping__two_boxes_over_the_same_object__takes_one_if_the_othe
 ) -> None:
     """Each box finds the whole object; ``plan`` believes that both are needed."""
     counts = np.array([[50.0], [50.0]])
-    known = np.array([0, 1]), counts, counts, np.array([100.0]), np.array([0.5, 0.5]), weight, "dice"
+    sums = Sums.of(np.array([0, 1]), counts, counts, np.array([100.0]), np.array([0.5, 0.5]), weight, "dice")
     boxes = [Box.of((0, 0, 0), (5, 5, 5)), Box.of((0, 0, 1), (5, 5, 5))]
-    assert plan(*known).sum() == 2
-    assert plan_overlapping(*known, box_shares(boxes)).sum() == selected
+    assert plan(sums).sum() == 2
+    assert plan_overlapping(sums, box_shares(boxes)).sum() == selected
 
 
 def test_plan_overlapping__no_region__selects_nothing() -> None:
     """An empty tree has an empty selection."""
     none = np.zeros((0, 1))
-    arguments = np.zeros(0, int), none, none, np.array([8.0]), np.zeros(0), 0.1, "dice"
-    assert plan_overlapping(*arguments, box_shares([])).shape == (0,)
+    sums = Sums.of(np.zeros(0, int), none, none, np.array([8.0]), np.zeros(0), 0.1, "dice")
+    assert plan_overlapping(sums, box_shares([])).shape == (0,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from conftest import blobs, write_agent
 
-from canvas import Box
+from canvas import Box, pack_same_scale, trim
 from coarse2fine import fine as fine_stage
 from coarse2fine.config import load_config
 from coarse2fine.demo import IMAGE, REFERENCE, demo_pipeline
@@ -21,7 +22,7 @@ from coarse2fine.features import FeatureSettings
 from coarse2fine.instance_norm import with_frozen_statistics
 from coarse2fine.io import Grid, Volume, read_volume
 from coarse2fine.metrics import dice
-from coarse2fine.nnunet import Model
+from coarse2fine.nnunet import Model, load_model
 from coarse2fine.pipeline import Pipeline, Result
 
 SPACING, SHAPE = (2.0, 1.0, 1.0), (24, 48, 48)
@@ -149,6 +150,18 @@ def test_run__canvases_with_unused_ends__are_trimmed(tiny: tuple[Path, Path], mo
     assert trimmed.report.canvases["voxels"] < whole.report.canvases["voxels"]
     assert trimmed.report.canvases["fill"] > whole.report.canvases["fill"]
     assert np.mean(trimmed.labels != whole.labels) < 0.01
+
+
+def test_plan_canvases__of_several_sizes__largest_first(tiny: tuple[Path, Path]) -> None:
+    """As the packer lists them, small ones would come in between."""
+    config = load_config(None, ["canvas.size=[8, 48, 48]", "canvas.context=[0, 0, 0]"])
+    plan, volume = fine_stage.plan_sizes(config, load_model(tiny[1])), (64, 64, 64)
+    edges = np.random.default_rng(0).integers([2, 4, 4], [9, 40, 40], (40, 3))
+    boxes = [Box.of((0, 0, 0), edge) for edge in edges.tolist()]
+    canvases = fine_stage.plan_canvases(boxes, config, plan, volume)
+    packed = [trim(canvas, plan.divisor) for canvas in pack_same_scale(boxes, plan.canvas, volume, margin=plan.context)]
+    sizes, listed = ([prod(canvas.shape) for canvas in found] for found in (canvases, packed))
+    assert sizes == sorted(listed, reverse=True) != listed
 
 
 def test_run__outside_coarse__keeps_the_coarse_result_there(tiny: tuple[Path, Path], plain: Result) -> None:

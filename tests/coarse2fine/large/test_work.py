@@ -280,18 +280,6 @@ def test_finished__damaged_markers__do_not_count(tmp_path: Path) -> None:
         assert work.finished("scan") == {(1,): {"a": 3}, (2,): {"a": 2}}
 
 
-def test_forget__one_phase__leaves_the_others(tmp_path: Path) -> None:
-    """Forgetting what was never begun is fine."""
-    with open_work(tmp_path, MANIFEST) as work:
-        work.mark("scan", (0,), {})
-        work.mark("merge", (0,), {})
-        work.forget("scan")
-        work.forget("objects")
-        assert (work.finished("scan"), work.finished("merge")) == ({}, {(0,): {}})
-        work.mark("scan", (1,), {})
-        assert work.finished("scan") == {(1,): {}}
-
-
 def test_mark__disk_full__is_an_output_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine stops at those; the block does not count."""
 
