@@ -49,7 +49,7 @@ class SteadyHeap:
         first: Resident bytes at the first call.
     """
 
-    growth: float = 1.05
+    growth: float = 1.03
     first: int | None = None
 
     def __call__(self, done: int, total: int) -> None:

@@ -219,21 +219,30 @@ def test_ordering__rows__cover_orders_packings_and_norms(rows: Callable[[str], A
 
 
 def test_segment__boxes_of_different_sizes__only_same_size_packing_depends_on_order(
-    geometry: ModuleType, bench: Any
+    geometry: ModuleType, bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Same-scale packing sorts by size, so that only boxes of equal sizes could change places."""
+    """Same-scale packing sorts by size, so that only boxes of equal volumes could change places."""
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        result = segment_boxes(*arguments, **options)
+        shown.append(sorted(sorted((one.source, one.slot) for one in canvas.placements) for canvas in result.canvases))
+        return result
+
     runs, order = import_benchmark("experiment_runs"), import_benchmark("assign_order")
     real = geometry.real_case(bench)
     seen = order.look(real)
     regions = geometry.find_regions(bench, geometry.Heat(seen.coarse.heatmap, seen.view.shape), "rois.threshold=0.47")
     placements = [placement for canvas in regions.canvases() for placement in canvas.placements]
-    different = {placement.source.shape: regions.chosen[placement.crop] for placement in placements}
-    rois = list(different.values())
+    volumes = {placement.crop: placement.slot.volume for placement in placements}
+    rois = list({volumes[crop]: roi for crop, roi in enumerate(regions.chosen)}.values())
     assert len(rois) > 8
+    segment_boxes = runs.segment_boxes
+    monkeypatch.setattr(runs, "segment_boxes", spy)
     for packing, depends in (("same_size", True), ("same_scale", False)):
-        settings = (f"canvas.packing={packing}", "canvas.norm=canvas")
-        first, second = (runs.segment(bench, real, seen, some, *settings)["dice"] for some in (rois, rois[::-1]))
-        assert (first != pytest.approx(second, abs=1e-6)) == depends
+        shown: list[Any] = []
+        for some in (rois, rois[::-1]):
+            runs.segment(bench, real, seen, some, f"canvas.packing={packing}", "fine.grow=0")
+        assert (shown[0] != shown[1]) == depends
 
 
 def test_resize_ratio__resize_only__is_edges_over_the_slots_they_are_shown_in(
