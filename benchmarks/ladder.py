@@ -26,7 +26,7 @@ from coarse2fine.metrics import Surfaces, dice, iou
 Record = dict[str, Any]
 MEDIANS = ("coarse_s", "fine_s", "total_s", "network_s", "bound_s")
 FILE = "results.json"
-SHORT_S, TIMES = 5.0, 5
+SHORT_S, TIMES = 3.0, 5
 """A row that takes less than so many seconds is run so often in each turn, of which the median run counts."""
 
 

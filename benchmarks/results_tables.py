@@ -76,7 +76,7 @@ EFFORT = (
         "runs",
         "runs",
         whole,
-        "how many turns the row had; one under 5 s has five runs in each, of which the median counts",
+        "how many turns the row had; one under 3 s has five runs in each, of which the median counts",
     ),
     Column("spread", "spread", lambda value: f"{value:.1%}", "slowest less fastest turn, over the median turn"),
 )
