@@ -48,7 +48,7 @@ def _place(part: Figures) -> str:
 
 def _memory(part: Figures) -> Rows:
     for row in part["sizes"]:
-        size = f"{row['mvoxels']:.3g} million voxels in {row['cells']} cells"
+        size = f"{row['mvoxels']:,.0f} million voxels in {row['cells']} cells"
         memory = f"{row['peak_rss_mb']:.0f} MB, {row['beyond_models_mb']:.0f} MB beyond the loaded models"
         yield f"Peak memory, one process, {size}", memory
     yield "Peak memory, largest volume over smallest", f"{part['largest_over_smallest']:.2f}"
