@@ -115,14 +115,11 @@ class Bench:
 
 
 def measure_memory(bench: Bench) -> Figures:
-    """Peak memory of fresh processes on ever larger volumes, and of one that only loads the models.
-
-    The smallest has 16 cells: what a process keeps in any case, such as the cache of chunks, is then there.
-    """
+    """Peak memory of fresh processes on ever larger volumes, and of one that only loads the models."""
     rows: list[Figures] = []
     base = None
     for factor in bench.options.factors:
-        shape = bench.small(4 * factor)
+        shape = bench.small(factor)
         with bench.command(shape, bench.small_cell, ONE_BY_ONE) as command:
             base = base or models_mb(command)
             done = run(command)

@@ -90,7 +90,7 @@ def test_measure__other_parts__fill_table_and_are_not_measured_again(
     assert results["peak_rss_mb"] == {f"{row['volume_times']}x": row["peak_rss_mb"] for row in memory["sizes"]}
     assert results["s_per_gvoxel"] == gvoxel["s_per_gvoxel"]
     (size,) = memory["sizes"]
-    assert (size["shape"], size["cells"], size["counts"]["voxels"]) == ([8, 512, 512], 16, 8 * 512 * 512)
+    assert (size["shape"], size["cells"], size["counts"]["voxels"]) == ([8, 256, 256], 4, 8 * 256 * 256)
     assert size["beyond_models_mb"] == pytest.approx(size["peak_rss_mb"] - memory["models_mb"])
     assert 0 < size["beyond_models_mb"] < memory["models_mb"]
     assert {name: len(values) for name, values in parts["overhead"]["seconds"].items()} == {
