@@ -38,6 +38,9 @@ TINY = 1e-12
 def plan(sums: Sums) -> Mask:
     """Select the regions with the greatest quality less cost, if what regions yield adds up.
 
+    Args:
+        sums: What they yield.
+
     Returns:
         Selected regions, shape (regions,); no region together with its parent.
 

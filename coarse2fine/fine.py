@@ -121,6 +121,9 @@ def plan_canvases(
         volume: Shape of the working grid.
         alone: Give every box a canvas to itself, with all the context that fits.
 
+    Returns:
+        Canvases in the order in which they run: that of the boxes, but in same-scale packing the largest first.
+
     Raises:
         ConfigError: If there is no grid with the configured capacity.
     """
