@@ -7,27 +7,48 @@ import ctypes
 import mmap
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # numbers from glibc's malloc.h
+import torch
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # numbers from glibc's malloc.h
+MAPPED = 16 << 20
+"""Bytes of the smallest blocks that ``keep_freed_memory(steady=True)`` keeps off the heap."""
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(*, steady: bool = False) -> None:
     """Tell glibc's malloc to reuse large blocks, and oneDNN to forget what it compiled for shapes of long ago.
 
     A network on the CPU allocates and frees its feature maps, tens of megabytes each, layer by layer. By default glibc
     maps each of them anew, and the system spends up to a third of the run on clearing pages. That part does nothing
     elsewhere than on Linux with glibc. Call it before the first network runs. Meant for programs, not for libraries: it
     changes the whole process.
+
+    Args:
+        steady: For processes that work on and on, whose heap would end up with holes in which the next feature map does
+            not fit: blocks of 16 MiB and more are mapped after all, in huge pages, which are cleared much faster. Call
+            it before the first tensor; where PyTorch gets no huge pages, this makes no difference.
     """
     # Crops come in many shapes, and oneDNN would keep code for each: more than 1 MB a shape for a small network.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another C library has no mallopt
-            libc = ctypes.CDLL(None)
-            libc.mallopt(M_MMAP_MAX, 0)
-            libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    if sys.platform != "linux":
+        return
+    mapped = steady and _uses_huge_pages()
+    with contextlib.suppress(OSError, AttributeError):  # another C library has no mallopt
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(M_MMAP_THRESHOLD, MAPPED)
+        libc.mallopt(M_MMAP_MAX, 2**16 if mapped else 0)
+
+
+def _uses_huge_pages() -> bool:
+    """Make PyTorch ask for huge pages, and tell whether it gets them."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch's, which looks at it before its first tensor only
+    with contextlib.suppress(OSError):
+        offered = "[never]" not in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
+        # What is to be huge begins with a page.
+        return offered and torch.empty(8 << 20, dtype=torch.uint8).data_ptr() % mmap.PAGESIZE == 0
+    return False
 
 
 def return_freed_memory() -> None:
@@ -35,33 +56,3 @@ def return_freed_memory() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
-
-
-@dataclass(slots=True)
-class SteadyHeap:
-    """Returns freed memory whenever the process has grown noticeably since the first call; a callback of a stage.
-
-    Passes over canvases of several shapes leave holes in which the next feature maps do not fit, so that the process
-    grows though no more is in use. To return everything after every pass would cost a tenth of the time or more.
-
-    Attributes:
-        growth: How many times its first memory a process may have.
-        first: Resident bytes at the first call.
-    """
-
-    growth: float = 1.03
-    first: int | None = None
-
-    def __call__(self, done: int, total: int) -> None:
-        """Called after each of ``total`` passes."""
-        if self.first is None:
-            self.first = _resident()
-        elif _resident() > self.growth * self.first:
-            return_freed_memory()
-
-
-def _resident() -> int:
-    """Bytes of this process that are in memory; 0 where the system does not tell."""
-    with contextlib.suppress(OSError):
-        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
-    return 0

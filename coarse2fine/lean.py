@@ -112,11 +112,28 @@ class LeanDecoder(nn.Module):
         """The encoder's feature maps, highest resolution first -> logits. Empties the list."""
         decoder, features = self.decoder, skips.pop()
         for upsample, stage in zip(decoder.transpconvs, decoder.stages, strict=True):
-            features = torch.cat((upsample(features), skips.pop()), 1)
+            features = _joined(upsample, features, skips)
             for block in stage.convs:
                 features = block(features)
         logits: torch.Tensor = decoder.seg_layers[-1](features)
         return logits.contiguous()
+
+
+def _joined(upsample: Any, features: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
+    """``torch.cat((upsample(features), skips.pop()), 1)``, but neither part exists beside the other one's copy."""
+    skip = skips.pop()
+    own = (upsample.layer if isinstance(upsample, ChannelsLast) else upsample).out_channels
+    last = skip.is_contiguous(memory_format=torch.channels_last_3d)
+    joined = torch.empty(
+        (len(skip), own + skip.shape[1], *skip.shape[2:]),
+        dtype=skip.dtype,
+        device=skip.device,
+        memory_format=torch.channels_last_3d if last else torch.contiguous_format,
+    )
+    joined[:, own:] = skip
+    del skip
+    joined[:, :own] = upsample(features)
+    return joined
 
 
 def lean(model: Model) -> Model:

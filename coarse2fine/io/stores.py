@@ -24,7 +24,7 @@ from coarse2fine.io.tensors import Place, Store, open_place, parse_place, readin
 from coarse2fine.io.units import to_grid_unit
 from coarse2fine.io.volume import Grid, Spacing, Volume
 
-_CACHE = 64 << 20  # bytes of unpacked chunks: margins of neighbouring blocks come from it
+_CACHE, _FAR_CACHE = 16 << 20, 64 << 20  # bytes of unpacked chunks to keep; what is far costs more to read again
 _FINDERS: dict[str, Callable[[Store, str | None], Layout | None]] = {
     "zarr": find_zarr,
     "precomputed": find_precomputed,
@@ -87,7 +87,7 @@ def open_store(
             return open_hdf5(place, array, spacing, unit, as_labels)
         if not place.folder.is_dir():
             raise VolumeError(f"{where} is neither a store nor an HDF5 file", "Name a store's top folder.")
-    store = open_place(place, _CACHE)
+    store = open_place(place, _FAR_CACHE if place.folder is None else _CACHE)
     finders = [_FINDERS[place.family]] if place.family else list(_FINDERS.values())
     layout = next((found for find in finders if (found := find(store, array)) is not None), None)
     if layout is None:

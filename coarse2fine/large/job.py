@@ -60,7 +60,7 @@ class Job:
 @lru_cache(maxsize=1)
 def scene_of(job: Job) -> Scene:
     """The volume as both networks see it."""
-    keep_freed_memory()
+    keep_freed_memory(steady=True)
     scan = Scan.from_dict(json.loads(job.work.path(SCAN).read_text()))
     pipeline = Pipeline.from_config(job.config, trust_checkpoint=job.trust)
     return open_scene(pipeline, job.source.open()[1], scan, job.coarse_level)

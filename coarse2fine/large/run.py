@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from canvas import Box, Triple, triple
+from coarse2fine.allocator import keep_freed_memory
 from coarse2fine.config import Config
 from coarse2fine.errors import C2FError, VolumeError
 from coarse2fine.features import feature_model_fingerprint
@@ -186,6 +187,7 @@ class _Plan:
 
 def _plan(config: Config, source: Source, trust: bool) -> _Plan:
     """Open volume and models; what does not fit is found out here, before the volume is streamed."""
+    keep_freed_memory(steady=True)
     scales, levels = source.open()
     pipeline = Pipeline.from_config(config, trust_checkpoint=trust)
     lattice, level = plan_cells(pipeline, levels[0]), coarse_level_of(pipeline, levels)
