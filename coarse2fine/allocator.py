@@ -7,12 +7,13 @@ import ctypes
 import mmap
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # numbers from glibc's malloc.h
-MAPPED = 16 << 20
+MAPPED = 8 << 20
 """Bytes of the smallest blocks that ``keep_freed_memory(steady=True)`` keeps off the heap."""
 
 
@@ -26,7 +27,7 @@ def keep_freed_memory(*, steady: bool = False) -> None:
 
     Args:
         steady: For processes that work on and on, whose heap would end up with holes in which the next feature map does
-            not fit: blocks of 16 MiB and more are mapped after all, in huge pages, which are cleared much faster. Call
+            not fit: blocks of 8 MiB and more are mapped after all, in huge pages, which are cleared much faster. Call
             it before the first tensor; where PyTorch gets no huge pages, this makes no difference.
     """
     # Crops come in many shapes, and oneDNN would keep code for each: more than 1 MB a shape for a small network.
@@ -56,3 +57,33 @@ def return_freed_memory() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
+
+
+@dataclass(slots=True)
+class SteadyHeap:
+    """Returns freed memory whenever the process has grown noticeably since the first call; a callback of a stage.
+
+    What is too small for a mapping of its own leaves holes on the heap, pass after pass, and makes the process grow
+    though no more is in use.
+
+    Attributes:
+        growth: How many times its first memory a process may have.
+        first: Resident bytes at the first call.
+    """
+
+    growth: float = 1.03
+    first: int | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Called after each of ``total`` passes."""
+        if self.first is None:
+            self.first = _resident()
+        elif _resident() > self.growth * self.first:
+            return_freed_memory()
+
+
+def _resident() -> int:
+    """Bytes of this process that are in memory; 0 where the system does not tell."""
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+    return 0

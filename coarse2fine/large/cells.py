@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canvas import Box, Triple, triple
-from coarse2fine.allocator import return_freed_memory
+from coarse2fine.allocator import SteadyHeap, return_freed_memory
 from coarse2fine.choose import find_tree
 from coarse2fine.clock import Clock
 from coarse2fine.coarse import CoarseResult, look_coarsely
@@ -190,7 +190,7 @@ def _segment_cell(scene: Scene, core: Box, window: Window, coarse: CoarseResult,
         config,
         pipeline.plan,
         clock,
-        lambda done, total: None,
+        SteadyHeap(),
         elsewhere=[roi.box for roi in elsewhere],
     )
     counts = {

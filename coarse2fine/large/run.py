@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from canvas import Box, Triple, triple
 from coarse2fine.allocator import keep_freed_memory
 from coarse2fine.config import Config
 from coarse2fine.errors import C2FError, VolumeError
 from coarse2fine.features import feature_model_fingerprint
-from coarse2fine.io import Grid, LabelSpec, Volume, create_labels, pyramid_factors
+from coarse2fine.io import Grid, LabelSpec, Volume, atomic_write, create_labels, pyramid_factors
 from coarse2fine.large.cells import open_scene
 from coarse2fine.large.engine import Engine, Failure, Task, run_phase
 from coarse2fine.large.job import SCAN, Job, store_of
@@ -342,12 +343,18 @@ def _number_objects(run: _Run, job: Job, cells: Sequence[Triple]) -> int:
     lattice = job.lattice
     numbered = run.phase(job, "number", NumberCell(job), cells, lattice.core)
     counts = {key: payload["objects"] for key, payload in numbered.items()}
-    np.save(job.work.path(FIRST), first_numbers(lattice, counts))
+    _save(job.work.path(FIRST), first_numbers(lattice, counts))
     paired = run.phase(job, "pair", PairCell(job), cells, lattice.core)
     table = join_objects([pair for payload in paired.values() for pair in payload["pairs"]])
-    np.save(job.work.path(TABLE), table)
+    _save(job.work.path(TABLE), table)
     run.phase(job, "renumber", RenumberCell(job), cells, lattice.core)
     return sum(counts.values()) - int((table[0] != table[1]).sum())
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    """Writes an array in one step, as workers of a run that was killed may still have the last one mapped."""
+    with atomic_write(path) as temp, temp.open("wb") as stream:
+        np.save(stream, array)
 
 
 @dataclass(frozen=True, slots=True)
