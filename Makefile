@@ -47,8 +47,9 @@ format: $(VENV)/.installed-dev
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-# The two stamps rebuild the environment when what it is made from has changed, and at no other time. hatchling and
-# editables build the package; without build isolation they are held to their pins too.
+# The two stamps rebuild the environment when what it is made from has changed, and at no other time. Only our own build
+# goes without isolation, so that hatchling and editables are held to their pins too. Others' source distributions are
+# built in isolation, by the build tools that they ask for, whatever an interpreter's venv brings.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo >&2 \
 	  'There is no $(PYTHON) here. Install Python 3.11 or newer, or name one: make $(MAKECMDGOALS) PYTHON=FILE'; exit 1; }
@@ -56,9 +57,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) is " + sys.version.split()[0] + ". Name another: make $(MAKECMDGOALS) PYTHON=FILE")'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(INSTALL) --quiet hatchling editables
-	$(INSTALL) --no-build-isolation --editable .
+	$(INSTALL) --quiet --no-build-isolation --no-deps --editable .
+	$(INSTALL) coarse2fine
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(INSTALL) --no-build-isolation --editable '.[dev,cluster]'
+	$(INSTALL) 'coarse2fine[dev,cluster]'
 	@touch $@
