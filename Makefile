@@ -12,11 +12,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format-check lint types format clean
+.PHONY: help demo test test-long test-shared check format-check lint types format clean
 
 help:
 	@echo 'make demo     segment the sample volume, into c2f-demo/'
 	@echo 'make test     run all tests, including the examples in docstrings'
+	@echo 'make test-long    the tests that take long: kills of running commands, measurements'
+	@echo 'make test-shared  the tests that need the data and models of ../shared'
 	@echo 'make check    what CI runs: formatter, linter, types, tests'
 	@echo 'make format   rewrite the code as the formatter and the linter want it'
 	@echo 'make clean    remove .venv and all caches'
@@ -27,6 +29,12 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(RUN) pytest
+
+test-long: $(VENV)/.installed-dev
+	$(RUN) pytest -m long
+
+test-shared: $(VENV)/.installed-dev
+	$(RUN) pytest -m 'shared and not long'
 
 # Tests come last, so that their closing line is the last one.
 check: format-check lint types test

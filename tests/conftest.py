@@ -25,6 +25,8 @@ from coarse2fine.features import FeatureSettings, feature_card
 from coarse2fine.fine import plan_sizes
 from coarse2fine.nnunet import load_model
 
+SHARED = Path(__file__).parents[2] / "shared"
+
 torch.set_num_threads(1)  # on tiny volumes threads cost more than they bring
 
 STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
@@ -209,6 +211,13 @@ def write_agent(
     }
     save_agent(folder, Agent(AgentCard(**card | changes), network))
     return folder
+
+
+def shared(name: str) -> Path:
+    """A file or folder of developers' data and models, for tests that have the mark ``shared``."""
+    if not (SHARED / name).exists():
+        pytest.skip(f"../shared/{name} is not here: data and models for developers only")
+    return SHARED / name
 
 
 def blobs(shape: tuple[int, int, int], *, seed: int = 0, dtype: type = np.int16) -> np.ndarray:

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from conftest import import_benchmark
+from conftest import import_benchmark, shared
 
 from coarse2fine.config import load_config
 from coarse2fine.errors import ConfigError
@@ -103,11 +103,11 @@ def test_find_case_files__nothing_there__says_where_to_get_it(registry: ModuleTy
         registry.find_case_files(registry.load_dataset("cremi"), tmp_path)
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize("name", ["covid_masks", "em", "lung", "ms", "organs"])
 def test_find_case_files__shared_data__are_where_the_file_says(registry: ModuleType, name: str) -> None:
     """Stand-ins exist where developers have them."""
-    if not (registry.SHARED / "data").is_dir():
-        pytest.skip("the real data lie in ../shared, which is not here")
+    assert shared("data") == registry.SHARED / "data"
     assert registry.choose_case(registry.load_dataset(name)).split == "test"
 
 

@@ -11,22 +11,16 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from conftest import shared
 
 import coarse2fine
 from coarse2fine.errors import OutputError, VolumeError
 from coarse2fine.io import Grid, is_store, open_store, read_attributes, write_cremi
 
 BACKGROUND = 0xFFFF_FFFF_FFFF_FFFF
-REAL = Path(__file__).parents[3] / "shared/data/cremi_sample_c/sample_C_8nm.hdf"
 RAW = np.random.default_rng(0).integers(0, 255, (13, 40, 50), dtype=np.uint8)
 CLEFTS = np.where(RAW > 200, RAW, BACKGROUND).astype(np.uint64)
 GRID = Grid((7, 20, 30), (40.0, 4.0, 4.0), "nm", (60.0, 40.0, 80.0))
-
-
-def real_file() -> Path:
-    if not REAL.is_file():
-        pytest.skip("the real data lie in ../shared, which is not here")
-    return REAL
 
 
 @pytest.fixture
@@ -45,9 +39,10 @@ def sample(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.shared
 def test_open_store__real_cremi_file__regions_are_h5pys() -> None:
     """Raw voxels in the file's own type, spacing in nm, chunks as stored."""
-    path = real_file()
+    path = shared("data/cremi_sample_c/sample_C_8nm.hdf")
     scales = open_store(str(path))
     (volume,) = scales.levels
     with h5py.File(path) as file:
@@ -138,9 +133,10 @@ def test_write_cremi__slabs__are_one_published_volume(tmp_path: Path, height: in
     assert again.levels[0].grid == GRID
 
 
+@pytest.mark.shared
 def test_write_cremi__as_the_real_file__same_layout(tmp_path: Path) -> None:
     """Attributes have the names, types and order of the real sample's; neuron ids keep 0; mm become nm."""
-    path, source = tmp_path / "out.hdf", real_file()
+    path, source = tmp_path / "out.hdf", shared("data/cremi_sample_c/sample_C_8nm.hdf")
     grid = Grid((2, 9, 9), (40e-6, 8e-6, 8e-6), "mm")
     labels = np.arange(162, dtype=np.uint32).reshape(2, 9, 9)
     attributes = read_attributes(source)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import blobs
+from conftest import blobs, shared
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from coarse2fine.config import load_config
@@ -20,7 +20,6 @@ from coarse2fine.io import Grid, Volume, read_volume
 from coarse2fine.pipeline import Pipeline
 
 SPACING = (2.5, 0.8, 1.3)
-SHARED = Path(__file__).parents[3] / "shared"
 KINDS = ("3d_lowres", "3d_fullres")
 # Test case, and a crop of it that holds foreground.
 SHARED_CASES = {
@@ -70,18 +69,22 @@ def test_one_stage__any_kind_of_model__equals_nnunet(name: str, model_folder: Ca
     assert (result != expected).mean() < 1e-4
 
 
-@pytest.mark.parametrize("name", ["demo", *(f"{data}/{kind}" for data in SHARED_CASES for kind in KINDS)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "demo",
+        *(pytest.param(f"{data}/{kind}", marks=pytest.mark.shared) for data in SHARED_CASES for kind in KINDS),
+    ],
+)
 def test_one_stage__trained_model_on_a_crop__equals_nnunet(name: str) -> None:
     """Trained models on a crop of a real volume: the shipped ones always, others where ../shared is present."""
     if name == "demo":
         folder, image, crop = ASSETS / "fine", IMAGE, (slice(76, 104), slice(10, 130), slice(160, 290))
     else:
         data, _, kind = name.partition("/")
-        folder = SHARED / "models" / data / f"nnUNetTrainer__smallPlans__{kind}"
-        image = SHARED / "data" / data / "imagesTs" / f"{SHARED_CASES[data][0]}_0000.nii.gz"
+        folder = shared(f"models/{data}/nnUNetTrainer__smallPlans__{kind}")
+        image = shared(f"data/{data}/imagesTs/{SHARED_CASES[data][0]}_0000.nii.gz")
         crop = SHARED_CASES[data][1]
-        if not (folder.is_dir() and image.is_file()):
-            pytest.skip(f"no {name} in ../shared: data and models for developers only")
     whole = read_volume([image])
     voxels = np.ascontiguousarray(whole.channels[0][crop])
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, use_mirroring=False)

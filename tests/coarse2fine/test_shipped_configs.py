@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import zarr
+from conftest import shared
 
 from coarse2fine.cli import main
 from coarse2fine.demo import ASSETS, IMAGE
 
-SHARED = Path(__file__).parents[3] / "shared"
-CREMI = SHARED / "data" / "cremi_sample_c" / "sample_C_8nm.hdf"
-EM = SHARED / "models" / "Dataset101_VNCMito"
+CREMI = "data/cremi_sample_c/sample_C_8nm.hdf"
+EM = "models/Dataset101_VNCMito/nnUNetTrainer__smallPlans__3d_"
 # One pass over each input instead of eight; nothing else of the configurations is changed.
 ONE_PASS = ("--set", "coarse.mirroring=false", "--set", "fine.mirroring=false", "--device", "cpu")
 
@@ -31,10 +31,7 @@ def run(config: str, source: Path, output: Path, models: tuple[Path, Path], *opt
 
 def em_models() -> tuple[Path, Path]:
     """Models trained on EM in nm."""
-    if not (CREMI.exists() and EM.is_dir()):
-        pytest.skip("the EM data and models lie in ../shared, which is not here")
-    coarse, fine = (EM / f"nnUNetTrainer__smallPlans__3d_{kind}" for kind in ("lowres", "fullres"))
-    return coarse, fine
+    return shared(f"{EM}lowres"), shared(f"{EM}fullres")
 
 
 @pytest.mark.parametrize("config", ["covid", "word"])
@@ -51,11 +48,12 @@ def test_infer__ct__nifti_to_nifti_in_the_same_place(config: str, tmp_path: Path
     assert ((found > 0) & (reference > 0)).sum() > 0.5 * found.sum() > 0
 
 
+@pytest.mark.shared
 def test_infer__cremi__hdf5_to_hdf5_with_ids_and_attributes(tmp_path: Path) -> None:
     """Part of CREMI's sample C; what is found is numbered, all else is CREMI's background."""
-    models, output = em_models(), tmp_path / "clefts.hdf"
-    report = run("cremi", CREMI, output, models, "--region", "8:32,128:384,128:384")
-    with h5py.File(output) as file, h5py.File(CREMI) as raw:
+    models, source, output = em_models(), shared(CREMI), tmp_path / "clefts.hdf"
+    report = run("cremi", source, output, models, "--region", "8:32,128:384,128:384")
+    with h5py.File(output) as file, h5py.File(source) as raw:
         labels = file["volumes/labels/clefts"]
         resolution = raw["volumes/raw"].attrs["resolution"]
         assert labels.attrs["resolution"].tolist() == resolution.tolist()
@@ -66,10 +64,11 @@ def test_infer__cremi__hdf5_to_hdf5_with_ids_and_attributes(tmp_path: Path) -> N
     assert len(ids) - 1 == report["counts"]["objects"] > 0
 
 
+@pytest.mark.shared
 def test_infer__fafb__chunked_store_to_chunked_store(tmp_path: Path) -> None:
     """The same volume as OME-NGFF with a coarser level, which the coarse network reads."""
     models, source, output = em_models(), tmp_path / "em.zarr", tmp_path / "labels.zarr"
-    with h5py.File(CREMI) as file:
+    with h5py.File(shared(CREMI)) as file:
         image = file["volumes/raw"][8:32, 128:384, 128:384]
     group = zarr.open_group(source, mode="w")
     datasets = []

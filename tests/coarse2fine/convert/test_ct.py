@@ -18,6 +18,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from conftest import shared
 
 from coarse2fine import cli as infer_cli
 from coarse2fine.convert import rawdata
@@ -27,7 +28,6 @@ from coarse2fine.io import find_cases
 from coarse2fine.lessons import find_labelled_cases
 
 SHAPE = (4, 6, 8)
-DATA = Path(__file__).parents[4] / "shared" / "data"
 
 
 def save(
@@ -136,11 +136,10 @@ def test_covid__nnunet_verify__would_notice_a_wrong_data_set(
         nnunet_verify(folder)
 
 
+@pytest.mark.shared
 def test_covid__real_mask__is_taken_over(tmp_path: Path) -> None:
     """A published mask in full size, with a CT of the same geometry made for it."""
-    source = DATA / "covid1920_masks/volume-covid19-A-0003_seg.nii.gz"
-    if not source.is_file():
-        pytest.skip("the real data lie in ../shared, which is not here")
+    source = shared("data/covid1920_masks/volume-covid19-A-0003_seg.nii.gz")
     (tmp_path / "Train").mkdir()
     seg = tmp_path / "Train" / source.name
     seg.write_bytes(source.read_bytes())
@@ -178,11 +177,10 @@ def test_word__test_labels_not_there__leaves_these_images_out(word: Path, tmp_pa
     assert "1 images left out" in capsys.readouterr().err
 
 
+@pytest.mark.shared
 def test_word__real_organs__are_taken_over(tmp_path: Path, capsys: Any, nnunet_verify: Callable[[Path], None]) -> None:
     """Real label maps in WORD's layout; labels above 16 are not WORD's and are refused, the others pass."""
-    source = DATA / "lidc0001_organs/organs.nii.gz"
-    if not source.is_file():
-        pytest.skip("the real data lie in ../shared, which is not here")
+    source = shared("data/lidc0001_organs/organs.nii.gz")
     labels = sitk.ReadImage(str(source))[128:384:2, 128:384:2, ::4]
     for split in ("Tr", "Val"):
         for kind in ("images", "labels"):

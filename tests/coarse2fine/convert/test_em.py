@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import zarr
+from conftest import shared
 
 from coarse2fine.convert.cli import main
 from coarse2fine.io import find_cases, read_volume
@@ -23,7 +24,6 @@ from coarse2fine.lessons import find_labelled_cases
 
 BACKGROUND = np.uint64(0xFFFFFFFFFFFFFFFF)
 RESOLUTION = (40.0, 4.0, 4.0)
-DATA = Path(__file__).parents[4] / "shared" / "data"
 
 
 def noise(shape: tuple[int, ...], seed: int = 0, dtype: str = "uint8") -> np.ndarray:
@@ -134,11 +134,10 @@ def test_cremi__raw_with_an_offset__counts_from_it(tmp_path: Path) -> None:
     assert image.grid.origin == (100, 100, 200)
 
 
+@pytest.mark.shared
 def test_cremi__real_sample__passes_nnunets_own_check(tmp_path: Path, nnunet_verify: Callable[[Path], None]) -> None:
     """A part of the published sample C, with labels in the published layout made for it."""
-    source = DATA / "cremi_sample_c/sample_C_8nm.hdf"
-    if not source.is_file():
-        pytest.skip("the real data lie in ../shared, which is not here")
+    source = shared("data/cremi_sample_c/sample_C_8nm.hdf")
     with h5py.File(source) as file:
         raw, resolution = file["volumes/raw"][10:30, 100:228, 200:328], file["volumes/raw"].attrs["resolution"]
     clefts = np.where(raw[2:18, 4:124, 4:124] < 60, np.uint64(5), BACKGROUND)
