@@ -118,7 +118,7 @@ class Pipeline:
         return self._finish(result, clock)
 
     def __call__(self, volume: Volume, progress: Progress = silent, clock: Clock | None = None) -> Result:
-        """Segment a volume in memory.
+        """Segment a volume in one piece; one that is read by region is read into memory first.
 
         Args:
             volume: Channels of shape (z, y, x) with their grid.
@@ -133,6 +133,8 @@ class Pipeline:
         return self._finish(result, clock)
 
     def _run(self, volume: Volume, progress: Progress, clock: Clock) -> Result:
+        with clock.time("read"):  # once, and not for each of the networks; nothing happens to what is in memory
+            volume = dataclasses.replace(volume, channels=tuple(np.asarray(channel) for channel in volume.channels))
         if self.chooser is None or self.coarse is None:
             return self._one_stage(volume, progress, clock, ())
         with clock.time("coarse"):

@@ -57,6 +57,15 @@ class LazyArray:
             return np.empty([box.shape[axis] for axis in self.axes], self.dtype)
         return np.ascontiguousarray(self.load(box).transpose(self.axes))
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Reads everything: what NumPy does with an array-like.
+
+        >>> np.asarray(LazyArray((1, 1, 2), np.dtype(int), lambda box: np.full(box.shape, 7))).tolist()
+        [[[7, 7]]]
+        """
+        everything = self[:, :, :]
+        return everything if dtype is None else everything.astype(dtype, copy=False)
+
     def transpose(self, axes: Sequence[int], /) -> LazyArray:
         """The same voxels with other axis order: axis i of the result is axis ``axes[i]`` of this array.
 

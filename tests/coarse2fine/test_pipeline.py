@@ -20,7 +20,7 @@ from coarse2fine.demo import IMAGE, REFERENCE, demo_pipeline
 from coarse2fine.errors import ModelError
 from coarse2fine.features import FeatureSettings
 from coarse2fine.instance_norm import with_frozen_statistics
-from coarse2fine.io import Grid, Volume, read_volume
+from coarse2fine.io import Grid, LazyArray, Volume, read_volume
 from coarse2fine.metrics import dice
 from coarse2fine.nnunet import Model, load_model
 from coarse2fine.pipeline import Pipeline, Result
@@ -353,3 +353,22 @@ def test_run__norm_case__is_measured_on_the_same_tiles_whatever_is_chosen(
     first, second = seen
     assert len(first) == 3
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("mode", ["accelerated", "one-stage"])
+def test_run__volume_that_is_read_by_region__is_read_once_with_the_same_labels(
+    mode: str, tiny: tuple[Path, Path]
+) -> None:
+    """Volumes of stores are taken like those in memory."""
+    image = blobs(SHAPE)
+    reads: list[Box] = []
+
+    def load(box: Box) -> np.ndarray:
+        reads.append(box)
+        return image[box.slices]
+
+    grid = Grid(SHAPE, SPACING)
+    lazy = run(tiny, [f"mode={mode}"], Volume((LazyArray(SHAPE, image.dtype, load),), grid, "lazy"))
+    np.testing.assert_array_equal(lazy.labels, run(tiny, [f"mode={mode}"]).labels)
+    assert lazy.labels.any()
+    assert reads == [Box.whole(SHAPE)]
