@@ -16,7 +16,13 @@ from coarse2fine.coarse import CoarseResult
 from coarse2fine.config import Config
 from coarse2fine.errors import ConfigError
 from coarse2fine.grow import Edges, Growth, Region, cut_faces, follow_mask, join_regions
-from coarse2fine.instance_norm import SlotLayout, with_frozen_statistics, with_slot_statistics
+from coarse2fine.instance_norm import (
+    NormStatistics,
+    SlotLayout,
+    measure_statistics,
+    with_frozen_statistics,
+    with_slot_statistics,
+)
 from coarse2fine.lean import lean
 from coarse2fine.nnunet import Model, tile_starts
 from coarse2fine.resample import Floats
@@ -179,6 +185,7 @@ def segment_boxes(
     known: Sequence[Box] | None = None,
     elsewhere: Sequence[Box] = (),
     alone: bool | None = None,
+    statistics: NormStatistics | None = None,
 ) -> FineResult:
     """Segment boxes of the working grid, following masks that reach out of them.
 
@@ -195,13 +202,17 @@ def segment_boxes(
         known: All boxes of the case, chosen or not: ``norm: case`` is measured on some of them, so that what a box
             yields does not depend on which others are chosen. None = ``boxes``.
         elsewhere: Boxes that somebody else segments; masks are not followed into them.
-        alone: Whether each box gets a canvas to itself; None = as ``better_alone`` says.
+        alone: Whether each box gets a canvas to itself; None = as ``better_alone`` says, but not if there are
+            statistics.
+        statistics: Of ``norm: case``, measured before; None measures them now.
     """
     read = input_reader(view, coarse if model.cascade else None)
     if alone is None:
-        alone = better_alone(boxes, config, plan, view.shape)
-    known = (boxes if known is None else known) if boxes else ()
-    model, layout = (lean(model), None) if alone else _with_norm(model, known, config, plan, view, read, clock)
+        alone = statistics is None and better_alone(boxes, config, plan, view.shape)
+    if boxes and statistics is None and config.canvas.norm == "case" and not alone:
+        tiles = norm_tiles(boxes if known is None else known, config, plan, model, view.shape)
+        statistics = measure_case(view, model, tiles, coarse, clock)
+    model, layout = (lean(model), None) if alone else _with_norm(model, config, statistics)
     stage = _Stage(view, model, layout, read, config, plan, writer, coarse, clock)
     done: list[Canvas] = []
     counted: list[Box] = []
@@ -307,19 +318,44 @@ def input_channels(model: Model) -> int:
     return model.channels + (len(model.labels.foreground) if model.cascade else 0)
 
 
-def _with_norm(
-    model: Model, boxes: Sequence[Box], config: Config, plan: CanvasPlan, view: WorkingView, read: Read, clock: Clock
-) -> tuple[Model, SlotLayout | None]:
-    """The model with the configured instance normalisation."""
+def norm_tiles(boxes: Sequence[Box], config: Config, plan: CanvasPlan, model: Model, volume: Triple) -> list[Box]:
+    """The native tiles that ``norm: case`` is measured on: around some of the boxes, spread over space.
+
+    Which they are does not depend on the order of the boxes.
+
+    Args:
+        boxes: Of the case.
+        config: Says how many.
+        plan: Sizes.
+        model: Its patch is the size of a tile.
+        volume: Shape of the working grid.
+    """
+    spread = in_space_order([Roi(box, 0.0, 0.0) for box in boxes], plan.native)
+    count = min(config.canvas.norm_tiles, len(boxes))
+    picked = [spread[round(index)].box for index in np.linspace(0, len(boxes) - 1, count)]
+    return [box.centred(model.patch, Box.whole(volume)) for box in picked]
+
+
+def measure_case(
+    view: WorkingView, model: Model, tiles: Sequence[Box], coarse: CoarseResult, clock: Clock
+) -> NormStatistics:
+    """The statistics of ``norm: case``.
+
+    Args:
+        view: The fine model's view of the volume.
+        model: The fine model.
+        tiles: From ``norm_tiles``.
+        coarse: Coarse result, an input of cascades.
+        clock: Books network passes under ``fine.network``.
+    """
+    read = input_reader(view, coarse if model.cascade else None)
+    inputs = [read(tile, tile.shape) for tile in tiles]
+    with clock.time("fine.network"):
+        return measure_statistics(model, inputs)
+
+
+def _with_norm(model: Model, config: Config, statistics: NormStatistics | None) -> tuple[Model, SlotLayout | None]:
+    """The model with the configured instance normalisation; statistics are those of ``norm: case``."""
     if config.canvas.norm == "slot":
         return with_slot_statistics(model)
-    if config.canvas.norm == "case" and boxes:
-        # Spread over space, and the same whatever order the boxes were listed in.
-        spread = in_space_order([Roi(box, 0.0, 0.0) for box in boxes], plan.native)
-        count = min(config.canvas.norm_tiles, len(boxes))
-        picked = [spread[round(index)].box for index in np.linspace(0, len(boxes) - 1, count)]
-        tiles = [box.centred(model.patch, Box.whole(view.shape)) for box in picked]
-        batches = [torch.from_numpy(read(tile, tile.shape))[None] for tile in tiles]
-        with clock.time("fine.network"):
-            return with_frozen_statistics(model, batches), None
-    return lean(model), None
+    return (lean(model) if statistics is None else with_frozen_statistics(model, statistics)), None

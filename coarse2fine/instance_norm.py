@@ -14,13 +14,18 @@ Except for ``slot``, networks run as lean copies (``lean.py``).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
+import numpy as np
 import torch
 from torch import nn
 
 from canvas import Box, Canvas, Triple
+from coarse2fine.errors import ModelError
 from coarse2fine.lean import InPlaceNorm, leaner, pool, with_layers
 from coarse2fine.nnunet import Model
+from coarse2fine.resample import Floats
 
 
 class SlotLayout:
@@ -84,21 +89,75 @@ def with_slot_statistics(model: Model) -> tuple[Model, SlotLayout]:
     return with_layers(model, build), layout
 
 
-def with_frozen_statistics(model: Model, tiles: Sequence[torch.Tensor]) -> Model:
-    """A lean copy of the model whose norm layers use the statistics of some tiles, as if these were one input.
+@dataclass(frozen=True, slots=True, eq=False)
+class NormStatistics:
+    """What ``norm: case`` freezes a model's norm layers to.
+
+    Attributes:
+        layers: For each network, and in it for each norm layer in the order of its modules, mean and variance of each
+            channel: float32, shape (2, channels).
+    """
+
+    layers: tuple[tuple[Floats, ...], ...]
+
+    def to_json(self) -> list[list[list[list[float]]]]:
+        """As lists of numbers; ``from_json`` gives the same statistics back, to the last bit."""
+        return [[layer.tolist() for layer in network] for network in self.layers]
+
+    @classmethod
+    def from_json(cls, values: Sequence[Sequence[Sequence[Sequence[float]]]]) -> Self:
+        """Statistics from what ``to_json`` returned."""
+        return cls(tuple(tuple(np.array(layer, np.float32) for layer in network) for network in values))
+
+
+def measure_statistics(model: Model, tiles: Sequence[Floats]) -> NormStatistics:
+    """Statistics of all norm layers over some inputs, as if these were one.
+
+    Each network's passes are those of inference (``Model.forward``), in the precision that the device works in.
 
     Args:
         model: The plain model.
-        tiles: Native-size inputs, all of the same shape (1, channels, z, y, x).
+        tiles: Network inputs, all of the same shape (channels, z, y, x).
     """
-    model = with_layers(model, leaner)
-    for network in model.networks:
-        norms = [module for module in network.modules() if isinstance(module, InPlaceNorm)]
+    open_model = with_layers(model, leaner)
+    networks = []
+    for fold, network in enumerate(open_model.networks):
+        norms = _norms(network)
         seen = []
-        with torch.inference_mode():
-            for tile in tiles:
-                network(tile.to(model.device))
-                seen.append([torch.stack(norm.seen) for norm in norms])
-        for norm, statistics in zip(norms, zip(*seen, strict=True), strict=True):
-            norm.freeze(*pool(*torch.stack(statistics, 1)))
-    return model
+        for tile in tiles:
+            open_model.forward(torch.from_numpy(tile)[None], mirroring=False, fold=fold)
+            seen.append([torch.stack(norm.seen).float().cpu() for norm in norms])
+        pooled = (pool(*torch.stack(statistics, 1)) for statistics in zip(*seen, strict=True))
+        networks.append(tuple(torch.stack(both).numpy() for both in pooled))
+    return NormStatistics(tuple(networks))
+
+
+def with_frozen_statistics(model: Model, statistics: NormStatistics) -> Model:
+    """A lean copy of the model whose norm layers use these statistics, whatever the input.
+
+    Args:
+        model: The plain model.
+        statistics: From ``measure_statistics`` of the same model.
+
+    Raises:
+        ModelError: If they are of another model.
+    """
+    frozen = with_layers(model, leaner)
+    norms = [_norms(network) for network in frozen.networks]
+    wanted = [[(2, norm.norm.num_features) for norm in network] for network in norms]
+    given = [[layer.shape for layer in network] for network in statistics.layers]
+    if wanted != given:
+        raise ModelError(
+            f"statistics of norm layers do not fit the model {model.folder}: they are of {len(given)} network(s) with "
+            f"{sum(map(len, given))} norm layers, it has {len(wanted)} with {sum(map(len, wanted))}, or other channels",
+            "Measure them anew: start the run again in a new work folder.",
+        )
+    for network, layers in zip(norms, statistics.layers, strict=True):
+        for norm, layer in zip(network, layers, strict=True):
+            norm.freeze(*torch.from_numpy(layer).to(model.device))
+    return frozen
+
+
+def _norms(network: nn.Module) -> list[InPlaceNorm]:
+    """The norm layers of a lean network."""
+    return [module for module in network.modules() if isinstance(module, InPlaceNorm)]

@@ -12,6 +12,7 @@ from coarse2fine.clock import Clock
 from coarse2fine.coarse import CoarseResult, paint_coarse
 from coarse2fine.config import Config
 from coarse2fine.fine import CanvasPlan, FineResult, segment_boxes
+from coarse2fine.instance_norm import NormStatistics
 from coarse2fine.nnunet import Model
 from coarse2fine.sliding import Progress
 from coarse2fine.view import WorkingView
@@ -45,6 +46,7 @@ def refine(
     progress: Progress,
     *,
     elsewhere: Sequence[Box] = (),
+    statistics: NormStatistics | None = None,
 ) -> Refined:
     """Choose regions and segment them.
 
@@ -59,6 +61,7 @@ def refine(
         clock: Books ``assign`` and ``fine``.
         progress: Called with canvases done and known so far.
         elsewhere: Boxes of the view that somebody else segments.
+        statistics: Of ``norm: case``, if they have been measured already.
     """
     with clock.time("assign"):
         chosen = chooser.choose(tree, coarse, view, model, clock)
@@ -78,5 +81,6 @@ def refine(
             progress,
             known=[roi.box for roi in tree.leaves],
             elsewhere=elsewhere,
+            statistics=statistics,
         )
     return Refined(writer, chosen, fine)

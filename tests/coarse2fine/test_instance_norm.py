@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,15 @@ from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from torch import nn
 
 from canvas import Box, Canvas, Placement
-from coarse2fine.instance_norm import SlotLayout, SlotNorm, with_frozen_statistics, with_slot_statistics
+from coarse2fine.errors import ModelError
+from coarse2fine.instance_norm import (
+    NormStatistics,
+    SlotLayout,
+    SlotNorm,
+    measure_statistics,
+    with_frozen_statistics,
+    with_slot_statistics,
+)
 from coarse2fine.lean import ChannelsLast, InPlaceNorm, lean
 from coarse2fine.nnunet import Model, load_model
 
@@ -55,6 +65,11 @@ def crops(seed: int) -> torch.Tensor:
 
 def beside(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return torch.cat([left, right], dim=-1)
+
+
+def frozen_on(model: Model, *tiles: torch.Tensor) -> Model:
+    """The model with the statistics of some inputs, each of shape (1, channels, z, y, x)."""
+    return with_frozen_statistics(model, measure_statistics(model, [tile[0].numpy() for tile in tiles]))
 
 
 def test_canvas_norm__bright_neighbour__changes_a_crops_result(model: Model) -> None:
@@ -187,7 +202,7 @@ def test_frozen_norm__two_tiles__has_the_statistics_of_both(either: Model) -> No
     outputs: list[torch.Tensor] = []
     conv, norm = (
         next(layer for layer in model.networks[0].modules() if isinstance(layer, kind))
-        for model, kind in ((either, nn.Conv3d), (with_frozen_statistics(either, tiles), InPlaceNorm))
+        for model, kind in ((either, nn.Conv3d), (frozen_on(either, *tiles), InPlaceNorm))
     )
     handle = conv.register_forward_hook(lambda layer, inputs, output: outputs.append(output.clone()))
     for tile in tiles:
@@ -200,7 +215,7 @@ def test_frozen_norm__two_tiles__has_the_statistics_of_both(either: Model) -> No
 
 def test_frozen_norm__tile_it_was_measured_on__equals_plain(either: Model) -> None:
     """Statistics measured on one tile reproduce the plain network on that tile."""
-    frozen = with_frozen_statistics(either, [crops(0)])
+    frozen = frozen_on(either, crops(0))
     torch.testing.assert_close(
         frozen.forward(crops(0), mirroring=False), either.forward(crops(0), mirroring=False), atol=1e-4, rtol=1e-4
     )
@@ -208,7 +223,7 @@ def test_frozen_norm__tile_it_was_measured_on__equals_plain(either: Model) -> No
 
 def test_frozen_norm__any_neighbour__leaves_a_crop_alone(model: Model) -> None:
     """Away from the border a crop's result does not depend on what else is on the canvas, nor on the canvas' size."""
-    frozen = with_frozen_statistics(model, [crops(0), crops(1)])
+    frozen = frozen_on(model, crops(0), crops(1))
     crop = crops(2)
     alone = frozen.forward(crop, mirroring=False)
     loud = frozen.forward(beside(crop, 20 + 9 * crops(1)), mirroring=False)
@@ -220,13 +235,55 @@ def test_frozen_norm__any_neighbour__leaves_a_crop_alone(model: Model) -> None:
 def test_with_frozen_statistics__original_model__is_untouched(either: Model) -> None:
     """The plain model can go on to be used, as the comparison with nnU-Net does."""
     before = either.forward(crops(0), mirroring=False)
-    with_frozen_statistics(either, [crops(3) * 5])
+    frozen_on(either, crops(3) * 5)
     with_slot_statistics(either)
     torch.testing.assert_close(either.forward(crops(0), mirroring=False), before)
 
 
 def test_with_frozen_statistics__weights__are_shared(either: Model) -> None:
     """A model with other statistics costs no second set of weights."""
-    frozen = with_frozen_statistics(either, [crops(0)])
+    frozen = frozen_on(either, crops(0))
     weights = {weight.data_ptr() for weight in either.networks[0].parameters()}
     assert {weight.data_ptr() for weight in frozen.networks[0].parameters()} == weights
+
+
+def test_measure_statistics__several_networks__each_by_its_own_passes(model_folder: Callable[..., Path]) -> None:
+    """Every fold is frozen, to what it alone makes of the tiles: on one tile all of them give their plain outputs."""
+    folds = load_model(model_folder(folds=("0", "1", "2")))
+    frozen = frozen_on(folds, crops(0))
+    for fold in range(3):
+        plain = folds.forward(crops(0), mirroring=False, fold=fold)
+        torch.testing.assert_close(frozen.forward(crops(0), mirroring=False, fold=fold), plain, atol=1e-4, rtol=1e-4)
+        other = folds.forward(crops(1) * 3, mirroring=False, fold=fold)
+        assert (frozen.forward(crops(1) * 3, mirroring=False, fold=fold) - other).abs().max() > 1e-2
+
+
+def test_measure_statistics__inference_rounds__are_measured_with_the_same_rounding(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What inference does to its passes (half precision on GPUs; here whole numbers) is done to these passes too."""
+    tile, forward = 9 * crops(0), Model.forward
+    rounded = measure_statistics(model, [tile.round()[0].numpy()])
+
+    def rounding(model: Model, batch: torch.Tensor, **options: Any) -> torch.Tensor:
+        return forward(model, batch.round(), **options)
+
+    monkeypatch.setattr(Model, "forward", rounding)
+    for found, wanted in zip(measure_statistics(model, [tile[0].numpy()]).layers[0], rounded.layers[0], strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_norm_statistics__through_json__are_the_same_bits(model: Model) -> None:
+    """They can be stored and read back."""
+    measured = measure_statistics(model, [crops(0)[0].numpy(), crops(1)[0].numpy()])
+    read = NormStatistics.from_json(json.loads(json.dumps(measured.to_json())))
+    for before, after in zip(measured.layers[0], read.layers[0], strict=True):
+        assert after.dtype == np.float32
+        np.testing.assert_array_equal(before, after)
+
+
+def test_with_frozen_statistics__another_models__are_refused(model: Model, model_folder: Callable[..., Path]) -> None:
+    """Statistics of two folds do not fit one."""
+    other = measure_statistics(load_model(model_folder(folds=("0", "1"))), [crops(0)[0].numpy()])
+    with pytest.raises(ModelError, match=r"2 network\(s\)"):
+        with_frozen_statistics(model, other)

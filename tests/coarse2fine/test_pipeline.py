@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from conftest import blobs, write_agent
 
 from canvas import Box, pack_same_scale, trim
@@ -19,7 +18,7 @@ from coarse2fine.config import load_config
 from coarse2fine.demo import IMAGE, REFERENCE, demo_pipeline
 from coarse2fine.errors import ModelError
 from coarse2fine.features import FeatureSettings
-from coarse2fine.instance_norm import with_frozen_statistics
+from coarse2fine.instance_norm import NormStatistics, measure_statistics
 from coarse2fine.io import Grid, LazyArray, Volume, read_volume
 from coarse2fine.metrics import dice
 from coarse2fine.nnunet import Model, load_model
@@ -343,11 +342,11 @@ def test_run__norm_case__is_measured_on_the_same_tiles_whatever_is_chosen(
     """What a box yields does not depend on which others are chosen, so that an agent can count on it."""
     seen: list[list[np.ndarray]] = []
 
-    def record(model: Model, tiles: Sequence[torch.Tensor]) -> Model:
-        seen.append([tile.numpy() for tile in tiles])
-        return with_frozen_statistics(model, tiles)
+    def record(model: Model, tiles: Sequence[np.ndarray]) -> NormStatistics:
+        seen.append(list(tiles))
+        return measure_statistics(model, tiles)
 
-    monkeypatch.setattr(importlib.import_module("coarse2fine.fine"), "with_frozen_statistics", record)
+    monkeypatch.setattr(importlib.import_module("coarse2fine.fine"), "measure_statistics", record)
     for rule in ("all_children", "all_parents"):
         assert run(tiny, [*SPLIT, f"assign.agent={rule}", "canvas.norm=case"]).report.canvases["count"] > 1
     first, second = seen
