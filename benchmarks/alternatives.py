@@ -28,10 +28,10 @@ from canvas import Box, Placement, Triple, triple
 from coarse2fine.clock import Clock
 from coarse2fine.coarse import CERTAIN, CoarseResult, paint_coarse
 from coarse2fine.fine import input_channels, input_reader
+from coarse2fine.heatmap import box_mass, mass_inside
 from coarse2fine.lean import lean
 from coarse2fine.nnunet import Model, tile_starts
 from coarse2fine.resample import Floats
-from coarse2fine.rois import box_mass, mass_inside
 from coarse2fine.view import WorkingView
 from coarse2fine.writeback import LabelWriter, export_labels
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from assignnet import NO_FEATURES, RULES, Assigner, Problem, Roi, RoiTree, check_selection
 from assignnet.agent import Agent, AgentCard, check_fit, load_agent
+from canvas import Triple
 from coarse2fine.clock import Clock
 from coarse2fine.coarse import CoarseResult
 from coarse2fine.config import Config
 from coarse2fine.errors import ModelError
 from coarse2fine.features import FeatureSettings, feature_model_fingerprint, tree_features
 from coarse2fine.fine import CanvasPlan, same_scale
+from coarse2fine.heatmap import Place
 from coarse2fine.nnunet import Model
 from coarse2fine.rois import RoiSettings, build_tree, find_rois
 from coarse2fine.values import shipped_agents
@@ -34,8 +36,14 @@ def find_tree(config: Config, plan: CanvasPlan, heatmap: NDArray[np.float32], vi
         heatmap: Shape (z, y, x), over the same region of space as the view.
         view: The fine model's view of the volume.
     """
+    rois = find_rois(heatmap, view.shape, roi_settings(config, plan))
+    return grow_tree(config, rois, heatmap, view.shape)
+
+
+def roi_settings(config: Config, plan: CanvasPlan) -> RoiSettings:
+    """How candidate regions are found; arguments as of ``find_tree``."""
     rois = config.rois
-    settings = RoiSettings(
+    return RoiSettings(
         threshold=rois.threshold,
         window=plan.window,
         heatmap_voxel=rois.heatmap_voxel,
@@ -44,16 +52,32 @@ def find_tree(config: Config, plan: CanvasPlan, heatmap: NDArray[np.float32], vi
         margin=rois.margin,
         window_step=rois.window_step,
     )
+
+
+def grow_tree(
+    config: Config, found: Sequence[Roi], heatmap: NDArray[np.float32], volume: Triple, place: Place | None = None
+) -> RoiTree:
+    """Candidate regions -> ROI tree.
+
+    Args:
+        config: Its section ``rois`` says how.
+        found: The regions.
+        heatmap: The heatmap in which they were found.
+        volume: Shape of the working grid.
+        place: Where the heatmap lies, if it is a part of one.
+    """
+    rois = config.rois
     return build_tree(
-        find_rois(heatmap, view.shape, settings),
+        found,
         heatmap,
-        view.shape,
+        volume,
         threshold=rois.threshold,
         nms_threshold=rois.nms_threshold,
         nms_overlap=rois.nms_overlap,
         nmm_threshold=rois.nmm_threshold,
         nmm_overlap=rois.nmm_overlap,
         nmm_merging=rois.nmm_merging,
+        place=place,
     )
 
 

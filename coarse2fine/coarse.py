@@ -16,6 +16,7 @@ from coarse2fine.bottleneck import BottleneckMap, record_bottleneck
 from coarse2fine.clock import Clock
 from coarse2fine.components import label_components
 from coarse2fine.config import BodyCrop, CoarseConfig
+from coarse2fine.heatmap import Place
 from coarse2fine.nnunet import Model
 from coarse2fine.resample import Axis, Floats, axis_operator, multiply_axis
 from coarse2fine.sliding import Progress, sliding_window, tiles_touching
@@ -29,37 +30,62 @@ CERTAIN = 20.0
 class CoarseResult:
     """What the coarse network said, on its own grid but with the axes of the fine model's working grid.
 
-    The grid covers the same region of space as the fine working grid, the non-zero part of the volume.
+    The whole grid covers the same region of space as the whole fine working grid, the non-zero part of the volume. Of a
+    volume that is read by region only a part of it is there; boxes and finer grids are counted as if all were.
 
     Attributes:
         logits: float32, shape (heads, z, y, x).
         heatmap: Foreground probability, float32, shape (z, y, x).
         model: The coarse model, for its label rules.
-        bottleneck: The deepest features, if they were asked for; same axes.
+        bottleneck: The deepest features, if they were asked for; same axes, of the whole grid.
+        place: Which part of the grid this is; None for all of it.
     """
 
     logits: Floats
     heatmap: Floats
     model: Model
     bottleneck: BottleneckMap | None = None
+    place: Place | None = None
+
+    @property
+    def whole(self) -> Triple:
+        """Shape of the whole coarse grid."""
+        return self.place.whole if self.place else triple(self.heatmap.shape)
+
+    @property
+    def held(self) -> Box:
+        """The part of the coarse grid that this is."""
+        return Box.of(self.place.start if self.place else (0, 0, 0), self.heatmap.shape)
+
+    def part(self, box: Box) -> CoarseResult:
+        """The same of a smaller part of the coarse grid."""
+        inside = box.relative_to(self.held).slices
+        place = Place(box.start, self.whole)
+        return CoarseResult(
+            self.logits[(slice(None), *inside)], self.heatmap[inside], self.model, self.bottleneck, place
+        )
 
     def labels_in(self, box: Box, grid: Triple) -> NDArray[np.unsignedinteger]:
         """The coarse labels in a box of a finer grid over the same region of space.
 
         Args:
-            box: Inside the grid.
+            box: Inside the grid. Beyond what is held, the outermost voxels repeat.
             grid: Shape of the finer grid.
         """
         logits = self.logits
         for axis in range(3):
-            operator = _linear(self.heatmap.shape[axis], grid[axis])
+            operator = _linear(self.whole[axis], grid[axis])
+            held, size = self.held.start[axis], self.heatmap.shape[axis]
             matrix, low, high = operator.rows(box.start[axis], box.stop[axis])
-            logits = multiply_axis(logits, matrix, axis, low, high)
+            if low < held or high > held + size:
+                matrix, low, high = _folded(matrix, low - held, size)
+                low, high = low + held, high + held
+            logits = multiply_axis(logits, matrix, axis, low - held, high - held)
         return self.model.labels.from_logits(logits)
 
     def one_hot(self, box: Box, grid: Triple) -> Floats:
         """Extra input channels of a cascade: one per foreground label, 0 outside of the grid; shape (labels, *box)."""
-        inside = box.clip(Box.whole(grid))
+        inside = box.clip(self._shown(grid))
         channels = np.zeros((len(self.model.labels.foreground), *box.shape), np.float32)
         if inside.volume:
             labels = self.labels_in(inside, grid)
@@ -68,9 +94,10 @@ class CoarseResult:
         return channels
 
     def peak_in(self, box: Box, grid: Triple) -> float:
-        """Highest heatmap value in a box of a finer grid over the same region of space."""
-        ratio = np.array(self.heatmap.shape) / np.array(grid)
-        start, stop = np.floor(box.start * ratio).astype(int), np.ceil(box.stop * ratio).astype(int)
+        """Highest heatmap value in a box of a finer grid over the same region of space; 0 where nothing is held."""
+        sizes = list(zip(self.whole, grid, self.held.start, strict=True))
+        start = [max(a * n // size - held, 0) for a, (n, size, held) in zip(box.start, sizes, strict=True)]
+        stop = [max(-(-b * n // size) - held, 0) for b, (n, size, held) in zip(box.stop, sizes, strict=True)]
         part = self.heatmap[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
         return float(part.max(initial=0.0))
 
@@ -79,10 +106,27 @@ class CoarseResult:
         found = np.argwhere(self.model.labels.from_logits(self.logits) != 0)
         if not len(found):
             return Box((0, 0, 0), (0, 0, 0))
-        ratio = np.array(grid) / np.array(self.heatmap.shape)
+        ratio = np.array(grid) / np.array(self.whole)
+        found = found + self.held.start
         # Linear interpolation reaches one coarse voxel further than the labels do.
         start, stop = np.floor((found.min(0) - 1) * ratio), np.ceil((found.max(0) + 2) * ratio)
         return Box(triple(start), triple(stop)).clip(Box.whole(grid))
+
+    def _shown(self, grid: Triple) -> Box:
+        """The box of a finer grid that lies in what is held."""
+        corners = zip(self.held.start, self.held.stop, grid, self.whole, strict=True)
+        edges = [(a * size // n, -(-b * size // n)) for a, b, size, n in corners]
+        return Box(triple(a for a, _ in edges), triple(b for _, b in edges))
+
+
+def _folded(matrix: Floats, low: int, size: int) -> tuple[Floats, int, int]:
+    """Rows whose columns begin at input ``low``, for an input of which only the first ``size`` voxels from 0 are there.
+
+    What they ask of others is asked of the outermost one.
+    """
+    folded = np.zeros((len(matrix), size), np.float32)
+    np.add.at(folded.T, np.clip(np.arange(low, low + matrix.shape[1]), 0, size - 1), matrix.T)
+    return folded, 0, size
 
 
 def _linear(size_in: int, size_out: int) -> Axis:
@@ -141,8 +185,15 @@ def look_coarsely(
     turn = [model.untranspose[axis] for axis in fine.transpose]
     logits = logits.permute(0, *(axis + 1 for axis in turn))
     heatmap = model.labels.foreground_probability(logits)
-    kept = recorder.finish(region.relative_to(grid).start, grid.shape).turned(triple(turn)) if recorder else None
-    return CoarseResult(logits.contiguous().numpy(), heatmap.contiguous().numpy(), model, kept)
+    kept = recorder.finish(region.start, view.shape).turned(triple(turn)) if recorder else None
+    whole, start = (triple(sizes[axis] for axis in turn) for sizes in (view.shape, grid.start))
+    return CoarseResult(
+        logits.contiguous().numpy(),
+        heatmap.contiguous().numpy(),
+        model,
+        kept,
+        None if window is None else Place(start, whole),
+    )
 
 
 def _in_grid(inside: torch.Tensor, region: Box, grid: Box, model: Model) -> torch.Tensor:
@@ -179,15 +230,23 @@ def body_box(view: WorkingView, crop: BodyCrop) -> Box:
     return box.grow(margin).clip(Box.whole(view.shape))
 
 
-def paint_coarse(coarse: CoarseResult, labels: NDArray[np.unsignedinteger]) -> None:
-    """Fill a label volume over the same region of space with the coarse labels, slab by slab.
+def paint_coarse(
+    coarse: CoarseResult,
+    labels: NDArray[np.unsignedinteger],
+    region: Box | None = None,
+    grid: Triple | None = None,
+) -> None:
+    """Fill a label volume with the coarse labels, slab by slab.
 
     Args:
         coarse: The coarse result.
         labels: Background everywhere; written in place.
+        region: What the labels are of, a box of a finer grid over the same region of space; None for all of it.
+        grid: Shape of that grid.
     """
-    grid = triple(labels.shape)
-    box = coarse.foreground_box(grid)
+    grid = grid or triple(labels.shape)
+    region = region or Box.whole(grid)
+    box = coarse.foreground_box(grid).clip(region)
     for start in range(box.start[0], box.stop[0], 16):
         slab = Box((start, *box.start[1:]), (min(start + 16, box.stop[0]), *box.stop[1:]))
-        labels[slab.slices] = coarse.labels_in(slab, grid)
+        labels[slab.relative_to(region).slices] = coarse.labels_in(slab, grid)

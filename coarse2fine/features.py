@@ -140,7 +140,8 @@ def tree_features(
     elif coarse.bottleneck is None:
         raise ValueError("the coarse stage ran without keeping its bottleneck")
     else:
-        nodes = pool_boxes(coarse.bottleneck, boxes, view.shape, settings.pooling_mode)
+        placed = [box.shift(view.window.start) for box in boxes]
+        nodes = pool_boxes(coarse.bottleneck, placed, view.whole, settings.pooling_mode)
         everything = coarse.bottleneck.values
     return Features(nodes, _mean_and_max(everything) if settings.global_info else NO_FEATURES.volume)
 

@@ -264,7 +264,7 @@ class _Stage:
 
     def worth(self, region: Box) -> bool:
         """Whether a box may grow into a region."""
-        return self.coarse.peak_in(region, self.view.shape) >= self.config.fine.grow_above
+        return self.coarse.peak_in(region.shift(self.view.window.start), self.view.whole) >= self.config.fine.grow_above
 
 
 def _segment_canvas(stage: _Stage, canvas: Canvas, regions: Sequence[Region], covered: Edges) -> list[Growth]:
@@ -302,7 +302,7 @@ def input_reader(view: WorkingView, prior: CoarseResult | None) -> Read:
         data = view.read(box, shape)
         if prior is None:
             return data
-        labels = prior.one_hot(box, view.shape)
+        labels = prior.one_hot(box.shift(view.window.start), view.whole)
         if shape != box.shape:
             index = [
                 ((np.arange(new) + 0.5) * old / new).astype(int) for old, new in zip(box.shape, shape, strict=True)

@@ -22,12 +22,12 @@ from coarse2fine.coarse import CoarseResult, look_coarsely
 from coarse2fine.config import Config
 from coarse2fine.errors import ConfigError, ModelError
 from coarse2fine.fine import FineResult, plan_sizes
+from coarse2fine.heatmap import mass_inside
 from coarse2fine.io import Volume, read_volume, write_labels
 from coarse2fine.lean import lean
 from coarse2fine.nnunet import Model, load_model
 from coarse2fine.refine import refine
 from coarse2fine.report import RunReport, peak_memory_mb, versions
-from coarse2fine.rois import mass_inside
 from coarse2fine.sliding import sliding_window
 from coarse2fine.view import WorkingView, open_view, spacing_doubts
 from coarse2fine.writeback import LabelWriter, export_labels

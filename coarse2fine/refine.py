@@ -47,6 +47,7 @@ def refine(
     *,
     elsewhere: Sequence[Box] = (),
     statistics: NormStatistics | None = None,
+    track: bool = False,
 ) -> Refined:
     """Choose regions and segment them.
 
@@ -62,13 +63,14 @@ def refine(
         progress: Called with canvases done and known so far.
         elsewhere: Boxes of the view that somebody else segments.
         statistics: Of ``norm: case``, if they have been measured already.
+        track: Whether the writer keeps which voxels the fine network decided.
     """
     with clock.time("assign"):
         chosen = chooser.choose(tree, coarse, view, model, clock)
     with clock.time("fine"):
-        writer = LabelWriter(view, model)
+        writer = LabelWriter(view, model, track=track)
         if config.fine.outside == "coarse":
-            paint_coarse(coarse, writer.labels)
+            paint_coarse(coarse, writer.labels, writer.region, writer.back.shape_out)
         fine = segment_boxes(
             view,
             model,

@@ -1,13 +1,11 @@
 """From the heatmap of the coarse network to candidate regions and the tree of regions.
 
-A heatmap is an array (z, y, x) of foreground probabilities over the same physical extent as the working grid of shape
-``volume``: heatmap voxel i covers ``[i * volume / n, (i + 1) * volume / n)`` of an axis with n heatmap voxels. All
-positions are computed in integers, so no rounding error can move a box off its object.
+Where heatmap voxels lie is said in ``coarse2fine.heatmap``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -19,12 +17,8 @@ from assignnet.problem import tiles_along
 from assignnet.tree import Roi, RoiTree
 from canvas.box import Box, Triple, to_array, triple
 from coarse2fine.components import label_components
+from coarse2fine.heatmap import Heatmap, Indices, Place, SearchGrid, box_mass, downsample_part
 from coarse2fine.nms import Merging, Overlap, merge, suppress
-
-Heatmap = NDArray[np.float32]
-Indices = NDArray[np.int64]
-
-_CHUNK = 1 << 20  # voxels that a sum over a box copies at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,74 +56,19 @@ class RoiSettings:
             raise ValueError(f"margin {self.margin} is negative or window_step {self.window_step} is not in (0, 1]")
 
 
-@dataclass(frozen=True, slots=True)
-class _Grid:
-    """Edges of heatmap voxels on the working grid: edge i lies at i * ``above`` / ``below``, at most at ``volume``."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Components:
+    """What of a heatmap lies above the threshold, connected voxels (26 neighbours) by name.
 
-    volume: Triple
-    above: Triple
-    below: Triple
-
-    @classmethod
-    def of(cls, heatmap: NDArray[np.generic], volume: Triple) -> _Grid:
-        return cls(volume, volume, triple(heatmap.shape))
-
-    def boxes(self, starts: Indices, stops: Indices) -> Indices:
-        """Working-grid boxes (..., 6) that hold the heatmap voxels ``starts <= index < stops``, each (..., 3)."""
-        low = starts * self.above // self.below
-        high = -(-stops * self.above // self.below)
-        return np.minimum(np.concatenate([low, high], axis=-1), np.tile(self.volume, 2))
-
-    def touched(self, axis: int, start: int, stop: int) -> tuple[int, int]:
-        """First heatmap voxel, and the one after the last, that working-grid voxels ``start`` to ``stop`` touch."""
-        return start * self.below[axis] // self.above[axis], -(-stop * self.below[axis] // self.above[axis])
-
-    def inside(self, box: Box) -> tuple[slice, slice, slice]:
-        """The heatmap voxels whose centres lie in a working-grid box."""
-        axes = zip(box.start, box.stop, self.above, self.below, strict=True)
-        z, y, x = (
-            slice(*((2 * voxel * below + above - 1) // (2 * above) for voxel in (a, b))) for a, b, above, below in axes
-        )
-        return z, y, x
-
-    def lengths(self, axis: int, start: int, stop: int) -> NDArray[np.float64]:
-        """Working-grid voxels of a non-empty interval that lie in each of the heatmap voxels ``touched`` by it."""
-        first, last = self.touched(axis, start, stop)
-        size = self.above[axis] / self.below[axis]
-        lengths = np.full(last - first, size)
-        lengths[0] -= start - first * size
-        lengths[-1] -= last * size - stop
-        return lengths
-
-
-def downsample_max(heatmap: Heatmap, volume: Triple, voxel: Triple) -> Heatmap:
-    """Bring a heatmap to another voxel size, keeping every maximum.
-
-    Each new voxel takes the highest value of all the heatmap voxels that it overlaps, however little, so nothing
-    above a threshold disappears. New voxels may be larger or smaller than the old ones.
-
-    Args:
-        heatmap: Probabilities (z, y, x).
-        volume: Shape (z, y, x) of the working grid that the heatmap covers.
-        voxel: New voxel size (z, y, x) in working-grid voxels.
-
-    Returns:
-        Array of shape ``ceil(volume / voxel)``. Voxel i of an axis covers ``[i * voxel, (i + 1) * voxel)``; the last
-        one is cut off at the end of the volume.
-
-    >>> downsample_max(np.float32([[[0, 5, 1, 2]]]), (1, 1, 8), (1, 1, 3)).tolist()
-    [[[5.0, 5.0, 2.0]]]
+    Attributes:
+        labels: Name of the component that each voxel belongs to, 0 for none.
+        heatmap: Probabilities of the same voxels.
+        grid: Where they lie.
     """
-    result = heatmap
-    for axis, (old, edge, size) in enumerate(zip(heatmap.shape, volume, voxel, strict=True)):
-        starts = np.arange(0, edge, size)
-        stops = np.minimum(starts + size, edge)
-        first, last = starts * old // edge, -(-stops * old // edge) - 1
-        source = result
-        result = source.take(first, axis=axis)
-        for offset in range(1, int((last - first).max(initial=0)) + 1):
-            np.maximum(result, source.take(np.minimum(first + offset, last), axis=axis), out=result)
-    return result
+
+    labels: NDArray[np.unsignedinteger]
+    heatmap: Heatmap
+    grid: SearchGrid
 
 
 def find_rois(heatmap: Heatmap, volume: Triple, settings: RoiSettings) -> list[Roi]:
@@ -140,7 +79,7 @@ def find_rois(heatmap: Heatmap, volume: Triple, settings: RoiSettings) -> list[R
     those voxels plus the margin. Together the candidates hold every voxel of every component that is not ignored.
 
     Args:
-        heatmap: Probabilities (z, y, x); see the module's docstring.
+        heatmap: Probabilities (z, y, x); see ``coarse2fine.heatmap``.
         volume: Shape (z, y, x) of the working grid.
         settings: See ``RoiSettings``.
 
@@ -151,22 +90,98 @@ def find_rois(heatmap: Heatmap, volume: Triple, settings: RoiSettings) -> list[R
     Raises:
         ValueError: If the heatmap is not 3D, is empty or holds NaN.
     """
+    found = find_components(heatmap, volume, settings)
+    return candidates(found, large_components(found, settings), heatmap, volume, settings)
+
+
+def find_components(heatmap: Heatmap, volume: Triple, settings: RoiSettings, place: Place | None = None) -> Components:
+    """Connected components of the voxels above the threshold, on the grid that the settings ask for.
+
+    Args:
+        heatmap: Probabilities (z, y, x); see ``coarse2fine.heatmap``.
+        volume: Shape (z, y, x) of the working grid.
+        settings: See ``RoiSettings``.
+        place: Where the heatmap lies, if it is a part of one. Components then end where the part does.
+
+    Raises:
+        ValueError: If the heatmap is not 3D, is empty or holds NaN.
+    """
     if heatmap.ndim != 3 or heatmap.size == 0 or np.isnan(heatmap.max()):
         raise ValueError(f"heatmap of shape {heatmap.shape} must be a 3D array without NaN")
-    grid, searched = _Grid.of(heatmap, volume), heatmap
+    grid, searched = SearchGrid.of(heatmap.shape, volume, place), heatmap
     if size := settings.heatmap_voxel:
-        grid, searched = _Grid(volume, size, (1, 1, 1)), downsample_max(heatmap, volume, size)
+        searched, start = downsample_part(heatmap, volume, size, place or Place((0, 0, 0), triple(heatmap.shape)))
+        grid = SearchGrid(volume, size, (1, 1, 1), start)
     labels = label_components(searched > settings.threshold)
-    names, starts, stops = _components(labels, grid, settings)
+    return Components(labels[tuple(slice(edge) for edge in searched.shape)], searched, grid)
+
+
+def search_grid(heatmap: Triple, volume: Triple, voxel: Triple | None) -> SearchGrid:
+    """The grid on which components of a whole heatmap are searched.
+
+    Args:
+        heatmap: Shape of the heatmap.
+        volume: Shape of the working grid.
+        voxel: Its voxel, in working-grid voxels; None for the heatmap's own.
+    """
+    return SearchGrid(volume, voxel, (1, 1, 1)) if voxel else SearchGrid(volume, volume, heatmap)
+
+
+def large_components(found: Components, settings: RoiSettings) -> NDArray[np.unsignedinteger]:
+    """The labels, without components that are too small."""
+    _, starts, stops, counts = component_bounds(found.labels)
+    kept = np.concatenate([[False], is_large(found.grid, starts, stops, counts, settings)])
+    return np.where(kept[found.labels], found.labels, np.zeros((), found.labels.dtype))
+
+
+def is_large(
+    grid: SearchGrid, starts: Indices, stops: Indices, counts: Indices, settings: RoiSettings
+) -> NDArray[np.bool_]:
+    """Whether components are large enough; arguments as ``component_bounds`` returns them."""
+    edges = (stops - starts) * np.array(grid.above) / np.array(grid.below)
+    large: NDArray[np.bool_] = edges.min(axis=1, initial=np.inf) >= settings.min_edge
+    return large & (counts >= settings.min_voxels)
+
+
+def component_bounds(labels: NDArray[np.unsignedinteger]) -> tuple[Indices, Indices, Indices, Indices]:
+    """Names (n,) of components, first voxels, the ones after the last (n, 3), and how many voxels each has (n,)."""
+    found = cc3d.statistics(labels, no_slice_conversion=True)
+    # Label 0 is the background. Bounds are first and last voxel, axis by axis in the order of the array.
+    bounds = found["bounding_boxes"][1:].astype(np.int64)
+    counts = found["voxel_counts"][1:].astype(np.int64)
+    return np.arange(1, len(bounds) + 1), bounds[:, 0::2], bounds[:, 1::2] + 1, counts
+
+
+def candidates(
+    found: Components,
+    labels: NDArray[np.unsignedinteger],
+    heatmap: Heatmap,
+    volume: Triple,
+    settings: RoiSettings,
+    place: Place | None = None,
+) -> list[Roi]:
+    """Candidates of those components that ``labels`` name; see ``find_rois``.
+
+    Args:
+        found: Where components were searched.
+        labels: Which ones are wanted, as in ``found`` or others.
+        heatmap: The heatmap, in its own voxels.
+        volume: Shape (z, y, x) of the working grid.
+        settings: See ``RoiSettings``; what is too small is not asked here.
+        place: Where the heatmap lies, if it is a part of one.
+    """
+    names, starts, stops, counts = component_bounds(labels)
+    there = counts > 0
+    names, starts, stops = names[there], starts[there], stops[there]
     rois = []
-    tight = grid.boxes(starts, stops)
+    tight = found.grid.boxes(starts, stops)
     grown = np.concatenate([tight[:, :3] - settings.margin, tight[:, 3:] + settings.margin], axis=1)
     blocks = _boxes(np.concatenate([starts, stops], axis=1))
     for name, block, box in zip(names, blocks, _boxes(np.clip(grown, 0, volume * 2)), strict=True):
         own = labels[block.slices] == name
-        part = np.where(own, searched[block.slices], np.float32(0))
-        for candidate, score in _candidates(part, own, block, box, grid, settings):
-            rois.append(Roi(candidate, score, box_mass(heatmap, volume, candidate, settings.threshold)))
+        part = np.where(own, found.heatmap[block.slices], np.float32(0))
+        for candidate, score in _candidates(part, own, block, box, found.grid, settings):
+            rois.append(Roi(candidate, score, box_mass(heatmap, volume, candidate, settings.threshold, place)))
     return rois
 
 
@@ -181,6 +196,7 @@ def build_tree(
     nms_overlap: Overlap = "iou",
     nmm_overlap: Overlap = "ios",
     nmm_merging: Merging = "greedy",
+    place: Place | None = None,
 ) -> RoiTree:
     """Children: the candidates that survive NMS. Parents: the hulls of the groups that NMM makes of the children.
 
@@ -199,6 +215,7 @@ def build_tree(
         nms_overlap: Overlap that NMS compares; see ``coarse2fine.nms``.
         nmm_overlap: Overlap that NMM compares.
         nmm_merging: How NMM groups.
+        place: Where the heatmap lies, if it is a part of one.
 
     Returns:
         The tree; parents in falling order of score, children of a parent too.
@@ -212,80 +229,15 @@ def build_tree(
     for group in groups:
         hull, score = _hull(group), max(roi.score for roi in group)
         filling = [roi for roi in group if roi.box == hull]
-        mass = filling[0].mass if filling else box_mass(heatmap, volume, hull, threshold)
+        mass = filling[0].mass if filling else box_mass(heatmap, volume, hull, threshold, place)
         parent = Roi(hull, score, mass)
         parents.append(parent)
         families.append((parent,) if filling else tuple(group))
     return RoiTree(tuple(parents), tuple(families), volume)
 
 
-def box_mass(heatmap: Heatmap, volume: Triple, box: Box, threshold: float = 0.0) -> float:
-    """Sum of the probabilities above the threshold inside a box, counted in voxels of the working grid.
-
-    Exact for fractional edges: a heatmap voxel of which the box holds a part counts with that part.
-
-    Args:
-        heatmap: Probabilities (z, y, x); see the module's docstring.
-        volume: Shape (z, y, x) of the working grid.
-        box: Box in working-grid voxels; what lies outside of the volume counts nothing.
-        threshold: Heatmap voxels at or below it count nothing.
-
-    >>> box_mass(np.full((1, 1, 2), 0.5, np.float32), (4, 4, 8), Box((0, 0, 0), (2, 2, 3)))
-    6.0
-    """
-    grid = _Grid.of(heatmap, volume)
-    spans = [(axis, max(box.start[axis], 0), min(box.stop[axis], volume[axis])) for axis in range(3)]
-    if any(start >= stop for _, start, stop in spans):
-        return 0.0
-    block = heatmap[tuple(slice(*grid.touched(*span)) for span in spans)]
-    depth, rows, columns = (grid.lengths(*span) for span in spans)
-    step = max(1, _CHUNK // (len(rows) * len(columns)))
-    mass = 0.0
-    for top in range(0, len(depth), step):
-        values = block[top : top + step]
-        counted = np.where(values > threshold, values, np.float32(0)) * columns
-        mass += float(((counted.sum(axis=2) * rows).sum(axis=1) * depth[top : top + step]).sum())
-    return mass
-
-
-def mass_inside(heatmap: Heatmap, volume: Triple, boxes: Iterable[Box], threshold: float = 0.0) -> float:
-    """Share of the heatmap's mass in the union of the boxes, 0 to 1; a voxel is in it if its centre is.
-
-    Args:
-        heatmap: Probabilities (z, y, x); see the module's docstring.
-        volume: Shape (z, y, x) of the working grid, of which the boxes count voxels.
-        boxes: May overlap and reach out of the volume.
-        threshold: Heatmap voxels at or below it belong to neither sum; 0 for the whole heatmap.
-
-    Returns:
-        The share; 1 if no voxel is above the threshold, for then nothing was missed.
-    """
-    grid = _Grid.of(heatmap, volume)
-    inside = np.zeros(heatmap.shape, dtype=bool)
-    for box in boxes:
-        inside[grid.inside(box.clip(Box.whole(volume)))] = True
-    above = heatmap > threshold
-    total = float(heatmap.sum(where=above, dtype=np.float64))
-    np.logical_and(inside, above, out=inside)
-    return float(heatmap.sum(where=inside, dtype=np.float64)) / total if total > 0 else 1.0
-
-
-def _components(
-    labels: NDArray[np.unsignedinteger], grid: _Grid, settings: RoiSettings
-) -> tuple[Indices, Indices, Indices]:
-    """Labels (n,) of the components that are large enough, and the first voxel and the one after the last (n, 3)."""
-    found = cc3d.statistics(labels, no_slice_conversion=True)
-    # Label 0 is the background. Bounds are first and last voxel, axis by axis in the order of the array.
-    bounds = found["bounding_boxes"][1:].astype(np.int64)
-    starts, stops = bounds[:, 0::2], bounds[:, 1::2] + 1
-    edges = (stops - starts) * np.array(grid.above) / np.array(grid.below)
-    large = edges.min(axis=1, initial=np.inf) >= settings.min_edge
-    large &= found["voxel_counts"][1:] >= settings.min_voxels
-    return np.flatnonzero(large) + 1, starts[large], stops[large]
-
-
 def _candidates(
-    part: Heatmap, own: NDArray[np.bool_], block: Box, box: Box, grid: _Grid, settings: RoiSettings
+    part: Heatmap, own: NDArray[np.bool_], block: Box, box: Box, grid: SearchGrid, settings: RoiSettings
 ) -> Iterator[tuple[Box, float]]:
     """Candidates of one component, and the highest probability that it has in each.
 
@@ -307,7 +259,7 @@ def _candidates(
         yield tight.grow(settings.margin).clip(window), float(part[seen.slices].max())
 
 
-def _windows(box: Box, block: Box, grid: _Grid, settings: RoiSettings) -> Iterator[tuple[Box, Box]]:
+def _windows(box: Box, block: Box, grid: SearchGrid, settings: RoiSettings) -> Iterator[tuple[Box, Box]]:
     """Evenly spread windows over a box, with the heatmap voxels that each touches, counted from ``block``'s start."""
     axes = []
     for axis, (start, edge, size) in enumerate(zip(box.start, box.shape, settings.window, strict=True)):

@@ -88,6 +88,11 @@ class WorkingView:
         """Voxels of the working grid; of its window, if there is one."""
         return self.window.shape
 
+    @property
+    def whole(self) -> Triple:
+        """Voxels of the whole working grid."""
+        return self.resampling.shape_out
+
     def within(self, window: Box) -> WorkingView:
         """The same view of a part of the working grid only.
 

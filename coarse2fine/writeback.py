@@ -32,9 +32,10 @@ class LabelWriter:
     Args:
         view: The working grid that crops were taken from.
         model: Its label rules, resampling of outputs and transposition.
+        track: Whether to keep which voxels outputs were written to; see ``decided``.
     """
 
-    def __init__(self, view: WorkingView, model: Model) -> None:
+    def __init__(self, view: WorkingView, model: Model, *, track: bool = False) -> None:
         self._view, self._model = view, model
         working = view.resampling.shape_out
         self._back = plan_resampling(working, view.crop.shape, model.spacing, view.spacing, model.logit_method)
@@ -43,6 +44,8 @@ class LabelWriter:
         self._hull = Box.whole(view.full) if view.window == Box.whole(working) else inside
         self._full = np.zeros(self._hull.shape, model.labels.dtype)
         self._labels = self._full[inside.relative_to(self._hull).slices]
+        self._decided = np.zeros(self._full.shape, bool) if track else None
+        self._inside = inside.relative_to(self._hull)
         self._blocks: dict[Triple, Floats] = {}
         self._expected: Counter[Triple] = Counter()
 
@@ -102,6 +105,12 @@ class LabelWriter:
             self._settle(key)
         return np.ascontiguousarray(self._full.transpose(self._model.untranspose))
 
+    def decided(self) -> NDArray[np.bool_] | None:
+        """Voxels that outputs were written to, whatever they say, as ``finish`` returns labels; None if not tracked."""
+        if self._decided is None:
+            return None
+        return np.ascontiguousarray(self._decided.transpose(self._model.untranspose))
+
     def native(self, box: Box) -> Box:
         """The voxels whose centres lie in a box of the working grid, counted from the start of ``region``."""
         absolute = self._native(box.shift(self._view.window.start))
@@ -159,10 +168,13 @@ class LabelWriter:
         block = self._blocks.pop(key, None)
         if block is None:
             return
-        target = self._labels[tuple(slice(k * b, (k + 1) * b) for k, b in zip(key, BLOCK, strict=True))]
+        here = tuple(slice(k * b, (k + 1) * b) for k, b in zip(key, BLOCK, strict=True))
+        target = self._labels[here]
         depth, height, width = target.shape
         block = block[:, :depth, :height, :width]
         np.copyto(target, self._model.labels.from_logits(block[:-1]), where=block[-1] > 0)
+        if self._decided is not None:
+            self._decided[self._inside.slices][here] |= block[-1] > 0
 
 
 def _mapped_zeros(shape: tuple[int, ...]) -> Floats:

@@ -102,12 +102,20 @@ def side_by_side(results: dict[Triple, CellResult], lattice: Lattice) -> np.ndar
 
 
 def merged(results: dict[Triple, CellResult], lattice: Lattice) -> np.ndarray:
-    """Each cell's own labels, and where there are none what the first of all other cells found there."""
-    labels, own = np.zeros(lattice.shape, np.uint8), side_by_side(results, lattice)
+    """What cells make of each other's findings.
+
+    Each cell's own foreground, else that of the first other cell whose fine network found any there, else background
+    where some fine network looked, else what the cell has.
+    """
+    whole, own = Box.whole(lattice.shape), side_by_side(results, lattice)
+    found, looked, kept = np.zeros_like(own), np.zeros(own.shape, bool), np.zeros(own.shape, bool)
     for cell in reversed(lattice.cells()):
-        found = results[cell].part(Box.whole(lattice.shape))
-        np.copyto(labels, found, where=found != 0)
-    return np.where(own != 0, own, labels)
+        decided, core = results[cell].decided_in(whole), lattice.core(cell).slices
+        looked |= decided
+        kept[core] = decided[core] & (own[core] != 0)
+        decided[core] = False
+        np.copyto(found, results[cell].part(whole), where=decided & (results[cell].part(whole) != 0))
+    return np.where(kept, own, np.where(found != 0, found, np.where(looked, 0, own)))
 
 
 def write_image(

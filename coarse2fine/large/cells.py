@@ -11,19 +11,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from assignnet import Roi, RoiTree
 from canvas import Box, Triple, triple
 from coarse2fine.allocator import SteadyHeap, return_freed_memory
-from coarse2fine.choose import find_tree
+from coarse2fine.choose import grow_tree, roi_settings
 from coarse2fine.clock import Clock
 from coarse2fine.coarse import CoarseResult, look_coarsely
 from coarse2fine.errors import ConfigError
 from coarse2fine.io import Volume
-from coarse2fine.large.window import Window, window_of
+from coarse2fine.large.territory import divide
+from coarse2fine.large.window import Window, outwards, window_of
 from coarse2fine.lean import lean
 from coarse2fine.nnunet import Model
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.refine import refine
 from coarse2fine.resample import REACH
+from coarse2fine.rois import candidates, find_components, search_grid
 from coarse2fine.scan import Scan
 from coarse2fine.sliding import sliding_window, tiles_touching
 from coarse2fine.view import WorkingView, open_view
@@ -60,18 +63,27 @@ class CellResult:
         labels: Labels of ``box``, axes as in the file.
         box: The cell and as much around it as was looked at, voxels of the volume.
         counts: Children, selected and grown boxes, canvases and voxels that went into the fine network.
+        decided: Voxels of ``box`` that the fine network decided, whatever it said; None if all others are background.
     """
 
     labels: Labels
     box: Box
     counts: Mapping[str, int] = field(default_factory=dict)
+    decided: NDArray[np.bool_] | None = None
 
     def part(self, box: Box) -> Labels:
         """Labels of a box of the volume; background where nothing was looked at."""
-        result = np.zeros(box.shape, self.labels.dtype)
+        return self._part(self.labels, box)
+
+    def decided_in(self, box: Box) -> NDArray[np.bool_]:
+        """Voxels of a box of the volume that the fine network decided; of background that does not matter, nothing."""
+        return self._part(self.labels != 0 if self.decided is None else self.decided, box)
+
+    def _part(self, array: NDArray[Any], box: Box) -> NDArray[Any]:
+        result = np.zeros(box.shape, array.dtype)
         inside = box.clip(self.box)
         if inside.volume:
-            result[inside.relative_to(box).slices] = self.labels[inside.relative_to(self.box).slices]
+            result[inside.relative_to(box).slices] = array[inside.relative_to(self.box).slices]
         return result
 
 
@@ -141,13 +153,11 @@ def segment_cells(scene: Scene, cores: Sequence[Box], clock: Clock) -> Iterator[
     model, coarse_view = scene.coarse
     turn = [model.untranspose[axis] for axis in fine.transpose]
     grid = triple(coarse_view.shape[axis] for axis in turn)
-    halo = triple(scene.halo[axis] for axis in fine.transpose)
-    windows = [window_of(box, halo, crop.shape, scene.view.shape, grid) if box.volume else None for box in inside]
+    windows = [_window(scene, box, grid) if box.volume else None for box in inside]
     around = [window.coarse for window in windows if window]
     looked: CoarseResult | None = None
     if around:
-        hull = reduce(Box.hull, around)
-        wanted = _turn(hull, triple(turn.index(axis) for axis in range(3)))
+        wanted = _turn(reduce(Box.hull, around), triple(turn.index(axis) for axis in range(3)))
         features = scene.pipeline.chooser.features if scene.pipeline.chooser else None
         with clock.time("coarse"):
             looked = look_coarsely(
@@ -165,24 +175,30 @@ def segment_cells(scene: Scene, cores: Sequence[Box], clock: Clock) -> Iterator[
         if window is None or looked is None:
             yield CellResult(np.zeros(core.shape, fine.labels.dtype), core)
         else:
-            yield _segment_cell(scene, core, window, _part(looked, window.coarse.relative_to(hull)), clock)
+            yield _segment_cell(scene, core, window, looked.part(window.coarse), clock)
+
+
+def _window(scene: Scene, cell: Box, coarse: Triple) -> Window:
+    """Where a cell lies, given in voxels of the cropped, transposed volume; ``coarse`` is the coarse grid's shape."""
+    view, rois = scene.view, scene.pipeline.config.rois
+    halo = triple(scene.halo[axis] for axis in scene.pipeline.fine.transpose)
+    search = search_grid(coarse, view.whole, rois.heatmap_voxel)
+    return window_of(cell, halo, view.crop.shape, coarse, search, rois.margin)
 
 
 def _segment_cell(scene: Scene, core: Box, window: Window, coarse: CoarseResult, clock: Clock) -> CellResult:
     """Regions of the cell -> labels of the cell and its surroundings."""
-    pipeline = scene.pipeline
+    pipeline, view = scene.pipeline, scene.view
     config, fine, chooser = pipeline.config, pipeline.fine, pipeline.chooser
-    view = scene.view.within(window.working)
-    own, others = np.zeros_like(coarse.heatmap), coarse.heatmap.copy()
-    own[window.core.slices] = coarse.heatmap[window.core.slices]
-    others[window.core.slices] = 0
     with clock.time("rois"):
-        tree = find_tree(config, pipeline.plan, own, view)
+        tree, elsewhere = _regions(scene, window, coarse)
         if chooser is None or (not tree.parents and config.fine.outside == "background"):
             return CellResult(np.zeros(core.shape, fine.labels.dtype), core)
-        elsewhere = find_tree(config, pipeline.plan, others, view).leaves
+        # No region is cut off at the window's edge: where the halo is too small for one, the window is larger.
+        around = reduce(Box.hull, (roi.box for roi in tree.parents), window.working)
+        view = view.within(around)
     refined = refine(
-        tree,
+        _moved(tree, around),
         view,
         fine,
         coarse,
@@ -191,7 +207,8 @@ def _segment_cell(scene: Scene, core: Box, window: Window, coarse: CoarseResult,
         pipeline.plan,
         clock,
         SteadyHeap(),
-        elsewhere=[roi.box for roi in elsewhere],
+        elsewhere=[box.relative_to(around) for box in elsewhere],
+        track=config.fine.outside == "coarse",
     )
     counts = {
         "children": len(tree.leaves),
@@ -203,12 +220,35 @@ def _segment_cell(scene: Scene, core: Box, window: Window, coarse: CoarseResult,
     return _result(refined.writer, scene, counts)
 
 
+def _regions(scene: Scene, window: Window, coarse: CoarseResult) -> tuple[RoiTree, list[Box]]:
+    """The cell's own regions, and boxes that other cells segment; both in voxels of the whole working grid."""
+    pipeline, volume, heatmap, place = scene.pipeline, scene.view.whole, coarse.heatmap, coarse.place
+    settings = roi_settings(pipeline.config, pipeline.plan)
+    found = find_components(heatmap, volume, settings, place)
+    territory = divide(found, window.core, window.reach, settings)
+    own, others = (
+        grow_tree(pipeline.config, candidates(found, names, heatmap, volume, settings, place), heatmap, volume, place)
+        for names in (territory.own, territory.others)
+    )
+    return own, [roi.box for roi in others.leaves]
+
+
+def _moved(tree: RoiTree, window: Box) -> RoiTree:
+    """A tree with its boxes counted from the start of a window."""
+
+    def move(roi: Roi) -> Roi:
+        return replace(roi, box=roi.box.relative_to(window))
+
+    children = tuple(tuple(move(roi) for roi in group) for group in tree.children)
+    return RoiTree(tuple(move(roi) for roi in tree.parents), children, window.shape)
+
+
 def _one_stage(scene: Scene, core: Box, inside: Box, clock: Clock) -> CellResult:
     """nnU-Net's sliding window, of which only the tiles run that touch the cell."""
     fine, view, config = scene.pipeline.fine, scene.view, scene.pipeline.config.fine
     if not inside.volume:
         return CellResult(np.zeros(core.shape, fine.labels.dtype), core)
-    window = window_of(inside, (0, 0, 0), view.crop.shape, view.shape, view.shape).working
+    window = outwards(inside, view.crop.shape, view.shape)
     rim = RIM if fine.logit_method.order <= 1 else REACH
     needed = window.grow((rim, rim, rim)).clip(Box.whole(view.shape))
     tiles = tiles_touching(needed, view.shape, fine.patch, config.tile_step)
@@ -232,17 +272,8 @@ def _one_stage(scene: Scene, core: Box, inside: Box, clock: Clock) -> CellResult
 
 def _result(writer: LabelWriter, scene: Scene, counts: Mapping[str, int]) -> CellResult:
     fine = scene.pipeline.fine
-    return CellResult(writer.finish(), _turn(writer.hull, fine.untranspose), counts)
-
-
-def _part(coarse: CoarseResult, box: Box) -> CoarseResult:
-    """The coarse result in a box of its own grid."""
-    kept = coarse.bottleneck
-    if kept is not None:
-        origin = triple(a - b for a, b in zip(kept.origin, box.start, strict=True))
-        kept = replace(kept, origin=origin, grid=box.shape)
-    logits = coarse.logits[(slice(None), *box.slices)]
-    return CoarseResult(logits, coarse.heatmap[box.slices], coarse.model, kept)
+    labels = writer.finish()
+    return CellResult(labels, _turn(writer.hull, fine.untranspose), counts, writer.decided())
 
 
 def _turn(box: Box, axes: Triple) -> Box:

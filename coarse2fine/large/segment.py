@@ -65,52 +65,69 @@ class SegmentBlock:
         return {"counts": counts, "seconds": seconds, "to": sorted(receivers)}
 
     def _hand_over(self, cell: Triple, result: CellResult) -> list[Triple]:
-        """Write what was found in other cells; returns these."""
+        """Write what the fine network decided in other cells, and which ones these are.
+
+        Where what it does not look at has coarse labels, every cell also needs to know what it decided itself.
+        """
         receivers = []
         for other in self.job.lattice.touching(result.box):
-            if other == cell:
+            if other == cell and result.decided is None:
                 continue
             box = self.job.lattice.core(other).clip(result.box)
-            found = result.part(box)
-            if not found.any():
+            decided = result.decided_in(box)
+            if not decided.any():
                 continue
-            rows = [np.flatnonzero(found.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+            rows = [np.flatnonzero(decided.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
             tight = Box(triple(row[0] for row in rows), triple(row[-1] + 1 for row in rows))
             path = handed_to(self.job, other) / f"{name_of(cell)}.npz"
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(path) as temp, temp.open("wb") as stream:
-                start = tight.shift(box.start).start
-                np.savez_compressed(stream, start=np.array(start), labels=found[tight.slices], source=np.array(cell))
-            receivers.append(other)
+                np.savez_compressed(
+                    stream,
+                    start=np.array(tight.shift(box.start).start),
+                    labels=result.part(box)[tight.slices],
+                    decided=decided[tight.slices],
+                    source=np.array(cell),
+                )
+            if other != cell:
+                receivers.append(other)
         return receivers
 
 
 @dataclass(frozen=True, slots=True)
 class MergeCell:
-    """What neighbours found in a cell fills voxels that are background otherwise.
+    """What neighbours' fine networks decided in a cell counts where the cell's own one found nothing.
 
-    So every cell has the last word on its own foreground, and neither order nor repetition matters.
+    Foreground that the cell found itself stays, so that neither order nor repetition matters; then comes foreground of
+    the first neighbour that found any, then background that somebody decided, and what nobody looked at stays as it is.
     """
 
     job: Job
 
     def __call__(self, key: Key) -> Mapping[str, Any]:
-        """Rewrites the cell's labels; returns how many voxels were ``filled``."""
+        """Rewrites the cell's labels; returns how many voxels were ``filled`` with foreground, or ``cleared``."""
         cell = triple(key)
         core, store = self.job.lattice.core(cell), store_of(self.job.labels)
-        labels, filled = store.read(core), 0
-        pieces = []
+        before, pieces = store.read(core), []
         # Names begin with a number; what a killed process has left half-written begins with a dot.
         for path in handed_to(self.job, cell).glob("[0-9]*.npz"):
             with np.load(path, allow_pickle=False) as piece:
-                pieces.append((tuple(piece["source"].tolist()), piece["start"].tolist(), piece["labels"]))
-        for _, start, found in sorted(pieces, key=lambda piece: piece[0]):
-            target = labels[Box.of(start, found.shape).relative_to(core).slices]
-            empty = (target == 0) & (found != 0)
-            filled += int(empty.sum())
-            np.copyto(target, found, where=empty)
+                box = Box.of(piece["start"].tolist(), piece["labels"].shape).relative_to(core)
+                pieces.append((tuple(piece["source"].tolist()), box, piece["labels"], piece["decided"]))
+        labels = before.copy()
+        pieces.sort(key=lambda piece: piece[0])
+        own, others = ([piece for piece in pieces if (piece[0] == cell) is mine] for mine in (True, False))
+        if self.job.config.fine.outside == "coarse":
+            for _, box, _, decided in pieces:
+                labels[box.slices][decided] = 0
+            for _, box, found, decided in own:
+                np.copyto(labels[box.slices], found, where=decided)
+        for _, box, found, decided in others:
+            target = labels[box.slices]
+            np.copyto(target, found, where=decided & (target == 0))
         store.write(core, labels)
-        return {"filled": filled}
+        filled, cleared = (labels != 0) & (before == 0), (labels == 0) & (before != 0)
+        return {"filled": int(filled.sum()), "cleared": int(cleared.sum())}
 
 
 def handed_to(job: Job, cell: Triple) -> Any:

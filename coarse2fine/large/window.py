@@ -1,10 +1,14 @@
-"""A cell and its surroundings on the grids of both networks."""
+"""A cell and its surroundings on the grids of both networks.
+
+All of them count from the start of the whole volume, so that nothing depends on where a window begins.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from canvas import Box, Triple, triple
+from coarse2fine.heatmap import SearchGrid
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,40 +16,67 @@ class Window:
     """Where a cell with its halo lies.
 
     Attributes:
-        working: On the fine network's working grid.
-        coarse: The same region of space on the coarse grid, both with the fine model's axes.
-        core: The voxels of the coarse grid whose centres lie in the cell itself, counted from the start of ``coarse``.
+        working: The cell and its halo on the fine network's working grid, rounded outwards.
+        core: The voxels of the grid on which regions are searched whose centres lie in the cell itself. Those of all
+            cells together are the whole grid.
+        reach: Voxels of that grid around ``core`` of which the heatmap is known, up to the volume's end. An object that
+            is no longer than the halo is no longer than this.
+        coarse: Voxels of the coarse grid that are needed for that, and for coarse labels.
     """
 
     working: Box
-    coarse: Box
     core: Box
+    reach: Triple
+    coarse: Box
 
 
-def window_of(core: Box, halo: Triple, native: Triple, working: Triple, coarse: Triple) -> Window:
-    """Find a cell on both grids.
-
-    The window begins and ends where voxels of the coarse grid do, rounded outwards, so that a part of the heatmap is
-    the heatmap of a part of the working grid; where grids do not divide evenly, to within a voxel.
+def window_of(
+    cell: Box, halo: Triple, native: Triple, coarse: Triple, search: SearchGrid, margin: Triple = (0, 0, 0)
+) -> Window:
+    """Find a cell on all grids.
 
     Args:
-        core: The cell, in voxels of the volume.
+        cell: In voxels of the volume.
         halo: Voxels of the volume around it.
         native: Shape of the volume.
-        working: Shape of the working grid over the same region of space.
-        coarse: Shape of the coarse grid, likewise.
+        coarse: Shape of the coarse grid over the same region of space.
+        search: The whole grid on which regions are searched; it knows the working grid.
+        margin: Working-grid voxels around regions of which coarse labels are needed.
     """
-    around = core.grow(halo).clip(Box.whole(native))
-    first = [a * grid // size for a, grid, size in zip(around.start, coarse, native, strict=True)]
-    last = [-(-b * grid // size) for b, grid, size in zip(around.stop, coarse, native, strict=True)]
-    start = [a * grid // size for a, grid, size in zip(first, working, coarse, strict=True)]
-    stop = [-(-b * grid // size) for b, grid, size in zip(last, working, coarse, strict=True)]
-    # A voxel's centre is at (index + 1/2) * native / coarse.
-    inner = [
-        [-((size - 2 * edge * grid) // (2 * size)) for edge, grid, size in zip(edges, coarse, native, strict=True)]
-        for edges in (core.start, core.stop)
+    working = search.volume
+    # A search voxel is above / below working-grid voxels long, and the volume's are native / working times as many.
+    unit = [below * edge for below, edge in zip(search.below, working, strict=True)]
+    size = [above * edge for above, edge in zip(search.above, native, strict=True)]
+    start = [-((length - 2 * a * n) // (2 * length)) for a, n, length in zip(cell.start, unit, size, strict=True)]
+    stop = [
+        whole if b == edge else -((length - 2 * b * n) // (2 * length))
+        for b, n, length, whole, edge in zip(cell.stop, unit, size, search.whole, native, strict=True)
     ]
-    held = Box(triple(first), triple(last))
-    return Window(
-        Box(triple(start), triple(stop)), held, Box(triple(inner[0]), triple(inner[1])).clip(held).relative_to(held)
-    )
+    core = Box(triple(start), triple(max(pair) for pair in zip(start, stop, strict=True)))
+    # Wherever its ends lie between those of voxels, an object of the halo's length touches one more at most.
+    reach = triple(-(-edge * n // length) + 1 for edge, n, length in zip(halo, unit, size, strict=True))
+    known = core.grow(reach).clip(Box.whole(search.whole))
+    edges = [(a * above // below, -(-b * above // below)) for a, b, above, below in _sides(known, search)]
+    shown = Box(triple(a for a, _ in edges), triple(b for _, b in edges)).grow(margin).clip(Box.whole(working))
+    held = outwards(shown, working, coarse).grow((1, 1, 1)).clip(Box.whole(coarse))  # 1 for linear interpolation
+    return Window(outwards(cell.grow(halo).clip(Box.whole(native)), native, working), core, reach, held)
+
+
+def outwards(box: Box, grid: Triple, other: Triple) -> Box:
+    """The voxels of another grid over the same region of space that a box touches.
+
+    Args:
+        box: In voxels of a grid.
+        grid: Shape of that grid.
+        other: Shape of the other one.
+
+    >>> outwards(Box((0, 1, 3), (1, 3, 7)), (9, 9, 9), (9, 3, 4))
+    Box(start=(0, 0, 1), stop=(1, 1, 4))
+    """
+    start = [a * size // edge for a, edge, size in zip(box.start, grid, other, strict=True)]
+    stop = [-(-b * size // edge) for b, edge, size in zip(box.stop, grid, other, strict=True)]
+    return Box(triple(start), triple(stop))
+
+
+def _sides(box: Box, search: SearchGrid) -> list[tuple[int, int, int, int]]:
+    return list(zip(box.start, box.stop, search.above, search.below, strict=True))

@@ -16,15 +16,10 @@ from scipy import ndimage
 
 from assignnet import Roi
 from canvas import Box, Triple, share_of_volume
+from coarse2fine import heatmap as heatmap_module
 from coarse2fine import rois as module
-from coarse2fine.rois import (
-    RoiSettings,
-    box_mass,
-    build_tree,
-    downsample_max,
-    find_rois,
-    mass_inside,
-)
+from coarse2fine.heatmap import box_mass, downsample_max, mass_inside
+from coarse2fine.rois import RoiSettings, build_tree, find_rois
 
 SHAPES = st.tuples(*[st.integers(1, 4)] * 3)
 VOLUMES = st.tuples(*[st.integers(1, 9)] * 3)
@@ -309,7 +304,7 @@ def test_box_mass__many_chunks__is_the_same(monkeypatch) -> None:
     heatmap = np.random.default_rng(0).random((7, 5, 6), dtype=np.float32)
     box = Box((3, 2, 1), (16, 9, 11))
     expected = box_mass(heatmap, (20, 10, 12), box)
-    monkeypatch.setattr(module, "_CHUNK", 1)
+    monkeypatch.setattr(heatmap_module, "_CHUNK", 1)
     assert box_mass(heatmap, (20, 10, 12), box) == pytest.approx(expected, rel=1e-12)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import blobs, write_agent
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from large_volumes import (
     SPACING,
     bright_pipeline,
@@ -20,6 +22,7 @@ from large_volumes import (
     segment,
     side_by_side,
 )
+from scipy.ndimage import find_objects, label
 
 from canvas import Box, Triple
 from coarse2fine.clock import Clock
@@ -217,6 +220,52 @@ def test_segment_cells__boxes_of_the_neighbour__are_not_followed_into(
     ]
     assert counts[0]["grown"] == 0 < counts[1]["grown"]
     assert counts[0]["canvases"] < counts[1]["canvases"]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[np.ndarray, Lattice, list[str]]:
+    """A volume with some bright objects, cells, and settings, among them a halo that holds each object."""
+    shape = draw(st.tuples(st.integers(4, 12), st.integers(12, 30), st.integers(12, 30)))
+    image = np.ones(shape, np.uint8)
+    for _ in range(draw(st.integers(1, 5))):
+        start = [draw(st.integers(0, edge - 1)) for edge in shape]
+        image[Box.of(start, draw(st.tuples(*[st.integers(1, 6)] * 3))).clip(Box.whole(shape)).slices] = 200
+    edges = tuple(tuple(sorted({0, size, *draw(st.lists(st.integers(1, size), max_size=2))})) for size in shape)
+    names, _ = label(image > 1, np.ones((3, 3, 3)))
+    longest = [max((s[axis].stop - s[axis].start for s in find_objects(names)), default=1) for axis in range(3)]
+    return (
+        image,
+        Lattice(edges, draw(st.tuples(*[st.integers(1, 3)] * 3))),
+        [
+            # Coarse voxels that overlap an object a little belong to it, and may join two objects.
+            f"blocks.halo={[edge + 12 for edge in longest]}",
+            f"coarse.spacing={draw(st.sampled_from(['[2, 1, 1]', '[4, 2, 2]', '[3, 1.7, 2.3]']))}",
+            f"rois.heatmap_voxel={draw(st.sampled_from(['null', '[2, 3, 5]']))}",
+            f"rois.min_edge={draw(st.sampled_from([0, 4]))}",
+            f"rois.min_voxels={draw(st.sampled_from([0, 9]))}",
+            f"fine.outside={draw(st.sampled_from(['background', 'coarse']))}",
+        ],
+    )
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(cases())
+def test_segment_cells__objects_that_the_halo_holds__are_those_of_the_run_in_memory(
+    bright: Path, case: tuple[np.ndarray, Lattice, list[str]]
+) -> None:
+    """Wherever cells' borders run: what is too small is so for all of them, and the rest is found once and whole."""
+    image, lattice, overrides = case
+    fixed = ["fine.grow=0", "assign.agent=all_children", "fine.large_boxes=native", "canvas.norm=canvas"]
+    pipeline = bright_pipeline(bright, [*fixed, *overrides], coarse=100, fine=60)
+    whole = pipeline(Volume((image,), Grid(image.shape, SPACING), "whole"))
+    results = segment(pipeline, image, lattice)
+    np.testing.assert_array_equal(merged(results, lattice), whole.labels)
+    assert sum(result.counts.get("selected", 0) for result in results.values()) == whole.report.boxes["selected"]
 
 
 # --- what is read and run -------------------------------------------------------------------------------------------

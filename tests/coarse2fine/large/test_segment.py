@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def test_merge_cell__cell_that_has_labels__keeps_them(job: Job, found: dict[Trip
     found[0, 1, 1] = Box((0, 0, 5), (4, 6, 7)), 3
     for block in reversed(LATTICE.blocks()):
         SegmentBlock(job)(block)
-    assert MergeCell(job)((0, 0, 1)) == {"filled": 4 * (4 + 2 + 1 + 2)}
+    assert MergeCell(job)((0, 0, 1))["filled"] == 4 * (4 + 2 + 1 + 2)
     rows = [[1, 1, 1, 1], [2, 2, 1, 1], [2, 2, 3, 0], [0, 3, 3, 0]]
     np.testing.assert_array_equal(everything(job)[0, :4, 4:8], rows)
 
@@ -92,7 +93,7 @@ def test_merge_cell__again__changes_nothing(job: Job, found: dict[Triple, tuple[
     MergeCell(job)((0, 0, 1))
     once = everything(job)
     SegmentBlock(job)((0, 0, 0))
-    assert MergeCell(job)((0, 0, 1)) == {"filled": 0}
+    assert MergeCell(job)((0, 0, 1))["filled"] == 0
     np.testing.assert_array_equal(everything(job), once)
 
 
@@ -103,4 +104,37 @@ def test_merge_cell__file_of_a_killed_process__is_no_piece(job: Job, found: dict
     folder = handed_to(job, (0, 0, 1))
     assert [path.name for path in folder.iterdir()] == [f"{name_of((0, 0, 0))}.npz"]
     (folder / ".c2f-0123456789abcdef.npz").write_bytes(b"PK\3\4")
-    assert MergeCell(job)((0, 0, 1)) == {"filled": 4 * 2 * 2}
+    assert MergeCell(job)((0, 0, 1))["filled"] == 4 * 2 * 2
+
+
+def test_merge_cell__coarse_labels_outside__give_way_to_what_any_fine_network_decided(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a neighbour's halo only that counts; foreground of the cell itself comes first, coarse labels last."""
+    job = replace(job, config=load_config(None, ["fine.outside=coarse"]))
+    # One row per cell: its labels in the cell (1 is coarse), what it decided, and the same for the neighbour's halo.
+    own, own_decided = [1, 1, 1, 1], [0, 0, 0, 0]
+    own[1], own_decided[1] = 2, 1
+    own[2], own_decided[2] = 0, 1
+    found, decided = [1, 0, 3, 0], [0, 1, 1, 1]
+
+    def segment_cells(scene: None, cores: list[Box], clock: object) -> list[CellResult]:
+        results = []
+        for core in cores:
+            hull = core.hull(Box((0, 0, 4), (4, 4, 8))) if core.start == (0, 0, 0) else core
+            labels, known = np.ones(hull.shape, np.uint8), np.zeros(hull.shape, bool)
+            if core.start in ((0, 0, 0), (0, 0, 4)):
+                far = slice(4, 8) if core.start == (0, 0, 0) else slice(0, 4)
+                labels[0, 0, far], known[0, 0, far] = (found, decided) if far.start else (own, own_decided)
+            results.append(CellResult(labels, hull, {}, known))
+        return results
+
+    monkeypatch.setattr(segment_module, "segment_cells", segment_cells)
+    monkeypatch.setattr(segment_module, "scene_of", lambda job: None)
+    assert [SegmentBlock(job)(block)["to"] for block in LATTICE.blocks()] == [[(0, 0, 1)], [], []]
+    assert MergeCell(job)((0, 0, 1)) == {"filled": 1, "cleared": 1}
+    expected = np.ones((4, 8, 12), np.uint8)
+    expected[0, 0, 4:8] = [1, 2, 3, 0]
+    np.testing.assert_array_equal(everything(job), expected)
+    assert MergeCell(job)((0, 0, 1)) == {"filled": 0, "cleared": 0}
+    np.testing.assert_array_equal(everything(job), expected)

@@ -1,0 +1,69 @@
+"""Which of the regions around a cell are its own.
+
+Every region belongs to exactly one cell as a whole: the one that holds the middle of its bounding box. All cells that
+see a region see it whole, and so agree, if it is no longer than their common reach. A longer one may show each cell
+another part of it; then each cell takes what lies in itself.
+
+Whether a region is too small is judged by all of it, before it is given to anybody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from canvas import Box, Triple
+from coarse2fine.components import label_components
+from coarse2fine.rois import Components, RoiSettings, component_bounds, is_large
+
+Names = NDArray[np.unsignedinteger[Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Territory:
+    """Regions around a cell, as names of components.
+
+    Attributes:
+        own: Those that the cell segments.
+        others: Those that other cells are known to segment.
+    """
+
+    own: Names
+    others: Names
+
+
+def divide(found: Components, core: Box, reach: Triple, settings: RoiSettings) -> Territory:
+    """Tell a cell's own regions from those of others, and from what is too small for anybody.
+
+    Args:
+        found: What is seen in the cell and around it.
+        core: The cell, in voxels of the whole grid on which components were searched.
+        reach: How many of these voxels around it are seen, up to the volume's end.
+        settings: Say what is too small.
+    """
+    grid, shape = found.grid, found.labels.shape
+    _, starts, stops, counts = component_bounds(found.labels)
+    inner = core.relative_to(Box.of(grid.start, shape))
+    cut = ((starts == 0) & (np.array(grid.start) > 0)) | ((stops == shape) & (np.add(grid.start, shape) < grid.whole))
+    truncated = cut.any(axis=1)
+    long = ((stops - starts) > np.array(reach)).any(axis=1)
+    large = is_large(grid, starts, stops, counts, settings)
+    middle = (starts + stops) // 2
+    mine = ((middle >= np.array(inner.start)) & (middle < np.array(inner.stop))).all(axis=1)
+    # Of a region that is cut off here, enough may lie elsewhere. The part in the cell itself makes it a long one.
+    shared = long & (large | truncated)
+    own = _named(found.labels, large & ~long & mine, shared, inner, inside=True)
+    others = _named(found.labels, large & ~long & ~mine, shared & large, inner, inside=False)
+    return Territory(own, others)
+
+
+def _named(labels: Names, whole: NDArray[np.bool_], shared: NDArray[np.bool_], inner: Box, *, inside: bool) -> Names:
+    """Components of which all is wanted, and of shared ones the part inside of the cell, or outside; named anew."""
+    wanted = np.concatenate([[False], whole])[labels]
+    part = np.concatenate([[False], shared])[labels]
+    place = np.zeros(labels.shape, bool)
+    place[inner.slices] = True
+    return label_components(wanted | (part & (place if inside else ~place)))
