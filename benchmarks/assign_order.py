@@ -43,6 +43,7 @@ from coarse2fine.metrics import dice, iou, mean_over_labels
 from coarse2fine.nnunet import Model
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.teach import TeachSettings
+from coarse2fine.training import RATES, STEPS
 from coarse2fine.view import WorkingView, open_view
 from coarse2fine.writeback import LabelWriter
 
@@ -353,10 +354,10 @@ def train_made_up(options: argparse.Namespace, training: Training, folder: Path)
     held = made_up(2 if few else 20, (5, 8) if few else LEARNED_SIZES, LEARNED, training.seed, 1)
     settings = TrainSettings(
         kind="policy" if training.kind == "policy" else "gains",
-        steps=1 if few else train_cli.STEPS[training.kind],
+        steps=1 if few else STEPS[training.kind],
         seed=training.seed,
         start_label=training.ablation == "start_label",
-        learning_rate=train_cli.RATES[training.kind],
+        learning_rate=RATES[training.kind],
         warm_start=1 if few else 60,
     )
     if training.ablation != "network":

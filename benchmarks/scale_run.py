@@ -172,7 +172,7 @@ def models_mb(command: Command) -> float | None:
 
 def main() -> None:
     """What ``models_mb`` runs in a process of its own: load the models named by the first argument, print the peak."""
-    import coarse2fine.cli  # noqa: F401  # a run loads all of this, too
+    import coarse2fine.infer  # noqa: F401  # a run loads all of this, too
 
     Pipeline.from_config(load_config(*json.loads(sys.argv[1])))
     print(json.dumps(PeakMemory().read_mb()))

@@ -1,30 +1,19 @@
-"""``c2f-infer``: from files to files."""
+"""``c2f-infer``: its options, and what commands do with errors. What it runs is imported when options are known."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
-from rich.table import Table
+from coarse2fine.guard import guarded, version
 
-from coarse2fine.allocator import keep_freed_memory
-from coarse2fine.config import Config, load_config
-from coarse2fine.errors import C2FError, ConfigError, OutputError
-from coarse2fine.io import LABEL_SUFFIXES, Case, check_writable, find_cases, is_store, output_path
-from coarse2fine.large import command as large
-from coarse2fine.pipeline import Pipeline, Progress
-from coarse2fine.report import RunReport, versions, write_report
-from coarse2fine.text import plain
+if TYPE_CHECKING:
+    from rich.console import Console
 
-EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+_UNITS = ("nm", "um", "mm")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -60,201 +49,53 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--demo", action="store_true", help="run on the shipped sample volume; -o names a folder")
     parser.add_argument("--compare", action="store_true", help="with --demo: also run nnU-Net's own predictor")
-    large.add_options(parser)
-    parser.add_argument("--version", action="version", version=f"coarse2fine {versions()['coarse2fine']}")
+    add_store_options(parser)
+    parser.add_argument("--version", action="version", version=f"coarse2fine {version()}")
     return parser
+
+
+def add_store_options(parser: argparse.ArgumentParser) -> None:
+    """The options that count for volumes in stores."""
+    group = parser.add_argument_group(
+        "volumes larger than memory",
+        "for HDF5 in CREMI's layout, zarr, OME-NGFF, N5 and neuroglancer precomputed, as folders or URLs; results end "
+        "in .zarr or .hdf, or begin with precomputed://",
+    )
+    add = group.add_argument
+    add("--region", metavar="Z0:Z1,Y0:Y1,X0:X1", help="only this part, in voxels or with a unit, as 0:2000nm,:,:")
+    add("--instances", action="store_true", help="number connected objects, across blocks; always so for .hdf")
+    add("--array", metavar="NAME", help="array inside of the store, such as volumes/raw")
+    add("--spacing", type=_three, metavar="Z,Y,X", help="voxel size, where the store does not say it")
+    add("--unit", choices=_UNITS, help="its unit")
+    where = group.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=int, metavar="N", help="run on N processes of this machine (Dask)")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="run on a Dask cluster, such as tcp://host:8786")
+    add("--work", type=Path, metavar="DIR", help="folder that lets a killed run resume (default: OUTPUT.c2f-work)")
+    add("--restart", action="store_true", help="give up what an earlier run left in the work folder")
+    add("--skip-failed", action="store_true", help="finish without blocks that cannot be done, as background")
+
+
+def _three(text: str) -> tuple[float, float, float]:
+    try:
+        z, y, x = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers Z,Y,X") from error
+    return z, y, x
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    console = Console(stderr=True, markup=False, emoji=False, highlight=False)
     parser = build_parser()
     options = parser.parse_args(arguments)
     if not options.demo and (options.input is None or options.output is None):
         parser.error("-i/--input and -o/--output are required (or use --demo)")
-    keep_freed_memory()
-    return guarded(console, lambda: demo(options, console) if options.demo else infer(options, console))
 
+    def action(console: Console) -> None:
+        from coarse2fine.infer import run
 
-def guarded(console: Console, action: Callable[[], None]) -> int:
-    """Run a command; returns the exit code. What users can mend is told without a traceback."""
-    try:
-        action()
-    except C2FError as error:
-        return fail(console, str(error))
-    except KeyboardInterrupt:
-        console.print("interrupted: finished results are kept, the one in progress was not written")
-        return EXIT_INTERRUPTED
-    except OSError as error:  # what is wrong with inputs and outputs is a C2FError already; this may hit any file
-        return fail(console, f"{error}\n  Check that the files and folders are there and that you may use them.")
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return fail(
-            console,
-            "out of memory\n  Check that the spacing in the file's header has the unit of the model's "
-            "training data, crop the volume, or use a larger machine.",
-        )
-    return 0
+        run(options, console)
 
-
-def fail(console: Console, message: str) -> int:
-    """Print an error; returns the exit code."""
-    console.print("error:", style="bold red", end=" ")
-    console.print(plain(message), soft_wrap=True)
-    return EXIT_ERROR
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error means that memory is full; PyTorch has no class of its own for that on the CPU."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def demo(options: argparse.Namespace, console: Console) -> None:
-    """Run the demo; what draws pictures is only imported here, because it takes long to import."""
-    from coarse2fine.demo import run_demo
-
-    with show_progress(console, "demo") as progress:
-        run_demo(
-            Path(options.output or "c2f-demo"),
-            compare=options.compare,
-            overwrite=options.overwrite,
-            progress=progress,
-            console=Console(),
-        )
-
-
-def infer(options: argparse.Namespace, console: Console) -> None:
-    """Segment the input's cases one after the other; in a folder, one that fails does not stop the others.
-
-    Raises:
-        C2FError: If the only case fails, or at the end if any did.
-    """
-    config = configure(options)
-    if is_store(options.input):
-        large.infer_store(options, config, console)
-        return
-    large.refuse_options(options)
-    source, output = Path(options.input), Path(options.output)
-    pipeline = Pipeline.from_config(config, trust_checkpoint=options.trust_checkpoint)
-    cases = find_cases(source, pipeline.fine.channels)
-    outputs = plan_outputs(source, output, options, cases)
-    reports: list[RunReport] = []
-    failed: list[str] = []
-    try:
-        for case, output in zip(cases, outputs, strict=True):
-            try:
-                reports.append(infer_case(pipeline, case, output, console, f"{len(reports) + 1}/{len(cases)}"))
-            except C2FError as error:
-                if len(cases) == 1:
-                    raise
-                failed.append(case.name)
-                fail(console, f"{case.name}: {error}")
-    finally:  # what is finished is reported, also when the run is interrupted
-        if options.report and reports:
-            write_report(reports, options.report)
-    if failed:
-        raise C2FError(f"{len(failed)} of {len(cases)} cases failed: {', '.join(failed)}", "The others are written.")
-
-
-def plan_outputs(source: Path, output: Path, options: argparse.Namespace, cases: Sequence[Case]) -> list[Path]:
-    """Where the labels of each case go; everything that will be written is checked before anything runs.
-
-    Raises:
-        OutputError: If a result cannot be written, or would replace an input or another result.
-    """
-    report = options.report
-    if source.is_dir() and not output.is_dir() and output.name.endswith(LABEL_SUFFIXES):
-        raise OutputError(f"{source} is a folder, but {output} names a file", "Name a folder with -o.")
-    to_folder = source.is_dir() or output.is_dir()
-    outputs = [output_path(case, output, to_folder) for case in cases]
-    files = [*outputs, report] if report else outputs
-    taken = {file.resolve() for case in cases for file in case.files}
-    for file in files:
-        if file.resolve() in taken:
-            raise OutputError(f"{file} is an input or another result of this run", "Choose another name with -o.")
-        taken.add(file.resolve())
-    for file in outputs:
-        check_writable(file, options.overwrite, LABEL_SUFFIXES)
-    if report:
-        check_writable(report, options.overwrite)
-    return outputs
-
-
-def configure(options: argparse.Namespace) -> Config:
-    """The configuration file with the command line's overrides."""
-    overrides = list(options.overrides)
-    for key, value in (
-        ("coarse.model", options.coarse_model),
-        ("fine.model", options.fine_model),
-        ("mode", options.mode),
-        ("device", options.device),
-    ):
-        if value is not None:
-            overrides.append(f"{key}={json.dumps(str(value))}")
-    config = load_config(options.config, overrides)
-    if config.fine.model is None:
-        raise ConfigError("no fine model", "Name its folder with --fine-model or as fine.model in the configuration.")
-    return config
-
-
-def infer_case(pipeline: Pipeline, case: Case, output: Path, console: Console, count: str) -> RunReport:
-    """Segment one case, with progress bars if somebody watches."""
-    with show_progress(console, f"{count} {case.name}") as progress:
-        report = pipeline.run_files(case.files, output, progress).report
-    for warning in report.warnings:
-        console.print(plain(f"{case.name}: {warning}"), style="yellow", soft_wrap=True)
-    if console.is_terminal:
-        print_report(report, output, console)
-    return report
-
-
-@contextmanager
-def show_progress(console: Console, title: str) -> Iterator[Progress]:
-    """One bar for each stage and one for the whole run; nothing unless stderr is a terminal."""
-    stages = ("read", "coarse", "rois", "fine", "write")
-    columns = (
-        TextColumn("{task.description:<24}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        overall = bars.add_task(plain(title), total=len(stages))
-        tasks: dict[str, TaskID] = {}
-
-        def progress(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(f"  {stage}", total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-            part = done / total if total else 1.0
-            bars.update(overall, completed=stages.index(stage) + part)
-
-        yield progress
-
-
-def print_report(report: RunReport, output: Path, console: Console) -> None:
-    """A few lines that say what happened."""
-    table = Table(title=plain(f"{report.case}: {report.mode}"), title_justify="left", show_header=False, box=None)
-    times = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.timing_s.items() if seconds >= 0.05)
-    table.add_row("seconds", times)
-    if report.mode != "one-stage":
-        boxes = report.boxes
-        table.add_row(
-            "boxes",
-            f"{boxes['selected']} selected of {boxes['parents']} parents, {boxes['children']} children"
-            + (f"; {boxes['dropped']} dropped" if boxes["dropped"] else "")
-            + (f"; {boxes['grown']} grown" if boxes["grown"] else ""),
-        )
-        table.add_row("chosen by", plain(" ".join(report.agent[key] for key in ("kind", "name"))))
-        table.add_row("canvases", f"{report.canvases['count']:.0f}, {report.canvases['fill']:.0%} filled")
-        table.add_row(
-            "looked at",
-            f"{report.coverage['volume']:.2%} of the volume, {report.coverage['heatmap_mass']:.1%} of the heatmap",
-        )
-    table.add_row("labels", ", ".join(f"{label}: {count} voxels" for label, count in report.labels.items()) or "none")
-    table.add_row("written", plain(str(output)))
-    console.print(table)
+    return guarded(action)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from coarse2fine.large.work import remove_work
 from coarse2fine.region import parse_region
 from coarse2fine.text import plain
 
-_UNITS = ("nm", "um", "mm")
 _ONLY_STORES = {
     "array": "--array",
     "spacing": "--spacing",
@@ -39,27 +38,6 @@ _ONLY_STORES = {
     "restart": "--restart",
     "skip_failed": "--skip-failed",
 }
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that count for volumes in stores."""
-    group = parser.add_argument_group(
-        "volumes larger than memory",
-        "for HDF5 in CREMI's layout, zarr, OME-NGFF, N5 and neuroglancer precomputed, as folders or URLs; results end "
-        "in .zarr or .hdf, or begin with precomputed://",
-    )
-    add = group.add_argument
-    add("--region", metavar="Z0:Z1,Y0:Y1,X0:X1", help="only this part, in voxels or with a unit, as 0:2000nm,:,:")
-    add("--instances", action="store_true", help="number connected objects, across blocks; always so for .hdf")
-    add("--array", metavar="NAME", help="array inside of the store, such as volumes/raw")
-    add("--spacing", type=_three, metavar="Z,Y,X", help="voxel size, where the store does not say it")
-    add("--unit", choices=_UNITS, help="its unit")
-    where = group.add_mutually_exclusive_group()
-    where.add_argument("--workers", type=int, metavar="N", help="run on N processes of this machine (Dask)")
-    where.add_argument("--scheduler", metavar="ADDRESS", help="run on a Dask cluster, such as tcp://host:8786")
-    add("--work", type=Path, metavar="DIR", help="folder that lets a killed run resume (default: OUTPUT.c2f-work)")
-    add("--restart", action="store_true", help="give up what an earlier run left in the work folder")
-    add("--skip-failed", action="store_true", help="finish without blocks that cannot be done, as background")
 
 
 def refuse_options(options: argparse.Namespace) -> None:
@@ -160,11 +138,3 @@ def print_report(report: StoreReport, output: Output, console: Console) -> None:
         table.add_row("objects", str(counts.get("objects", 0)))
     table.add_row("written", plain(output.where))
     console.print(table)
-
-
-def _three(text: str) -> tuple[float, float, float]:
-    try:
-        z, y, x = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers Z,Y,X") from error
-    return z, y, x

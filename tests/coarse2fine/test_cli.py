@@ -570,7 +570,7 @@ sys.exit(cli.main())
 """
 WAITS = """
 import contextlib, signal, sys, time
-from coarse2fine import cli
+from coarse2fine import cli, infer
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have switched it off
 @contextlib.contextmanager
 def show_progress(console, title):
@@ -579,7 +579,7 @@ def show_progress(console, title):
             print("waiting", flush=True)
             time.sleep(60)
     yield progress
-cli.show_progress = show_progress
+infer.show_progress = show_progress
 sys.exit(cli.main())
 """
 

@@ -20,7 +20,7 @@ from assignnet import RULES
 from assignnet.agent import load_agent
 from assignnet.instance import Instance, read_instances
 from assignnet.train import TrainSettings, checked_weights
-from coarse2fine import cli, train_cli
+from coarse2fine import cli, train_cli, training
 
 SHAPE = (12, 32, 32)
 SMALL = ["--variants", "1", "--regions", "1", "--steps", "2", "--warm-start", "1"]
@@ -139,7 +139,7 @@ def test_main__overwrite__trains_anew_from_the_same_instances(
 ) -> None:
     """An agent is replaced by one of other settings; what took long, the instances, is kept."""
     before = content(agent)
-    monkeypatch.setattr(train_cli, "build_instances", refuse)
+    monkeypatch.setattr(training, "build_instances", refuse)
     assert lab.train(agent, "--overwrite", "--steps", 3, "--kind", "gains") == 0
     after = content(agent)
     assert after["training/instances.h5"] == before["training/instances.h5"]
@@ -153,9 +153,9 @@ def test_main__other_instances_are_asked_for__builds_them(
 ) -> None:
     """Instances of other settings are not taken for these."""
     built: list[list[Instance]] = []
-    real = train_cli.build_instances
+    real = training.build_instances
     monkeypatch.setattr(
-        train_cli, "build_instances", lambda *args, **opts: built.append(real(*args, **opts)) or built[-1]
+        training, "build_instances", lambda *args, **opts: built.append(real(*args, **opts)) or built[-1]
     )
     assert lab.train(agent, "--overwrite", "--regions", 2) == 0
     assert len(built) == 1
@@ -168,7 +168,7 @@ def test_main__instances_in_a_file_of_their_own__serve_several_agents(
     """Agents of other seeds, kinds and metrics learn from what was built once."""
     shared = tmp_path / "new" / "shared.h5"
     assert lab.train(tmp_path / "one", "--instances", shared) == 0
-    monkeypatch.setattr(train_cli, "build_instances", refuse)
+    monkeypatch.setattr(training, "build_instances", refuse)
     options = "--seed", 1, "--metric", "iou", "--kind", "policy"
     assert lab.train(tmp_path / "two", "--instances", shared, *options) == 0
     assert not list(tmp_path.glob("*/training/instances.h5"))
@@ -196,7 +196,7 @@ def test_train_settings__options__all_arrive() -> None:
     required = ["--cases", "a", "-o", "b"]
     options = ["--kind", "policy", "--metric", "iou", "--steps", "7", "--seed", "3", "--lambdas", "0.1", "0.2"]
     options += ["--warm-start", "4", "--order", "0.5"]
-    assert train_cli.train_settings(parse([*required, *options]), start_label=True) == TrainSettings(
+    assert training.train_settings(parse([*required, *options]), start_label=True) == TrainSettings(
         learning_rate=3e-4,
         kind="policy",
         metric="iou",
@@ -207,8 +207,8 @@ def test_train_settings__options__all_arrive() -> None:
         order=0.5,
         start_label=True,
     )
-    for kind, steps in train_cli.STEPS.items():
-        settings = train_cli.train_settings(parse([*required, "--kind", kind]), start_label=False)
+    for kind, steps in training.STEPS.items():
+        settings = training.train_settings(parse([*required, "--kind", kind]), start_label=False)
         assert (settings.steps, settings.weights) == (steps, (0.01, 0.5))
 
 
@@ -218,13 +218,13 @@ def test_train_settings__options__all_arrive() -> None:
 @pytest.fixture
 def short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six rounds of few choices, with checkpoints after the second and fourth."""
-    real = train_cli.train_settings
+    real = training.train_settings
 
     def settings(*arguments: Any, **options: Any) -> TrainSettings:
         changes = {"environments": 2, "round_steps": 8, "rounds_between_checks": 2, "steps": 2 * 8 * 6}
         return replace(real(*arguments, **options), **changes)
 
-    monkeypatch.setattr(train_cli, "train_settings", settings)
+    monkeypatch.setattr(training, "train_settings", settings)
 
 
 @pytest.mark.usefixtures("short_rounds")
@@ -248,7 +248,7 @@ def test_main__interrupted_while_learning__goes_on_where_it_was(
     assert lab.train(tmp_path / "agent", "--kind", "policy") == 130
     assert capfd.readouterr().err.startswith("interrupted: ")
     assert not (tmp_path / "agent" / "agent.json").exists()
-    monkeypatch.setattr(train_cli, "build_instances", refuse)
+    monkeypatch.setattr(training, "build_instances", refuse)
     assert lab.train(tmp_path / "agent", "--kind", "policy") == 0
     assert rounds == [0, 1, 2, 3, 2, 3, 4, 5]
     weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "agent")]
@@ -293,7 +293,7 @@ def test_main__interrupted_while_building__begins_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_cli, "build_instances", stop)
+        patch.setattr(training, "build_instances", stop)
         assert lab.train(tmp_path / "agent") == 130
     assert content(tmp_path / "agent") == {}
     assert lab.train(tmp_path / "agent") == 0
@@ -420,7 +420,7 @@ def test_main__instances_would_replace_something_else__is_told_and_nothing_is_lo
     shutil.copy(lab.data / "imagesTr" / "c0_0000.nii.gz", image)
     folder.mkdir()
     before = image.read_bytes()
-    monkeypatch.setattr(train_cli, "build_instances", refuse)
+    monkeypatch.setattr(training, "build_instances", refuse)
     for path in (image, folder):
         assert f"cannot write {path}" in told(lab, tmp_path / "agent", ["--instances", path], capfd)
     assert image.read_bytes() == before

@@ -24,6 +24,7 @@ from coarse2fine import cli as infer_cli
 from coarse2fine.convert import rawdata
 from coarse2fine.convert.cli import main
 from coarse2fine.convert.word import LABELS
+from coarse2fine.guard import EXIT_INTERRUPTED
 from coarse2fine.io import find_cases
 from coarse2fine.lessons import find_labelled_cases
 
@@ -457,7 +458,7 @@ def test_interrupt__while_reading__leaves_nothing(covid: Path, tmp_path: Path, m
         raise KeyboardInterrupt
 
     monkeypatch.setattr(rawdata, "_judge", interrupt)
-    assert run("covid", covid, "-o", tmp_path / "raw") == infer_cli.EXIT_INTERRUPTED
+    assert run("covid", covid, "-o", tmp_path / "raw") == EXIT_INTERRUPTED
     assert list((tmp_path / "raw").iterdir()) == []
 
 
