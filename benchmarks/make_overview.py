@@ -19,6 +19,8 @@ from coarse2fine import build_tree, find_rois, look_coarsely, open_view, plan_ca
 from coarse2fine.clock import Clock
 from coarse2fine.coarse import CoarseResult
 from coarse2fine.demo import IMAGE, demo_pipeline
+from coarse2fine.io import Grid
+from coarse2fine.orient import as_displayed, display_axes
 from coarse2fine.rois import RoiSettings
 
 TARGET = Path(__file__).parent.parent / "docs" / "overview.png"
@@ -49,30 +51,45 @@ def main() -> None:
     canvas = plan_canvases(boxes, pipeline.config, pipeline.plan, view.shape)[0]
     shown = gather(canvas, view.read, 1)[0]
     labels = pipeline(volume).labels
-    draw(volume.channels[0], volume.grid.spacing, coarse, view.shape, canvas, shown, labels)
+    draw(volume.channels[0], volume.grid, coarse, view.shape, canvas, shown, labels)
 
 
 def draw(
     image: NDArray[Any],
-    spacing: tuple[float, float, float],
+    grid: Grid,
     coarse: CoarseResult,
-    grid: Triple,
+    fine: Triple,
     canvas: Canvas,
     shown: NDArray[np.float32],
     labels: NDArray[Any],
 ) -> None:
-    """Four panels: the volume, the heatmap with its box, the canvas, the result."""
+    """Four panels, coronal with the head on top: the volume, the heatmap with its box, the canvas, the result.
+
+    The demo's models have the volume's own axis order, so what they see is turned as the volume is.
+    """
+    order, steps = display_axes(grid)
+    aspect = grid.spacing[order[0]] / grid.spacing[order[2]]
+    box = canvas.placements[0].box
+    ends = [(box.start[i] * image.shape[i] / fine[i], box.stop[i] * image.shape[i] / fine[i]) for i in order]
+    # A step of -1 counts from the axis' other end.
+    ends = [
+        (a, b) if step > 0 else (image.shape[axis] - b, image.shape[axis] - a)
+        for (a, b), axis, step in zip(ends, order, steps, strict=True)
+    ]
+    slot = canvas.placements[0].slot
+    middle = slot.start[order[1]] + slot.shape[order[1]] // 2
+    image, heat, shown, labels = (as_displayed(array, grid) for array in (image, coarse.heatmap, shown, labels))
+    if steps[1] < 0:
+        middle = shown.shape[1] - 1 - middle
     row = int((labels != 0).sum(axis=(0, 2)).argmax())
-    aspect = spacing[0] / spacing[2]
     figure = Figure(figsize=(15, 4.6), facecolor="white", layout="constrained")
     panels = figure.subplots(1, 4, width_ratios=[1, 1, 0.75, 1])
     flat = image[::-1, row]
     for axes in (panels[0], panels[1], panels[3]):
         axes.imshow(flat, aspect=aspect, **WINDOW)
     depth, width = flat.shape
-    heat = coarse.heatmap[::-1, int(row * coarse.heatmap.shape[1] / image.shape[1])]
     panels[1].imshow(
-        np.ma.masked_less(heat, 0.05),
+        np.ma.masked_less(heat[::-1, int(row * heat.shape[1] / image.shape[1])], 0.05),
         cmap="autumn",
         vmin=0,
         vmax=1,
@@ -81,10 +98,8 @@ def draw(
         alpha=0.9,
         interpolation="nearest",
     )
-    box, fine = canvas.placements[0].box, np.array(image.shape) / np.array(grid)
-    z0, z1, x0, x1 = box.start[0] * fine[0], box.stop[0] * fine[0], box.start[2] * fine[2], box.stop[2] * fine[2]
+    (z0, z1), (x0, x1) = ends[0], ends[2]
     panels[1].add_patch(Rectangle((x0, depth - z1), x1 - x0, z1 - z0, fill=False, color=ACCENT, lw=1.5))
-    middle = canvas.placements[0].slot.shape[1] // 2
     panels[2].imshow(shown[::-1, middle], cmap="gray", aspect=2.0, interpolation="bilinear")
     panels[3].contour((labels[::-1, row] != 0).astype(float), levels=[0.5], colors=[ACCENT], linewidths=1.5)
     titles = (

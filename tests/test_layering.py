@@ -75,6 +75,7 @@ LAYERS = (
     "coarse2fine.io.labelstore",
     "coarse2fine.io.cremi",
     "coarse2fine.io",
+    "coarse2fine.orient",
     "coarse2fine.region",
     "coarse2fine.resample",
     "coarse2fine.labels",
