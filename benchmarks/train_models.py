@@ -13,6 +13,10 @@ The networks are small, so that minutes on one CPU core make them usable. Roles:
 
 ``small`` and ``mosaic`` start from a fine model (``--start``). All use nnU-Net's default trainer on all training cases
 (fold "all"); test cases are never read. With one thread on a CPU, a seed gives the same model again.
+
+A training of hours is cut into pieces: every ``--every`` epochs the model folder is written as it is then, with
+``training.json`` (steps so far, curve) beside it, and the same command goes on from there, on this or another machine.
+The learning rate continues; the optimiser's momentum starts anew, and the random numbers are those of the step.
 """
 
 from __future__ import annotations
@@ -27,8 +31,8 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +87,8 @@ class Recipe:
     folder: str
     fine: Network
     coarse: Network
+    mirror: tuple[int, ...] = (0, 1, 2)
+    """Axes of the network's input along which it may be mirrored: not from left to right where labels tell sides."""
 
 
 RECIPES = {
@@ -100,6 +106,18 @@ RECIPES = {
         "Dataset102_MSLesion",
         Network((48, 64, 64), WIDE, ISOTROPIC, EVEN_STRIDES, 4),
         Network((64, 80, 64), NARROW, ISOTROPIC, EVEN_STRIDES, 2, spacing=(2.0, 2.0, 2.0)),
+    ),
+    "brain": Recipe(
+        "Dataset501_BrainMALF",
+        Network((64, 80, 64), WIDE, ISOTROPIC, EVEN_STRIDES, 2),
+        Network((64, 80, 64), NARROW, ISOTROPIC, EVEN_STRIDES, 2, spacing=(2.0, 2.0, 2.0)),
+        mirror=(0, 1),
+    ),
+    "head_neck": Recipe(
+        "Dataset502_HeadNeckCT",
+        Network((64, 64, 64), WIDE, ISOTROPIC, EVEN_STRIDES, 2),
+        Network((48, 64, 64), NARROW, ISOTROPIC, EVEN_STRIDES, 2, spacing=(5.0, 8.0, 8.0)),
+        mirror=(0, 2),
     ),
 }
 
@@ -176,19 +194,78 @@ def make_mosaic(pool: Sequence[Patch], slot: Triple, generator: np.random.Genera
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a training has come, as in ``training.json``.
+
+    Attributes:
+        steps: Training steps so far.
+        total: Steps that the learning rate is planned for.
+        seconds: Time that they took.
+        curve: (steps, pseudo-Dice of nnU-Net's validation patches) after each epoch.
+    """
+
+    steps: int
+    total: int
+    seconds: float = 0.0
+    curve: tuple[tuple[int, float], ...] = ()
+
+    @classmethod
+    def of(cls, folder: Path | None, total: int) -> Progress:
+        """Of the model folder to be written, if a training of as many steps was begun there."""
+        file = folder / "training.json" if folder else None
+        if file is None or not file.exists():
+            return cls(0, total)
+        found = read_json(file)
+        if found["total"] != total:
+            raise MissingDataError(
+                f"{file} tells of a training of {found['total']} steps, not {total}",
+                f"Give --steps {found['total']} to go on, or another folder (-o).",
+            )
+        return cls(found["steps"], total, found["seconds"], tuple((int(a), float(b)) for a, b in found["curve"]))
+
+    def after(self, epoch: int, pseudo: float, seconds: float) -> Progress:
+        """One epoch further."""
+        steps = self.steps + epoch
+        return Progress(steps, self.total, self.seconds + seconds, (*self.curve, (steps, round(pseudo, 4))))
+
+
 def trainer_class(mosaic: bool, slot: Triple, plain: float, seed: int) -> Any:
-    """nnU-Net's default trainer, or one that trains on mosaics of its latest patches; arguments as of ``mix``."""
+    """nnU-Net's default trainer in pieces, perhaps on mosaics of its latest patches; arguments as of ``mix``.
+
+    Callers set ``mirror``, ``epochs_before`` and ``after_epoch``.
+    """
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     pool, generator = deque[Patch](maxlen=POOL), np.random.default_rng(seed)
 
-    class MosaicTrainer(nnUNetTrainer):
+    class PiecewiseTrainer(nnUNetTrainer):
+        """A piece of a training, with the learning rate of the whole; mirrors along some axes only."""
+
+        mirror: tuple[int, ...] = (0, 1, 2)
+        epochs_before: int = 0
+        after_epoch: Callable[[], None] = staticmethod(lambda: None)
+
+        def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> Any:  # noqa: N802 - nnU-Net's name
+            *rest, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+            self.inference_allowed_mirroring_axes = self.mirror
+            return *rest, self.mirror
+
+        def on_train_epoch_start(self) -> None:
+            super().on_train_epoch_start()
+            self.lr_scheduler.step(self.epochs_before + self.current_epoch)
+
+        def on_epoch_end(self) -> None:
+            super().on_epoch_end()
+            self.after_epoch()
+
+    class MosaicTrainer(PiecewiseTrainer):
         """Nothing else is different."""
 
         def train_step(self, batch: dict[str, Any]) -> Any:
             return super().train_step(mix(batch, pool, slot, plain, generator))
 
-    return MosaicTrainer if mosaic else nnUNetTrainer
+    return MosaicTrainer if mosaic else PiecewiseTrainer
 
 
 def use_bfloat16(trainer: Any) -> None:
@@ -241,36 +318,57 @@ def prepare(data: Path, folder: Path, recipe: Recipe, role: str) -> dict[str, An
     return small_plans(read_json(folder / "nnUNetPlans.json"), recipe, role)
 
 
-def train(plans: Mapping[str, Any], dataset: Mapping[str, Any], options: argparse.Namespace) -> tuple[Path, str]:
-    """Run nnU-Net's trainer with small plans and ``dataset.json``; returns its model folder and a summary."""
+def train(plans: Mapping[str, Any], dataset: Mapping[str, Any], options: argparse.Namespace) -> str:
+    """Run nnU-Net's trainer with small plans and ``dataset.json`` and publish its model; returns a summary."""
     os.environ.update(nnUNet_n_proc_DA="0" if options.device == "cpu" else "8")  # the planner does not work with 0
-    random.seed(options.seed)
-    np.random.seed(options.seed)  # noqa: NPY002 - nnU-Net's loaders draw from it
-    torch.manual_seed(options.seed)
-    slot = triple(np.array(RECIPES[options.dataset].fine.patch) // 2)  # as in canvases: need not be a network's input
-    trainer = trainer_class(options.model == "mosaic", slot, options.plain, options.seed)(
+    recipe, epochs = RECIPES[options.dataset], math.ceil(options.steps / STEPS_PER_EPOCH)
+    length = math.ceil(options.steps / epochs)
+    progress = Progress.of(options.out, epochs * length)
+    seed = options.seed + progress.steps  # a later piece does not see the first one's patches again
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - nnU-Net's loaders draw from it
+    torch.manual_seed(seed)
+    slot = triple(np.array(recipe.fine.patch) // 2)  # as in canvases: need not be a network's input
+    trainer = trainer_class(options.model == "mosaic", slot, options.plain, seed)(
         plans={**plans, "continue_training": False},
         configuration=CONFIGURATIONS[options.model],
         fold="all",
         dataset_json=dict(dataset),
         device=torch.device(options.device),
     )
-    trainer.num_epochs = math.ceil(options.steps / STEPS_PER_EPOCH)
-    trainer.num_iterations_per_epoch = math.ceil(options.steps / trainer.num_epochs)
+    trainer.num_epochs, trainer.num_iterations_per_epoch = (
+        epochs,
+        length,
+    )  # the learning rate is planned for all of them
     trainer.num_val_iterations_per_epoch = VALIDATION_STEPS
     trainer.oversample_foreground_percent, trainer.probabilistic_oversampling = options.oversample, True
+    trainer.mirror, trainer.epochs_before = recipe.mirror, progress.steps // length
     trainer.initialize()
+    trainer.num_epochs -= trainer.epochs_before
     trainer.optimizer.register_step_pre_hook(skip_broken_step)
     if options.bf16:
         use_bfloat16(trainer)
-    if options.start:
-        load_weights(trainer.network, options.start)
+    start = options.out if progress.steps else options.start
+    if start:
+        load_weights(trainer.network, start)
     before = time.perf_counter()
-    trainer.run_training()
-    seconds = time.perf_counter() - before
-    steps = trainer.num_epochs * trainer.num_iterations_per_epoch
-    pseudo = float(trainer.logger.get_value("mean_fg_dice", step=-1))
-    return Path(trainer.output_folder_base), f"{steps} steps, {seconds:.0f} s, pseudo-Dice {pseudo:.3f}"
+
+    def after_epoch() -> None:
+        nonlocal before, progress
+        now, pseudo = time.perf_counter(), float(trainer.logger.get_value("mean_fg_dice", step=-1))
+        progress, before = progress.after(length, pseudo, now - before), now
+        if trainer.current_epoch % options.every == 0 or trainer.current_epoch == trainer.num_epochs:
+            latest = Path(trainer.output_folder) / "checkpoint_latest.pth"
+            trainer.current_epoch -= 1  # nnU-Net notes the epoch after the one that it takes for the current
+            trainer.save_checkpoint(str(latest))
+            trainer.current_epoch += 1
+            publish(Path(trainer.output_folder_base), options.out, latest, progress)
+
+    trainer.after_epoch = after_epoch
+    if trainer.num_epochs:
+        trainer.run_training()
+    pseudo = progress.curve[-1][1]
+    return f"{progress.steps} steps, {progress.seconds:.0f} s, pseudo-Dice {pseudo:.3f}"
 
 
 def load_weights(network: torch.nn.Module, folder: Path) -> None:
@@ -303,16 +401,18 @@ def strip(checkpoint: Path, target: Path) -> None:
         torch.save(content, path)
 
 
-def publish(trained: Path, target: Path) -> None:
+def publish(trained: Path, target: Path, checkpoint: Path, progress: Progress) -> None:
     """Copy a trained model folder without what only training needs, and see that it can be loaded."""
     (target / "fold_all").mkdir(parents=True, exist_ok=True)
     for name in ("plans.json", "dataset.json", "dataset_fingerprint.json"):
         with atomic_write(target / name) as path:
             shutil.copyfile(trained / name, path)
-    strip(trained / "fold_all" / "checkpoint_final.pth", target / "fold_all" / "checkpoint_final.pth")
+    strip(checkpoint, target / "fold_all" / "checkpoint_final.pth")
     from coarse2fine.nnunet import load_model
 
     load_model(target)
+    with atomic_write(target / "training.json") as path:
+        path.write_text(json.dumps(asdict(progress), indent=1) + "\n")
 
 
 def evaluate(folder: Path, data: Path) -> float:
@@ -341,6 +441,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dataset", required=True, choices=RECIPES)
     add("--model", choices=CONFIGURATIONS, default="fine", help="role (default: fine)")
     add("--steps", type=int, default=400, help="training steps (default: 400); whole epochs, so a few more at most")
+    add("--every", type=int, default=10, metavar="N", help="write the model every N epochs of 50 steps (10)")
     add("--start", type=Path, metavar="FOLDER", help="model folder whose weights to start from")
     add("--oversample", type=float, default=0.33, metavar="P", help="share of patches centred on foreground (0.33)")
     add("--plain", type=float, default=0.25, metavar="P", help="mosaic: share of inputs left as they are (0.25)")
@@ -367,8 +468,7 @@ def run(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = set_folders(options.data, options.work or Path(temporary)) / recipe.folder
         plans = prepare(options.data, folder, recipe, options.model)
-        trained, summary = train(plans, read_json(folder / "dataset.json"), options)
-        publish(trained, options.out)
+        summary = train(plans, read_json(folder / "dataset.json"), options)
     print(f"{recipe.folder} {options.model}: {summary} -> {options.out}")
 
 
@@ -381,8 +481,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("-o FOLDER is missing")
     if not starts:
         parser.error(f"{options.model} starts from a fine model: give its folder (--start)")
-    if options.steps < 1 or not 0 <= options.oversample <= 1 or not 0 <= options.plain <= 1:
-        parser.error("--steps is at least 1, --oversample and --plain are from 0 to 1")
+    if options.steps < 1 or options.every < 1 or not 0 <= options.oversample <= 1 or not 0 <= options.plain <= 1:
+        parser.error("--steps and --every are at least 1, --oversample and --plain are from 0 to 1")
     if options.bf16 and options.device != "cpu":
         parser.error("--bf16 is for a CPU; a GPU computes with float16 anyway")
     keep_freed_memory()

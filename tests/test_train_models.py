@@ -133,7 +133,7 @@ def nnunet_plans() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("role", ["fine", "coarse", "small", "mosaic"])
-@pytest.mark.parametrize("dataset", ["em", "lung", "ms"])
+@pytest.mark.parametrize("dataset", ["em", "lung", "ms", "brain", "head_neck"])
 def test_small_plans__all_roles__patch_fits_the_network(script: ModuleType, dataset: str, role: str) -> None:
     """Patches can be halved by all strides; the small role has half of the fine patch, and no more voxels per step."""
     plans, recipe = nnunet_plans(), script.RECIPES[dataset]
@@ -330,3 +330,44 @@ def test_main__tiny_data_set__trains_and_measures(
         voxels = sitk.GetArrayFromImage(image)[None].astype(np.float32)
         found = predictor.predict_single_npy_array(voxels, {"spacing": [2.0, 1.0, 1.0]}) > 0
         assert f"{case}: Dice {2 * (found & true).sum() / (found.sum() + true.sum()):.3f}" in printed
+
+
+def test_main__killed_after_an_epoch__goes_on_where_it_was(
+    script: ModuleType, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second piece starts with the first one's weights and at its learning rate, and mirrors as the recipe says."""
+    from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+
+    network = script.Network((8, 32, 32), (4, 8, 8), ((3, 3, 3),) * 3, ((1, 1, 1), (1, 2, 2), (2, 2, 2)), 2)
+    monkeypatch.setitem(script.RECIPES, "em", script.Recipe("Dataset999_Tiny", network, network, mirror=(0, 2)))
+    monkeypatch.setattr(script, "STEPS_PER_EPOCH", 1)
+    epochs: list[int] = []
+    step = PolyLRScheduler.step
+    monkeypatch.setattr(PolyLRScheduler, "step", lambda self, epoch=None: epochs.append(epoch) or step(self, epoch))
+    loaded: list[Path] = []
+    load = script.load_weights
+    monkeypatch.setattr(script, "load_weights", lambda network, folder: loaded.append(folder) or load(network, folder))
+    publish = script.publish
+
+    def publish_and_die(*arguments: Any) -> None:
+        publish(*arguments)
+        raise KeyboardInterrupt
+
+    out = tmp_path / "fine"
+    command = ["--dataset", "em", "--data", str(raw), "--work", str(tmp_path / "work"), "--every", "1", "-o", str(out)]
+    monkeypatch.setattr(script, "publish", publish_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        script.main([*command, "--steps", "2"])
+    monkeypatch.setattr(script, "publish", publish)
+    first = json.loads((out / "training.json").read_text())
+    assert (first["steps"], first["total"], len(first["curve"]), epochs[-1], loaded) == (1, 2, 1, 0, [])
+    assert load_model(out).mirror_axes == (0, 2)
+
+    assert script.main([*command, "--steps", "2"]) == 0
+    second = json.loads((out / "training.json").read_text())
+    assert (second["steps"], second["curve"][0], len(second["curve"])) == (2, first["curve"][0], 2)
+    assert (epochs[-1], loaded) == (1, [out])
+    capsys.readouterr()
+    assert script.main([*command, "--steps", "3"]) == 1
+    assert "Give --steps 2 to go on" in capsys.readouterr().err
+    assert script.main([*command, "--steps", "2"]) == 0  # as the message says; nothing is left to do
