@@ -44,7 +44,7 @@ from coarse2fine.nnunet import Model
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.teach import TeachSettings
 from coarse2fine.training import RATES, STEPS
-from coarse2fine.view import WorkingView, open_view
+from coarse2fine.view import WorkingView, view_volume
 from coarse2fine.writeback import LabelWriter
 
 ORDER_WEIGHT = 0.05
@@ -202,12 +202,12 @@ def look(real: RealCase) -> Seen:
     """Run the coarse stage."""
     pipeline, fine = real.pipeline, real.pipeline.fine
     volume = read_volume(list(real.labelled.images))
-    coarse_view = open_view(volume.channels, volume.grid.spacing, real.coarse, pipeline.config.coarse.spacing)
+    coarse_view = view_volume(volume, real.coarse, pipeline.config.coarse.spacing)
     settings = pipeline.config.coarse
     coarse = look_coarsely(coarse_view, real.coarse, fine, settings, Clock(), lambda *_: None, bottleneck=True)
-    view = open_view(volume.channels, volume.grid.spacing, fine)
+    view = view_volume(volume, fine)
     truth = read_volume([real.labelled.labels]).channels[0].astype(fine.labels.dtype)
-    image, truth = (array.transpose(fine.transpose)[view.crop.slices] for array in (volume.channels[0], truth))
+    image, truth = (np.asarray(view.turn.array(array))[view.crop.slices] for array in (volume.channels[0], truth))
     return Seen(image, truth, find_tree(pipeline.config, pipeline.plan, coarse.heatmap, view), coarse, view)
 
 

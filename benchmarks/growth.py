@@ -19,7 +19,7 @@ from canvas import Triple, triple
 from coarse2fine.errors import C2FError
 from coarse2fine.io import read_volume
 from coarse2fine.nnunet import Model, tile_starts
-from coarse2fine.view import open_view
+from coarse2fine.view import view_volume
 
 Rows = list[dict[str, Any]]
 FACTORS = (1, 2, 4, 8, 16)
@@ -98,7 +98,7 @@ def mirror(array: NDArray[Any], factor: int) -> NDArray[Any]:
 def tile_count(bench: Bench) -> int:
     """Tiles of the sliding window over a whole case."""
     volume, fine = read_volume(bench.files), bench.model("fine")
-    shape = open_view(volume.channels, volume.grid.spacing, fine).shape
+    shape = view_volume(volume, fine).shape
     return count_tiles(shape, fine, bench.config().fine.tile_step)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from assignnet import RULES, Problem
 from canvas import Canvas, Triple, gather
-from coarse2fine import build_tree, find_rois, look_coarsely, open_view, plan_canvases, read_volume
+from coarse2fine import build_tree, find_rois, look_coarsely, plan_canvases, read_volume, view_volume
 from coarse2fine.clock import Clock
 from coarse2fine.coarse import CoarseResult
 from coarse2fine.demo import IMAGE, demo_pipeline
@@ -33,11 +33,11 @@ def main() -> None:
     pipeline, volume = demo_pipeline(), read_volume([IMAGE])
     if pipeline.coarse is None:
         raise SystemExit("the demo has a coarse model")
-    coarse_view = open_view(volume.channels, volume.grid.spacing, pipeline.coarse)
+    coarse_view = view_volume(volume, pipeline.coarse)
     coarse = look_coarsely(
         coarse_view, pipeline.coarse, pipeline.fine, pipeline.config.coarse, Clock(), lambda *_: None
     )
-    view = open_view(volume.channels, volume.grid.spacing, pipeline.fine)
+    view = view_volume(volume, pipeline.fine)
     settings = RoiSettings(threshold=pipeline.config.rois.threshold, window=pipeline.plan.window)
     tree = build_tree(
         find_rois(coarse.heatmap, view.shape, settings),

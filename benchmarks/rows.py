@@ -16,7 +16,7 @@ from coarse2fine.clock import Clock
 from coarse2fine.coarse import look_coarsely
 from coarse2fine.io import read_volume, write_labels
 from coarse2fine.lean import lean
-from coarse2fine.view import open_view
+from coarse2fine.view import view_volume
 
 Method = Callable[[Bench, Path], Effort]
 ALONE = ("canvas.enabled=false", "assign.agent=greedy")
@@ -48,10 +48,10 @@ def run_alternative(bench: Bench, output: Path, *, name: str) -> Effort:
     with count_voxels() as voxels, clock.time("total"):
         volume = read_volume(bench.files)
         with clock.time("coarse"):
-            seen = open_view(volume.channels, volume.grid.spacing, coarse_model, config.coarse.spacing)
+            seen = view_volume(volume, coarse_model, config.coarse.spacing)
             coarse = look_coarsely(seen, lean(coarse_model), fine, config.coarse, Clock(), lambda done, total: None)
         with clock.time("fine"):
-            view = open_view(volume.channels, volume.grid.spacing, fine)
+            view = view_volume(volume, fine)
             scene = Scene(view, fine, coarse, config.rois.threshold, config.fine.tile_step, config.fine.mirroring)
             looked = METHODS[name](scene)
         write_labels(looked.labels, volume.grid, output)

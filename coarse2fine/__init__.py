@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from coarse2fine.report import RunReport
     from coarse2fine.rois import RoiSettings, build_tree, find_rois
     from coarse2fine.sliding import sliding_window
-    from coarse2fine.view import WorkingView, open_view
+    from coarse2fine.view import WorkingView, view_volume
     from coarse2fine.writeback import LabelWriter
 
 _HOMES = {
@@ -37,7 +37,7 @@ _HOMES = {
     "report": ("RunReport",),
     "rois": ("RoiSettings", "build_tree", "find_rois"),
     "sliding": ("sliding_window",),
-    "view": ("WorkingView", "open_view"),
+    "view": ("WorkingView", "view_volume"),
     "writeback": ("LabelWriter",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -45,7 +45,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "C2FError", "CoarseResult", "Config", "Grid", "LabelWriter", "Model", "Pipeline", "Result", "RoiSettings",
     "RunReport", "Volume", "WorkingView", "build_tree", "find_rois", "load_config", "load_model", "look_coarsely",
-    "open_view", "plan_canvases", "plan_sizes", "read_volume", "segment_boxes", "sliding_window", "write_labels",
+    "plan_canvases", "plan_sizes", "read_volume", "segment_boxes", "sliding_window", "view_volume", "write_labels",
 ]  # fmt: skip
 
 

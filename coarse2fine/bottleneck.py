@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from canvas import Box, Triple, triple
+from coarse2fine.io.turn import Turn
 from coarse2fine.nnunet import Model
 from coarse2fine.resample import Floats
 
@@ -62,10 +63,13 @@ class BottleneckMap:
         last: Indices = np.clip(-((shift - stops * self.grid) // unit), first + 1, size)
         return first, last
 
-    def turned(self, axes: Triple) -> BottleneckMap:
-        """The same with other axes: axis i of the result is ``axes[i]`` of this."""
-        stride, origin, grid = (triple(size[axis] for axis in axes) for size in (self.stride, self.origin, self.grid))
-        return BottleneckMap(self.values.transpose(0, *(axis + 1 for axis in axes)), stride, origin, grid)
+    def turned(self, turn: Turn) -> BottleneckMap:
+        """The same with other axes."""
+        ends = zip(self.grid, self.origin, self.stride, self.values.shape[1:], strict=True)
+        behind = turn.sizes(triple(grid - (start + step * size) for grid, start, step, size in ends))
+        before = turn.sizes(self.origin)
+        origin = triple(behind[axis] if turn.flips[axis] else before[axis] for axis in range(3))
+        return BottleneckMap(turn.last_axes(self.values), turn.sizes(self.stride), origin, turn.sizes(self.grid))
 
 
 class BottleneckRecorder:

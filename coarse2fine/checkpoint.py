@@ -46,9 +46,6 @@ NORMALIZATIONS = frozenset(
 # Names that nnU-Net would import when its own objects are built from the plans.
 PLANS_NAMES: Mapping[str, frozenset[str]] = {
     "label_manager": frozenset({"LabelManager"}),
-    "image_reader_writer": frozenset(
-        {"SimpleITKIO", "SimpleITKIOWithReorient", "NibabelIO", "NibabelIOWithReorient", "NaturalImage2DIO", "Tiff3DIO"}
-    ),
 }
 CONFIGURATION_NAMES: Mapping[str, frozenset[str]] = {
     "preprocessor_name": frozenset({"DefaultPreprocessor"}),

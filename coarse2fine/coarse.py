@@ -20,7 +20,7 @@ from coarse2fine.heatmap import Place
 from coarse2fine.nnunet import Model
 from coarse2fine.resample import Axis, Floats, axis_operator, multiply_axis
 from coarse2fine.sliding import Progress, sliding_window, tiles_touching
-from coarse2fine.view import WorkingView
+from coarse2fine.view import WorkingView, turn_of
 
 CERTAIN = 20.0
 """Logit of what is not looked at: background with probability one in half precision."""
@@ -182,18 +182,12 @@ def look_coarsely(
             corners=corners,
         )
     logits = _in_grid(inside, region, grid, model)
-    turn = [model.untranspose[axis] for axis in fine.transpose]
-    logits = logits.permute(0, *(axis + 1 for axis in turn))
+    turn = view.turn.inverse.then(turn_of(view.grid, fine))
+    logits = logits.permute(0, *(axis + 1 for axis in turn.axes)).flip([axis + 1 for axis in turn.reversed_axes])
     heatmap = model.labels.foreground_probability(logits)
-    kept = recorder.finish(region.start, view.shape).turned(triple(turn)) if recorder else None
-    whole, start = (triple(sizes[axis] for axis in turn) for sizes in (view.shape, grid.start))
-    return CoarseResult(
-        logits.contiguous().numpy(),
-        heatmap.contiguous().numpy(),
-        model,
-        kept,
-        None if window is None else Place(start, whole),
-    )
+    kept = recorder.finish(region.start, view.shape).turned(turn) if recorder else None
+    place = None if window is None else Place(turn.box(grid, view.shape).start, turn.sizes(view.shape))
+    return CoarseResult(logits.contiguous().numpy(), heatmap.contiguous().numpy(), model, kept, place)
 
 
 def _in_grid(inside: torch.Tensor, region: Box, grid: Box, model: Model) -> torch.Tensor:

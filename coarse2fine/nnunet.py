@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import itertools
+import reprlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from torch import nn
 
 from canvas import Triple, triple
 from coarse2fine.checkpoint import OPERATIONS, Checkpoint, check_plans, find_folds, load_checkpoint, read_json
-from coarse2fine.errors import C2FError, ModelError
+from coarse2fine.errors import C2FError, ModelError, UntrustedModelError
+from coarse2fine.io.readers import READERS, Reader, default_reader
 from coarse2fine.labels import Labels
 from coarse2fine.resample import Method
 
@@ -71,6 +73,7 @@ class Model:
         cascade: Whether the previous stage's labels are further input channels.
         labels: How outputs become labels.
         schemes: Normalisation of each channel.
+        reader: Through which of nnU-Net's readers the training images went.
         data_method: Resampling of images.
         logit_method: Resampling of outputs.
         mirror_axes: Axes that mirroring may flip.
@@ -91,6 +94,7 @@ class Model:
     cascade: bool
     labels: Labels
     schemes: tuple[Scheme, ...]
+    reader: Reader
     data_method: Method
     logit_method: Method
     mirror_axes: tuple[int, ...]
@@ -168,6 +172,7 @@ def load_model(
         raise ModelError(f"model folder {folder} does not exist", "Give the folder that holds plans.json and fold_*.")
     plans, dataset = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
     check_plans(plans, folder / "plans.json")
+    reader = _reader(plans, dataset, folder)
     names = folds or find_folds(folder, checkpoint)
     checkpoints = [load_checkpoint(folder / f"fold_{name}" / checkpoint, trust=trust) for name in names]
     with _well_formed(folder / "dataset.json"):
@@ -203,6 +208,7 @@ def load_model(
         cascade,
         labels,
         schemes,
+        reader,
         data_method,
         logit_method,
         checkpoints[0].mirror_axes,
@@ -263,6 +269,26 @@ def _channels(dataset: Mapping[str, Any]) -> int:
     names = dataset.get("channel_names", dataset.get("modality"))
     _demand(isinstance(names, dict | list) and len(names) > 0, "channel_names", names)
     return len(names)
+
+
+def _reader(plans: Mapping[str, Any], dataset: Mapping[str, Any], folder: Path) -> Reader:
+    """The image reader that the plans name; where they name none, the one that nnU-Net would plan with."""
+    path, key = folder / "plans.json", "image_reader_writer"
+    name = plans.get(key)
+    if name is None:
+        path, key = folder / "dataset.json", "overwrite_image_reader_writer"
+        name = dataset.get(key)
+    if name in (None, "None"):
+        return default_reader(str(dataset.get("file_ending")).lower())
+    if isinstance(name, str) and name in READERS:
+        return READERS[name]
+    shown = reprlib.repr(name)
+    if name == "NaturalImage2DIO":
+        raise ModelError(f"{path}: {key} is {shown}, which reads 2D images", "Use a model that was trained on volumes.")
+    raise UntrustedModelError(
+        f"{path}: {key} is {shown}, which is none of nnU-Net's readers of volumes",
+        f"If one of {', '.join(READERS)} gives the same voxels of these images, write its name there instead.",
+    )
 
 
 def _labels(dataset: Mapping[str, Any]) -> Labels:

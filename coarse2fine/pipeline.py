@@ -29,7 +29,7 @@ from coarse2fine.nnunet import Model, load_model
 from coarse2fine.refine import refine
 from coarse2fine.report import RunReport, peak_memory_mb, versions
 from coarse2fine.sliding import sliding_window
-from coarse2fine.view import WorkingView, open_view, spacing_doubts
+from coarse2fine.view import WorkingView, view_volume, volume_doubts
 from coarse2fine.writeback import LabelWriter, export_labels
 
 Progress = Callable[[str, int, int], None]
@@ -102,13 +102,18 @@ class Pipeline:
         fine = load("fine", config.fine.model, config.fine.folds, config.fine.checkpoint)
         return cls(config, coarse, fine)
 
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """The models that look at a volume, the fine one last."""
+        return (self.fine,) if self.coarse is None else (self.coarse, self.fine)
+
     def run_files(self, files: Sequence[Path], output: Path, progress: Progress = silent) -> Result:
         """From files to a file: one input per channel, labels in the first input's geometry, written atomically."""
         clock = Clock()
         with clock.time("total"):
             progress("read", 0, 1)
             with clock.time("read"):
-                volume = read_volume(files)
+                volume = read_volume(files, [model.reader for model in self.models])
             progress("read", 1, 1)
             result = self(volume, progress, clock)
             progress("write", 0, 1)
@@ -140,7 +145,7 @@ class Pipeline:
         with clock.time("coarse"):
             coarse = self._look(volume, lean(self.coarse), progress, clock, self.chooser.features.wants_coarse)
         with clock.time("fine"):
-            view = open_view(volume.channels, volume.grid.spacing, self.fine)
+            view = view_volume(volume, self.fine)
             return_freed_memory()
         with clock.time("rois"):
             progress("rois", 0, 1)
@@ -169,7 +174,7 @@ class Pipeline:
         self, volume: Volume, model: Model, progress: Progress, clock: Clock, bottleneck: bool = False
     ) -> CoarseResult:
         """Volume -> heatmap, and what an agent may want to see of it."""
-        view = open_view(volume.channels, volume.grid.spacing, model, self.config.coarse.spacing)
+        view = view_volume(volume, model, self.config.coarse.spacing)
         return look_coarsely(
             view,
             model,
@@ -187,7 +192,7 @@ class Pipeline:
             with clock.time("coarse"):
                 coarse = self._look(volume, self.coarse, progress, clock)
         with clock.time("fine"):
-            view = open_view(volume.channels, volume.grid.spacing, self.fine)
+            view = view_volume(volume, self.fine)
             whole = Box.whole(view.shape)
             data = view.read(whole)
             if coarse is not None:
@@ -220,7 +225,7 @@ class Pipeline:
         # Counting only what is not background keeps bincount from converting the whole volume to 64 bits.
         counts = np.bincount(labels[labels != 0])
         found = {str(label): int(counts[label]) for label in np.flatnonzero(counts)}
-        warnings += spacing_doubts(volume.grid.spacing, volume.grid.unit, self.fine)
+        warnings += volume_doubts(volume, self.models)
         if not found:
             warnings += ("nothing was found: every voxel is background",)
         boxes, coverage = (

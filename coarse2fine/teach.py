@@ -25,7 +25,7 @@ from coarse2fine.features import FeatureSettings, tree_features
 from coarse2fine.fine import better_alone, plan_sizes, segment_boxes
 from coarse2fine.io import Volume
 from coarse2fine.nnunet import Model
-from coarse2fine.view import WorkingView, open_view
+from coarse2fine.view import WorkingView, view_volume
 from coarse2fine.writeback import LabelWriter
 
 Labels = NDArray[np.unsignedinteger]
@@ -54,7 +54,7 @@ class Lesson:
         tree: The regions.
         problem: How they are processed.
         features: What the feature model sees.
-        truth: True labels of the transposed, cropped volume.
+        truth: True labels of the turned, cropped volume.
         outside: Labels outside of all regions, same shape.
         places: Where in these each region lies.
         labels: What each region yields there.
@@ -108,13 +108,13 @@ def teach_case(
             "Labels must lie on the image's own grid.",
         )
     random = np.random.default_rng(seed)
-    coarse_view = open_view(volume.channels, volume.grid.spacing, coarse, config.coarse.spacing)
+    coarse_view = view_volume(volume, coarse, config.coarse.spacing)
     clock = Clock()
     looked = look_coarsely(
         coarse_view, coarse, fine, config.coarse, clock, lambda done, total: None, bottleneck=features.wants_coarse
     )
-    view = open_view(volume.channels, volume.grid.spacing, fine)
-    truth = np.ascontiguousarray(reference.transpose(fine.transpose)[view.crop.slices])
+    view = view_volume(volume, fine)
+    truth = np.ascontiguousarray(np.asarray(view.turn.array(reference))[view.crop.slices])
     axis = int(np.argmax(view.shape))
     for variant, changed in enumerate(perturbed(config, settings.variants, random)):
         lesson = learn_tree(changed, looked, view, fine, truth, features, settings.most)

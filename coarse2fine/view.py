@@ -17,7 +17,9 @@ from scipy.ndimage import binary_fill_holes
 
 from canvas import Box, Triple, triple
 from coarse2fine.errors import VolumeError
-from coarse2fine.io.volume import VoxelArray
+from coarse2fine.io.readers import channel_doubts, check_channels, look_with, orientation_doubts
+from coarse2fine.io.turn import Turn
+from coarse2fine.io.volume import Grid, Volume, VoxelArray
 from coarse2fine.nnunet import Model, Scheme
 from coarse2fine.resample import Floats, Resampling, multiply_axis, plan_resampling, stretch
 from coarse2fine.scan import Scan
@@ -64,14 +66,17 @@ class WorkingView:
     """The working grid of one model over one volume.
 
     Attributes:
-        channels: The volume's channels, transposed; each (z, y, x), file type.
+        channels: The volume's channels, turned; each (z, y, x), file type.
         normalizations: One for each channel.
         bounds: For each channel the normalised range that clips spline overshoot (see ``Resampling``).
         resampling: From the cropped volume to the working grid.
-        crop: Where the cropped volume lies in the transposed one.
-        full: Shape of the transposed volume.
-        spacing: Voxel size of the transposed volume, (z, y, x).
+        crop: Where the cropped volume lies in the turned one.
+        full: Shape of the turned volume.
+        spacing: Voxel size of the turned volume, (z, y, x).
         window: The part of the working grid that is worked on; everybody counts voxels from its start.
+        grid: The volume's own grid.
+        turn: From the volume's own axes to those of the working grid: what the model's reader does, and the
+            transposition in its plans.
     """
 
     channels: tuple[VoxelArray, ...]
@@ -82,6 +87,8 @@ class WorkingView:
     full: Triple
     spacing: tuple[float, float, float]
     window: Box
+    grid: Grid
+    turn: Turn
 
     @property
     def shape(self) -> Triple:
@@ -129,6 +136,49 @@ class WorkingView:
         return self.resampling(lambda part: normalize(raw[part.shift(offset).slices], part), box, self.bounds[channel])
 
 
+def view_volume(
+    volume: Volume[Any], model: Model, target_spacing: Sequence[float] | None = None, scan: Scan | None = None
+) -> WorkingView:
+    """Prepare the working grid of a model over a volume, as the image reader that its plans name would show it.
+
+    Args:
+        volume: In the file's own voxel order.
+        model: Gives reader, transposition, normalisation, spacing and resampling.
+        target_spacing: Voxel size of the working grid instead of the model's own; axes of the working grid.
+        scan: Statistics of the volume, see ``open_view``.
+
+    Raises:
+        VolumeError: As of ``open_view``, or if the model's reader does not take the volume.
+    """
+    aspects = look_with(model.reader, volume)
+    channels = [aspect.turn.array(channel) for aspect, channel in zip(aspects, volume.channels, strict=True)]
+    view = open_view(channels, aspects[0].spacing, model, target_spacing, scan)
+    return dataclasses.replace(view, grid=volume.grid, turn=aspects[0].turn.then(view.turn))
+
+
+def turn_of(grid: Grid, model: Model) -> Turn:
+    """The turn from a volume's own axes to those of a model's working grid."""
+    return check_channels(model.reader, ["the volume"], [grid])[0].turn.then(Turn(model.transpose))
+
+
+def volume_doubts(volume: Volume[Any], models: Sequence[Model]) -> tuple[str, ...]:
+    """Warnings about a volume that some models look at.
+
+    Args:
+        volume: The volume.
+        models: The fine one last.
+    """
+    seen = {model.reader: look_with(model.reader, volume) for model in models}
+    apart = dict.fromkeys(doubt for aspects in seen.values() for doubt in channel_doubts(volume, aspects))
+    spacing = seen[models[-1].reader][0].spacing
+    return (
+        *volume.warnings,
+        *orientation_doubts(volume, list(seen)),
+        *apart,
+        *spacing_doubts(spacing, volume.grid.unit, models[-1]),
+    )
+
+
 def open_view(
     channels: Sequence[VoxelArray],
     spacing: Sequence[float],
@@ -136,10 +186,10 @@ def open_view(
     target_spacing: Sequence[float] | None = None,
     scan: Scan | None = None,
 ) -> WorkingView:
-    """Prepare the working grid of ``model`` over a volume.
+    """Prepare the working grid of ``model`` over voxels as its image reader gives them; see ``view_volume``.
 
     Args:
-        channels: Raw voxels of each channel, (z, y, x) in the file's axis order.
+        channels: Raw voxels of each channel, (z, y, x) in the reader's axis order.
         spacing: Voxel size, same order, in the unit of the model's training data.
         model: Gives transposition, normalisation, spacing and resampling.
         target_spacing: Voxel size of the working grid instead of the model's own; axes of the working grid.
@@ -155,6 +205,7 @@ def open_view(
             f"the volume has {len(channels)} channel(s), the model {model.folder} needs {model.channels}",
             "Give one file per channel: CASE_0000, CASE_0001, ... in the order of the training data.",
         )
+    grid = Grid(triple(channels[0].shape), (float(spacing[0]), float(spacing[1]), float(spacing[2])))
     turned = tuple(channel.transpose(model.transpose) for channel in channels)
     z, y, x = (float(spacing[axis]) for axis in model.transpose)
     turned_spacing = (z, y, x)
@@ -172,7 +223,7 @@ def open_view(
     working = triple(max(1, round(ratio * size)) for ratio, size in zip(ratios, crop.shape, strict=True))
     resampling = plan_resampling(crop.shape, working, turned_spacing, target, model.data_method)
     if scan is not None:
-        return _view_of_scan(turned, resampling, crop, shape, turned_spacing, model, scan)
+        return _view_of_scan(turned, resampling, crop, shape, turned_spacing, model, scan, grid)
     cropped = tuple(channel[crop.slices] for channel in held)
     mask = nonzero_mask(cropped) if any(scheme.masked for scheme in model.schemes) else None
     normalizations = tuple(
@@ -181,7 +232,8 @@ def open_view(
     bounds = tuple(
         value_bounds(channel, normalize, resampling) for channel, normalize in zip(cropped, normalizations, strict=True)
     )
-    return WorkingView(held, normalizations, bounds, resampling, crop, shape, turned_spacing, Box.whole(working))
+    window, turn = Box.whole(working), Turn(model.transpose)
+    return WorkingView(held, normalizations, bounds, resampling, crop, shape, turned_spacing, window, grid, turn)
 
 
 def spacing_doubts(spacing: Sequence[float], unit: str, model: Model) -> tuple[str, ...]:
@@ -211,6 +263,7 @@ def _view_of_scan(
     spacing: tuple[float, float, float],
     model: Model,
     scan: Scan,
+    grid: Grid,
 ) -> WorkingView:
     """A view whose statistics are known."""
     if any(scheme.masked for scheme in model.schemes):
@@ -233,7 +286,18 @@ def _view_of_scan(
         nowhere = Box((0, 0, 0), (0, 0, 0))
         bounds.append((normalize(np.asarray(lows), nowhere), normalize(np.asarray(highs), nowhere)))
     window = Box.whole(resampling.shape_out)
-    return WorkingView(channels, tuple(normalizations), tuple(bounds), resampling, crop, full, spacing, window)
+    return WorkingView(
+        channels,
+        tuple(normalizations),
+        tuple(bounds),
+        resampling,
+        crop,
+        full,
+        spacing,
+        window,
+        grid,
+        Turn(model.transpose),
+    )
 
 
 def scaled_box(box: Box, volume: Triple, axes: Triple, shape: Triple) -> Box:

@@ -103,7 +103,7 @@ class LabelWriter:
         """Labels of the whole volume in the file's axis order; if the view has a window, of ``region`` only."""
         for key in list(self._blocks):
             self._settle(key)
-        return np.ascontiguousarray(self._full.transpose(self._model.untranspose))
+        return np.ascontiguousarray(self._view.turn.inverse.array(self._full))
 
     def decided(self) -> NDArray[np.bool_] | None:
         """Voxels that outputs were written to, whatever they say, as ``finish`` returns labels; None if not tracked."""

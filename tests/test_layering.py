@@ -60,6 +60,8 @@ LAYERS = (
     "coarse2fine.io.volume",
     "coarse2fine.io.atomic",
     "coarse2fine.io.headers",
+    "coarse2fine.io.turn",
+    "coarse2fine.io.readers",
     "coarse2fine.io.images",
     "coarse2fine.io.cases",
     "coarse2fine.io.lazy",

@@ -25,6 +25,8 @@ _LONGEST_TEXT_HEADER = 1 << 20
 _ORDERS: dict[str, Literal["<", ">"]] = {"little": "<", "big": ">"}
 
 _NIFTI_SIZE, _NIFTI_VOXELS = 348, 352  # bytes of the header; where voxels begin in the files that we write
+_NIFTI_SHAPE, _NIFTI_SCALING = 40, 112  # where the header has dim, and scl_slope with scl_inter
+_NIFTI_GEOMETRY = {76: "4f", 123: "b", 252: "2h", 256: "18f"}  # pixdim, xyzt_units, qform and sform codes, and the rest
 _LARGEST_OFFSET = 1 << 30  # of NIfTI's voxels; extensions before them are a few MB at most
 _NIFTI_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _META_TYPES = {"CHAR", "UCHAR", "SHORT", "USHORT", "INT", "UINT", "FLOAT", "DOUBLE"}  # LONG's size is ambiguous
@@ -52,9 +54,8 @@ class Layout:
 
     @property
     def scaled(self) -> bool:
-        """Whether stored and true values differ; with ITK's tolerance, as the results must be ITK's."""
-        tolerance = sys.float_info.epsilon
-        return abs(self.slope) > tolerance and (abs(self.slope - 1) > tolerance or abs(self.intercept) > tolerance)
+        """Whether stored and true values differ."""
+        return (self.slope, self.intercept) != (1.0, 0.0)
 
 
 def nifti_layout(path: Path) -> Layout:
@@ -64,14 +65,14 @@ def nifti_layout(path: Path) -> Layout:
         VolumeError: If the header is damaged, or states a size or spacing that is not positive.
     """
     head, packing = _nifti_header(path)
-    order = next((order for order in "<>" if struct.unpack_from(f"{order}i", head)[0] == _NIFTI_SIZE), "")
+    order = _nifti_order(head)
     if not order or head[344:347] != b"n+1":
         is_second = head[4:7] == b"n+2"
         raise VolumeError(
             f"{path} is {'a NIfTI-2' if is_second else 'not a NIfTI'} file",
             "Convert it to NIfTI-1 or .nrrd." if is_second else "The file may be damaged or misnamed.",
         )
-    axes, *shape = struct.unpack_from(f"{order}8h", head, 40)
+    axes, *shape = struct.unpack_from(f"{order}8h", head, _NIFTI_SHAPE)
     code, _bits = struct.unpack_from(f"{order}2h", head, 70)
     spacing = struct.unpack_from(f"{order}3f", head, 80)
     offset, slope, intercept = struct.unpack_from(f"{order}3f", head, 108)
@@ -87,14 +88,55 @@ def nifti_layout(path: Path) -> Layout:
     if not abs(offset) <= _LARGEST_OFFSET:
         raise VolumeError(f"{path}: the header says that voxels begin at byte {offset}", "It is damaged.")
     first = max(_NIFTI_SIZE, int(offset))
+    slope, intercept = itk_scaling(slope, intercept)
     return Layout(
         np.dtype(order + _NIFTI_TYPES[code]),
         start=0 if packing else first,
         packing=packing,
         skip=first if packing else 0,
-        slope=slope if slope and math.isfinite(slope) else 1.0,
-        intercept=intercept if math.isfinite(intercept) else 0.0,
+        slope=slope,
+        intercept=intercept,
     )
+
+
+def itk_scaling(slope: float, intercept: float) -> tuple[float, float]:
+    """What ITK makes of the slope and intercept of a NIfTI header, with its tolerance: (1, 0) if nothing is scaled."""
+    tolerance = sys.float_info.epsilon
+    slope = slope if slope and math.isfinite(slope) else 1.0
+    intercept = intercept if math.isfinite(intercept) else 0.0
+    scaled = abs(slope) > tolerance and (abs(slope - 1) > tolerance or abs(intercept) > tolerance)
+    return (slope, intercept) if scaled else (1.0, 0.0)
+
+
+def nifti_header(path: Path) -> bytes:
+    """The header of a NIfTI-1 file, unpacked, in the file's byte order."""
+    return _nifti_header(path)[0]
+
+
+def with_nifti_geometry(file: bytes, nifti: bytes) -> bytes:
+    """A NIfTI file with all that another header says of where its voxels lie: both affines, their codes, zooms, units.
+
+    Args:
+        file: In this machine's byte order.
+        nifti: The other header.
+    """
+    order, changed = _nifti_order(nifti), bytearray(file)
+    for offset, fields in _NIFTI_GEOMETRY.items():
+        struct.pack_into(f"={fields}", changed, offset, *struct.unpack_from(f"{order}{fields}", nifti, offset))
+    return bytes(changed)
+
+
+def with_nifti_scaling(nifti: bytes, slope: float, intercept: float) -> bytes:
+    """A NIfTI header with another slope and intercept."""
+    changed = bytearray(nifti)
+    struct.pack_into(f"{_nifti_order(nifti)}2f", changed, _NIFTI_SCALING, slope, intercept)
+    return bytes(changed)
+
+
+def nifti_shape(nifti: bytes) -> tuple[int, ...]:
+    """Voxels (x, y, z, ...) of a NIfTI header."""
+    axes, *shape = struct.unpack_from(f"{_nifti_order(nifti)}8h", nifti, _NIFTI_SHAPE)
+    return tuple(shape[:axes])
 
 
 def nrrd_layout(path: Path, dtype: np.dtype[Any]) -> Layout | None:
@@ -197,6 +239,11 @@ def encode_meta(one_voxel: bytes, shape: tuple[int, ...], voxels: memoryview) ->
     parts = _packed([voxels], ZLIB)
     head = _with_field(head, b"DimSize = ", b"1 1 1", _numbers(shape))
     return [_with_field(head, b"CompressedDataSize = ", rb"\d+", _numbers([sum(map(len, parts))])), *parts]
+
+
+def _nifti_order(nifti: bytes) -> str:
+    """Byte order of a NIfTI header, as struct calls it; empty if it is none."""
+    return next((order for order in "<>" if struct.unpack_from(f"{order}i", nifti)[0] == _NIFTI_SIZE), "")
 
 
 def _nifti_header(path: Path) -> tuple[bytes, int]:

@@ -7,6 +7,7 @@ disk is full, drops voxels of a NIfTI file without an error.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -14,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -29,6 +30,16 @@ from coarse2fine.errors import OutputError, VolumeError
 from coarse2fine.io import headers
 from coarse2fine.io.atomic import atomic_write
 from coarse2fine.io.headers import Layout
+from coarse2fine.io.readers import (
+    NIFTI_SUFFIXES,
+    Reader,
+    check_channels,
+    default_reader,
+    grid_by_nibabel,
+    scaling_by_nibabel,
+    sheared,
+    unsuitable,
+)
 from coarse2fine.io.volume import Grid, Volume
 
 INPUT_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
@@ -85,14 +96,18 @@ def split_suffix(path: Path) -> tuple[str, str]:
     raise VolumeError(f"{path}: unknown file type", f"Volumes end in {', '.join(INPUT_SUFFIXES)}.")
 
 
-def read_volume(files: Sequence[Path]) -> Volume[NDArray[Any]]:
+def read_volume(files: Sequence[Path], readers: Sequence[Reader] = ()) -> Volume[NDArray[Any]]:
     """Reads one case.
 
     The geometry is SimpleITK's, the voxels equal ``sitk.GetArrayFromImage(sitk.ReadImage(file))`` in value and type:
-    integers stay what they are unless the file scales them. Checksums of packed files are verified.
+    integers stay what they are unless the file scales them. Checksums of packed files are verified. What else a model's
+    reader may make of a file is known to the grid, and made of it when the model looks at the volume.
 
     Args:
         files: One file per channel. Channels must agree in shape and spacing, as nnU-Net demands.
+        readers: Those of the models that will look at the volume. What one of them does not take is refused before
+            voxels are read, and what only they take is read: a sheared affine, by nibabel. None of them stands for
+            SimpleITK's.
 
     Returns:
         The volume, named after the first file, with one array of shape (z, y, x) per channel.
@@ -100,19 +115,19 @@ def read_volume(files: Sequence[Path]) -> Volume[NDArray[Any]]:
     Raises:
         VolumeError: If a file is missing, damaged, or not a 3D volume of finite real numbers, or if channels differ.
     """
+    by_nibabel = bool(readers) and all(reader.library == "nibabel" for reader in readers)
     with _quiet():
-        heads = [_read_head(file) for file in files]
-        grid = heads[0].grid
-        for file, head in zip(files, heads, strict=True):
-            if head.grid.shape != grid.shape or not np.allclose(head.grid.spacing, grid.spacing):
-                raise VolumeError(
-                    f"{files[0]} and {file} are channels of one case but differ (z, y, x): shape {grid.shape} and "
-                    f"{head.grid.shape}, spacing {grid.spacing} and {head.grid.spacing} mm",
-                    "Resample them to one grid.",
-                )
+        for reader, file in itertools.product(readers, files):
+            if not reader.takes(split_suffix(file)[1]):
+                raise unsuitable(reader, str(file), split_suffix(file)[1])
+        heads = [_read_head(file, by_nibabel) for file in files]
+        grids = [head.grid for head in heads]
+        for reader in readers or (default_reader(grids[0].suffix),):
+            check_channels(reader, [str(file) for file in files], grids)
         with ThreadPoolExecutor() as pool:
             channels = tuple(pool.map(_read_voxels, files, heads))
-    return Volume(channels, grid, split_suffix(files[0])[0].removesuffix("_0000"))
+    name = split_suffix(files[0])[0].removesuffix("_0000")
+    return Volume(channels, grids[0], name, tuple(grids[1:]))
 
 
 def write_labels(labels: NDArray[np.uint8] | NDArray[np.uint16], grid: Grid, path: Path) -> None:
@@ -159,19 +174,18 @@ def _quiet() -> Iterator[None]:
         sitk.ProcessObject.SetGlobalWarningDisplay(before)
 
 
-def _read_head(file: Path) -> _Head:
-    """Geometry, voxel type and layout of a file, checked."""
+def _read_head(file: Path, by_nibabel: bool) -> _Head:
+    """Geometry, voxel type and layout of a file, checked; of NIfTI files as nibabel reads them, if that is wanted."""
     suffix = split_suffix(file)[1]
     if not file.is_file():
         raise VolumeError(f"{file} {'is not a file' if file.exists() else 'does not exist'}", "Check the path.")
     try:
-        # NIfTI first: of some damage, ITK's own reader prints lines that cannot be switched off.
-        layout = headers.nifti_layout(file) if suffix.startswith(".nii") else None
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(file))
-        reader.ReadImageInformation()
+        if suffix in NIFTI_SUFFIXES:
+            return _read_nifti_head(file, suffix, by_nibabel)
+        reader = _information(file)
         dtype = _voxel_type(file, reader)
-        grid = _grid(file, reader)
+        grid = _grid(file, suffix, reader)
+        layout = None
         if suffix == ".nrrd":
             layout = headers.nrrd_layout(file, dtype)
         elif suffix == ".mha":
@@ -179,6 +193,37 @@ def _read_head(file: Path) -> _Head:
     except _READ_ERRORS as error:
         raise _unreadable(file, error) from error
     return _Head(grid, dtype, layout)
+
+
+def _read_nifti_head(file: Path, suffix: str, by_nibabel: bool) -> _Head:
+    """What a NIfTI file says about its voxels."""
+    # This first: of some damage, ITK's own reader prints lines that cannot be switched off.
+    layout, nifti = headers.nifti_layout(file), headers.nifti_header(file)
+    try:
+        reader = _information(file)
+        dtype, grid = _voxel_type(file, reader), replace(_grid(file, suffix, reader), nifti=nifti)
+    except RuntimeError as error:
+        if "orthonormal" not in str(error):
+            raise
+        if not by_nibabel:
+            raise sheared(str(file)) from error
+        grid = grid_by_nibabel(str(file), suffix, nifti)
+        dtype = np.dtype(np.float32) if layout.scaled else layout.dtype.newbyteorder("=")
+    if by_nibabel:
+        slope, intercept = scaling_by_nibabel(str(file), nifti)
+        if (slope, intercept) != (layout.slope, layout.intercept):
+            layout = replace(layout, slope=slope, intercept=intercept)
+            dtype = np.dtype(np.float32) if layout.scaled else layout.dtype.newbyteorder("=")
+            grid = replace(grid, nifti=headers.with_nifti_scaling(nifti, slope, intercept))
+    return _Head(grid, dtype, layout)
+
+
+def _information(file: Path) -> sitk.ImageFileReader:
+    """SimpleITK's reader, after it has read the header."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
+    reader.ReadImageInformation()
+    return reader
 
 
 def _voxel_type(file: Path, reader: sitk.ImageFileReader) -> np.dtype[Any]:
@@ -197,15 +242,15 @@ def _voxel_type(file: Path, reader: sitk.ImageFileReader) -> np.dtype[Any]:
     return _VOXEL_TYPES[pixel]
 
 
-def _grid(file: Path, reader: sitk.ImageFileReader) -> Grid:
+def _grid(file: Path, suffix: str, reader: sitk.ImageFileReader) -> Grid:
     """The grid of a file, in the axis order of arrays, checked to be one that can be written again."""
     z, y, x = reader.GetSize()[::-1]
     if min(z, y, x) < 1:
         raise VolumeError(f"{file} holds no voxels: its shape is {(z, y, x)} (z, y, x)", "It may be damaged.")
     sz, sy, sx = reader.GetSpacing()[::-1]
     headers.check_spacing(file, (sz, sy, sx))
-    grid = Grid(triple((z, y, x)), (sz, sy, sx), "mm", reader.GetOrigin(), reader.GetDirection())
-    if not all(map(math.isfinite, grid.origin + grid.direction)):
+    grid = Grid(triple((z, y, x)), (sz, sy, sx), "mm", reader.GetOrigin(), reader.GetDirection(), suffix)
+    if not all(map(math.isfinite, (*reader.GetOrigin(), *reader.GetDirection()))):
         raise VolumeError(f"{file}: origin or direction is not a finite number", "Correct the header.")
     _one_voxel(grid, np.dtype(np.uint8))
     return grid
@@ -292,12 +337,17 @@ def _one_voxel(grid: Grid, dtype: np.dtype[Any]) -> sitk.Image:
     image = sitk.GetImageFromArray(np.zeros((1, 1, 1), dtype))
     image.SetSpacing(grid.spacing[::-1])
     image.SetOrigin(grid.origin)
-    image.SetDirection(grid.direction)
+    if grid.direction is not None:
+        image.SetDirection(grid.direction)
     return image
 
 
 def _one_voxel_file(grid: Grid, dtype: np.dtype[Any], suffix: str) -> bytes:
-    """What SimpleITK writes for the smallest image with this geometry."""
+    """What SimpleITK writes for the smallest image with this geometry; NIfTI with all that a NIfTI file said of it."""
+    nifti = grid.nifti if suffix in NIFTI_SUFFIXES else None
+    if nifti is not None and headers.nifti_shape(nifti)[:3] == grid.shape[::-1]:
+        plain = _one_voxel_file(Grid(grid.shape, grid.spacing), dtype, suffix)
+        return headers.with_nifti_geometry(plain, nifti)
     handle, name = tempfile.mkstemp(prefix="c2f-", suffix=suffix.removesuffix(".gz"))
     os.close(handle)
     try:

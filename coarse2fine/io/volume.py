@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -22,15 +22,21 @@ class Grid:
         shape: Voxels per axis (z, y, x).
         spacing: Distance between voxel centres per axis (z, y, x), positive, in ``unit``.
         unit: Unit of spacing and origin, "mm" or "nm".
-        origin: Position of the first voxel, in the file's own axis order (x, y, z); only passed on.
-        direction: Direction cosines, row by row as SimpleITK gives them; only passed on.
+        origin: Position of the first voxel, in the file's own axis order (x, y, z).
+        direction: Direction cosines, row by row as SimpleITK gives them. None if nobody knows, as of stores, TIFF files
+            and arrays: then no reader turns the volume.
+        suffix: Ending of the file that says so; empty for volumes that are from no file.
+        nifti: The 348 bytes of a NIfTI file's header. Its two affines, zooms and units need not agree; each reader
+            makes of them what it does, and results get them all.
     """
 
     shape: Triple
     spacing: Spacing
     unit: str = "mm"
     origin: tuple[float, ...] = (0.0, 0.0, 0.0)
-    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    direction: tuple[float, ...] | None = None
+    suffix: str = field(default="", compare=False)
+    nifti: bytes | None = field(default=None, compare=False, repr=False)
 
 
 class VoxelArray(Protocol):
@@ -60,18 +66,27 @@ class Volume(Generic[Voxels]):
 
     Attributes:
         channels: One array of shape (z, y, x) per channel, in the file's own voxel type; each can be read by region.
-        grid: The grid that all channels share.
+        grid: The grid of the first channel, which is that of results, too.
         name: Name of the case.
+        others: The grids of the further channels; empty if all share the first one's.
+        warnings: What was doubtful when it was read.
 
     Raises:
-        ValueError: If there is no channel, or one has another shape than the grid.
+        ValueError: If there is no channel, or one has another shape than its grid.
     """
 
     channels: tuple[Voxels, ...]
     grid: Grid
     name: str
+    others: tuple[Grid, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        shapes = {channel.shape for channel in self.channels}
-        if shapes != {self.grid.shape}:
-            raise ValueError(f"channels of shapes {sorted(shapes)} do not fit a grid of shape {self.grid.shape}")
+        shapes = [channel.shape for channel in self.channels]
+        if not shapes or shapes != [grid.shape for grid in self.grids]:
+            raise ValueError(f"channels of shapes {shapes} do not fit a grid of shape {self.grid.shape}")
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """The grid of each channel."""
+        return (self.grid, *self.others) if self.others else (self.grid,) * len(self.channels)

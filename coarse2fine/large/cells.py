@@ -29,7 +29,7 @@ from coarse2fine.resample import REACH
 from coarse2fine.rois import candidates, find_components, search_grid
 from coarse2fine.scan import Scan
 from coarse2fine.sliding import sliding_window, tiles_touching
-from coarse2fine.view import WorkingView, open_view
+from coarse2fine.view import WorkingView, view_volume
 from coarse2fine.writeback import LabelWriter, export_labels
 
 RIM = 4
@@ -102,12 +102,12 @@ def open_scene(pipeline: Pipeline, levels: Sequence[Volume[Any]], scan: Scan, co
     config, fine = pipeline.config, pipeline.fine
     check_settings(pipeline)
     finest = levels[0]
-    view = open_view(finest.channels, finest.grid.spacing, fine, scan=scan)
+    view = view_volume(finest, fine, scan=scan)
     coarse = None
     if config.mode != "one-stage" and pipeline.coarse is not None:
         seen = levels[coarse_level]
         model = lean(pipeline.coarse)
-        coarse = model, open_view(seen.channels, seen.grid.spacing, model, config.coarse.spacing, scan)
+        coarse = model, view_volume(seen, model, config.coarse.spacing, scan)
     slot = (
         -(-edge * before // after)
         for edge, before, after in zip(pipeline.plan.slot, view.crop.shape, view.shape, strict=True)

@@ -34,7 +34,7 @@ from coarse2fine.pipeline import Pipeline
 from coarse2fine.report import peak_memory_mb, versions
 from coarse2fine.resample import separate_axis
 from coarse2fine.scan import Scan, blank_scan, join_scans
-from coarse2fine.view import spacing_doubts
+from coarse2fine.view import volume_doubts
 
 Progress = Callable[[str, int, int], None]
 """Called with (phase, done, total)."""
@@ -150,7 +150,7 @@ def segment_store(
         dict(sum((Counter(payload["seconds"]) for payload in segmented.values()), Counter())),
         {**counts, **({"objects": objects} if job.ids else {})},
         tuple(run.failures),
-        spacing_doubts(plan.grid.spacing, plan.grid.unit, plan.pipeline.fine),
+        volume_doubts(plan.levels[0], plan.pipeline.models),
         peak_memory_mb(plan.pipeline.fine.device),
         config.to_dict(),
     )
