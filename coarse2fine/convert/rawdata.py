@@ -342,9 +342,9 @@ def _check_grids(sample: Sample, image: Volume[NDArray[Any]], labels: Volume[NDA
         ("origins (x, y, z)", off <= _SAME_PLACE * min(one.spacing), one.origin, other.origin),
         (
             "directions",
-            np.allclose(one.direction, other.direction, rtol=0, atol=_SAME_DIRECTION),
-            one.direction,
-            other.direction,
+            np.allclose(one.cosines, other.cosines, rtol=0, atol=_SAME_DIRECTION),
+            one.cosines,
+            other.cosines,
         ),
     ):
         if not same:

@@ -337,8 +337,7 @@ def _one_voxel(grid: Grid, dtype: np.dtype[Any]) -> sitk.Image:
     image = sitk.GetImageFromArray(np.zeros((1, 1, 1), dtype))
     image.SetSpacing(grid.spacing[::-1])
     image.SetOrigin(grid.origin)
-    if grid.direction is not None:
-        image.SetDirection(grid.direction)
+    image.SetDirection(grid.cosines)
     return image
 
 

@@ -67,4 +67,4 @@ class Turn:
         """An array of which the last three axes are a volume's, turned; a view."""
         before = values.ndim - 3
         order = (*range(before), *(before + axis for axis in self.axes))
-        return np.flip(values.transpose(order), [before + axis for axis in self.reversed_axes])
+        return np.flip(values.transpose(order), tuple(before + axis for axis in self.reversed_axes))

@@ -38,6 +38,11 @@ class Grid:
     suffix: str = field(default="", compare=False)
     nifti: bytes | None = field(default=None, compare=False, repr=False)
 
+    @property
+    def cosines(self) -> tuple[float, ...]:
+        """Direction cosines to write: those of the axes themselves where nobody knows the direction."""
+        return self.direction or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
 
 class VoxelArray(Protocol):
     """What can be read by region: NumPy arrays, and arrays that fetch a region from a file when it is asked for."""
