@@ -63,6 +63,7 @@ def write_stacks(folder: Path) -> None:
             sitk.WriteImage(image, str(path))
 
 
+@pytest.mark.long
 def test_kills__worker_main_process_and_scheduler__end_with_the_same_voxels(measured: Callable[..., Any]) -> None:
     """Every kill is real, is survived by the same command, leaves no process, and changes nothing."""
     results = measured("kills")
@@ -74,6 +75,7 @@ def test_kills__worker_main_process_and_scheduler__end_with_the_same_voxels(meas
     assert part["objects"] > 1
 
 
+@pytest.mark.long
 def test_measure__other_parts__fill_table_and_are_not_measured_again(
     script: ModuleType,
     measured: Callable[..., Any],
