@@ -106,7 +106,7 @@ class Problem:
         The geometric mean over the three axes of how much each is shrunk: 1 if the box stays native, 1/2 if all its
         edges are twice as long as that allows.
 
-        >>> Problem(slot=(8, 8, 8)).fidelity(Box.whole((16, 16, 16)))
+        >>> round(Problem(slot=(8, 8, 8)).fidelity(Box.whole((16, 16, 16))), 6)
         0.5
         """
         if self.large == "native":

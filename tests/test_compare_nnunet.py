@@ -67,6 +67,7 @@ def test_compare__one_stage__equals_nnunet(
     assert results["network_s_nnunet"] <= results["seconds_nnunet"]
 
 
+@pytest.mark.long
 def test_compare__mirroring__is_on_for_both(script: ModuleType, contest: Callable[..., Any]) -> None:
     """Mirrored, both sides still agree, so neither ignores the setting."""
     results = script.compare(contest("mode=one-stage", "fine.mirroring=true"), 1, silent())
@@ -95,6 +96,7 @@ def test_compare__accelerated__reports_every_figure(script: ModuleType, contest:
     assert "2/2 nnunet" in printed
 
 
+@pytest.mark.long
 def test_compare__results__hold_no_path_of_this_machine(script: ModuleType, contest: Callable[..., Any]) -> None:
     """Models are named as seen from the repository, so that results can be kept in it."""
     results = script.compare(contest(), 1, silent())
@@ -103,6 +105,7 @@ def test_compare__results__hold_no_path_of_this_machine(script: ModuleType, cont
     assert (root / results["models"]["fine"] / "plans.json").exists()
 
 
+@pytest.mark.long
 def test_profile__a_run__lists_ten_functions(script: ModuleType, contest: Callable[..., Any]) -> None:
     """Stages come first, then the functions with the most time of their own."""
     console = silent()

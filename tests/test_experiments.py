@@ -147,7 +147,9 @@ def test_experiments__names__are_the_records_eleven_in_order_and_one_more(script
     assert {name for name, one in script.EXPERIMENTS.items() if not one.needs_image} == GEOMETRIC
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "selection" else pytest.mark.long) for name in NAMES]
+)
 def test_run_experiment__each__writes_flat_finite_rows_and_a_picture(outcome: Callable[[str], Any], name: str) -> None:
     """The JSON says what was measured with what and on what, and holds no path and no NaN."""
     document, path, _ = outcome(name)
@@ -196,6 +198,7 @@ def test_selection__rules_and_agents__have_the_quality_of_a_run_by_hand(
     assert found["top_k"]["mass_share"] < found["all_parents"]["mass_share"]
 
 
+@pytest.mark.long
 def test_capacity__one_crop_per_canvas__takes_as_many_canvases_as_boxes(rows: Callable[[str], Any]) -> None:
     """More crops on a canvas never take more canvases, and as few as there is room for."""
     for row in rows("capacity"):
@@ -207,6 +210,7 @@ def test_capacity__one_crop_per_canvas__takes_as_many_canvases_as_boxes(rows: Ca
     assert at["case", 8] != at["canvas", 8]
 
 
+@pytest.mark.long
 def test_ordering__rows__cover_orders_packings_and_norms(rows: Callable[[str], Any]) -> None:
     """One selection in five orders; with shared statistics they differ."""
     scores: dict[tuple[str, str], dict[str, float]] = {}
@@ -245,6 +249,7 @@ def test_segment__boxes_of_different_sizes__only_same_size_packing_depends_on_or
         assert (shown[0] != shown[1]) == depends
 
 
+@pytest.mark.long
 def test_resize_ratio__resize_only__is_edges_over_the_slots_they_are_shown_in(
     rows: Callable[[str], Any], geometry: ModuleType, bench: Any
 ) -> None:
@@ -287,6 +292,7 @@ def test_packed__window_or_agent_for_the_other_packing__is_left_out(
     assert trained.config(*geometry.packed(trained, "same_scale")).assign.agent == "greedy"  # agents fit one packing
 
 
+@pytest.mark.long
 def test_packing__four_times_the_volume__has_more_boxes_and_no_less_fill(rows: Callable[[str], Any]) -> None:
     """Fill is a share, context counts as filled but not as wanted, and there are real runs of both packings."""
     geometric = {(row["packing"], row["volume_times"]): row for row in rows("packing") if row["kind"] == "geometry"}
@@ -299,6 +305,7 @@ def test_packing__four_times_the_volume__has_more_boxes_and_no_less_fill(rows: C
         assert real[packing]["fill"] == pytest.approx(small["fill"])
 
 
+@pytest.mark.long
 def test_large_volume__nnunet__is_extrapolated_by_tiles(rows: Callable[[str], Any]) -> None:
     """Seconds beyond twice the volume follow the number of tiles, and slopes the measured volumes."""
     runs = {(row["mode"], row["volume_times"]): row for row in rows("large_volume") if row["kind"] == "run"}
@@ -315,6 +322,7 @@ def test_large_volume__nnunet__is_extrapolated_by_tiles(rows: Callable[[str], An
     assert slope["s_per_gvoxel"] == pytest.approx(rise)
 
 
+@pytest.mark.long
 def test_splits__cases__say_whether_their_model_was_trained_on_them(rows: Callable[[str], Any]) -> None:
     """A cross-fitted model counts as one that has not seen the case; means are over cases alike."""
     found = {(row["case"], row["model"], row["mode"]): row for row in rows("splits") if row["kind"] == "case"}
@@ -334,6 +342,7 @@ def test_splits__cases__say_whether_their_model_was_trained_on_them(rows: Callab
     assert summary["iou_deviation"] == pytest.approx(np.std(scores, ddof=1))
 
 
+@pytest.mark.long
 def test_roi_threshold__rising__loses_recall_and_cost(rows: Callable[[str], Any]) -> None:
     """What lies above a threshold lies above every lower one; boxes hold all of it."""
     found = rows("roi_threshold")
@@ -345,6 +354,7 @@ def test_roi_threshold__rising__loses_recall_and_cost(rows: Callable[[str], Any]
     assert found[0]["volume_share"] > found[-1]["volume_share"]
 
 
+@pytest.mark.long
 def test_roi_threshold__one_threshold__counts_what_loops_count(
     rows: Callable[[str], Any], geometry: ModuleType, bench: Any
 ) -> None:
@@ -367,6 +377,7 @@ def test_find_regions__masks_without_canvas_size__say_what_to_set(geometry: Modu
         geometry.find_regions(masks, geometry.ground_of(masks).heat, "canvas.size=null")
 
 
+@pytest.mark.long
 def test_slot_and_nms__few_real_runs__and_a_slot_as_large_as_the_canvas_holds_one_crop(
     rows: Callable[[str], Any],
 ) -> None:
@@ -381,6 +392,7 @@ def test_slot_and_nms__few_real_runs__and_a_slot_as_large_as_the_canvas_holds_on
     assert all(("dice" in row) == row["measured"] for row in grid)
 
 
+@pytest.mark.long
 def test_preferred_order__agents__ranks_correlate_as_scipy_says(rows: Callable[[str], Any]) -> None:
     """Picks are numbered in the order of choice; a quantity that never changes has no correlation."""
     found = rows("preferred_order")
@@ -395,6 +407,7 @@ def test_preferred_order__agents__ranks_correlate_as_scipy_says(rows: Callable[[
     assert found[0]["chosen_by"] == "policy-seed0"
 
 
+@pytest.mark.long
 def test_network_size__roles_with_models__count_their_parameters(
     rows: Callable[[str], Any], outcome: Callable[[str], Any], bench: Any
 ) -> None:

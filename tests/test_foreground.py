@@ -32,6 +32,7 @@ def test_plan_blocks__any_share__takes_the_fullest_and_the_emptiest_block() -> N
     assert full[0.25] < full[0.5] < full[1.0]
 
 
+@pytest.mark.long
 def test_foreground_share__tiny_case__has_more_foreground_and_the_same_size(
     model_folder: Callable[..., Path], tmp_path: Path
 ) -> None:

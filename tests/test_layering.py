@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -165,8 +166,13 @@ MODULES = {name: path for package in PACKAGES for name, path in modules(package)
 EVERYTHING = MODULES | modules("benchmarks") | modules("tests")
 
 
-def imports(name: str, path: Path) -> Iterator[tuple[int, str]]:
+@cache
+def imports(name: str, path: Path) -> tuple[tuple[int, str], ...]:
     """Line and full name of everything that a module imports anywhere in its text, itself or its submodules."""
+    return tuple(_imports(name, path))
+
+
+def _imports(name: str, path: Path) -> Iterator[tuple[int, str]]:
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -80,6 +80,7 @@ def console() -> Console:
     return Console(file=io.StringIO(), record=True, width=200)
 
 
+@pytest.mark.long
 def test_measure_rows__all_of_them__fill_every_column(
     ladder: ModuleType, rows: ModuleType, make_bench: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -110,6 +111,7 @@ def test_measure_rows__all_of_them__fill_every_column(
     assert found["crop_foreground"]["coarse_s"] > 0
 
 
+@pytest.mark.long
 def test_measure_rows__voxels__are_those_of_the_network_inputs(
     ladder: ModuleType, make_bench: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -156,6 +158,7 @@ def test_run_turn__short_row__is_the_median_of_five_runs(
     assert effort.total_s == np.median([one.total_s for one in seen])
 
 
+@pytest.mark.long
 def test_measure_rows__cut_off__goes_on_where_it_stopped(
     ladder: ModuleType,
     rows: ModuleType,
@@ -205,6 +208,7 @@ def test_measure_rows__a_row_fails__others_go_on(
     assert "bad: left out, no such thing" in screen.export_text()
 
 
+@pytest.mark.long
 def test_measure_rows__labels_are_gone__goes_on_without_comparing(
     ladder: ModuleType, make_bench: Callable[..., Any], tmp_path: Path
 ) -> None:

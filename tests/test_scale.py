@@ -186,8 +186,14 @@ def test_write_volume__stacks__are_mirrored_side_by_side_with_means_as_levels(tm
 def test_main__no_data__names_the_remedy(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 2, as of other benchmarks."""
+    """Exit code 2, as of other benchmarks, whichever of data and models is not there."""
     monkeypatch.setattr(script, "use_threads", lambda count: None)
-    words = ["--out", str(tmp_path / "o.json"), "--data", str(tmp_path), "--parts", "memory"]
-    assert script.main(words) == 2
+    places = ["--out", "o.json", "--data", "data", "--models", "models"]
+    words = [word if word.startswith("--") else str(tmp_path / word) for word in places]
+    assert script.main([*words, "--parts", "memory"]) == 2
+    assert "models\n  Choose others by --models." in capsys.readouterr().err
+    for model in import_benchmark("registry").load_dataset("em").models.values():
+        (tmp_path / "models" / model).mkdir(parents=True)
+        (tmp_path / "models" / model / "plans.json").touch()
+    assert script.main([*words, "--parts", "memory"]) == 2
     assert "no test case of 'em'" in capsys.readouterr().err
