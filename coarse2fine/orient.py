@@ -36,7 +36,7 @@ def display_axes(grid: Grid) -> tuple[Triple, Triple]:
     if grid.unit != _ANATOMICAL:
         return (0, 1, 2), (1, 1, 1)
     # Rows x, y, z of the patient and columns x, y, z of the file become z, y, x of both.
-    cosines = np.reshape(grid.direction, (3, 3))[::-1, ::-1]
+    cosines = np.reshape(grid.cosines, (3, 3))[::-1, ::-1]
     order = max(permutations(range(3)), key=lambda axes: abs(cosines[range(3), axes]).sum())
     return triple(order), triple(-1 if cosines[place, axis] < 0 else 1 for place, axis in enumerate(order))
 

@@ -31,6 +31,7 @@ from coarse2fine.features import (
     tree_features,
 )
 from coarse2fine.fine import input_reader
+from coarse2fine.io.turn import Turn
 from coarse2fine.nnunet import Model, load_model
 from coarse2fine.view import WorkingView, open_view
 
@@ -118,10 +119,11 @@ def test_pool_boxes__turned_map_and_boxes__gives_the_same_numbers() -> None:
     values = np.random.default_rng(0).normal(size=(3, 4, 5, 6)).astype(np.float32)
     kept, grid = BottleneckMap(values, (2, 4, 4), (1, 0, -2), (9, 20, 22)), (18, 40, 33)
     box = Box((3, 5, 4), (11, 30, 30))
-    swapped = Box((3, 4, 5), (11, 30, 30))
     plain = pool_boxes(kept, [box], grid, "max").reshape(4, 3)
-    turned = pool_boxes(kept.turned((0, 2, 1)), [swapped], (18, 33, 40), "max").reshape(4, 3)
-    np.testing.assert_array_equal(turned, plain[[0, 2, 1, 3]])
+    for flips, order in (((False, False, False), [0, 2, 1, 3]), ((True, False, True), [2, 0, 3, 1])):
+        turn = Turn((0, 2, 1), flips)
+        turned = pool_boxes(kept.turned(turn), [turn.box(box, grid)], turn.sizes(grid), "max").reshape(4, 3)
+        np.testing.assert_array_equal(turned, plain[order])
 
 
 @pytest.mark.parametrize("mode", ["max", "mean"])
