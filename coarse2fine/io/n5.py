@@ -1,138 +1,165 @@
-"""N5 stores (https://github.com/saalfeldlab/n5), whose axes are (x, y, z), and their multi-resolution conventions.
+"""N5 stores (https://github.com/saalfeldlab/n5) and their multi-resolution conventions.
 
-A multi-resolution group holds arrays ``s0``, ``s1``, ... Their factors are in ``scales`` or ``downsamplingFactors`` of
-the group or in ``downsamplingFactors`` of each array; the spacing of ``s0`` in ``pixelResolution`` or ``resolution`` of
-the group or the array. OpenOrganelle's ``transform`` of an array, which names its axes, is preferred where there is
-one.
+An array's axes are (x, y, z) unless ``axes`` names them; lists of numbers follow the same order, as tensorstore reads
+them. A multi-resolution group holds arrays ``s0``, ``s1``, ... Their factors are in ``scales`` or
+``downsamplingFactors`` of the group (of BigDataViewer's stores: of the group above) or in ``downsamplingFactors`` of
+each array; the spacing of ``s0`` in ``pixelResolution`` or ``resolution`` of the group or the array. OpenOrganelle's
+``transform`` of an array, which names its own axes, is preferred where there is one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from coarse2fine.errors import VolumeError
-from coarse2fine.io.layout import Floats, Layout, Level, check_axes, numbers
+from coarse2fine.io.contents import arrays_remedy
+from coarse2fine.io.layout import Floats, Layout, Level, Units, Wanted, by_axis, name_axes, units_by_axis
+from coarse2fine.io.schema import N5Array, N5Attributes, N5PixelResolution, N5Transform, parse
 from coarse2fine.io.tensors import Store
 
 _FILE = "attributes.json"
 _MOST_LEVELS = 32
 _AXES = ("x", "y", "z", "c", "t")
 
-_Units = tuple[str | None, str | None, str | None]
+
+@dataclass(frozen=True, slots=True)
+class _Array:
+    """An array's metadata, and those of the group it lies in."""
+
+    where: str
+    path: str
+    shape: Sequence[int]
+    own: N5Attributes
+    group: N5Attributes
 
 
-def find_n5(store: Store, array: str | None) -> Layout | None:
+def find_n5(store: Store, wanted: Wanted) -> Layout | None:
     """The volume of an N5 store; None if it is no such store.
 
     Args:
         store: The store.
-        array: Path of an array or multi-resolution group in it; None for what is at its top.
+        wanted: Whose ``array`` is the path of an array or multi-resolution group in it; None for what is at its top.
 
     Raises:
         VolumeError: If there is none, or its metadata are not valid.
     """
-    top = store.read_json(_FILE)
-    path = array.strip("/") if array else ""
+    path = (wanted.array or "").strip("/")
     node = store.child(path)
-    attributes = top if not path else node.read_json(_FILE)
+    top, attributes = store.read_json(_FILE), node.read_json(_FILE)
     if top is None and attributes is None:
         return None
-    first = node.child("s0").read_json(_FILE) if "dimensions" not in (attributes or {}) else None
+    is_array = attributes is not None and "dimensions" in attributes
+    first = None if is_array else node.child("s0").read_json(_FILE)
     if attributes is None and first is None:
-        raise VolumeError(f"{store.where} has no array {array}", "Check the name of the array.")
-    group = attributes or {}
-    prefix = f"{path}/" if path else ""
-    if "dimensions" in group:
-        parent = store.child(path.rpartition("/")[0]).read_json(_FILE) if path else None
-        level, units = _level(node.where, path, group, parent or {}, None)
-        return Layout("N5", "n5", (level,), units, files=(f"{prefix}{_FILE}",))
-    if first is None:
-        raise VolumeError(
-            f"{node.where} is an N5 group without arrays s0, s1, ...", "Name an array or group in it (--array)."
-        )
-    found = _arrays(node, group, first)
+        raise VolumeError(f"{store.where} has no array {path}", arrays_remedy(store))
+    if not is_array and first is None:
+        raise VolumeError(f"{node.where} is an N5 group without arrays s0, s1, ...", arrays_remedy(store, path))
+    above = store.child(path.rpartition("/")[0]).read_json(_FILE) if path else None
+    parent = parse(N5Attributes, f"{store.where}/{_FILE} above {path}", above or {})
+    group = parse(N5Attributes, f"{node.where}/{_FILE}", attributes or {})
+    if is_array:
+        level, units = _level(_array(node, path, attributes or {}, parent), None, wanted.axes)
+        return Layout("N5", "n5", (level,), units, files=(_below(path, _FILE),))
+    if _factors(group) is None and parent.factors is not None:
+        group = group.model_copy(update={"factors": parent.factors})
     pairs = [
-        _level(f"{node.where}/s{number}", f"{prefix}s{number}", attributes, group, number)
-        for number, attributes in enumerate(found)
+        _level(_array(node.child(f"s{number}"), _below(path, f"s{number}"), stated, group), number, wanted.axes)
+        for number, stated in enumerate(_arrays(node, group, first or {}))
     ]
-    levels = tuple(level for level, _ in pairs)
-    files = ((f"{prefix}{_FILE}",) if attributes is not None else ()) + (f"{prefix}s0/{_FILE}",)
-    return Layout("N5", "n5", levels, pairs[0][1], files=files)
+    files = ((_below(path, _FILE),) if attributes is not None else ()) + (_below(path, f"s0/{_FILE}"),)
+    return Layout("N5", "n5", tuple(level for level, _ in pairs), pairs[0][1], files=files)
 
 
-def _arrays(node: Store, group: Mapping[str, Any], first: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _below(path: str, name: str) -> str:
+    return f"{path}/{name}".lstrip("/")
+
+
+def _array(store: Store, path: str, stated: Mapping[str, Any], group: N5Attributes) -> _Array:
+    where = f"{store.where}/{_FILE}"
+    shape = parse(N5Array, where, stated).dimensions
+    return _Array(where, path, shape, parse(N5Attributes, where, stated), group)
+
+
+def _arrays(node: Store, group: N5Attributes, first: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Attributes of the arrays s0, s1, ...: as many as the group lists, or else as there are."""
     factors = _factors(group)
-    listed = None if factors is None else len(factors)
     found = [first]
-    while len(found) < (listed or _MOST_LEVELS):
+    while len(found) < (_MOST_LEVELS if factors is None else len(factors)):
         attributes = node.child(f"s{len(found)}").read_json(_FILE)
         if attributes is None:
-            if listed is not None:
+            if factors is not None:
                 raise VolumeError(
-                    f"{node.where}: its metadata list {listed} scales, s{len(found)} does not exist",
-                    "The store is incomplete: copy it again.",
+                    f"{node.where}: its metadata list {len(factors)} scales, s{len(found)} does not exist",
+                    "Copy the store again, or name one array (--array s0).",
                 )
             break
         found.append(attributes)
     return found
 
 
-def _factors(group: Mapping[str, Any]) -> list[Any] | None:
+def _factors(group: N5Attributes) -> list[Any] | None:
     """Factors of each level, if the group lists them."""
-    for name in ("scales", "downsamplingFactors"):
-        if isinstance(group.get(name), list) and group[name]:
-            return list(group[name])
-    return None
+    return next((list(f) for f in (group.scales, group.factors) if f and isinstance(f[0], list)), None)
 
 
-def _level(
-    where: str, path: str, own: Mapping[str, Any], group: Mapping[str, Any], number: int | None
-) -> tuple[Level, _Units]:
+def _level(array: _Array, number: int | None, given: str | None) -> tuple[Level, Units]:
     """A level and its units; ``number`` is its place in the group's scales, if it has one."""
-    rank = len(own.get("dimensions", ()))
-    named = own.get("axes", group.get("axes"))
-    axes = check_axes(where, named if isinstance(named, list) and len(named) == rank else _AXES[:rank])
-    if isinstance(own.get("transform"), Mapping):
-        return _of_transform(where, path, own["transform"], axes)
-    factors = own.get("downsamplingFactors")
-    own_base, own_unit = _resolution(where, own)
-    base, unit = (own_base, own_unit) if own_base else _resolution(where, group)
+    own, group, where = array.own, array.group, array.where
+    rank = len(array.shape)
+    shared = group.axes if group.axes and len(group.axes) == rank else None
+    axes = name_axes(where, own.axes or shared or _AXES[:rank], array.shape, given)
+    transform = own.transform or _listed_transform(group, array.path)
+    if transform is not None:
+        return _of_transform(where, array.path, transform, axes)
+    # Lists of the group follow its own order of axes, if it names them.
+    of_group = name_axes(where, shared, (), given) if shared else axes
+    base, units = _resolution(where, own, axes)
+    stated = base is not None
+    if not stated:
+        base, units = _resolution(where, group, of_group)
+    factors: Floats | None = None
     listed = _factors(group)
-    if factors is None and not own_base and number is not None and listed is not None:
-        factors = listed[number]
-    if factors is None and not own_base and number:
+    if own.factors is not None:
+        factors = by_axis(where, "downsamplingFactors", _flat(where, own.factors), axes)
+    elif not stated and number is not None and listed is not None:
+        factors = by_axis(where, "factors", listed[number], of_group)
+    elif not stated and number:
         base = None
     if base and factors is not None:
-        base = tuple(b * f for b, f in zip(base, numbers(where, "downsamplingFactors", factors, 3), strict=True))
-    offset = numbers(where, "offset", own["offset"], 3) if "offset" in own else (0.0, 0.0, 0.0)
-    return Level(path, axes, base[::-1] if base else None, offset[::-1]), (unit, unit, unit)
+        base = tuple(b * f for b, f in zip(base, factors, strict=True))
+    offset = by_axis(where, "offset", own.offset, axes) if own.offset is not None else (0.0, 0.0, 0.0)
+    return Level(array.path, axes, base, offset), units
 
 
-def _resolution(where: str, attributes: Mapping[str, Any]) -> tuple[Floats | None, str | None]:
-    """Spacing (x, y, z) and unit."""
-    pixel = attributes.get("pixelResolution")
-    if isinstance(pixel, Mapping):
-        unit = pixel.get("unit")
-        return numbers(where, "pixelResolution", pixel.get("dimensions"), 3), unit if isinstance(unit, str) else None
-    units = attributes.get("units")
-    unit = units[0] if isinstance(units, list) and units and len(set(map(str, units))) == 1 else None
-    for name in ("pixelResolution", "resolution"):
-        if name in attributes:
-            return numbers(where, name, attributes[name], 3), unit
-    return None, None
+def _flat(where: str, factors: Sequence[Any]) -> Sequence[float]:
+    if factors and isinstance(factors[0], list):
+        raise VolumeError(f"{where}: downsamplingFactors is not a list of 3 numbers: {factors}", "Correct it.")
+    return factors
 
 
-def _of_transform(where: str, path: str, transform: Mapping[str, Any], axes: tuple[str, ...]) -> tuple[Level, _Units]:
+def _resolution(where: str, stated: N5Attributes, axes: Sequence[str]) -> tuple[Floats | None, Units]:
+    """Spacing (z, y, x) and units."""
+    pixel = stated.pixel_resolution
+    if isinstance(pixel, N5PixelResolution):
+        return by_axis(where, "pixelResolution", pixel.dimensions, axes), (pixel.unit,) * 3
+    units = units_by_axis(stated.units, axes)
+    for name, values in (("pixelResolution", pixel), ("resolution", stated.resolution)):
+        if values is not None:
+            return by_axis(where, name, values, axes), units
+    return None, units
+
+
+def _listed_transform(group: N5Attributes, path: str) -> N5Transform | None:
+    """The transform that a group's ``multiscales`` has for one of its arrays."""
+    datasets = group.multiscales[0].datasets if group.multiscales else []
+    return next((one.transform for one in datasets if one.path.strip("/") == path.rpartition("/")[2]), None)
+
+
+def _of_transform(where: str, path: str, transform: N5Transform, axes: tuple[str, ...]) -> tuple[Level, Units]:
     """OpenOrganelle's convention, whose order of axes is its own."""
-    names = transform.get("axes")
-    if not isinstance(names, list) or sorted(map(str, names)) != ["x", "y", "z"]:
-        raise VolumeError(f"{where}: the axes of its transform are {names!r}", "Correct its metadata.")
-    order = [names.index(axis) for axis in "zyx"]
-    scale = numbers(where, "scale", transform.get("scale"), 3)
-    shift = numbers(where, "translate", transform.get("translate", [0, 0, 0]), 3)
-    units = transform.get("units")
-    z, y, x = (units[i] for i in order) if isinstance(units, list) and len(units) == 3 else (None, None, None)
-    level = Level(path, axes, tuple(scale[i] for i in order), tuple(shift[i] for i in order))
-    return level, (z, y, x)
+    names = name_axes(f"{where}: transform", transform.axes, ())
+    scale = by_axis(where, "scale", transform.scale, names)
+    shift = by_axis(where, "translate", transform.translate, names) if transform.translate else (0.0, 0.0, 0.0)
+    return Level(path, axes, scale, shift), units_by_axis(transform.units, names)

@@ -7,7 +7,8 @@ from typing import Any
 
 from canvas import Triple
 from coarse2fine.errors import VolumeError
-from coarse2fine.io.layout import Layout, Level, numbers
+from coarse2fine.io.layout import Layout, Level, Wanted, by_axis, name_axes
+from coarse2fine.io.schema import Precomputed, PrecomputedScale, parse
 from coarse2fine.io.tensors import Store
 from coarse2fine.io.units import NM_PER
 from coarse2fine.io.volume import Grid
@@ -18,41 +19,41 @@ UNFINISHED = "coarse2fine_unfinished"  # a member of ``info`` while a run still 
 _AXES = ("x", "y", "z", "c")
 
 
-def find_precomputed(store: Store, array: str | None) -> Layout | None:
+def find_precomputed(store: Store, wanted: Wanted) -> Layout | None:
     """The volume of a precomputed store; None if it is no such store.
 
     Args:
         store: The store.
-        array: Key of one of its scales; None for all.
+        wanted: Whose ``array`` is the key of one of its scales; None for all.
 
     Raises:
         VolumeError: If there is no such scale, or the metadata are not valid.
     """
-    info = store.read_json(INFO)
-    if info is None:
+    stated = store.read_json(INFO)
+    if stated is None:
         return None
-    scales = info.get("scales")
-    if not isinstance(scales, list) or not scales or not all(isinstance(scale, dict) for scale in scales):
-        raise VolumeError(f"{store.where}/{INFO} lists no scales", "It is no precomputed volume, or damaged.")
-    if info.get(UNFINISHED):
+    where = f"{store.where}/{INFO}"
+    if stated.get(UNFINISHED):
         raise VolumeError(f"{store.where} is the result of a run that has not finished", "Finish the run first.")
-    keys = [str(scale.get("key")) for scale in scales]
-    if array is not None and array not in keys:
-        raise VolumeError(f"{store.where} has no scale {array}", f"Its scales are {', '.join(keys)}.")
+    info = parse(Precomputed, where, stated)
+    keys = [scale.key for scale in info.scales]
+    if wanted.array is not None and wanted.array not in keys:
+        raise VolumeError(f"{store.where} has no scale {wanted.array}", f"Its scales are {', '.join(keys)} (--array).")
+    axes = name_axes(where, _AXES, (0,) * 4, wanted.axes)
     levels = tuple(
-        _level(store.where, number, scale)
-        for number, (key, scale) in enumerate(zip(keys, scales, strict=True))
-        if array in (None, key)
+        _level(where, number, scale, axes)
+        for number, scale in enumerate(info.scales)
+        if wanted.array in (None, scale.key)
     )
-    is_labels = "its type is segmentation" if info.get("type") == "segmentation" else ""
+    is_labels = "its type is segmentation" if info.type == "segmentation" else ""
     return Layout("precomputed", "neuroglancer_precomputed", levels, ("nm",) * 3, is_labels, (INFO,))
 
 
-def _level(where: str, number: int, scale: dict[str, Any]) -> Level:
-    resolution = numbers(where, "resolution", scale.get("resolution"), 3)
-    corner = numbers(where, "voxel_offset", scale.get("voxel_offset", [0, 0, 0]), 3)
+def _level(where: str, number: int, scale: PrecomputedScale, axes: tuple[str, ...]) -> Level:
+    resolution = by_axis(where, "resolution", scale.resolution, axes)
+    corner = by_axis(where, "voxel_offset", scale.voxel_offset, axes)
     offset = tuple(voxels * length for voxels, length in zip(corner, resolution, strict=True))
-    return Level(str(scale.get("key")), _AXES, resolution[::-1], offset[::-1], {"scale_index": number})
+    return Level(scale.key, axes, resolution, offset, {"scale_index": number})
 
 
 def label_info(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,30 @@ from coarse2fine.io.volume import Volume
 
 _IMAGE_TYPES = {"uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64"}
 _LABEL_TYPES = {"uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"}
+MOST_IN_CHUNK = 1 << 29  # bytes; a chunk is always read as a whole
+_MOST_VOXELS = 1 << 54  # ten times the largest volumes that there are
 _LARGEST = float(np.finfo(np.float32).max)  # networks compute in single precision
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Storage:
+    """How the voxels of a level are stored.
+
+    Attributes:
+        where: The array, for messages.
+        edges: Voxels (z, y, x) that are stored or missing together.
+        fill: What voxels read as that are not stored.
+        near: Whether it costs little to ask whether any voxel of a large region is stored.
+        stored: Whether any voxel of a region is; None if the format does not tell.
+        hint: What to do if chunks are missing, as far as that shows; empty otherwise.
+    """
+
+    where: str
+    edges: Triple
+    fill: float
+    near: bool
+    stored: Callable[[Box], bool | None]
+    hint: Callable[[], str]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +54,8 @@ class Scales:
         identity: What tells this volume from others, fit for JSON: format, where, array, shape, dtype, spacing, unit,
             chunks, channels, and a fingerprint of its metadata.
         chunks: Voxels (z, y, x) of one storage chunk of the finest level; reading is cheapest along its edges.
+        storage: How each level is stored.
+        warnings: What the user should know of its metadata.
     """
 
     levels: tuple[Volume[LazyArray], ...]
@@ -37,6 +63,8 @@ class Scales:
     where: str
     identity: Mapping[str, Any]
     chunks: Triple
+    storage: tuple[Storage, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def check_voxel_type(where: str, dtype: str, as_labels: bool, is_labels: str = "") -> None:
@@ -65,6 +93,19 @@ def check_voxel_type(where: str, dtype: str, as_labels: bool, is_labels: str = "
         raise VolumeError(
             f"{where}: voxels are of type {dtype}, not single real numbers",
             f"Convert them to one of {', '.join(sorted(_IMAGE_TYPES))}.",
+        )
+
+
+def check_voxels(where: str, shape: Sequence[int]) -> None:
+    """Refuses shapes that cannot be true.
+
+    Raises:
+        VolumeError: If it has far more voxels than any volume.
+    """
+    if math.prod(shape) > _MOST_VOXELS:
+        raise VolumeError(
+            f"{where} has shape {tuple(shape)}, {math.prod(shape):.3g} voxels",
+            "Correct its metadata: no volume has so many.",
         )
 
 

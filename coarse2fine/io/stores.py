@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +16,27 @@ from numpy.typing import NDArray
 
 from canvas import Box, Triple, triple
 from coarse2fine.errors import VolumeError
+from coarse2fine.io.chunks import chunk_key, edges_of, stray_hint
 from coarse2fine.io.hdf5 import is_hdf5, open_hdf5
-from coarse2fine.io.layout import Layout, Level
+from coarse2fine.io.layout import Layout, Level, Wanted, axes_example, letter, pick_channels
 from coarse2fine.io.lazy import LazyArray
 from coarse2fine.io.n5 import find_n5
-from coarse2fine.io.ngff import find_zarr
+from coarse2fine.io.ngff import check_array, find_zarr
 from coarse2fine.io.precomputed import find_precomputed
-from coarse2fine.io.scales import Scales, check_voxel_type, checked
-from coarse2fine.io.tensors import Place, Store, open_place, parse_place, reading
+from coarse2fine.io.scales import MOST_IN_CHUNK, Scales, Storage, check_voxel_type, check_voxels, checked
+from coarse2fine.io.tensors import FAILURES, Place, Store, is_zip, open_place, parse_place, reading
 from coarse2fine.io.units import to_grid_unit
 from coarse2fine.io.volume import Grid, Spacing, Volume
 
 _CACHE, _FAR_CACHE = 16 << 20, 64 << 20  # bytes of unpacked chunks to keep; what is far costs more to read again
-_FINDERS: dict[str, Callable[[Store, str | None], Layout | None]] = {
+_FINDERS: dict[str, Callable[[Store, Wanted], Layout | None]] = {
     "zarr": find_zarr,
     "precomputed": find_precomputed,
     "n5": find_n5,
 }
 _METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", "attributes.json")
-_SUFFIXES = (".zarr", ".n5", ".precomputed")
+_SUFFIXES = (".zarr", ".n5", ".precomputed", ".zip")
+_MOST_IN_SHARD = 1 << 22  # chunks; their index is read as a whole
 _MISFIT = 2  # coarse voxels by which a level may be longer or shorter than the finest; formats round differently
 
 
@@ -45,7 +50,7 @@ def is_store(where: str) -> bool:
     path = Path(where).expanduser()
     if path.is_dir():
         return any((path / name).is_file() for name in _METADATA) or path.suffix in _SUFFIXES or _is_info(path / "info")
-    return is_hdf5(path) or (path.suffix in _SUFFIXES and not path.exists())
+    return is_hdf5(path) or is_zip(path) or (path.suffix in _SUFFIXES and not path.exists())
 
 
 def open_store(
@@ -54,12 +59,14 @@ def open_store(
     array: str | None = None,
     spacing: Spacing | None = None,
     unit: str | None = None,
+    axes: str | None = None,
+    channel: int | None = None,
     as_labels: bool = False,
 ) -> Scales:
-    """Opens a volume that is read by region: CREMI HDF5, zarr v2 or v3, OME-NGFF, N5, or neuroglancer precomputed.
+    """Opens a volume that is read by region: HDF5, zarr v2 or v3, OME-NGFF, N5, or neuroglancer precomputed.
 
-    Nothing but metadata is read. Missing chunks hold the fill value, as all formats have it. Regions of
-    floating-point voxels are checked when they are read.
+    Nothing but metadata is read. Missing chunks hold the fill value, as all formats have it; ``presence`` tells whether
+    that can be what was meant. Regions of floating-point voxels are checked when they are read.
 
     Args:
         where: A path, or a URL (file, http, https, s3, gs); the prefixes ``zarr://``, ``n5://`` and ``precomputed://``
@@ -68,6 +75,8 @@ def open_store(
             and what is at the top of others.
         spacing: Distance between voxels (z, y, x) of the finest resolution, instead of what the metadata say.
         unit: Unit of ``spacing``, or instead of the metadata's unit.
+        axes: Letters of the array's axes in their order, such as "czyx", instead of what the metadata say.
+        channel: The only channel that is wanted, counted from 0; None for all.
         as_labels: Whether the volume is to hold labels: integers of any type.
 
     Returns:
@@ -77,82 +86,124 @@ def open_store(
         VolumeError: If it cannot be read, its metadata do not make it a volume with spacing and unit, or it holds
             labels where an image is wanted or the other way round.
     """
-    place = parse_place(where)
-    if spacing is not None and len(spacing) != 3:
-        raise VolumeError(f"the spacing {spacing} is not three numbers (z, y, x)", "Give three (--spacing).")
+    place, wanted = parse_place(where), Wanted(array, spacing, unit, axes, channel, as_labels)
     if place.folder is not None:
         if not place.folder.exists():
             raise VolumeError(f"{where} does not exist", "Check the path.")
         if is_hdf5(place.folder):
-            return open_hdf5(place, array, spacing, unit, as_labels)
-        if not place.folder.is_dir():
+            return open_hdf5(place, wanted)
+        if not place.folder.is_dir() and not is_zip(place.folder):
             raise VolumeError(f"{where} is neither a store nor an HDF5 file", "Name a store's top folder.")
     store = open_place(place, _FAR_CACHE if place.folder is None else _CACHE)
     finders = [_FINDERS[place.family]] if place.family else list(_FINDERS.values())
-    layout = next((found for find in finders if (found := find(store, array)) is not None), None)
+    layout = next((found for find in finders if (found := find(store, wanted)) is not None), None)
     if layout is None:
+        store.check_access()
         raise VolumeError(
             f"{place.where}{f' has no array {array}' if array else ''}: no {place.family or 'zarr, N5 or precomputed'} "
             "metadata found",
             "Check the address; the store's top folder holds zarr.json, .zattrs, attributes.json or info.",
         )
     if array and "labels" in array.strip("/").split("/") and not layout.is_labels:
-        layout = Layout(layout.format, layout.driver, layout.levels, layout.units, f"array {array}", layout.files)
-    return _scales(place, store, layout, array, spacing, unit, as_labels)
+        layout = replace(layout, is_labels=f"array {array}")
+    return _scales(place, store, layout, wanted)
 
 
-def _scales(
-    place: Place,
-    store: Store,
-    layout: Layout,
-    array: str | None,
-    spacing: Spacing | None,
-    unit: str | None,
-    as_labels: bool,
-) -> Scales:
-    opened = _open_levels(store, layout)
-    finest, views = opened[0][0], opened[0][1]
-    where = f"{store.where}/{finest.path}".rstrip("/")
-    if spacing is None and finest.spacing is None:
-        raise VolumeError(f"{where} does not say its spacing", "Give it (z, y, x) and its unit (--spacing, --unit).")
-    dtype = views[0].dtype.name
-    check_voxel_type(where, dtype, as_labels, layout.is_labels)
-    units = (unit,) * 3 if unit else layout.units
+def _scales(place: Place, store: Store, layout: Layout, wanted: Wanted) -> Scales:
+    opened = _open_levels(store, layout, wanted)
+    finest = opened[0]
+    if wanted.spacing is None and finest.level.spacing is None:
+        raise VolumeError(
+            f"{finest.where} does not say its spacing", "Give it (z, y, x) and its unit (--spacing, --unit)."
+        )
+    dtype = finest.view.dtype.name
+    check_voxel_type(finest.where, dtype, wanted.as_labels, layout.is_labels)
+    units = (wanted.unit,) * 3 if wanted.unit else layout.units
     volumes = []
-    for level, channels in opened:
-        place_of_level = f"{store.where}/{level.path}".rstrip("/")
-        steps = level.spacing
-        if spacing is not None:
-            steps = _rescaled(spacing, finest, level, views[0].shape, channels[0].shape)
-        if steps is None:
-            raise VolumeError(f"{place_of_level} does not say its spacing", "Correct its metadata, or name one array.")
-        found, voxel, (offset,) = to_grid_unit(place_of_level, steps, units, level.offset)
-        grid = Grid(triple(channels[0].shape), voxel, found, offset[::-1])
-        if channels[0].dtype.name != dtype or len(channels) != len(views):
+    for one in opened:
+        if one.view.dtype.name != dtype or len(one.views) != len(finest.views):
             raise VolumeError(
-                f"{place_of_level}: voxel type or channels differ from those of {where}", "The store is not consistent."
+                f"{one.where}: voxel type or channels differ from those of {finest.where}",
+                f"Name one array (--array {finest.level.path}).",
             )
-        lazy = tuple(_lazy(place_of_level, channel) for channel in channels)
+        grid = _grid(one, finest, wanted.spacing, units)
+        lazy = tuple(_lazy(store, one, view, channel) for channel, view in one.views.items())
         volumes.append(Volume(lazy, grid, place.name))
     _check_extents(store.where, [volume.grid for volume in volumes])
-    grid, chunks = volumes[0].grid, _chunk(views[0])
+    grid, chunks = volumes[0].grid, _chunk(finest.view)
     identity = {
         "format": layout.format,
         "where": place.where,
-        "array": array,
+        "array": wanted.array,
         "shape": list(grid.shape),
         "dtype": dtype,
         "spacing": list(grid.spacing),
         "unit": grid.unit,
+        "axes": "".join(finest.level.axes),
+        "channel": wanted.channel,
         "chunks": list(chunks),
-        "channels": len(views),
-        "fingerprint": {key: store.fingerprint(key) for key in (*layout.files, *_array_files(layout, finest))},
+        "channels": len(finest.views),
+        "fingerprint": {key: store.fingerprint(key) for key in (*layout.files, *_array_files(layout, finest.level))},
     }
-    return Scales(tuple(volumes), place.name, place.where, identity, chunks)
+    storage = tuple(_storage(store, one) for one in opened)
+    return Scales(tuple(volumes), place.name, place.where, identity, chunks, storage)
 
 
-def _open_levels(store: Store, layout: Layout) -> list[tuple[Level, list[ts.TensorStore]]]:
-    """The arrays of all levels, one per channel with axes (z, y, x) from 0, finest first."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Opened:
+    """A level whose array is open.
+
+    Attributes:
+        level: What the metadata say of it.
+        where: Its place, for messages.
+        array: As it is stored.
+        views: By channel, with axes (z, y, x) from 0.
+    """
+
+    level: Level
+    where: str
+    array: ts.TensorStore
+    views: dict[int, ts.TensorStore]
+
+    @property
+    def view(self) -> ts.TensorStore:
+        """The first channel."""
+        return next(iter(self.views.values()))
+
+
+def _check_size(where: str, array: ts.TensorStore) -> None:
+    """Refuses what no machine can read by region."""
+    chunk, shard = edges_of(array), edges_of(array, shard=True)
+    size = math.prod(chunk) * array.dtype.numpy_dtype.itemsize
+    if size > MOST_IN_CHUNK:
+        raise VolumeError(
+            f"{where}: a chunk of {chunk} voxels takes {size / 1e9:.3g} GB, more than {MOST_IN_CHUNK / 1e9:.1f}",
+            "Write it anew with smaller chunks, such as 64 x 64 x 64.",
+        )
+    if math.prod(-(-a // b) for a, b in zip(shard, chunk, strict=True)) > _MOST_IN_SHARD:
+        raise VolumeError(
+            f"{where}: shards hold more than {_MOST_IN_SHARD} chunks", "Write it anew with smaller shards."
+        )
+    check_voxels(where, array.shape)
+
+
+def _check_names(where: str, array: ts.TensorStore, axes: Sequence[str], given: str | None) -> None:
+    """Refuses an image whose arrays call their axes otherwise than it does."""
+    labels = array.domain.labels
+    if given is not None or not all(labels) or array.rank != len(axes):
+        return
+    if [letter(label) for label in labels] != list(axes) and all(letter(label) for label in labels):
+        raise VolumeError(
+            f"{where} calls its axes {', '.join(labels)}, but its image {', '.join(axes)}",
+            f"Say which are right (--axes {''.join(axes)} or --axes {''.join(letter(label) for label in labels)}).",
+        )
+
+
+def _open_levels(store: Store, layout: Layout, wanted: Wanted) -> list[_Opened]:
+    """All levels, finest first."""
+    if layout.driver in ("zarr", "zarr3"):
+        for level in layout.levels:
+            check_array(store.child(level.path), layout.driver)
     pending = [
         store.child(level.path if not level.options else "").open(layout.driver, **level.options)
         for level in layout.levels
@@ -165,28 +216,56 @@ def _open_levels(store: Store, layout: Layout) -> list[tuple[Level, list[ts.Tens
         if array.rank != len(level.axes):
             raise VolumeError(
                 f"{where} has shape {array.shape}, but its axes are {', '.join(level.axes)}",
-                "Name another array (--array), or correct its metadata.",
+                f"Name its axes in this order (--axes {axes_example(array.shape)}), or name another array (--array).",
             )
         if 0 in array.shape:
-            raise VolumeError(f"{where} holds no voxels: its shape is {array.shape}", "Check the store.")
-        opened.append((level, _channels(where, array, level.axes)))
-    return sorted(opened, key=lambda pair: -int(np.prod(pair[1][0].shape)))
+            raise VolumeError(f"{where} holds no voxels: its shape is {array.shape}", "Name another array (--array).")
+        _check_size(where, array)
+        _check_names(where, array, level.axes, wanted.axes)
+        opened.append(_Opened(level, where, array, _channels(where, array, level.axes, wanted.channel)))
+    return sorted(opened, key=lambda one: -math.prod(one.view.shape))
 
 
-def _channels(where: str, array: ts.TensorStore, axes: Sequence[str]) -> list[ts.TensorStore]:
+def _channels(where: str, array: ts.TensorStore, axes: Sequence[str], channel: int | None) -> dict[int, ts.TensorStore]:
     array = array[ts.d[:].translate_to[0]]
     others = [axis for axis in axes if axis not in "zyx"]
-    if "t" in others and array.shape[axes.index("t")] != 1:
-        raise VolumeError(f"{where} has {array.shape[axes.index('t')]} points in time", "Store one volume per point.")
-    count = array.shape[axes.index("c")] if "c" in others else 1
-    views = []
-    for channel in range(count):
+    views = {}
+    for index in pick_channels(where, array.shape, axes, channel):
         view, left = array, list(axes)
         for axis in others:
-            view = view[ts.d[left.index(axis)][channel if axis == "c" else 0]]
+            view = view[ts.d[left.index(axis)][index if axis == "c" else 0]]
             left.remove(axis)
-        views.append(view[ts.d[[left.index(axis) for axis in "zyx"]].transpose[:]])
+        views[index] = view[ts.d[[left.index(axis) for axis in "zyx"]].transpose[:]]
     return views
+
+
+def _grid(one: _Opened, finest: _Opened, given: Spacing | None, units: Sequence[str | None]) -> Grid:
+    steps, shape = one.level.spacing, one.view.shape
+    if given is not None:
+        steps = _rescaled(given, finest.level, one.level, finest.view.shape, shape)
+    if steps is None:
+        raise VolumeError(
+            f"{one.where} does not say its spacing", f"Name one array that does (--array {finest.level.path})."
+        )
+    unit, spacing, (offset,) = to_grid_unit(one.where, steps, units, one.level.offset)
+    return Grid(triple(shape), spacing, unit, offset[::-1])
+
+
+def _storage(store: Store, one: _Opened) -> Storage:
+    view = one.view
+    fill = 0.0 if view.fill_value is None else float(np.ravel(view.fill_value)[0])
+
+    def stored(box: Box) -> bool | None:
+        try:
+            return not view[box.slices].storage_statistics(query_not_stored=True).result().not_stored
+        except FAILURES:  # not all drivers can tell, and servers fail in ways of their own
+            return None
+
+    def hint() -> str:
+        folder = store.folder / one.level.path if store.folder else None
+        return stray_hint(folder, chunk_key(one.array, one.array.domain.inclusive_min))
+
+    return Storage(one.where, _chunk(view), fill, store.folder is not None, stored, hint)
 
 
 def _array_files(layout: Layout, level: Level) -> tuple[str, ...]:
@@ -197,17 +276,43 @@ def _array_files(layout: Layout, level: Level) -> tuple[str, ...]:
 
 def _chunk(view: ts.TensorStore) -> Triple:
     """Storage chunk, no longer than the array."""
-    edges = view.chunk_layout.read_chunk.shape or view.shape
-    return triple(min(edge or length, length) for edge, length in zip(edges, view.shape, strict=True))
+    return triple(min(edge, length) for edge, length in zip(edges_of(view), view.shape, strict=True))
 
 
-def _lazy(where: str, view: ts.TensorStore) -> LazyArray:
+def _lazy(store: Store, one: _Opened, view: ts.TensorStore, channel: int) -> LazyArray:
     def load(box: Box) -> NDArray[Any]:
-        with reading(where, box):
-            return np.asarray(view[box.slices].read().result())
+        with reading(one.where, box):
+            try:
+                return np.asarray(view[box.slices].read().result())
+            except FAILURES:
+                if not store.is_far:
+                    raise
+            return _chunkwise(store.child(one.level.path), one, view, channel, box)
 
     dtype = np.dtype(view.dtype.numpy_dtype)
-    return LazyArray(triple(view.shape), dtype, checked(where, load) if dtype.kind == "f" else load)
+    return LazyArray(triple(view.shape), dtype, checked(one.where, load) if dtype.kind == "f" else load)
+
+
+def _chunkwise(store: Store, one: _Opened, view: ts.TensorStore, channel: int, box: Box) -> NDArray[Any]:
+    """A region from a server that refuses missing chunks, or answers with a web page, instead of saying 404."""
+    edges = dict(zip(one.level.axes, edges_of(one.array, shard=True), strict=True))
+    origin = one.array.domain.inclusive_min
+    result = np.full(box.shape, 0 if view.fill_value is None else view.fill_value, view.dtype.numpy_dtype)
+    starts = [
+        range(a // edges[axis] * edges[axis], b, edges[axis])
+        for a, b, axis in zip(box.start, box.stop, "zyx", strict=True)
+    ]
+    for start in itertools.product(*starts):
+        part = Box.of(start, (edges[axis] for axis in "zyx")).clip(box)
+        try:
+            result[part.relative_to(box).slices] = view[part.slices].read().result()
+        except FAILURES:
+            place = dict(zip("zyx", part.start, strict=True)) | {"c": channel}
+            voxel = [o + place.get(axis, 0) for o, axis in zip(origin, one.level.axes, strict=True)]
+            key = chunk_key(one.array, voxel)
+            if key is None or not store.lacks(key):
+                raise
+    return result
 
 
 def _rescaled(

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ import tensorstore as ts
 
 from canvas import Box
 from coarse2fine.errors import OutputError, VolumeError
+from coarse2fine.text import plain
 
 _FAMILIES = {"zarr": "zarr", "zarr2": "zarr", "zarr3": "zarr", "n5": "n5", "precomputed": "precomputed"}
 _SCHEMES = ("file", "http", "https", "s3", "gs")
@@ -25,7 +27,11 @@ _RETRIES = {"max_retries": 5, "initial_delay": "500ms", "max_delay": "8s"}  # th
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_ACCESS = {"PERMISSION_DENIED", "UNAUTHENTICATED"}
 _NO_ANSWER = {"UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED"}
-_FAILURES = (ValueError, NotImplementedError, OSError)  # what tensorstore raises
+FAILURES = (ValueError, NotImplementedError, OSError)  # what tensorstore raises
+MOST_METADATA = 16 << 20  # bytes of a file of metadata
+_MOST_IN_ARCHIVE = 1 << 30  # bytes of a file in a zip archive, unpacked
+_TOPS = ("zarr.json", ".zgroup", ".zarray", ".zattrs", "attributes.json", "info")
+_WEB_PAGES = (b"<!doctype html", b"<html", b"<?xml")  # what some servers answer for keys that do not exist
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ class Place:
     def name(self) -> str:
         """Last part of the path, without ending."""
         last = self.folder.name if self.folder else urlsplit(self.url).path.rstrip("/").rpartition("/")[2]
-        return re.sub(r"(\.ome)?\.(zarr|n5|precomputed|hdf5?|h5)$", "", last) or "volume"
+        return re.sub(r"(\.ome)?\.(zarr|n5|precomputed|hdf5?|h5)(\.zip)?$", "", last) or "volume"
 
 
 def parse_place(where: str) -> Place:
@@ -88,13 +94,20 @@ class Store:
         where: Name for messages.
         kvstore: tensorstore's specification of the place; its path ends in a slash.
         context: Cache and network settings that all arrays of the store share.
-        folder: The local folder; None if it is elsewhere.
+        folder: The local folder; None if it is elsewhere, or a zip archive.
+        archive: The local zip archive; None if it is none.
     """
 
     where: str
     kvstore: Mapping[str, Any]
     context: ts.Context
     folder: Path | None
+    archive: Path | None = None
+
+    @property
+    def is_far(self) -> bool:
+        """Whether it is behind a network."""
+        return self.folder is None and self.archive is None
 
     def child(self, path: str) -> Store:
         """The store at a path below this one."""
@@ -107,14 +120,48 @@ class Store:
         )
 
     def read(self, key: str) -> bytes | None:
-        """The value of a key; None if there is none.
+        """The value of a key of metadata; None if there is none.
+
+        Many servers answer 403 for keys that do not exist, because they would have to list the folder to know.
 
         Raises:
-            VolumeError: If it cannot be read.
+            VolumeError: If it cannot be read, or is far too large.
         """
-        with reading(f"{self.where}/{key}"):
-            result = self._keys().read(key).result()
+        try:
+            with reading(f"{self.where}/{key}"):
+                if self.folder is not None and _size(self.folder / key) > MOST_METADATA:
+                    raise ValueError(f"it is larger than {MOST_METADATA >> 20} MiB")
+                result = self._keys().read(key).result()
+        except VolumeError as error:
+            if self.is_far and is_forbidden(error.__cause__):
+                return None
+            raise
         return result.value if result.state == "value" else None
+
+    def check_access(self) -> None:
+        """Tells a store that may not be read from one that is not there.
+
+        Raises:
+            VolumeError: If a far server refuses access even to what all stores have.
+        """
+        if self.is_far:
+            with reading(self.where):
+                for key in _TOPS:
+                    self._keys().read(key).result()
+
+    def lacks(self, key: str) -> bool:
+        """Whether a far store has no value for the key of a chunk, however its server says so.
+
+        Raises:
+            Exception: What tensorstore raises if the server does not answer.
+        """
+        try:
+            result = self._keys().read(key).result()
+        except FAILURES as error:
+            if is_forbidden(error):
+                return True
+            raise
+        return result.state != "value" or result.value[:100].lstrip().lower().startswith(_WEB_PAGES)
 
     def read_json(self, key: str) -> dict[str, Any] | None:
         """The JSON object of a key; None if there is none.
@@ -123,14 +170,18 @@ class Store:
             VolumeError: If it cannot be read or is no JSON object.
         """
         text = self.read(key)
-        if text is None:
+        if text is None or (self.is_far and text[:100].lstrip().lower().startswith(_WEB_PAGES)):
             return None
         try:
+            if len(text) > MOST_METADATA:
+                raise ValueError(f"larger than {MOST_METADATA >> 20} MiB")
             content = json.loads(text)
-        except ValueError as error:
-            raise VolumeError(f"{self.where}/{key} is not valid JSON: {error}", "It may be damaged.") from error
+        except (ValueError, RecursionError) as error:
+            raise VolumeError(
+                f"{self.where}/{key} is not valid JSON: {error}", "Correct it, or copy the store again."
+            ) from error
         if not isinstance(content, dict):
-            raise VolumeError(f"{self.where}/{key} is not a JSON object", "It may be damaged.")
+            raise VolumeError(f"{self.where}/{key} is not a JSON object", "Correct it, or copy the store again.")
         return content
 
     def write_json(self, key: str, content: Mapping[str, Any]) -> None:
@@ -162,6 +213,8 @@ class Store:
         """What changes when the value of a key does: size and time of a local file, a digest of others."""
         if self.folder is not None:
             return file_fingerprint(self.folder / key)
+        if self.archive is not None:
+            return file_fingerprint(self.archive)
         value = self.read(key) or b""
         return {"size": len(value), "sha256": hashlib.sha256(value).hexdigest()}
 
@@ -201,6 +254,10 @@ def open_place(place: Place, cache_bytes: int) -> Store:
             "s3_request_retries": _RETRIES,
         }
     )
+    if place.folder is not None and is_zip(place.folder):
+        base = {"driver": "file", "path": str(place.folder)}
+        archive = {"driver": "zip", "base": base, "path": _top_of(place.folder)}
+        return Store(place.where, archive, context, None, place.folder)
     if place.folder is not None:
         return Store(place.where, {"driver": "file", "path": f"{place.folder}/"}, context, place.folder)
     with reading(place.where):
@@ -209,6 +266,50 @@ def open_place(place: Place, cache_bytes: int) -> Store:
     if kvstore["driver"] in ("s3", "gcs"):
         kvstore["path"] = kvstore["path"].lstrip("/")
     return Store(place.where.rstrip("/"), kvstore, context, None)
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a file is a zip archive, by its name and content."""
+    return path.suffix == ".zip" and path.is_file() and zipfile.is_zipfile(path)
+
+
+def _top_of(path: Path) -> str:
+    """The folder in a zip archive that holds the store: its top, or the only folder there.
+
+    Raises:
+        VolumeError: If the archive is damaged, or would need too much memory.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise VolumeError(
+            f"{path} cannot be read: {error}", "Copy it again, or unpack it and name its folder."
+        ) from error
+    largest = max(entries, key=lambda entry: entry.file_size, default=None)
+    if largest is not None and largest.file_size > _MOST_IN_ARCHIVE:
+        raise VolumeError(
+            f"{path}: {plain(largest.filename)} would take {largest.file_size / 1e9:.1f} GB unpacked",
+            "Unpack the archive and name its folder.",
+        )
+    names = [entry.filename for entry in entries]
+    tops = {name.partition("/")[0] for name in names if "/" in name}
+    if not any(name in names for name in _TOPS) and len(tops) == 1:
+        return f"{tops.pop()}/"
+    return ""
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 if there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def is_forbidden(error: BaseException | None) -> bool:
+    """Whether a server refuses access, by what tensorstore raised."""
+    return isinstance(error, FAILURES) and _telling(error)[0] in _NO_ACCESS
 
 
 @contextmanager
@@ -221,12 +322,12 @@ def reading(where: str, box: Box | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except _FAILURES as error:
+    except FAILURES as error:
         code, reason, number = _telling(error)
         place = f", voxels {box.start} to {box.stop} (z, y, x)" if box else ""
         problem = f"{where}{place} cannot be read: {reason}"
         if number in (errno.EACCES, errno.EPERM) or code in _NO_ACCESS:
-            remedy = "Check that you may read it; for buckets, that your credentials are set."
+            remedy = "Check the address, and that you may read it; for buckets, that your credentials are set."
         elif code in _NO_ANSWER:
             remedy = "The server does not answer: check the address and the network, and try again."
         elif code == "NOT_FOUND":
@@ -247,7 +348,7 @@ def writing(where: str) -> Iterator[None]:
     """
     try:
         yield
-    except _FAILURES as error:
+    except FAILURES as error:
         code, reason, number = _telling(error)
         if number in _FULL or code == "RESOURCE_EXHAUSTED":
             remedy = "Free some space, raise the quota, or write elsewhere."
