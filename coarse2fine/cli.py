@@ -67,6 +67,8 @@ def add_store_options(parser: argparse.ArgumentParser) -> None:
     add("--array", metavar="NAME", help="array inside of the store, such as volumes/raw")
     add("--spacing", type=_three, metavar="Z,Y,X", help="voxel size, where the store does not say it")
     add("--unit", choices=_UNITS, help="its unit")
+    add("--axes", metavar="LETTERS", help="the array's axes in their order, where the store does not say them: tczyx")
+    add("--channel", type=int, metavar="N", help="read only this channel, counted from 0")
     where = group.add_mutually_exclusive_group()
     where.add_argument("--workers", type=int, metavar="N", help="run on N processes of this machine (Dask)")
     where.add_argument("--scheduler", metavar="ADDRESS", help="run on a Dask cluster, such as tcp://host:8786")

@@ -73,6 +73,7 @@ LAYERS = (
     "coarse2fine.io.chunks",
     "coarse2fine.io.units",
     "coarse2fine.io.scales",
+    "coarse2fine.io.sights",
     "coarse2fine.io.presence",
     "coarse2fine.io.hdf5meta",
     "coarse2fine.io.hdf5",

@@ -30,6 +30,8 @@ _ONLY_STORES = {
     "array": "--array",
     "spacing": "--spacing",
     "unit": "--unit",
+    "axes": "--axes",
+    "channel": "--channel",
     "region": "--region",
     "instances": "--instances",
     "workers": "--workers",
@@ -60,7 +62,9 @@ def infer_store(options: argparse.Namespace, config: Config, console: Console) -
     Raises:
         C2FError: If anything is wrong; what is done is kept, and the same command goes on from there.
     """
-    source = Source(options.input, options.array, options.spacing, options.unit)
+    source = Source(
+        options.input, options.array, options.spacing, options.unit, axes=options.axes, channel=options.channel
+    )
     if options.region:
         grid = source.open()[0].levels[0].grid
         source = dataclasses.replace(source, region=parse_region(options.region, grid))

@@ -19,7 +19,8 @@ from coarse2fine.allocator import keep_freed_memory
 from coarse2fine.config import Config
 from coarse2fine.errors import C2FError, VolumeError
 from coarse2fine.features import feature_model_fingerprint
-from coarse2fine.io import Grid, LabelSpec, Volume, atomic_write, create_labels, pyramid_factors
+from coarse2fine.io import Grid, LabelSpec, Scales, Volume, atomic_write, create_labels, pyramid_factors
+from coarse2fine.io.presence import check_stored, misfit
 from coarse2fine.large.cells import open_scene
 from coarse2fine.large.engine import Engine, Failure, Task, run_phase
 from coarse2fine.large.job import SCAN, Job, store_of
@@ -150,7 +151,7 @@ def segment_store(
         dict(sum((Counter(payload["seconds"]) for payload in segmented.values()), Counter())),
         {**counts, **({"objects": objects} if job.ids else {})},
         tuple(run.failures),
-        volume_doubts(plan.levels[0], plan.pipeline.models),
+        (*plan.warnings, *volume_doubts(plan.levels[0], plan.pipeline.models)),
         peak_memory_mb(plan.pipeline.fine.device),
         config.to_dict(),
     )
@@ -166,6 +167,7 @@ class _Plan:
         identity: What the volume is told from others by.
         lattice: Its cells and blocks.
         coarse_level: Scale level that the coarse network reads.
+        warnings: What the user should know of the input.
     """
 
     pipeline: Pipeline
@@ -173,6 +175,7 @@ class _Plan:
     identity: Mapping[str, Any]
     lattice: Lattice
     coarse_level: int
+    warnings: tuple[str, ...]
 
     @property
     def grid(self) -> Grid:
@@ -194,7 +197,35 @@ def _plan(config: Config, source: Source, trust: bool) -> _Plan:
     lattice, level = plan_cells(pipeline, levels[0]), coarse_level_of(pipeline, levels)
     # Statistics are not needed for that.
     open_scene(pipeline, levels, blank_scan(len(levels[0].channels), lattice.shape), level)
-    return _Plan(pipeline, levels, identity_of(scales, source.region), lattice, level)
+    stored = check_stored(scales, source.region)
+    level, skipped = _fitting_level(level, config.blocks.coarse_level, scales, source)
+    warnings = (*scales.warnings, *stored, *skipped)
+    return _Plan(pipeline, levels, identity_of(scales, source.region), lattice, level, warnings)
+
+
+def _fitting_level(level: int, asked: int | None, scales: Scales, source: Source) -> tuple[int, tuple[str, ...]]:
+    """The scale level that the coarse network reads: the next finer one for each that does not show the volume.
+
+    Args:
+        level: The one that suits the network.
+        asked: The one that the user asks for, if any.
+        scales: The store.
+        source: What is read of it.
+
+    Returns:
+        The level, and a warning for each that is passed over.
+
+    Raises:
+        VolumeError: If the one that the user asks for does not show the volume.
+    """
+    warnings = []
+    while level > 0 and (why := misfit(scales, level, source.region)):
+        problem = f"{scales.storage[level].where}, scale level {level}: {why}"
+        if asked is not None:
+            raise VolumeError(problem, f"Leave blocks.coarse_level out, or name another level (below {level}).")
+        level -= 1
+        warnings.append(f"{problem} The coarse network reads level {level} instead.")
+    return level, tuple(warnings)
 
 
 def plan_cells(pipeline: Pipeline, volume: Volume[Any]) -> Lattice:

@@ -27,6 +27,8 @@ class Source:
         spacing: Voxel size (z, y, x), where the store does not say it or is wrong.
         unit: Its unit, likewise.
         region: Voxels of the finest level that are worked on; None for all.
+        axes: Letters of the array's axes in their order, where the store does not say them or is wrong.
+        channel: The only channel that is read, counted from 0; None for all.
     """
 
     where: str
@@ -34,6 +36,8 @@ class Source:
     spacing: tuple[float, float, float] | None = None
     unit: str | None = None
     region: Box | None = None
+    axes: str | None = None
+    channel: int | None = None
 
     def open(self) -> tuple[Scales, tuple[Volume[LazyArray], ...]]:
         """The store, and the region of it at each of its scales, finest first.
@@ -41,7 +45,14 @@ class Source:
         Raises:
             VolumeError: If it cannot be read as an image.
         """
-        scales = open_store(self.where, array=self.array, spacing=self.spacing, unit=self.unit)
+        scales = open_store(
+            self.where,
+            array=self.array,
+            spacing=self.spacing,
+            unit=self.unit,
+            axes=self.axes,
+            channel=self.channel,
+        )
         region = self.region or Box.whole(scales.levels[0].grid.shape)
         return scales, region_of(scales.levels, region)
 

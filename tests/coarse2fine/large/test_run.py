@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -561,3 +562,25 @@ def test_segment_store__model_that_treats_an_axis_apart__has_the_extremes_of_its
         scan = json.loads((bench.work("out.zarr") / "data" / "scan.json").read_text())
         kept.append({axis: len(lows) for axis, lows in scan["channels"][0]["lows"].items()})
     assert kept == [{"0": 8}, {}]
+
+
+def test_segment_store__coarse_level_without_chunks__is_passed_over(
+    bright: None, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result is that of the finest level alone, with a warning; asked for, the level is refused with a remedy."""
+    module = importlib.import_module("coarse2fine.large.run")
+    monkeypatch.setattr(module, "coarse_level_of", lambda pipeline, levels: len(levels) - 1)
+    bench.image = write_image(bench.folder / "levels.zarr", IMAGE, levels=3, chunk=20)
+    for level in ("1", "2"):
+        shutil.rmtree(bench.image / level / "c")
+    report = bench()
+    np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
+    assert report.layout["coarse_level"] == 0
+    assert len(report.warnings) == 2
+    assert all("none of its chunks is stored" in warning for warning in report.warnings)
+    with pytest.raises(VolumeError, match=r"levels\.zarr/2, scale level 2: none of its chunks") as info:
+        bench("asked.zarr", overrides=["blocks.coarse_level=2"])
+    assert "Leave blocks.coarse_level out" in info.value.remedy
+    shutil.rmtree(bench.image / "0/c")
+    with pytest.raises(VolumeError, match=r"none of the .* chunks that were looked for is stored"):
+        bench("nothing.zarr")
