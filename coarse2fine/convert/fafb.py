@@ -18,6 +18,7 @@ from coarse2fine.convert.crops import covered, crop_sample
 from coarse2fine.convert.rawdata import RawData, Sample
 from coarse2fine.errors import VolumeError
 from coarse2fine.io import Scales, open_store
+from coarse2fine.io.presence import check_stored
 from coarse2fine.io.volume import Spacing
 from coarse2fine.region import parse_region
 
@@ -82,7 +83,8 @@ def find_fafb(
             "licence": "The publisher's, see reference",
         },
         samples=tuple(_sample(pictures, truth, box) for box in boxes.values()),
-        warnings=tuple(
+        warnings=tuple(warning for box in boxes.values() for warning in check_stored(pictures, box))
+        + tuple(
             f"regions {one!r} and {other!r} overlap"
             for one, other in combinations(boxes, 2)
             if boxes[one].intersection(boxes[other])
