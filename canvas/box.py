@@ -74,6 +74,15 @@ class Box:
         """The box moved by ``offset`` voxels."""
         return type(self).of((a + o for a, o in zip(self.start, offset, strict=True)), self.shape)
 
+    def turned(self, axes: Iterable[int]) -> Self:
+        """The box with other axis order: axis i of the result is ``axes[i]`` of this one.
+
+        >>> Box((0, 1, 2), (4, 5, 6)).turned((2, 0, 1))
+        Box(start=(2, 0, 1), stop=(6, 4, 5))
+        """
+        order = triple(axes)
+        return type(self)(triple(self.start[axis] for axis in order), triple(self.stop[axis] for axis in order))
+
     def relative_to(self, origin: Box) -> Self:
         """The same voxels, counted from the start of ``origin``."""
         return self.shift(-a for a in origin.start)

@@ -10,7 +10,7 @@ what that box costs, and a whole volume becomes three matrix products instead of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -63,17 +63,20 @@ class Axis:
         order: Spline order, of which rows are made that are not kept.
         matrix: Shape (size_out, size_in); None where the sizes are equal and nothing changes, or where it is too large
             to be kept.
+        place: Where the centres of outputs lie, in inputs counted from the first one's centre: the first, and the step
+            from one to the next. None where inputs and outputs fill the same space.
     """
 
     size_in: int
     size_out: int
     order: int
     matrix: Floats | None = None
+    place: tuple[float, float] | None = None
 
     @property
     def identity(self) -> bool:
         """Whether nothing changes."""
-        return self.size_in == self.size_out
+        return self.size_in == self.size_out and self.place is None
 
     def rows(self, start: int, stop: int) -> tuple[Floats, int, int]:
         """The matrix of outputs ``start:stop`` and the input range ``low:high`` that its columns stand for."""
@@ -90,6 +93,8 @@ class Axis:
         A spline of a piece of the input, long enough, has the weights of the spline of all of it.
         """
         centres = (np.arange(start, stop) + 0.5) * self.size_in / self.size_out - 0.5
+        if self.place is not None:  # beyond its ends the input goes on as it ends
+            centres = np.clip(self.place[0] + np.arange(start, stop) * self.place[1], 0, self.size_in - 1)
         first = max(int(centres[0]) - REACH, 0)
         last = min(int(centres[-1]) + 2 + REACH, self.size_in)
         identity = np.eye(last - first)
@@ -232,8 +237,17 @@ def multiply_axis(data: Floats, matrix: Floats, axis: int, start: int, stop: int
     return flat.reshape(*lead, len(matrix), *plane)
 
 
+Place = tuple[float, float]
+"""See ``Axis.place``."""
+
+
 def plan_resampling(
-    shape_in: Triple, shape_out: Triple, spacing_in: Sequence[float], spacing_out: Sequence[float], method: Method
+    shape_in: Triple,
+    shape_out: Triple,
+    spacing_in: Sequence[float],
+    spacing_out: Sequence[float],
+    method: Method,
+    places: Sequence[Place | None] = (None, None, None),
 ) -> Resampling:
     """Prepare the resampling that nnU-Net would do between two grids.
 
@@ -243,17 +257,36 @@ def plan_resampling(
         spacing_in: Voxel size before; decides with ``spacing_out`` whether an axis is treated apart.
         spacing_out: Voxel size after.
         method: What the plans ask for.
+        places: See ``Axis``. With any, the input is another version of what the network would resample, which itself
+            may need no resampling.
     """
-    if method.library == "none" or shape_in == shape_out:
+    placed = any(place is not None for place in places)
+    if not placed and (method.library == "none" or shape_in == shape_out):
         axes = [axis_operator(size, size, "spline", 0) for size in shape_in]
         return Resampling((axes[0], axes[1], axes[2]), None, False)
+    if method.library == "none":
+        method = Method("torch", 1, 1, False)
     apart = separate_axis(spacing_in, spacing_out, method.separate)
     orders = [method.order_z if axis == apart else method.order for axis in range(3)]
     axes = [
-        axis_operator(*sizes, method.library, order)
-        for sizes, order in zip(zip(shape_in, shape_out, strict=True), orders, strict=True)
+        axis_operator(*sizes, method.library, order) if place is None else _placed_operator(*sizes, place, order)
+        for sizes, place, order in zip(zip(shape_in, shape_out, strict=True), places, orders, strict=True)
     ]
     return Resampling((axes[0], axes[1], axes[2]), apart, method.order > 1)
+
+
+@lru_cache(maxsize=64)
+def _placed_operator(size_in: int, size_out: int, place: Place, order: int) -> Axis:
+    """An axis whose outputs lie anywhere between its inputs."""
+    axis = Axis(size_in, size_out, order, None, place)
+    if size_in * size_out > LARGEST_MATRIX:
+        return axis
+    matrix = np.zeros((size_out, size_in), np.float32)
+    for start in range(0, size_out, ROWS):
+        stop = min(start + ROWS, size_out)
+        rows, first = axis._make_rows(start, stop)
+        matrix[start:stop, first : first + rows.shape[1]] = rows
+    return replace(axis, matrix=matrix)
 
 
 @lru_cache(maxsize=64)

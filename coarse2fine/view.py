@@ -193,8 +193,7 @@ def open_view(
         spacing: Voxel size, same order, in the unit of the model's training data.
         model: Gives transposition, normalisation, spacing and resampling.
         target_spacing: Voxel size of the working grid instead of the model's own; axes of the working grid.
-        scan: Statistics of the volume, axes as in the file, so that nothing is read now; those of a finer version of
-            the volume will do. None computes them.
+        scan: Statistics of the volume, axes as in the file, so that nothing is read now. None computes them.
 
     Raises:
         VolumeError: If the number of channels is wrong, the volume vanishes on the working grid, or the model
@@ -211,7 +210,7 @@ def open_view(
     turned_spacing = (z, y, x)
     shape = triple(turned[0].shape)
     held = () if scan else tuple(np.asarray(channel) for channel in turned)
-    crop = scaled_box(scan.crop, scan.part.shape, model.transpose, shape) if scan else nonzero_box(held)
+    crop = scan.crop.turned(model.transpose) if scan else nonzero_box(held)
     target = tuple(float(size) for size in (target_spacing or model.spacing))
     ratios = [before / after for before, after in zip(turned_spacing, target, strict=True)]
     if max(ratios) < 1 / 300 or min(ratios) > 300:  # no network is trained on voxels that far from the scanner's
@@ -298,20 +297,6 @@ def _view_of_scan(
         grid,
         Turn(model.transpose),
     )
-
-
-def scaled_box(box: Box, volume: Triple, axes: Triple, shape: Triple) -> Box:
-    """A box of a volume in the voxels of another scale of it, rounded outwards.
-
-    Args:
-        box: In voxels of the volume, axes as in the file.
-        volume: Shape of the volume.
-        axes: Axis i of the result is ``axes[i]`` of the box.
-        shape: Shape of the other scale, axes as of the result.
-    """
-    start = [box.start[axis] * size // volume[axis] for axis, size in zip(axes, shape, strict=True)]
-    stop = [-(-box.stop[axis] * size // volume[axis]) for axis, size in zip(axes, shape, strict=True)]
-    return Box(triple(start), triple(stop))
 
 
 def nonzero_box(channels: Sequence[NDArray[np.generic]]) -> Box:

@@ -113,6 +113,7 @@ LAYERS = (
     "coarse2fine.large.lattice",
     "coarse2fine.large.window",
     "coarse2fine.large.territory",
+    "coarse2fine.large.levels",
     "coarse2fine.large.work",
     "coarse2fine.large.tasks",
     "coarse2fine.large.connection",

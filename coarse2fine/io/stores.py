@@ -37,7 +37,6 @@ _FINDERS: dict[str, Callable[[Store, Wanted], Layout | None]] = {
 _METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", "attributes.json")
 _SUFFIXES = (".zarr", ".n5", ".precomputed", ".zip")
 _MOST_IN_SHARD = 1 << 22  # chunks; their index is read as a whole
-_MISFIT = 2  # coarse voxels by which a level may be longer or shorter than the finest; formats round differently
 
 
 def is_store(where: str) -> bool:
@@ -129,7 +128,7 @@ def _scales(place: Place, store: Store, layout: Layout, wanted: Wanted) -> Scale
         grid = _grid(one, finest, wanted.spacing, units)
         lazy = tuple(_lazy(store, one, view, channel) for channel, view in one.views.items())
         volumes.append(Volume(lazy, grid, place.name))
-    _check_extents(store.where, [volume.grid for volume in volumes])
+    _check_units(store.where, [volume.grid for volume in volumes])
     grid, chunks = volumes[0].grid, _chunk(finest.view)
     identity = {
         "format": layout.format,
@@ -324,17 +323,14 @@ def _rescaled(
     return tuple(s * max(1, round(a / b)) for s, a, b in zip(spacing, shape, level_shape, strict=True))
 
 
-def _check_extents(where: str, grids: Sequence[Grid]) -> None:
-    """Levels that do not cover the same space would be taken for what they are not."""
+def _check_units(where: str, grids: Sequence[Grid]) -> None:
+    """Levels of which nobody can say where they lie beside each other."""
     for number, grid in enumerate(grids):
-        for axis in range(3):
-            length, finest = (g.shape[axis] * g.spacing[axis] for g in (grid, grids[0]))
-            if abs(length - finest) > _MISFIT * grid.spacing[axis] or grid.unit != grids[0].unit:
-                raise VolumeError(
-                    f"{where}: resolution {number} is {length:g} {grid.unit} long in {'zyx'[axis]}, the finest one "
-                    f"{finest:g} {grids[0].unit}",
-                    "Correct the spacings in its metadata, or name one resolution (--array).",
-                )
+        if grid.unit != grids[0].unit:
+            raise VolumeError(
+                f"{where}: resolution {number} is in {grid.unit}, the finest one in {grids[0].unit}",
+                "Correct the units in its metadata, or name one resolution (--array).",
+            )
 
 
 def _is_info(path: Path) -> bool:

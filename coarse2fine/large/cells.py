@@ -19,6 +19,7 @@ from coarse2fine.clock import Clock
 from coarse2fine.coarse import CoarseResult, look_coarsely
 from coarse2fine.errors import ConfigError
 from coarse2fine.io import Volume
+from coarse2fine.large.levels import open_level
 from coarse2fine.large.territory import divide
 from coarse2fine.large.window import Window, outwards, window_of
 from coarse2fine.lean import lean
@@ -92,7 +93,7 @@ def open_scene(pipeline: Pipeline, levels: Sequence[Volume[Any]], scan: Scan, co
 
     Args:
         pipeline: Models and settings.
-        levels: The volume at each of its scales, finest first, over the same region of space.
+        levels: The volume at each of its scales, finest first; others may show more of space than the finest.
         scan: Statistics of the finest level.
         coarse_level: Level that the coarse network reads.
 
@@ -105,9 +106,12 @@ def open_scene(pipeline: Pipeline, levels: Sequence[Volume[Any]], scan: Scan, co
     view = view_volume(finest, fine, scan=scan)
     coarse = None
     if config.mode != "one-stage" and pipeline.coarse is not None:
-        seen = levels[coarse_level]
         model = lean(pipeline.coarse)
-        coarse = model, view_volume(seen, model, config.coarse.spacing, scan)
+        if coarse_level == 0:
+            seen = view_volume(finest, model, config.coarse.spacing, scan)
+        else:
+            seen = open_level(levels[coarse_level], finest, model, config.coarse.spacing, scan)
+        coarse = model, seen
     slot = (
         -(-edge * before // after)
         for edge, before, after in zip(pipeline.plan.slot, view.crop.shape, view.shape, strict=True)
@@ -146,7 +150,7 @@ def segment_cells(scene: Scene, cores: Sequence[Box], clock: Clock) -> Iterator[
         clock: Books ``coarse``, ``rois``, ``assign``, ``fine`` and their network passes.
     """
     fine, crop = scene.pipeline.fine, scene.view.crop
-    inside = [_turn(core, fine.transpose).clip(crop).relative_to(crop) for core in cores]
+    inside = [core.turned(fine.transpose).clip(crop).relative_to(crop) for core in cores]
     if scene.coarse is None:
         yield from (_one_stage(scene, core, box, clock) for core, box in zip(cores, inside, strict=True))
         return
@@ -157,7 +161,7 @@ def segment_cells(scene: Scene, cores: Sequence[Box], clock: Clock) -> Iterator[
     around = [window.coarse for window in windows if window]
     looked: CoarseResult | None = None
     if around:
-        wanted = _turn(reduce(Box.hull, around), triple(turn.index(axis) for axis in range(3)))
+        wanted = reduce(Box.hull, around).turned(turn.index(axis) for axis in range(3))
         features = scene.pipeline.chooser.features if scene.pipeline.chooser else None
         with clock.time("coarse"):
             looked = look_coarsely(
@@ -273,9 +277,4 @@ def _one_stage(scene: Scene, core: Box, inside: Box, clock: Clock) -> CellResult
 def _result(writer: LabelWriter, scene: Scene, counts: Mapping[str, int]) -> CellResult:
     fine = scene.pipeline.fine
     labels = writer.finish()
-    return CellResult(labels, _turn(writer.hull, fine.untranspose), counts, writer.decided())
-
-
-def _turn(box: Box, axes: Triple) -> Box:
-    """A box with other axis order: axis i of the result is ``axes[i]`` of the box."""
-    return Box(triple(box.start[axis] for axis in axes), triple(box.stop[axis] for axis in axes))
+    return CellResult(labels, writer.hull.turned(fine.untranspose), counts, writer.decided())

@@ -19,8 +19,8 @@ from coarse2fine.allocator import keep_freed_memory
 from coarse2fine.config import Config
 from coarse2fine.errors import C2FError, VolumeError
 from coarse2fine.features import feature_model_fingerprint
-from coarse2fine.io import Grid, LabelSpec, Scales, Volume, atomic_write, create_labels, pyramid_factors
-from coarse2fine.io.presence import check_stored, misfit
+from coarse2fine.io import Grid, LabelSpec, Volume, atomic_write, create_labels, pyramid_factors
+from coarse2fine.io.presence import check_stored
 from coarse2fine.large.cells import open_scene
 from coarse2fine.large.engine import Engine, Failure, Task, run_phase
 from coarse2fine.large.job import SCAN, Job, store_of
@@ -28,7 +28,7 @@ from coarse2fine.large.lattice import Lattice, plan_lattice
 from coarse2fine.large.objects import FIRST, TABLE, NumberCell, PairCell, RenumberCell, first_numbers, join_objects
 from coarse2fine.large.output import PUBLISHED, Output, publish
 from coarse2fine.large.segment import MergeCell, ScanBlock, SegmentBlock, write_json
-from coarse2fine.large.source import Source, chunk_of, identity_of, pick_level
+from coarse2fine.large.source import Source, chunk_of, fitting_level, identity_of, pick_level
 from coarse2fine.large.work import Key, Manifest, WorkFolder, open_work
 from coarse2fine.nnunet import Model
 from coarse2fine.pipeline import Pipeline
@@ -175,7 +175,7 @@ class _Plan:
     identity: Mapping[str, Any]
     lattice: Lattice
     coarse_level: int
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def grid(self) -> Grid:
@@ -198,34 +198,9 @@ def _plan(config: Config, source: Source, trust: bool) -> _Plan:
     # Statistics are not needed for that.
     open_scene(pipeline, levels, blank_scan(len(levels[0].channels), lattice.shape), level)
     stored = check_stored(scales, source.region)
-    level, skipped = _fitting_level(level, config.blocks.coarse_level, scales, source)
-    warnings = (*scales.warnings, *stored, *skipped)
+    level, passed_over = fitting_level(level, config.blocks.coarse_level, scales, source.region)
+    warnings = (*scales.warnings, *stored, *passed_over)
     return _Plan(pipeline, levels, identity_of(scales, source.region), lattice, level, warnings)
-
-
-def _fitting_level(level: int, asked: int | None, scales: Scales, source: Source) -> tuple[int, tuple[str, ...]]:
-    """The scale level that the coarse network reads: the next finer one for each that does not show the volume.
-
-    Args:
-        level: The one that suits the network.
-        asked: The one that the user asks for, if any.
-        scales: The store.
-        source: What is read of it.
-
-    Returns:
-        The level, and a warning for each that is passed over.
-
-    Raises:
-        VolumeError: If the one that the user asks for does not show the volume.
-    """
-    warnings = []
-    while level > 0 and (why := misfit(scales, level, source.region)):
-        problem = f"{scales.storage[level].where}, scale level {level}: {why}"
-        if asked is not None:
-            raise VolumeError(problem, f"Leave blocks.coarse_level out, or name another level (below {level}).")
-        level -= 1
-        warnings.append(f"{problem} The coarse network reads level {level} instead.")
-    return level, tuple(warnings)
 
 
 def plan_cells(pipeline: Pipeline, volume: Volume[Any]) -> Lattice:
@@ -241,7 +216,7 @@ def plan_cells(pipeline: Pipeline, volume: Volume[Any]) -> Lattice:
 
 
 def coarse_level_of(pipeline: Pipeline, levels: Sequence[Volume[Any]]) -> int:
-    """The scale level that the coarse network reads; 0 without such a network."""
+    """The scale level that suits the coarse network, or that the user asks for; 0 without such a network."""
     coarse, config = pipeline.coarse, pipeline.config.coarse
     if coarse is None or pipeline.config.mode == "one-stage":
         return 0
@@ -281,8 +256,7 @@ def _sliced_axes(plan: _Plan) -> tuple[int, ...]:
     axes = set()
     for role, model in _models(plan.pipeline).items():
         own = plan.pipeline.config.coarse.spacing if role == "coarse" else None
-        spacing = plan.levels[plan.coarse_level if role == "coarse" else 0].grid.spacing
-        turned = [spacing[axis] for axis in model.transpose]
+        turned = [plan.grid.spacing[axis] for axis in model.transpose]
         apart = separate_axis(turned, own or model.spacing, model.data_method.separate)
         if apart is not None:
             axes.add(model.transpose[apart])

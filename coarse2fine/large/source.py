@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from canvas import Box, Triple, triple
-from coarse2fine.errors import ConfigError
+from coarse2fine.errors import ConfigError, VolumeError
 from coarse2fine.io import Grid, LazyArray, Scales, Volume, open_store
 from coarse2fine.io.hdf5 import RAW, is_hdf5, read_attributes
-from coarse2fine.view import scaled_box
+from coarse2fine.io.presence import misfit
+from coarse2fine.large.levels import part_of, reaches_over, uncovered
 
 TOLERANCE = 1.02
 """By how much a level's voxels may exceed those that the coarse network wants: spacings are rounded numbers."""
@@ -40,7 +41,7 @@ class Source:
     channel: int | None = None
 
     def open(self) -> tuple[Scales, tuple[Volume[LazyArray], ...]]:
-        """The store, and the region of it at each of its scales, finest first.
+        """The store, and its scales, finest first: of the finest one the region, of others everything.
 
         Raises:
             VolumeError: If it cannot be read as an image.
@@ -54,34 +55,12 @@ class Source:
             channel=self.channel,
         )
         region = self.region or Box.whole(scales.levels[0].grid.shape)
-        return scales, region_of(scales.levels, region)
+        return scales, (part_of(scales.levels[0], region), *scales.levels[1:])
 
     def attributes(self) -> Mapping[str, Any]:
         """What a CREMI file says about its raw data; empty for other formats."""
         path = Path(self.where).expanduser()
         return read_attributes(path, self.array or RAW) if is_hdf5(path) else {}
-
-
-def region_of(levels: Sequence[Volume[LazyArray]], region: Box) -> tuple[Volume[LazyArray], ...]:
-    """The same region of space of all levels, in whole voxels.
-
-    Args:
-        levels: Finest first.
-        region: In voxels of the finest.
-    """
-    full = levels[0].grid.shape
-    parts = []
-    for level in levels:
-        box = scaled_box(region, full, (0, 1, 2), level.grid.shape)
-        z, y, x = level.grid.spacing
-        steps = zip(level.grid.origin, box.start[::-1], (x, y, z), strict=True)
-        grid = replace(level.grid, shape=box.shape, origin=tuple(a + n * step for a, n, step in steps))
-        parts.append(Volume(tuple(_part(channel, box) for channel in level.channels), grid, level.name))
-    return tuple(parts)
-
-
-def _part(array: LazyArray, box: Box) -> LazyArray:
-    return LazyArray(box.shape, array.dtype, lambda wanted: array[wanted.shift(box.start).slices])
 
 
 def pick_level(grids: Sequence[Grid], wanted: Sequence[float], level: int | None) -> int:
@@ -108,6 +87,34 @@ def pick_level(grids: Sequence[Grid], wanted: Sequence[float], level: int | None
         if all(size <= want * TOLERANCE for size, want in zip(grid.spacing, wanted, strict=True))
     ]
     return fitting[-1] if fitting else 0
+
+
+def fitting_level(level: int, asked: int | None, scales: Scales, region: Box | None) -> tuple[int, tuple[str, ...]]:
+    """The scale level that the coarse network reads: the next finer one for each that does not show the volume.
+
+    Args:
+        level: The one that suits the network.
+        asked: The one that the user asks for, if any.
+        scales: The store.
+        region: Voxels of the finest level that are worked on; None for all.
+
+    Returns:
+        The level, a warning for each that is passed over, and one if it shows more than the finest one.
+
+    Raises:
+        VolumeError: If the one that the user asks for does not show the volume.
+    """
+    finest = scales.levels[0].grid
+    wanted, warnings = region or Box.whole(finest.shape), []
+    while level > 0 and (why := uncovered(finest, scales.levels[level].grid, wanted) or misfit(scales, level, region)):
+        problem = f"{scales.storage[level].where}, scale level {level}: {why}"
+        if asked is not None:
+            raise VolumeError(problem, f"Leave blocks.coarse_level out, or name another level (below {level}).")
+        level -= 1
+        warnings.append(f"{problem} The coarse network reads level {level} instead.")
+    if more := reaches_over(finest, scales.levels[level].grid):
+        warnings.append(f"{scales.storage[level].where}, scale level {level}: {more}")
+    return level, tuple(warnings)
 
 
 def identity_of(scales: Scales, region: Box | None) -> Mapping[str, Any]:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import blobs
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from large_volumes import lazy_volume
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
-from canvas import Box, Triple, triple
+from canvas import Box
 from coarse2fine.errors import VolumeError
 from coarse2fine.nnunet import load_model, nnunet_predictor
 from coarse2fine.scan import join_scans, scan_part
-from coarse2fine.view import nonzero_box, open_view, scaled_box, spacing_doubts
+from coarse2fine.view import nonzero_box, open_view, spacing_doubts
 
 SPACING = (2.5, 0.8, 1.3)
 
@@ -115,18 +112,6 @@ def test_read__statistics_from_a_scan__equal_those_of_the_whole_volume(
     np.testing.assert_allclose(view.read(box), whole.read(box), atol=1e-5)
 
 
-def test_open_view__scan_of_a_finer_level__says_where_to_crop(model_folder: Callable[..., Path]) -> None:
-    """A coarser level is cropped to the same place, rounded outwards, and normalised by the finer one's statistics."""
-    image = blobs((20, 44, 40))
-    scan = join_scans([scan_part([image], (0, 0, 0), ())], image.shape)
-    model, coarse = load_model(model_folder(scheme="ZScoreNormalization")), image[::2, ::4, ::4]
-    view = open_view([coarse], [5.0, 3.2, 5.2], model, scan=scan)
-    assert scan.crop == Box((2, 1, 0), (20, 44, 38))
-    assert view.crop == Box((1, 0, 0), (10, 11, 10))
-    mean, std = image[scan.crop.slices].mean(), image[scan.crop.slices].std()
-    assert (view.normalizations[0].shift, view.normalizations[0].scale) == pytest.approx((mean, std))
-
-
 def test_open_view__masked_normalisation_of_a_scan__is_refused(model_folder: Callable[..., Path]) -> None:
     """The mask is that of the whole volume."""
     image, model = blobs((10, 20, 20)), load_model(model_folder(masked=True))
@@ -156,24 +141,3 @@ def test_spacing_doubts__other_unit__is_named_and_small_differences_are_not(mode
     (doubt,) = spacing_doubts((1.0, 2.0, 0.1), "mm", model)
     assert "2 x 0.1 x 1 mm" in doubt
     assert "10 times" in doubt
-
-
-@settings(deadline=None)
-@given(
-    st.tuples(*[st.integers(1, 30)] * 3), st.tuples(*[st.integers(1, 30)] * 3), st.permutations([0, 1, 2]), st.data()
-)
-def test_scaled_box__any_scale__holds_every_voxel_that_the_box_touches(
-    volume: Triple, shape: Triple, axes: list[int], data: st.DataObject
-) -> None:
-    """Rounded outwards, and no further; axes of the result are turned."""
-    start = [data.draw(st.integers(0, edge - 1)) for edge in volume]
-    box = Box(triple(start), triple(data.draw(st.integers(a + 1, edge)) for a, edge in zip(start, volume, strict=True)))
-    found = scaled_box(box, volume, triple(axes), shape)
-    for axis, source in enumerate(axes):
-        step = Fraction(volume[source], shape[axis])
-        touched = [
-            index
-            for index in range(shape[axis])
-            if index * step < box.stop[source] and (index + 1) * step > box.start[source]
-        ]
-        assert (found.start[axis], found.stop[axis]) == (touched[0], touched[-1] + 1)

@@ -24,17 +24,17 @@ def source(tmp_path: Path) -> Source:
     return Source(str(write_image(tmp_path / "image.zarr", IMAGE, spacing=(40.0, 4.0, 4.0), levels=3)))
 
 
-def test_open__region__is_the_same_place_on_all_levels(source: Source) -> None:
-    """Voxels are those of the region, rounded outwards to whole voxels of coarse levels; origins say where they are."""
+def test_open__region__is_cut_out_of_the_finest_level(source: Source) -> None:
+    """Its origin says where it lies; other levels are whole, and theirs where they lie beside it."""
     region = Box((2, 5, 8), (7, 21, 20))
-    _, levels = replace(source, region=region).open()
-    for level, (y, x) in zip(levels, [((5, 21), (8, 20)), ((2, 11), (4, 10)), ((1, 6), (2, 5))], strict=True):
-        step = round(level.grid.spacing[1] / 4)
-        expected = IMAGE[2:7, ::step, ::step][:, slice(*y), slice(*x)]
-        np.testing.assert_array_equal(level.channels[0][:, :, :], expected)
-        np.testing.assert_array_equal(level.channels[0][1:3, -3:-1, 2:], expected[1:3, -3:-1, 2:])
-        assert level.grid.shape == expected.shape
-        assert level.grid.origin == (x[0] * 4 * step, y[0] * 4 * step, 80)
+    _, (finest, *others) = replace(source, region=region).open()
+    expected = IMAGE[region.slices]
+    np.testing.assert_array_equal(finest.channels[0][:, :, :], expected)
+    np.testing.assert_array_equal(finest.channels[0][1:3, -3:-1, 2:], expected[1:3, -3:-1, 2:])
+    assert (finest.grid.shape, finest.grid.origin) == (region.shape, (32.0, 20.0, 80.0))
+    for level, step in zip(others, (2, 4), strict=True):
+        np.testing.assert_array_equal(level.channels[0][:, :, :], IMAGE[:, ::step, ::step])
+        assert level.grid.origin == (0.0, 0.0, 0.0)
 
 
 def test_open__without_region__is_everything_in_any_process(source: Source) -> None:

@@ -1,0 +1,137 @@
+"""Scale levels of a volume beside its finest one: where their voxels lie, by spacing and origin.
+
+Levels need not begin and end with the finest one: a coarse voxel may be the mean of some fine ones or one of them, what
+does not fill a voxel may be left out, and a region of the finest level need not begin where a coarse voxel does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from math import ceil, floor
+from typing import Any
+
+from canvas import Box, Triple, triple
+from coarse2fine.io import Grid, LazyArray, Volume
+from coarse2fine.nnunet import Model
+from coarse2fine.resample import Place, plan_resampling
+from coarse2fine.scan import Scan
+from coarse2fine.view import WorkingView, view_volume
+
+SAME = 1e-3
+"""Share of a voxel by which two places may differ and count as one: metadata are rounded."""
+MOST_UNCOVERED = 1.0
+"""Voxels of a level by which the finest level may reach beyond it: what did not fill a voxel, or half of one."""
+
+
+def part_of(level: Volume[LazyArray], box: Box) -> Volume[LazyArray]:
+    """A part of a level that knows where it lies."""
+    grid = level.grid
+    steps = zip(grid.origin, box.start[::-1], grid.spacing[::-1], strict=True)
+    moved = dataclasses.replace(grid, shape=box.shape, origin=tuple(a + n * step for a, n, step in steps))
+    return Volume(tuple(_part(channel, box) for channel in level.channels), moved, level.name)
+
+
+def _part(array: LazyArray, box: Box) -> LazyArray:
+    return LazyArray(box.shape, array.dtype, lambda wanted: array[wanted.shift(box.start).slices])
+
+
+def ends(finest: Grid, level: Grid, box: Box) -> list[tuple[float, float]]:
+    """Where a box of the finest level begins and ends in a level, in voxels from the outer face of the first one."""
+    places = []
+    for axis in range(3):
+        ratio = finest.spacing[axis] / level.spacing[axis]
+        shift = (finest.origin[2 - axis] - level.origin[2 - axis]) / level.spacing[axis]
+        low, high = ((edge - 0.5) * ratio + shift + 0.5 for edge in (box.start[axis], box.stop[axis]))
+        places.append((low, high))
+    return places
+
+
+def touched(finest: Grid, level: Grid, box: Box) -> Box:
+    """The voxels of a level that share space with a box of the finest one, at least one on each axis."""
+    start, stop = [], []
+    for (low, high), size in zip(ends(finest, level, box), level.shape, strict=True):
+        first = min(max(floor(low + SAME), 0), size - 1)
+        start.append(first)
+        stop.append(min(max(ceil(high - SAME), first + 1), size))
+    return Box(triple(start), triple(stop))
+
+
+def uncovered(finest: Grid, level: Grid, box: Box) -> str:
+    """Why a level does not show a box of the finest one; empty if it does."""
+    for axis, ((low, high), size) in enumerate(zip(ends(finest, level, box), level.shape, strict=True)):
+        if low < -MOST_UNCOVERED - SAME or high > size + MOST_UNCOVERED + SAME:
+            step, unit = level.spacing[axis], level.unit
+            return (
+                f"it does not show all of the volume: in {'zyx'[axis]} its {size} voxels end "
+                f"{max(-low, high - size) * step:g} {unit} before what is to be segmented does."
+            )
+    return ""
+
+
+def reaches_over(finest: Grid, level: Grid) -> str:
+    """What to tell of a level that shows more than rounding explains; empty if it does not."""
+    for axis, ((low, high), size) in enumerate(
+        zip(ends(finest, level, Box.whole(finest.shape)), level.shape, strict=True)
+    ):
+        if low > MOST_UNCOVERED + SAME or size - high > MOST_UNCOVERED + SAME:
+            length, own = finest.shape[axis] * finest.spacing[axis], size * level.spacing[axis]
+            return (
+                f"in {'zyx'[axis]} it is {own:g} {level.unit} long, the finest one {length:g} {level.unit}: its place "
+                "is taken from spacings and origins in the metadata; check these."
+            )
+    return ""
+
+
+def open_level(
+    level: Volume[LazyArray],
+    finest: Volume[Any],
+    model: Model,
+    target_spacing: Sequence[float] | None,
+    scan: Scan,
+) -> WorkingView:
+    """The working grid that a model has over the finest level, whose voxels are made from another level.
+
+    Args:
+        level: What is read.
+        finest: The finest level, of which the scan is.
+        model: The model.
+        target_spacing: See ``view_volume``.
+        scan: Statistics of the finest level.
+    """
+    view = view_volume(finest, model, target_spacing, scan)
+    crop = view.crop.turned(model.untranspose)
+    held = part_of(level, touched(finest.grid, level.grid, crop))
+    sides = ends(finest.grid, held.grid, crop)
+    turned_shape = triple(held.grid.shape[axis] for axis in model.transpose)
+    places = [
+        _place(sides[axis], held.grid.shape[axis], size) for axis, size in zip(model.transpose, view.whole, strict=True)
+    ]
+    resampling = plan_resampling(
+        turned_shape, view.whole, view.spacing, target_spacing or model.spacing, model.data_method, places
+    )
+    return dataclasses.replace(
+        view,
+        channels=tuple(channel.transpose(model.transpose) for channel in held.channels),
+        resampling=resampling,
+        bounds=tuple(_bounds(pair, resampling.apart, turned_shape) for pair in view.bounds),
+        crop=Box.whole(turned_shape),
+        full=turned_shape,
+    )
+
+
+def _place(side: tuple[float, float], size: int, outputs: int) -> Place | None:
+    """Where the centres of so many outputs lie that fill the space between two ends."""
+    low, high = side
+    if abs(low) < SAME and abs(high - size) < SAME:
+        return None
+    step = (high - low) / outputs
+    return low + step / 2 - 0.5, step
+
+
+def _bounds(pair: tuple[Any, Any], apart: int | None, shape: Triple) -> tuple[Any, Any]:
+    """Bounds of slices where these are the same in the level, else those of all of them."""
+    low, high = pair
+    if apart is not None and low.ndim and len(low) == shape[apart]:
+        return low, high
+    return (low.min(), high.max()) if low.ndim else (low, high)
