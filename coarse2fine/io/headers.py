@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 from isal import isal_zlib
@@ -17,19 +17,19 @@ from isal import isal_zlib
 from coarse2fine.errors import VolumeError
 
 GZIP, ZLIB, PLAIN = 31, 15, 0  # zlib's names for its containers (wbits); plain voxels have none
+TEXT, HEX = -1, -2  # voxels as numbers in text, or as hexadecimal digits
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _BLOCK = 1 << 15  # bytes per read: what a larger block unpacks to leaves the CPU's cache before it is copied
 _LEVEL = 1  # higher levels of isal gain nothing on label maps, and level 0 packs them ten times worse
-_LONGEST_TEXT_HEADER = 1 << 20
-_ORDERS: dict[str, Literal["<", ">"]] = {"little": "<", "big": ">"}
 
 _NIFTI_SIZE, _NIFTI_VOXELS = 348, 352  # bytes of the header; where voxels begin in the files that we write
 _NIFTI_SHAPE, _NIFTI_SCALING = 40, 112  # where the header has dim, and scl_slope with scl_inter
 _NIFTI_GEOMETRY = {76: "4f", 123: "b", 252: "2h", 256: "18f"}  # pixdim, xyzt_units, qform and sform codes, and the rest
-_LARGEST_OFFSET = 1 << 30  # of NIfTI's voxels; extensions before them are a few MB at most
+_NIFTI_INTENT = 68
+_VECTORS = {1004, 1005, 1006, 1007, 1008, 1009, 2003, 2004}  # intents that are not of single numbers
+_LARGEST_OFFSET = 1 << 26  # of NIfTI's voxels; extensions before them are a few MB at most
 _NIFTI_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
-_META_TYPES = {"CHAR", "UCHAR", "SHORT", "USHORT", "INT", "UINT", "FLOAT", "DOUBLE"}  # LONG's size is ambiguous
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +37,22 @@ class Layout:
     """Where and how a file stores its voxels, x fastest.
 
     Attributes:
+        file: The file of the voxels; that of the header, or another one.
         dtype: Voxel type in the file, with its byte order.
         start: Byte of the file where the voxels begin, or the stream that they are packed in.
-        packing: GZIP, ZLIB or PLAIN.
+        packing: GZIP, ZLIB, PLAIN, TEXT or HEX.
         skip: Bytes of the unpacked stream before the first voxel.
+        stop: Byte of the file where the packed stream ends; None if at the end of the file.
         slope: Factor from stored to true values.
         intercept: What is added after that.
     """
 
+    file: Path
     dtype: np.dtype[Any]
     start: int
     packing: int
     skip: int = 0
+    stop: int | None = None
     slope: float = 1.0
     intercept: float = 0.0
 
@@ -66,7 +70,9 @@ def nifti_layout(path: Path) -> Layout:
     """
     head, packing = _nifti_header(path)
     order = _nifti_order(head)
-    if not order or head[344:347] != b"n+1":
+    if packing and path.suffix != ".gz":
+        raise VolumeError(f"{path} is packed, but its name does not say so", f"Rename it to {path.name}.gz.")
+    if not order or head[344:348] != b"n+1\0":
         is_second = head[4:7] == b"n+2"
         raise VolumeError(
             f"{path} is {'a NIfTI-2' if is_second else 'not a NIfTI'} file",
@@ -76,10 +82,19 @@ def nifti_layout(path: Path) -> Layout:
     code, _bits = struct.unpack_from(f"{order}2h", head, 70)
     spacing = struct.unpack_from(f"{order}3f", head, 80)
     offset, slope, intercept = struct.unpack_from(f"{order}3f", head, 108)
-    if not 1 <= axes <= 7 or (axes >= 3 and min(shape[:3]) < 1):
+    if not 1 <= axes <= 7 or min(shape[:axes]) < 1:
         raise VolumeError(f"{path}: the header states the size {shape[: max(axes, 3)]} (x, y, z)", "It is damaged.")
-    if axes >= 3:
-        check_spacing(path, spacing)
+    if axes < 3 or max(shape[3:axes], default=1) > 1:
+        raise VolumeError(
+            f"{path} has {axes} dimensions: {' x '.join(map(str, shape[:axes]))}",
+            "Stack slices into one volume; split channels or time points into one file each, NAME_0000, NAME_0001, ...",
+        )
+    check_spacing(path, spacing)
+    if struct.unpack_from(f"{order}h", head, _NIFTI_INTENT)[0] in _VECTORS:
+        raise VolumeError(
+            f"{path}: the header says that voxels are vectors or colours (NIfTI intent)",
+            "Write one real number per voxel, and one file per channel.",
+        )
     if code not in _NIFTI_TYPES:
         raise VolumeError(
             f"{path}: voxels are not real numbers (NIfTI data type {code})",
@@ -90,6 +105,7 @@ def nifti_layout(path: Path) -> Layout:
     first = max(_NIFTI_SIZE, int(offset))
     slope, intercept = itk_scaling(slope, intercept)
     return Layout(
+        path,
         np.dtype(order + _NIFTI_TYPES[code]),
         start=0 if packing else first,
         packing=packing,
@@ -139,61 +155,54 @@ def nifti_shape(nifti: bytes) -> tuple[int, ...]:
     return tuple(shape[:axes])
 
 
-def nrrd_layout(path: Path, dtype: np.dtype[Any]) -> Layout | None:
-    """Layout of an NRRD file whose voxels have the given type; None if only SimpleITK can read it."""
-    text = _text_header(path, rb"\r?\n\r?\n")
-    fields: dict[str, str] = {
-        key.lower(): value for key, value in re.findall(r"^([^#:\n]+): *(.*?)\s*$", text, re.MULTILINE)
-    }
-    packing = {"raw": PLAIN, "gzip": GZIP, "gz": GZIP}.get(fields.get("encoding", "").lower())
-    order = _ORDERS.get(fields.get("endian", "little" if dtype.itemsize == 1 else "").lower())
-    elsewhere = {"data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip"} & fields.keys()
-    if packing is None or order is None or elsewhere:
-        return None
-    return Layout(dtype.newbyteorder(order), start=len(text), packing=packing)
-
-
-def meta_layout(path: Path, dtype: np.dtype[Any]) -> Layout | None:
-    """Layout of a MetaImage file whose voxels have the given type; None if only SimpleITK can read it."""
-    text = _text_header(path, rb"^ElementDataFile *= *LOCAL *\r?\n")
-    fields: dict[str, str] = dict(re.findall(r"^(\w+) *= *(.*?)\s*$", text, re.MULTILINE))
-    is_known = fields.get("ElementType", "").removeprefix("MET_") in _META_TYPES
-    is_binary = fields.get("BinaryData", "").lower() == "true"
-    moved = {"HeaderSize", "ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset"} & fields.keys()
-    if not is_known or not is_binary or moved:
-        return None
-    big = fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "False")).lower() == "true"
-    packed = fields.get("CompressedData", "False").lower() == "true"
-    order = _ORDERS["big" if big else "little"]
-    return Layout(dtype.newbyteorder(order), start=len(text), packing=ZLIB if packed else PLAIN)
+def vetted_nifti(nifti: bytes) -> bytes:
+    """A NIfTI header with nothing but numbers that say what voxels there are and where they lie."""
+    order, vetted = _nifti_order(nifti), bytearray(_NIFTI_VOXELS)
+    struct.pack_into(f"{order}i", vetted, 0, _NIFTI_SIZE)
+    struct.pack_into(f"{order}8h", vetted, _NIFTI_SHAPE, 3, *nifti_shape(nifti)[:3], 1, 1, 1, 1)
+    for start, stop in ((70, 108), (112, 120), (123, 124), (252, 328)):  # types and zooms, scaling, units, affines
+        vetted[start:stop] = nifti[start:stop]
+    struct.pack_into(f"{order}f", vetted, 108, _NIFTI_VOXELS)
+    vetted[344:348] = b"n+1\0"
+    return bytes(vetted)
 
 
 def check_spacing(path: Path, spacing: tuple[float, ...]) -> None:
-    """Raises a VolumeError unless all voxel distances are positive numbers."""
-    if not all(math.isfinite(step) and step > 0 for step in spacing):
+    """Raises a VolumeError unless all voxel distances are numbers other than 0; negative ones mean reversed axes."""
+    if not all(math.isfinite(step) and step for step in spacing):
         raise VolumeError(
             f"{path}: the voxel spacing {', '.join(f'{step:g}' for step in spacing)} is not positive",
             "Correct the header: the models need the true voxel size.",
         )
 
 
-def unpacked(stream: BinaryIO, packing: int) -> Iterator[bytes]:
+def unpacked(stream: BinaryIO, packing: int, length: int | None = None) -> Iterator[bytes]:
     """Decompresses the rest of a stream piece by piece; a piece has at most 1032 times 32 KiB.
+
+    Args:
+        stream: Opened where the packed bytes begin.
+        packing: GZIP or ZLIB.
+        length: How many bytes they are; all that there are by default.
 
     Raises:
         EOFError: If the stream ends too early.
         isal_zlib.error: If it is damaged; the checksum is verified after the last piece.
     """
+    left = sys.maxsize if length is None else length
     data = b""
     while True:  # gzip files may consist of several members
         inflater = isal_zlib.decompressobj(wbits=packing)
         while not inflater.eof:
-            data = data or stream.read(_BLOCK)
+            if not data:
+                data = stream.read(min(_BLOCK, left))
+                left -= len(data)
             if not data:
                 raise EOFError
             yield inflater.decompress(data)
             data = b""
         data = inflater.unused_data
+        if packing != GZIP:
+            return
         if len(data) < len(_GZIP_MAGIC):
             data += stream.read(_BLOCK)
         if not data.startswith(_GZIP_MAGIC):
@@ -261,14 +270,6 @@ def _nifti_header(path: Path) -> tuple[bytes, int]:
     if len(head) < _NIFTI_SIZE:
         raise VolumeError(f"{path} is too short for a NIfTI file", "It may be damaged: copy it again.")
     return head[:_NIFTI_SIZE], packing
-
-
-def _text_header(path: Path, last: bytes) -> str:
-    """The file up to the end of the first match of ``last``, one character per byte; empty if there is none."""
-    with path.open("rb") as stream:
-        head = stream.read(_LONGEST_TEXT_HEADER)
-    match = re.search(last, head, re.MULTILINE)
-    return head[: match.end()].decode("latin-1") if match else ""
 
 
 def _packed(parts: list[bytes | memoryview], packing: int) -> list[bytes | memoryview]:

@@ -1,8 +1,9 @@
-"""NIfTI, NRRD and MetaImage files.
+"""NIfTI, NRRD, MetaImage and GIPL files.
 
-SimpleITK reads and writes the geometry, so that it is the one that nnU-Net sees. The voxels pass it by, for two
-reasons: isal packs and unpacks gzip faster, and SimpleITK (2.5) reads damaged voxels without complaint and, when the
-disk is full, drops voxels of a NIfTI file without an error.
+SimpleITK reads and writes the geometry, so that it is the one that nnU-Net sees; but it never sees a stranger's header,
+of which some end the process. Ours are parsed strictly, and SimpleITK reads one that holds nothing but values that were
+checked. The voxels pass it by, for two more reasons: isal packs and unpacks gzip faster, and SimpleITK (2.5) reads
+damaged voxels without complaint and, when the disk is full, drops voxels of a NIfTI file without an error.
 """
 
 from __future__ import annotations
@@ -27,9 +28,13 @@ from numpy.typing import NDArray
 
 from canvas import triple
 from coarse2fine.errors import OutputError, VolumeError
-from coarse2fine.io import headers
+from coarse2fine.io import fields, headers
 from coarse2fine.io.atomic import atomic_write
+from coarse2fine.io.fields import Header
+from coarse2fine.io.gipl import gipl_header
 from coarse2fine.io.headers import Layout
+from coarse2fine.io.metaimage import metaimage_header
+from coarse2fine.io.nrrd import nrrd_header
 from coarse2fine.io.readers import (
     NIFTI_SUFFIXES,
     Reader,
@@ -41,8 +46,9 @@ from coarse2fine.io.readers import (
     unsuitable,
 )
 from coarse2fine.io.volume import Grid, Volume
+from coarse2fine.io.voxels import read_stored
 
-INPUT_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+INPUT_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".gipl")
 LABEL_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 _Encoder = Callable[[bytes, tuple[int, ...], memoryview], list[bytes | memoryview]]
@@ -53,6 +59,15 @@ _ENCODERS: dict[str, _Encoder] = {
     ".mha": headers.encode_meta,
 }
 _LONGEST_NIFTI_AXIS = 32767
+_ITK_NAMES = {
+    ".nii.gz": "NiftiImageIO",
+    ".nii": "NiftiImageIO",
+    ".nrrd": "NrrdImageIO",
+    ".nhdr": "NrrdImageIO",
+    ".mha": "MetaImageIO",
+    ".mhd": "MetaImageIO",
+    ".gipl": "GiplImageIO",
+}
 _VOXEL_TYPES: dict[int, np.dtype[Any]] = {
     sitk.sitkInt8: np.dtype(np.int8),
     sitk.sitkUInt8: np.dtype(np.uint8),
@@ -65,20 +80,32 @@ _VOXEL_TYPES: dict[int, np.dtype[Any]] = {
     sitk.sitkFloat32: np.dtype(np.float32),
     sitk.sitkFloat64: np.dtype(np.float64),
 }
+_COMPONENTS = {  # of vectors, which have one component if the fourth axis of an NRRD file is a list of one
+    getattr(sitk, f"sitkVector{name}"): getattr(sitk, f"sitk{name}")
+    for name in (*(f"{sign}{bits}" for sign in ("Int", "UInt") for bits in (8, 16, 32, 64)), "Float32", "Float64")
+}
 # What SimpleITK, the system and isal raise; isal's own stubs call its exception class an instance.
 _READ_ERRORS = (RuntimeError, OSError, EOFError, cast(type[Exception], isal_zlib.error))
-_PADDING = 1 << 20  # bytes that may follow the voxels, beside as many as the voxels have
 _LARGEST = np.finfo(np.float32).max  # networks compute in single precision
 _SLAB = 1 << 18  # voxels per step of a check, so that its temporaries stay in the CPU's cache
 
 
+_HEADERS: dict[str, Callable[[Path], Header]] = {
+    ".nrrd": nrrd_header,
+    ".nhdr": nrrd_header,
+    ".mha": metaimage_header,
+    ".mhd": metaimage_header,
+    ".gipl": gipl_header,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """What a file says about its voxels; ``layout`` is None if only SimpleITK can read them."""
+    """What a file says about its voxels; ``dtype`` is that of true values, the layout's that of stored ones."""
 
     grid: Grid
     dtype: np.dtype[Any]
-    layout: Layout | None
+    layout: Layout
 
 
 def split_suffix(path: Path) -> tuple[str, str]:
@@ -182,25 +209,36 @@ def _read_head(file: Path, by_nibabel: bool) -> _Head:
     try:
         if suffix in NIFTI_SUFFIXES:
             return _read_nifti_head(file, suffix, by_nibabel)
-        reader = _information(file)
-        dtype = _voxel_type(file, reader)
-        grid = _grid(file, suffix, reader)
-        layout = None
-        if suffix == ".nrrd":
-            layout = headers.nrrd_layout(file, dtype)
-        elif suffix == ".mha":
-            layout = headers.meta_layout(file, dtype)
+        header = _HEADERS[suffix](file)
+        reader = _information(suffix, header.vetted)
+        dtype, grid = _voxel_type(file, reader), _grid(file, suffix, reader)
     except _READ_ERRORS as error:
         raise _unreadable(file, error) from error
-    return _Head(grid, dtype, layout)
+    if grid.shape != header.shape:
+        raise fields.damaged(file, f"its shape may be {grid.shape} or {header.shape} (z, y, x)")
+    return _Head(grid, dtype, header.layout)
+
+
+def _information(suffix: str, vetted: bytes) -> sitk.ImageFileReader:
+    """SimpleITK's reader, after it has read a header that can do it no harm."""
+    handle, name = tempfile.mkstemp(prefix="c2f-", suffix=suffix.removesuffix(".gz"))
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(vetted)
+        reader = sitk.ImageFileReader()
+        reader.SetImageIO(_ITK_NAMES[suffix])
+        reader.SetFileName(name)
+        reader.ReadImageInformation()
+        return reader
+    finally:
+        Path(name).unlink()
 
 
 def _read_nifti_head(file: Path, suffix: str, by_nibabel: bool) -> _Head:
     """What a NIfTI file says about its voxels."""
-    # This first: of some damage, ITK's own reader prints lines that cannot be switched off.
     layout, nifti = headers.nifti_layout(file), headers.nifti_header(file)
     try:
-        reader = _information(file)
+        reader = _information(suffix, headers.vetted_nifti(nifti))
         dtype, grid = _voxel_type(file, reader), replace(_grid(file, suffix, reader), nifti=nifti)
     except RuntimeError as error:
         if "orthonormal" not in str(error):
@@ -218,25 +256,12 @@ def _read_nifti_head(file: Path, suffix: str, by_nibabel: bool) -> _Head:
     return _Head(grid, dtype, layout)
 
 
-def _information(file: Path) -> sitk.ImageFileReader:
-    """SimpleITK's reader, after it has read the header."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(file))
-    reader.ReadImageInformation()
-    return reader
-
-
 def _voxel_type(file: Path, reader: sitk.ImageFileReader) -> np.dtype[Any]:
     """The type of the voxels, which must be single real numbers in three dimensions."""
-    size, pixel = reader.GetSize(), reader.GetPixelID()
-    if reader.GetDimension() != 3:
-        raise VolumeError(
-            f"{file} has {reader.GetDimension()} dimensions: {' x '.join(map(str, size))}",
-            "Stack slices into one volume; split channels or time points into one file each, NAME_0000, NAME_0001, ...",
-        )
+    pixel = _COMPONENTS.get(reader.GetPixelID(), reader.GetPixelID()) if reader.GetNumberOfComponents() == 1 else -1
     if pixel not in _VOXEL_TYPES:
         raise VolumeError(
-            f"{file}: voxels are of type {sitk.GetPixelIDValueAsString(pixel)}, not single real numbers",
+            f"{file}: voxels are of type {sitk.GetPixelIDValueAsString(reader.GetPixelID())}, not single real numbers",
             "Convert colours to grey values, and write channels into one file each, NAME_0000, NAME_0001, ...",
         )
     return _VOXEL_TYPES[pixel]
@@ -244,13 +269,16 @@ def _voxel_type(file: Path, reader: sitk.ImageFileReader) -> np.dtype[Any]:
 
 def _grid(file: Path, suffix: str, reader: sitk.ImageFileReader) -> Grid:
     """The grid of a file, in the axis order of arrays, checked to be one that can be written again."""
-    z, y, x = reader.GetSize()[::-1]
-    if min(z, y, x) < 1:
-        raise VolumeError(f"{file} holds no voxels: its shape is {(z, y, x)} (z, y, x)", "It may be damaged.")
-    sz, sy, sx = reader.GetSpacing()[::-1]
+    axes = reader.GetDimension()
+    if axes not in (3, 4):
+        raise fields.damaged(file, f"it has {axes} axes")
+    z, y, x = reader.GetSize()[2::-1]
+    sz, sy, sx = reader.GetSpacing()[2::-1]
     headers.check_spacing(file, (sz, sy, sx))
-    grid = Grid(triple((z, y, x)), (sz, sy, sx), "mm", reader.GetOrigin(), reader.GetDirection(), suffix)
-    if not all(map(math.isfinite, (*reader.GetOrigin(), *reader.GetDirection()))):
+    direction = reader.GetDirection()
+    turned = tuple(direction[axes * row + column] for row in range(3) for column in range(3))
+    grid = Grid(triple((z, y, x)), (sz, sy, sx), "mm", reader.GetOrigin()[:3], turned, suffix)
+    if not all(map(math.isfinite, (*reader.GetOrigin(), *direction))):
         raise VolumeError(f"{file}: origin or direction is not a finite number", "Correct the header.")
     _one_voxel(grid, np.dtype(np.uint8))
     return grid
@@ -259,15 +287,7 @@ def _grid(file: Path, suffix: str, reader: sitk.ImageFileReader) -> Grid:
 def _read_voxels(file: Path, head: _Head) -> NDArray[Any]:
     """The voxels of a file, shape (z, y, x), as SimpleITK would give them."""
     try:
-        if head.layout is None:
-            voxels = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
-        elif head.layout.packing == headers.PLAIN:
-            size = math.prod(head.grid.shape)
-            voxels = np.fromfile(file, head.layout.dtype, size, offset=head.layout.start)
-            if voxels.size < size:
-                raise EOFError
-        else:
-            voxels = _read_packed(file, head.layout, math.prod(head.grid.shape))
+        voxels = read_stored(head.layout, math.prod(head.grid.shape))
     except MemoryError as error:
         size = math.prod(head.grid.shape) * head.dtype.itemsize
         raise VolumeError(
@@ -279,30 +299,9 @@ def _read_voxels(file: Path, head: _Head) -> NDArray[Any]:
     voxels = voxels.reshape(head.grid.shape)
     if not voxels.dtype.isnative:
         voxels = voxels.byteswap(inplace=True).view(voxels.dtype.newbyteorder("="))
-    if head.layout is not None and head.layout.scaled:
+    if head.layout.scaled:
         voxels = _rescaled(voxels, head.layout, head.dtype)
     _check_finite(file, voxels)
-    return voxels
-
-
-def _read_packed(file: Path, layout: Layout, size: int) -> NDArray[Any]:
-    """Unpacks ``size`` voxels of a file into a new array of one axis."""
-    voxels = np.empty(size, layout.dtype)
-    target, skip, filled = voxels.view(np.uint8).data, layout.skip, 0
-    surplus = -len(target) - _PADDING
-    with file.open("rb") as stream:
-        stream.seek(layout.start)
-        for block in headers.unpacked(stream, layout.packing):
-            piece = memoryview(block)[skip:]
-            skip = max(0, skip - len(block))
-            taken = min(len(piece), len(target) - filled)
-            target[filled : filled + taken] = piece[:taken]
-            filled += taken
-            surplus += len(piece) - taken
-            if surplus > 0:
-                raise VolumeError(f"{file} unpacks to far more than its header says", "It is damaged or malicious.")
-    if filled < len(target):
-        raise EOFError
     return voxels
 
 
