@@ -54,6 +54,7 @@ def write_model(
     resampler: str = "resample_data_or_seg_to_shape",
     mirror_axes: Sequence[int] | None = (0, 1, 2),
     cascade: bool = False,
+    reader: str = "SimpleITKIO",
     seed: int = 0,
 ) -> Path:
     """Write a model folder with random weights; its outputs vary from voxel to voxel in all classes."""
@@ -106,7 +107,7 @@ def write_model(
         "dataset_name": "Dataset999_Tiny",
         "plans_name": "tinyPlans",
         "configurations": configurations,
-        "image_reader_writer": "SimpleITKIO",
+        "image_reader_writer": reader,
         "label_manager": "LabelManager",
         "experiment_planner_used": "none",
         "transpose_forward": list(transpose),

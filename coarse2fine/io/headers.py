@@ -118,9 +118,9 @@ def nifti_layout(path: Path) -> Layout:
 def itk_scaling(slope: float, intercept: float) -> tuple[float, float]:
     """What ITK makes of the slope and intercept of a NIfTI header, with its tolerance: (1, 0) if nothing is scaled."""
     tolerance = sys.float_info.epsilon
-    slope = slope if slope and math.isfinite(slope) else 1.0
+    slope = slope if math.isfinite(slope) and abs(slope) > tolerance else 1.0
     intercept = intercept if math.isfinite(intercept) else 0.0
-    scaled = abs(slope) > tolerance and (abs(slope - 1) > tolerance or abs(intercept) > tolerance)
+    scaled = abs(slope - 1) > tolerance or abs(intercept) > tolerance
     return (slope, intercept) if scaled else (1.0, 0.0)
 
 
