@@ -14,7 +14,8 @@ from assignnet.instance import Instance, read_instances, write_instances
 from coarse2fine.config import Config
 from coarse2fine.errors import VolumeError
 from coarse2fine.features import FeatureSettings, feature_model_fingerprint
-from coarse2fine.io import LABEL_SUFFIXES, atomic_write, find_cases, read_volume
+from coarse2fine.io import LABEL_SUFFIXES, Volume, atomic_write, find_cases, read_volume
+from coarse2fine.io.readers import look_with
 from coarse2fine.nnunet import Model
 from coarse2fine.teach import Labels, TeachSettings, teach_case
 
@@ -89,8 +90,8 @@ def build_instances(
     instances: list[Instance] = []
     parts = PARTS if split and len(cases) < FEW else (("whole", (0.0, 1.0)),)
     for index, case in enumerate(cases):
-        volume = read_volume(list(case.images))
-        labels = read_labels(case.labels, fine)
+        volume = read_volume(list(case.images), [coarse.reader, fine.reader])
+        labels = read_labels(case.labels, fine, volume)
         instances += teach_case(
             volume, labels, coarse, fine, config, features, settings, parts=parts, seed=seed + index
         )
@@ -98,13 +99,22 @@ def build_instances(
     return instances
 
 
-def read_labels(path: Path, model: Model) -> Labels:
-    """The labels of a file.
+def read_labels(path: Path, model: Model, image: Volume[Any]) -> Labels:
+    """The labels of a file, in the voxel order of their image.
+
+    Image and labels may be stored differently if the model's reader turns both; other readers take them as they are.
+
+    Args:
+        path: The file.
+        model: Says which labels there are, and what reads the file.
+        image: What they are the labels of.
 
     Raises:
         VolumeError: If a value is none of the model's labels, such as the number of an instance.
     """
-    values = read_volume([path]).channels[0]
+    read = read_volume([path], [model.reader])
+    turn = look_with(model.reader, read)[0].turn.then(look_with(model.reader, image)[0].turn.inverse)
+    values = np.asarray(turn.array(read.channels[0]))
     labels: Labels = values.astype(model.labels.dtype)
     most = int(np.max(np.hstack(list(model.labels.names.values()))))
     if not np.array_equal(labels, values) or labels.max() > most:
@@ -174,6 +184,7 @@ def how_made(
         "fine": feature_model_fingerprint(fine),
         "config": {key: value for key, value in values.items() if key not in ("assign", "device")},
         "problem": {key: values["assign"][key] for key in ("drop", "keep", "budget")},
+        "readers": [coarse.reader.name, fine.reader.name],
         "features": asdict(features),
         "settings": asdict(settings),
         "seed": seed,

@@ -252,7 +252,8 @@ def _read_nifti_head(file: Path, suffix: str, by_nibabel: bool) -> _Head:
         if (slope, intercept) != (layout.slope, layout.intercept):
             layout = replace(layout, slope=slope, intercept=intercept)
             dtype = np.dtype(np.float32) if layout.scaled else layout.dtype.newbyteorder("=")
-            grid = replace(grid, nifti=headers.with_nifti_scaling(nifti, slope, intercept))
+            # Of true values, nobody can read the scale differently any more.
+            grid = replace(grid, nifti=headers.with_nifti_scaling(nifti, 1.0, 0.0))
     return _Head(grid, dtype, layout)
 
 

@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from conftest import blobs
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from assignnet.instance import Instance, write_instances
 from assignnet.synthetic import synthetic_instance
 from coarse2fine.config import load_config
 from coarse2fine.errors import C2FError, VolumeError
 from coarse2fine.features import FeatureSettings
+from coarse2fine.io import read_volume
 from coarse2fine.lessons import (
     FEW,
     LabelledCase,
@@ -28,6 +31,7 @@ from coarse2fine.lessons import (
     cached_instances,
     find_labelled_cases,
     how_made,
+    read_labels,
     split_instances,
 )
 from coarse2fine.nnunet import Model, load_model
@@ -381,3 +385,17 @@ def test_split_instances__too_few__leaves_a_side_empty(cases: list[str]) -> None
     learn, validate = split_instances(of(*cases))
     assert not learn
     assert len(validate) == 2 * len(cases)
+
+
+@pytest.mark.parametrize("name", ["SimpleITKIOWithReorient", "NibabelIOWithReorient"])
+def test_read_labels__stored_otherwise_than_their_image__are_turned_as_nnunet_does(
+    tmp_path: Path, name: str, model_folder: Callable[..., Path]
+) -> None:
+    """Where the model's reader turns images and labels, each is turned by its own header."""
+    truth = nibabel.Nifti1Image(np.random.default_rng(0).integers(0, 2, (4, 5, 6)).astype(np.uint8), np.eye(4))
+    for code, file in (("PIL", "image.nii.gz"), ("LAS", "labels.nii.gz")):
+        turn = ornt_transform(io_orientation(np.eye(4)), axcodes2ornt(code))
+        nibabel.save(truth.as_reoriented(turn), tmp_path / file)
+    image = read_volume([tmp_path / "image.nii.gz"])
+    labels = read_labels(tmp_path / "labels.nii.gz", load_model(model_folder(reader=name)), image)
+    np.testing.assert_array_equal(labels, image.channels[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
 from collections.abc import Callable
@@ -13,14 +12,13 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 from conftest import blobs
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from coarse2fine.config import load_config
-from coarse2fine.errors import C2FError, ModelError, UntrustedModelError, VolumeError
+from coarse2fine.errors import ModelError, UntrustedModelError, VolumeError
 from coarse2fine.io import Grid, Volume, read_volume
 from coarse2fine.nnunet import load_model
 from coarse2fine.pipeline import Pipeline
@@ -115,3 +113,100 @@ def make_pointwise(folder: Path) -> None:
                 tensor.zero_()
                 tensor[..., 1:2, 1:2, 1:2] = centre
     torch.save(content, path)
+
+
+@pytest.mark.parametrize("name", ["SimpleITKIOWithReorient", "NibabelIOWithReorient"])
+def test_call__volume_read_by_hand__equals_the_run_on_its_file(
+    tmp_path: Path, name: str, model_folder: Callable[..., Path]
+) -> None:
+    """Who reads a volume and calls the pipeline gets what a run on the file writes, without naming a reader."""
+    folder, file = model_folder(reader=name), scan(tmp_path / "a.nii.gz", "LPS")
+    written = run((folder,), [file], tmp_path / "out.nii.gz").labels
+    config = load_config(None, ["mode=one-stage", f"fine.model={folder}", "fine.mirroring=false"])
+    result = Pipeline.from_config(config)(read_volume([file]))
+    np.testing.assert_array_equal(result.labels, written)
+    np.testing.assert_array_equal(read_volume([tmp_path / "out.nii.gz"]).channels[0], written)
+
+
+def test_call__array_without_direction__warns_and_runs(model_folder: Callable[..., Path]) -> None:
+    """A model that turns volumes takes an array as it is, and the report says so."""
+    image = blobs(SHAPE)
+    volume = Volume((image,), Grid(SHAPE, (2.5, 0.8, 1.3)), "array")
+    reports = []
+    for name in ("SimpleITKIO", "NibabelIOWithReorient"):
+        config = load_config(
+            None, ["mode=one-stage", f"fine.model={model_folder(reader=name)}", "fine.mirroring=false"]
+        )
+        reports.append(Pipeline.from_config(config)(volume))
+    np.testing.assert_array_equal(reports[0].labels, reports[1].labels)
+    assert not any("turns volumes" in warning for warning in reports[0].report.warnings)
+    assert any("NibabelIOWithReorient" in warning for warning in reports[1].report.warnings)
+
+
+def test_run_files__second_channel_elsewhere__is_in_the_report(
+    tmp_path: Path, model_folder: Callable[..., Path]
+) -> None:
+    """nnU-Net warns of channels that do not lie on each other; the report does, too."""
+    files = [scan(tmp_path / f"a_000{index}.nii.gz", "RAS", seed=index) for index in (0, 1)]
+    result = run((model_folder(channels=2),), files, tmp_path / "out.nii.gz")
+    assert not any("channel 1" in warning for warning in result.report.warnings)
+    moved = nibabel.load(files[1])
+    moved.affine[1, 3] += 25
+    nibabel.save(nibabel.Nifti1Image(np.asarray(moved.dataobj), moved.affine), files[1])
+    result = run((model_folder(channels=2),), files, tmp_path / "out.nii.gz")
+    assert any("channel 1 lies up to 25 mm away" in warning for warning in result.report.warnings)
+
+
+def test_run_files__micrometres__are_those_of_the_reader(tmp_path: Path, model_folder: Callable[..., Path]) -> None:
+    """Nibabel's reader takes numbers as they are, SimpleITK's converts them to mm, which is far from the model."""
+    file = scan(tmp_path / "a.nii.gz", "RAS", unit=3)
+    run((model_folder(reader="NibabelIO"),), [file], tmp_path / "out.nii.gz")
+    assert nibabel.load(tmp_path / "out.nii.gz").header.get_xyzt_units()[0] == "micron"
+    with pytest.raises(VolumeError, match="are far from the"):
+        run((model_folder(reader="SimpleITKIO"),), [file], tmp_path / "out.nii.gz")
+
+
+def test_load_model__unknown_reader__remedy_works(model_folder: Callable[..., Path]) -> None:
+    """A reader that nnU-Net does not have is refused by name; with one that the message lists the model loads."""
+    folder = model_folder()
+    path = folder / "plans.json"
+    plans = json.loads(path.read_text())
+    for value in ("MyReaderIO", "os.system", 5, ["SimpleITKIO"], {"a": [[]] * 1000}):
+        path.write_text(json.dumps(plans | {"image_reader_writer": value}))
+        with pytest.raises(UntrustedModelError, match="none of nnU-Net's readers of volumes") as refused:
+            load_model(folder)
+        assert str(value)[:8] in refused.value.problem
+        assert len(refused.value.problem) < 500
+    listed = refused.value.remedy.partition("If one of ")[2].partition(" gives")[0].split(", ")
+    for name in listed:
+        path.write_text(json.dumps(plans | {"image_reader_writer": name}))
+        assert load_model(folder).reader.name == name
+
+
+def test_load_model__reader_of_pictures__is_refused_by_name(model_folder: Callable[..., Path]) -> None:
+    """nnU-Net's reader of 2D images cannot belong to a 3D model."""
+    with pytest.raises(ModelError, match="NaturalImage2DIO', which reads 2D images"):
+        load_model(model_folder(reader="NaturalImage2DIO"))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [
+        ({}, "SimpleITKIO"),
+        ({"overwrite_image_reader_writer": "None"}, "SimpleITKIO"),
+        ({"overwrite_image_reader_writer": "NibabelIO"}, "NibabelIO"),
+        ({"file_ending": ".tif"}, "Tiff3DIO"),
+    ],
+)
+def test_load_model__plans_without_reader__takes_what_nnunet_would_plan_with(
+    model_folder: Callable[..., Path], dataset: dict[str, str], name: str
+) -> None:
+    """dataset.json decides where the plans do not; where they do, they do alone, as in nnU-Net's inference."""
+    folder = model_folder()
+    values = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(values | dataset))
+    assert load_model(folder).reader.name == "SimpleITKIO"
+    plans = json.loads((folder / "plans.json").read_text())
+    del plans["image_reader_writer"]
+    (folder / "plans.json").write_text(json.dumps(plans))
+    assert load_model(folder).reader.name == name
