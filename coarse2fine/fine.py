@@ -66,12 +66,19 @@ class FineResult:
         boxes: Regions of the working grid whose results count.
         grown: How many regions were added because a mask reached out of its box.
         cut: How many faces of boxes still cut through a mask.
+        measured: Voxels that statistics of ``norm: case`` were measured on.
     """
 
     canvases: tuple[Canvas, ...]
     boxes: tuple[Box, ...]
     grown: int
     cut: int
+    measured: int = 0
+
+    @property
+    def network_voxels(self) -> int:
+        """Voxels that went into the network, for whatever purpose."""
+        return sum(prod(canvas.shape) for canvas in self.canvases) + self.measured
 
 
 def plan_sizes(config: Config, model: Model) -> CanvasPlan:
@@ -209,9 +216,11 @@ def segment_boxes(
     read = input_reader(view, coarse if model.cascade else None)
     if alone is None:
         alone = statistics is None and better_alone(boxes, config, plan, view.shape)
+    measured = 0
     if boxes and statistics is None and config.canvas.norm == "case" and not alone:
         tiles = norm_tiles(boxes if known is None else known, config, plan, model, view.shape)
         statistics = measure_case(view, model, tiles, coarse, clock)
+        measured = sum(tile.volume for tile in tiles)
     model, layout = (lean(model), None) if alone else _with_norm(model, config, statistics)
     stage = _Stage(view, model, layout, read, config, plan, writer, coarse, clock)
     done: list[Canvas] = []
@@ -235,7 +244,7 @@ def segment_boxes(
         if not pending or attempt == config.fine.grow:
             break
         grown += len(pending)
-    return FineResult(tuple(done), tuple(counted), grown, cut + len(pending))
+    return FineResult(tuple(done), tuple(counted), grown, cut + len(pending), measured)
 
 
 def better_alone(boxes: Sequence[Box], config: Config, plan: CanvasPlan, volume: Triple) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, Self
 
@@ -242,8 +241,7 @@ class Pipeline:
                 "grown": fine.grown,
                 "cut": fine.cut,
             }
-            voxels = sum(prod(canvas.shape) for canvas in fine.canvases)
-            canvases = {"count": len(fine.canvases), "voxels": voxels, "fill": share_filled(fine.canvases)}
+            canvases = {"count": len(fine.canvases), "voxels": fine.network_voxels, "fill": share_filled(fine.canvases)}
             coverage = {
                 "volume": share_of_volume(fine.boxes, view.shape),
                 "heatmap_mass": mass_inside(heatmap, view.shape, fine.boxes),

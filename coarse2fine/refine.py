@@ -47,6 +47,7 @@ def refine(
     *,
     elsewhere: Sequence[Box] = (),
     statistics: NormStatistics | None = None,
+    alone: bool | None = None,
     track: bool = False,
 ) -> Refined:
     """Choose regions and segment them.
@@ -63,6 +64,7 @@ def refine(
         progress: Called with canvases done and known so far.
         elsewhere: Boxes of the view that somebody else segments.
         statistics: Of ``norm: case``, if they have been measured already.
+        alone: See ``segment_boxes``.
         track: Whether the writer keeps which voxels the fine network decided.
     """
     with clock.time("assign"):
@@ -84,5 +86,6 @@ def refine(
             known=[roi.box for roi in tree.leaves],
             elsewhere=elsewhere,
             statistics=statistics,
+            alone=alone,
         )
     return Refined(writer, chosen, fine)

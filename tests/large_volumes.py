@@ -15,7 +15,7 @@ from canvas import Box, Triple
 from coarse2fine.clock import Clock
 from coarse2fine.config import load_config
 from coarse2fine.io import Grid, LazyArray, Volume
-from coarse2fine.large.cells import CellResult, open_scene, segment_cells
+from coarse2fine.large.cells import UNSETTLED, CellResult, VolumeNorm, open_scene, segment_cells
 from coarse2fine.large.lattice import Lattice
 from coarse2fine.nnunet import Model, load_model
 from coarse2fine.pipeline import Pipeline
@@ -33,7 +33,7 @@ class Bright(nn.Module):
         self.register_buffer("seen_above", torch.tensor(level))  # so that models differ in what they are identified by
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        distance = 20 * (batch[:, :1] - self.level)
+        distance = (20 * (batch[:, :1] - self.level)).clamp(-500, 500)  # sums of tiles fit into half precision
         return torch.cat([-distance, distance], 1)
 
 
@@ -81,14 +81,20 @@ def scan_of(image: np.ndarray, axes: Sequence[int] = (0, 1, 2)) -> Scan:
 
 
 def segment(
-    pipeline: Pipeline, image: np.ndarray, lattice: Lattice, *, spacing: Sequence[float] = SPACING, order: int = 1
+    pipeline: Pipeline,
+    image: np.ndarray,
+    lattice: Lattice,
+    *,
+    spacing: Sequence[float] = SPACING,
+    order: int = 1,
+    norm: VolumeNorm = UNSETTLED,
 ) -> dict[Triple, CellResult]:
     """What comes of each cell, block by block, in scan order (``order`` 1) or from the end (-1)."""
     scene = open_scene(pipeline, [lazy_volume(image, spacing)], scan_of(image), 0)
     results: dict[Triple, CellResult] = {}
     for block in lattice.blocks()[::order]:
         cells = lattice.cells_of(block)
-        found = segment_cells(scene, [lattice.core(cell) for cell in cells], Clock())
+        found = segment_cells(scene, [lattice.core(cell) for cell in cells], Clock(), norm)
         results |= dict(zip(cells, found, strict=True))
     return results
 

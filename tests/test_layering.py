@@ -127,6 +127,7 @@ LAYERS = (
     "coarse2fine.large.cells",
     "coarse2fine.large.source",
     "coarse2fine.large.job",
+    "coarse2fine.large.norm",
     "coarse2fine.large.segment",
     "coarse2fine.large.objects",
     "coarse2fine.large.output",

@@ -18,6 +18,7 @@ from coarse2fine.choose import grow_tree, roi_settings
 from coarse2fine.clock import Clock
 from coarse2fine.coarse import CoarseResult, look_coarsely
 from coarse2fine.errors import ConfigError
+from coarse2fine.instance_norm import NormStatistics
 from coarse2fine.io import Volume
 from coarse2fine.large.levels import open_level
 from coarse2fine.large.territory import divide
@@ -55,6 +56,32 @@ class Scene:
     coarse: tuple[Model, WorkingView] | None
     halo: Triple
 
+    @property
+    def coarse_shape(self) -> Triple:
+        """Shape of the coarse grid, axes of the fine model; not in one-stage mode."""
+        if self.coarse is None:
+            raise RuntimeError("there is no coarse network in one-stage mode")
+        model, view = self.coarse
+        return triple(view.shape[model.untranspose[axis]] for axis in self.pipeline.fine.transpose)
+
+    def inside(self, core: Box) -> Box:
+        """The part of a cell that is not cropped away, in voxels of the cropped, transposed volume."""
+        crop = self.view.crop
+        return core.turned(self.pipeline.fine.transpose).clip(crop).relative_to(crop)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VolumeNorm:
+    """What is settled about ``norm: case`` for a whole volume.
+
+    Attributes:
+        statistics: Measured once; None if there are none.
+        alone: Whether each box gets a canvas of its own; None if each cell decides.
+    """
+
+    statistics: NormStatistics | None = None
+    alone: bool | None = None
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CellResult:
@@ -86,6 +113,10 @@ class CellResult:
         if inside.volume:
             result[inside.relative_to(box).slices] = array[inside.relative_to(self.box).slices]
         return result
+
+
+UNSETTLED = VolumeNorm()
+"""Each cell is treated as if it were the volume."""
 
 
 def open_scene(pipeline: Pipeline, levels: Sequence[Volume[Any]], scan: Scan, coarse_level: int) -> Scene:
@@ -141,45 +172,80 @@ def check_settings(pipeline: Pipeline) -> None:
             )
 
 
-def segment_cells(scene: Scene, cores: Sequence[Box], clock: Clock) -> Iterator[CellResult]:
+def segment_cells(
+    scene: Scene, cores: Sequence[Box], clock: Clock, norm: VolumeNorm = UNSETTLED
+) -> Iterator[CellResult]:
     """Segment some neighbouring cells.
 
     Args:
         scene: The volume.
         cores: The cells, voxels of the volume, axes as in the file.
         clock: Books ``coarse``, ``rois``, ``assign``, ``fine`` and their network passes.
+        norm: What holds for all cells of the volume; see ``UNSETTLED``.
     """
-    fine, crop = scene.pipeline.fine, scene.view.crop
-    inside = [core.turned(fine.transpose).clip(crop).relative_to(crop) for core in cores]
     if scene.coarse is None:
-        yield from (_one_stage(scene, core, box, clock) for core, box in zip(cores, inside, strict=True))
+        yield from (_one_stage(scene, core, scene.inside(core), clock) for core in cores)
         return
-    model, coarse_view = scene.coarse
-    turn = [model.untranspose[axis] for axis in fine.transpose]
-    grid = triple(coarse_view.shape[axis] for axis in turn)
-    windows = [_window(scene, box, grid) if box.volume else None for box in inside]
-    around = [window.coarse for window in windows if window]
-    looked: CoarseResult | None = None
-    if around:
-        wanted = reduce(Box.hull, around).turned(turn.index(axis) for axis in range(3))
-        features = scene.pipeline.chooser.features if scene.pipeline.chooser else None
-        with clock.time("coarse"):
-            looked = look_coarsely(
-                coarse_view,
-                model,
-                fine,
-                scene.pipeline.config.coarse,
-                clock,
-                lambda done, total: None,
-                bottleneck=features is not None and features.wants_coarse,
-                window=wanted,
-            )
-    for core, window in zip(cores, windows, strict=True):
-        return_freed_memory()  # of the coarse stage, or the cell before
-        if window is None or looked is None:
-            yield CellResult(np.zeros(core.shape, fine.labels.dtype), core)
+    for core, looked in zip(cores, _looks(scene, cores, clock), strict=True):
+        if looked is None:
+            yield CellResult(np.zeros(core.shape, scene.pipeline.fine.labels.dtype), core)
         else:
-            yield _segment_cell(scene, core, window, looked.part(window.coarse), clock)
+            yield _segment_cell(scene, core, *looked, clock, norm)
+
+
+def look_at_cell(scene: Scene, core: Box, clock: Clock) -> tuple[list[Box], list[Box]]:
+    """The regions of a cell, and those that are chosen of them, in voxels of the whole working grid.
+
+    Args:
+        scene: The volume; not in one-stage mode.
+        core: The cell, voxels of the volume, axes as in the file.
+        clock: As for ``segment_cells``.
+    """
+    (looked,) = _looks(scene, [core], clock)
+    chooser = scene.pipeline.chooser
+    if looked is None or chooser is None:
+        return [], []
+    window, coarse = looked
+    tree, _ = _regions(scene, window, coarse)
+    around = _around(tree, window)
+    chosen = chooser.choose(_moved(tree, around), coarse, scene.view.within(around), scene.pipeline.fine, clock)
+    return [roi.box for roi in tree.leaves], [roi.box.shift(around.start) for roi in chosen]
+
+
+def look_around(scene: Scene, box: Box, clock: Clock) -> CoarseResult:
+    """The coarse result in a box of the working grid and what interpolation needs around it; not in one-stage mode."""
+    return _look(scene, outwards(box, scene.view.whole, scene.coarse_shape).grow((1, 1, 1)), clock)
+
+
+def _looks(scene: Scene, cores: Sequence[Box], clock: Clock) -> Iterator[tuple[Window, CoarseResult] | None]:
+    """Where each cell lies and what the coarse network says there; None where a cell has no voxels that are not zero."""
+    inside = [scene.inside(core) for core in cores]
+    windows = [_window(scene, box, scene.coarse_shape) if box.volume else None for box in inside]
+    around = [window.coarse for window in windows if window]
+    looked = _look(scene, reduce(Box.hull, around), clock) if around else None
+    for window in windows:
+        return_freed_memory()  # of the coarse stage, or the cell before
+        yield None if window is None or looked is None else (window, looked.part(window.coarse))
+
+
+def _look(scene: Scene, box: Box, clock: Clock) -> CoarseResult:
+    """The coarse result in a box of the coarse grid, axes of the fine model."""
+    if scene.coarse is None:
+        raise RuntimeError("there is no coarse network in one-stage mode")
+    (model, view), pipeline = scene.coarse, scene.pipeline
+    turn = [model.untranspose[axis] for axis in pipeline.fine.transpose]
+    features = pipeline.chooser.features if pipeline.chooser else None
+    with clock.time("coarse"):
+        return look_coarsely(
+            view,
+            model,
+            pipeline.fine,
+            pipeline.config.coarse,
+            clock,
+            lambda done, total: None,
+            bottleneck=features is not None and features.wants_coarse,
+            window=box.clip(Box.whole(scene.coarse_shape)).turned(turn.index(axis) for axis in range(3)),
+        )
 
 
 def _window(scene: Scene, cell: Box, coarse: Triple) -> Window:
@@ -190,20 +256,20 @@ def _window(scene: Scene, cell: Box, coarse: Triple) -> Window:
     return window_of(cell, halo, view.crop.shape, coarse, search, rois.margin)
 
 
-def _segment_cell(scene: Scene, core: Box, window: Window, coarse: CoarseResult, clock: Clock) -> CellResult:
+def _segment_cell(
+    scene: Scene, core: Box, window: Window, coarse: CoarseResult, clock: Clock, norm: VolumeNorm
+) -> CellResult:
     """Regions of the cell -> labels of the cell and its surroundings."""
-    pipeline, view = scene.pipeline, scene.view
+    pipeline = scene.pipeline
     config, fine, chooser = pipeline.config, pipeline.fine, pipeline.chooser
     with clock.time("rois"):
         tree, elsewhere = _regions(scene, window, coarse)
         if chooser is None or (not tree.parents and config.fine.outside == "background"):
             return CellResult(np.zeros(core.shape, fine.labels.dtype), core)
-        # No region is cut off at the window's edge: where the halo is too small for one, the window is larger.
-        around = reduce(Box.hull, (roi.box for roi in tree.parents), window.working)
-        view = view.within(around)
+        around = _around(tree, window)
     refined = refine(
         _moved(tree, around),
-        view,
+        scene.view.within(around),
         fine,
         coarse,
         chooser,
@@ -213,13 +279,15 @@ def _segment_cell(scene: Scene, core: Box, window: Window, coarse: CoarseResult,
         SteadyHeap(),
         elsewhere=[box.relative_to(around) for box in elsewhere],
         track=config.fine.outside == "coarse",
+        statistics=norm.statistics,
+        alone=norm.alone,
     )
     counts = {
         "children": len(tree.leaves),
         "selected": len(refined.chosen),
         "grown": refined.fine.grown,
         "canvases": len(refined.fine.canvases),
-        "network_voxels": sum(prod(canvas.shape) for canvas in refined.fine.canvases),
+        "network_voxels": refined.fine.network_voxels,
     }
     return _result(refined.writer, scene, counts)
 
@@ -235,6 +303,11 @@ def _regions(scene: Scene, window: Window, coarse: CoarseResult) -> tuple[RoiTre
         for names in (territory.own, territory.others)
     )
     return own, [roi.box for roi in others.leaves]
+
+
+def _around(tree: RoiTree, window: Window) -> Box:
+    """What is worked on: no region is cut off at the window's edge; where the halo is too small for one, it is larger."""
+    return reduce(Box.hull, (roi.box for roi in tree.parents), window.working)
 
 
 def _moved(tree: RoiTree, window: Box) -> RoiTree:

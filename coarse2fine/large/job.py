@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 from canvas import Box
 from coarse2fine.allocator import keep_freed_memory
 from coarse2fine.config import Config
-from coarse2fine.io import LabelSpec, LabelStore, open_labels
+from coarse2fine.io import LabelSpec, LabelStore, atomic_write, open_labels
 from coarse2fine.large.cells import Scene, open_scene
 from coarse2fine.large.lattice import Lattice
 from coarse2fine.large.source import Source
@@ -70,3 +72,9 @@ def scene_of(job: Job) -> Scene:
 def store_of(spec: LabelSpec) -> LabelStore:
     """An open label volume."""
     return open_labels(spec)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a small file atomically."""
+    with atomic_write(path) as temp:
+        temp.write_text(json.dumps(value))

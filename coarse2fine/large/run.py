@@ -23,11 +23,12 @@ from coarse2fine.io import Grid, LabelSpec, Volume, atomic_write, create_labels,
 from coarse2fine.io.presence import check_stored
 from coarse2fine.large.cells import open_scene
 from coarse2fine.large.engine import Engine, Failure, Task, run_phase
-from coarse2fine.large.job import SCAN, Job, store_of
+from coarse2fine.large.job import SCAN, Job, store_of, write_json
 from coarse2fine.large.lattice import Lattice, plan_lattice
+from coarse2fine.large.norm import settle_norm
 from coarse2fine.large.objects import FIRST, TABLE, NumberCell, PairCell, RenumberCell, first_numbers, join_objects
 from coarse2fine.large.output import PUBLISHED, Output, publish
-from coarse2fine.large.segment import MergeCell, ScanBlock, SegmentBlock, write_json
+from coarse2fine.large.segment import MergeCell, ScanBlock, SegmentBlock
 from coarse2fine.large.source import Source, chunk_of, fitting_level, identity_of, pick_level
 from coarse2fine.large.work import Key, Manifest, WorkFolder, open_work
 from coarse2fine.nnunet import Model
@@ -41,7 +42,7 @@ Progress = Callable[[str, int, int], None]
 """Called with (phase, done, total)."""
 
 PATCHES_PER_CELL = 4
-_SKIPPED = ("scan", "segment")
+_SKIPPED = ("scan", "look", "segment")
 """Phases that may go on without blocks that keep failing: those that read the input."""
 
 
@@ -135,6 +136,7 @@ def segment_store(
             folder.mark("create", (0,), {})
         _scan(run, job)
         cells = lattice.cells()
+        settled = settle_norm(job, lambda name, task, keys: run.phase(job, name, task, keys, lattice.core))
         segmented = run.phase(job, "segment", SegmentBlock(job), lattice.blocks(), lattice.extent)
         receivers = {triple(cell) for payload in segmented.values() for cell in payload["to"]}
         run.phase(job, "merge", MergeCell(job), sorted(receivers), lattice.core)
@@ -143,12 +145,13 @@ def segment_store(
         with run.timed("publish"):
             publish(output, job.result, folder, source)
             folder.mark(PUBLISHED, (0,), {})
-    counts = sum((Counter(payload["counts"]) for payload in segmented.values()), Counter())
+    blocks = [*settled, *segmented.values()]
+    counts = sum((Counter(payload.get("counts", {})) for payload in blocks), Counter())
     return StoreReport(
         plan.identity,
         layout,
         {**run.seconds, "total": time.perf_counter() - began},
-        dict(sum((Counter(payload["seconds"]) for payload in segmented.values()), Counter())),
+        dict(sum((Counter(payload["seconds"]) for payload in blocks), Counter())),
         {**counts, **({"objects": objects} if job.ids else {})},
         tuple(run.failures),
         (*plan.warnings, *volume_doubts(plan.levels[0], plan.pipeline.models)),

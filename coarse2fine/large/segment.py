@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from coarse2fine.clock import Clock
 from coarse2fine.io import atomic_write
 from coarse2fine.large.cells import CellResult, segment_cells
 from coarse2fine.large.job import Job, scene_of, store_of
+from coarse2fine.large.norm import norm_of
 from coarse2fine.large.work import Key
 from coarse2fine.scan import scan_part
 
@@ -52,7 +52,9 @@ class SegmentBlock:
         cells = lattice.cells_of(triple(key))
         store, counts, receivers = store_of(self.job.labels), {"voxels": lattice.extent(triple(key)).volume}, set()
         with clock.time("total"):
-            results = segment_cells(scene_of(self.job), [lattice.core(cell) for cell in cells], clock)
+            results = segment_cells(
+                scene_of(self.job), [lattice.core(cell) for cell in cells], clock, norm_of(self.job)
+            )
             for cell, result in zip(cells, results, strict=True):
                 core = lattice.core(cell)
                 with clock.time("write"):
@@ -138,9 +140,3 @@ def handed_to(job: Job, cell: Triple) -> Any:
 def name_of(cell: Triple) -> str:
     """A cell's name in file names."""
     return "_".join(map(str, cell))
-
-
-def write_json(path: Any, value: Any) -> None:
-    """Write a small file atomically."""
-    with atomic_write(path) as temp:
-        temp.write_text(json.dumps(value))
