@@ -218,7 +218,7 @@ def look_around(scene: Scene, box: Box, clock: Clock) -> CoarseResult:
 
 
 def _looks(scene: Scene, cores: Sequence[Box], clock: Clock) -> Iterator[tuple[Window, CoarseResult] | None]:
-    """Where each cell lies and what the coarse network says there; None where a cell has no voxels that are not zero."""
+    """Where each cell lies and what the coarse network says there; None where all of a cell is cropped away."""
     inside = [scene.inside(core) for core in cores]
     windows = [_window(scene, box, scene.coarse_shape) if box.volume else None for box in inside]
     around = [window.coarse for window in windows if window]
@@ -306,7 +306,7 @@ def _regions(scene: Scene, window: Window, coarse: CoarseResult) -> tuple[RoiTre
 
 
 def _around(tree: RoiTree, window: Window) -> Box:
-    """What is worked on: no region is cut off at the window's edge; where the halo is too small for one, it is larger."""
+    """What is worked on: the window, or more where its edge would cut off a region."""
     return reduce(Box.hull, (roi.box for roi in tree.parents), window.working)
 
 

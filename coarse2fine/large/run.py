@@ -153,7 +153,7 @@ def segment_store(
         {**run.seconds, "total": time.perf_counter() - began},
         dict(sum((Counter(payload["seconds"]) for payload in blocks), Counter())),
         {**counts, **({"objects": objects} if job.ids else {})},
-        tuple(run.failures),
+        tuple(failure for failure in run.failures if failure.phase != "look"),  # nothing is left out for these
         (*plan.warnings, *volume_doubts(plan.levels[0], plan.pipeline.models)),
         peak_memory_mb(plan.pipeline.fine.device),
         config.to_dict(),

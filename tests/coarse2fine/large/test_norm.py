@@ -55,9 +55,8 @@ def test_settle__regions_of_all_cells__are_measured_as_in_memory(
     (expected,) = measured
     scene = open_scene(pipeline, [lazy_volume(image)], scan_of(image), 0)
     for cell in ((99, 99, 99), (8, 20, 18)):
-        lattice, known = plan_lattice(SHAPE, cell, (4, 4, 4)), []
-        for index in lattice.cells():
-            known.append(look_at_cell(scene, lattice.core(index), Clock()))
+        lattice = plan_lattice(SHAPE, cell, (4, 4, 4))
+        known = [look_at_cell(scene, lattice.core(index), Clock()) for index in lattice.cells()]
         regions, chosen = ([box for pair in known for box in pair[number]] for number in (0, 1))
         alone, statistics, voxels = settle(scene, regions, chosen, True, Clock())
         assert not alone
@@ -105,10 +104,13 @@ def test_settle_norm__many_cells__looks_at_some_that_are_spread_until_there_are_
     work.path("norm.json").parent.mkdir()
     job = Job(pipeline_of(models, SETTINGS).config, False, Source(""), lattice, (), 0, spec, None, spec, work)
     for found, looked in ((1, FIRST_CELLS), (0, 300)):
-        asked: list[tuple[str, int]] = []
+        asked: list[int] = []
 
-        def phase(name: str, task: Any, keys: Sequence[Any], found: int = found) -> Mapping[Any, Mapping[str, Any]]:
-            asked.append((name, len(keys)))
+        def phase(
+            name: str, task: Any, keys: Sequence[Any], found: int = found, asked: list[int] = asked
+        ) -> Mapping[Any, Mapping[str, Any]]:
+            if name == "look":
+                asked.append(len(keys))
             if isinstance(task, LookAtCell):
                 return {key: {"regions": [[0, 0, 0, 1, 1, 1]] * found, "chosen": []} for key in keys}
             assert isinstance(task, MeasureTile)
@@ -116,7 +118,7 @@ def test_settle_norm__many_cells__looks_at_some_that_are_spread_until_there_are_
             return {(0,): {"alone": False, "statistics": None, "counts": {}}}
 
         settle_norm(job, phase)
-        assert [count for name, count in asked if name == "look"][-1] == looked
+        assert asked[-1] == looked
     for count in (10, 64):
         first = [cell[0] for cell in spread(job.lattice.cells())[:count]]
         assert max(np.diff(sorted([0, *first, 300]))) < 3 * 300 / count
