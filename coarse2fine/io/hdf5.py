@@ -44,6 +44,15 @@ def open_hdf5(place: Place, wanted: Wanted) -> Scales:
     path = place.folder
     if path is None:
         raise VolumeError(f"{place.where}: HDF5 files are read from disks only", "Download it first.")
+    try:
+        return _open(place, path, wanted)
+    except ERRORS as error:
+        raise VolumeError(
+            f"{path} cannot be read: {error}", "It is damaged or no HDF5 file: copy or download it again."
+        ) from error
+
+
+def _open(place: Place, path: Path, wanted: Wanted) -> Scales:
     fingerprint = file_fingerprint(path)
     dataset = _open_dataset(path, wanted.array)
     key = dataset.name.strip("/")
