@@ -29,7 +29,7 @@ _NO_ACCESS = {"PERMISSION_DENIED", "UNAUTHENTICATED"}
 _NO_ANSWER = {"UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED"}
 FAILURES = (ValueError, NotImplementedError, OSError)  # what tensorstore raises
 MOST_METADATA = 16 << 20  # bytes of a file of metadata
-_MOST_IN_ARCHIVE = 1 << 30  # bytes of a file in a zip archive, unpacked
+_MOST_IN_ARCHIVE = 1 << 29  # bytes of a file in a zip archive, unpacked
 _TOPS = ("zarr.json", ".zgroup", ".zarray", ".zattrs", "attributes.json", "info")
 _WEB_PAGES = (b"<!doctype html", b"<html", b"<?xml")  # what some servers answer for keys that do not exist
 
@@ -286,7 +286,8 @@ def _top_of(path: Path) -> str:
         raise VolumeError(
             f"{path} cannot be read: {error}", "Copy it again, or unpack it and name its folder."
         ) from error
-    largest = max(entries, key=lambda entry: entry.file_size, default=None)
+    packed = [entry for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+    largest = max(packed, key=lambda entry: entry.file_size, default=None)
     if largest is not None and largest.file_size > _MOST_IN_ARCHIVE:
         raise VolumeError(
             f"{path}: {plain(largest.filename)} would take {largest.file_size / 1e9:.1f} GB unpacked",
