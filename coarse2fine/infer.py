@@ -17,7 +17,17 @@ from coarse2fine.allocator import keep_freed_memory
 from coarse2fine.config import Config, load_config
 from coarse2fine.errors import C2FError, ConfigError, OutputError
 from coarse2fine.guard import fail
-from coarse2fine.io import LABEL_SUFFIXES, Case, check_writable, find_cases, is_store, output_path
+from coarse2fine.io import (
+    Case,
+    check_writable,
+    find_cases,
+    input_suffixes,
+    is_store,
+    label_suffixes,
+    output_path,
+)
+from coarse2fine.io.readers import TIFF_SUFFIXES
+from coarse2fine.io.tiff import spacing_beside
 from coarse2fine.large import command as large
 from coarse2fine.pipeline import Pipeline, Progress
 from coarse2fine.report import RunReport, write_report
@@ -61,8 +71,9 @@ def infer(options: argparse.Namespace, console: Console) -> None:
     large.refuse_options(options)
     source, output = Path(options.input), Path(options.output)
     pipeline = Pipeline.from_config(config, trust_checkpoint=options.trust_checkpoint)
-    cases = find_cases(source, pipeline.fine.channels)
-    outputs = plan_outputs(source, output, options, cases)
+    reader = pipeline.fine.reader
+    cases = find_cases(source, pipeline.fine.channels, input_suffixes(reader))
+    outputs = plan_outputs(source, output, options, cases, label_suffixes(reader))
     reports: list[RunReport] = []
     failed: list[str] = []
     try:
@@ -81,27 +92,30 @@ def infer(options: argparse.Namespace, console: Console) -> None:
         raise C2FError(f"{len(failed)} of {len(cases)} cases failed: {', '.join(failed)}", "The others are written.")
 
 
-def plan_outputs(source: Path, output: Path, options: argparse.Namespace, cases: Sequence[Case]) -> list[Path]:
+def plan_outputs(
+    source: Path, output: Path, options: argparse.Namespace, cases: Sequence[Case], suffixes: tuple[str, ...]
+) -> list[Path]:
     """Where the labels of each case go; everything that will be written is checked before anything runs.
 
     Raises:
         OutputError: If a result cannot be written, or would replace an input or another result.
     """
     report = options.report
-    if source.is_dir() and not output.is_dir() and output.name.endswith(LABEL_SUFFIXES):
+    if source.is_dir() and not output.is_dir() and output.name.endswith(suffixes):
         raise OutputError(f"{source} is a folder, but {output} names a file", "Name a folder with -o.")
     to_folder = source.is_dir() or output.is_dir()
     outputs = [output_path(case, output, to_folder) for case in cases]
-    files = [*outputs, report] if report else outputs
+    beside = [spacing_beside(file) for file in outputs if file.name.endswith(TIFF_SUFFIXES)]
+    files = [*outputs, *beside, report] if report else [*outputs, *beside]
     taken = {file.resolve() for case in cases for file in case.files}
     for file in files:
         if file.resolve() in taken:
             raise OutputError(f"{file} is an input or another result of this run", "Choose another name with -o.")
         taken.add(file.resolve())
     for file in outputs:
-        check_writable(file, options.overwrite, LABEL_SUFFIXES)
-    if report:
-        check_writable(report, options.overwrite)
+        check_writable(file, options.overwrite, suffixes)
+    for file in [*beside, report] if report else beside:
+        check_writable(file, options.overwrite)
     return outputs
 
 

@@ -14,8 +14,8 @@ from assignnet.instance import Instance, read_instances, write_instances
 from coarse2fine.config import Config
 from coarse2fine.errors import VolumeError
 from coarse2fine.features import FeatureSettings, feature_model_fingerprint
-from coarse2fine.io import LABEL_SUFFIXES, Volume, atomic_write, find_cases, read_volume
-from coarse2fine.io.readers import look_with
+from coarse2fine.io import Volume, atomic_write, find_cases, input_suffixes, label_suffixes, read_volume
+from coarse2fine.io.readers import SIMPLE_ITK, Reader, look_with
 from coarse2fine.nnunet import Model
 from coarse2fine.teach import Labels, TeachSettings, teach_case
 
@@ -39,8 +39,13 @@ class LabelledCase:
     labels: Path
 
 
-def find_labelled_cases(folder: Path, channels: int) -> list[LabelledCase]:
+def find_labelled_cases(folder: Path, channels: int, reader: Reader = SIMPLE_ITK) -> list[LabelledCase]:
     """Cases of a folder in nnU-Net's raw layout, ``imagesTr`` and ``labelsTr``.
+
+    Args:
+        folder: The folder.
+        channels: Number of channels of the model.
+        reader: Of the model; says which files are volumes.
 
     Raises:
         VolumeError: If the folders are missing, or an image has no labels.
@@ -50,8 +55,8 @@ def find_labelled_cases(folder: Path, channels: int) -> list[LabelledCase]:
         if not part.is_dir():
             raise VolumeError(f"{part} does not exist", "Name a folder with imagesTr and labelsTr, as nnU-Net has it.")
     found = []
-    for case in find_cases(images, channels):
-        paths = [labels / f"{case.name}{suffix}" for suffix in LABEL_SUFFIXES]
+    for case in find_cases(images, channels, input_suffixes(reader)):
+        paths = [labels / f"{case.name}{suffix}" for suffix in label_suffixes(reader)]
         path = next((path for path in paths if path.is_file()), None)
         if path is None:
             raise VolumeError(f"{images}: case {case.name} has no labels", f"Add {paths[0]}, or remove the images.")

@@ -112,7 +112,7 @@ def find_instances(
     """How the instances were made, and the instances, built now or earlier."""
     config, fine = pipeline.config, pipeline.fine
     settings = TeachSettings(variants=options.variants, regions=options.regions)
-    cases = find_labelled_cases(options.cases, fine.channels)
+    cases = find_labelled_cases(options.cases, fine.channels, fine.reader)
     task = bars.add_task("instances", total=len(cases))
     made = how_made(cases, coarse, fine, config, features, settings, BUILD_SEED)
 

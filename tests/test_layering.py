@@ -68,6 +68,7 @@ LAYERS = (
     "coarse2fine.io.nrrd",
     "coarse2fine.io.gipl",
     "coarse2fine.io.voxels",
+    "coarse2fine.io.tiff",
     "coarse2fine.io.images",
     "coarse2fine.io.cases",
     "coarse2fine.io.lazy",

@@ -1,7 +1,7 @@
 """Readers and writers, one module per format family; everywhere else arrays and spacings are (z, y, x)."""
 
 from coarse2fine.io.atomic import atomic_write, check_writable
-from coarse2fine.io.cases import Case, find_cases, output_path
+from coarse2fine.io.cases import Case, find_cases, input_suffixes, label_suffixes, output_path
 from coarse2fine.io.cremi import write_cremi
 from coarse2fine.io.hdf5 import read_attributes
 from coarse2fine.io.images import LABEL_SUFFIXES, read_volume, write_labels
@@ -25,7 +25,9 @@ __all__ = [
     "check_writable",
     "create_labels",
     "find_cases",
+    "input_suffixes",
     "is_store",
+    "label_suffixes",
     "open_labels",
     "open_store",
     "output_path",

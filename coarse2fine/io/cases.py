@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from coarse2fine.errors import VolumeError
 from coarse2fine.io.images import INPUT_SUFFIXES, LABEL_SUFFIXES, split_suffix
+from coarse2fine.io.readers import TIFF_SUFFIXES, Reader
 
 _CHANNEL = re.compile(r"(?P<name>.+)_(?P<channel>\d{4})")
 
@@ -29,7 +30,7 @@ class Case:
     suffix: str
 
 
-def find_cases(source: Path, channels: int) -> list[Case]:
+def find_cases(source: Path, channels: int, suffixes: Sequence[str] = INPUT_SUFFIXES) -> list[Case]:
     """The cases that a file or a folder holds, sorted by name.
 
     Files of a case are numbered ``_0000``, ``_0001`` and so on. A model with one channel also takes files without
@@ -39,12 +40,13 @@ def find_cases(source: Path, channels: int) -> list[Case]:
     Args:
         source: A folder, or one file of a case; the other channels are looked for beside it.
         channels: Number of channels of the model.
+        suffixes: Endings of files in folders that are volumes.
 
     Raises:
         VolumeError: If ``source`` is missing, holds no volume, or lacks a channel or has too many of them.
     """
     if source.is_dir():
-        return _cases_of_folder(source, channels)
+        return _cases_of_folder(source, channels, suffixes)
     if not source.exists():
         raise VolumeError(f"{source} does not exist", "Name a volume, or a folder of volumes.")
     stem, suffix = split_suffix(source)
@@ -57,8 +59,18 @@ def find_cases(source: Path, channels: int) -> list[Case]:
             f"Name the files {stem}_0000{suffix} to {stem}_{channels - 1:04d}{suffix} and give the first.",
         )
     sibling = re.compile(rf"{re.escape(match['name'])}_\d{{4}}{re.escape(suffix)}")
-    files = [path for path in _volumes(source.parent) if sibling.fullmatch(path.name)]
+    files = [path for path in _volumes(source.parent, (suffix,)) if sibling.fullmatch(path.name)]
     return [_numbered_case(match["name"], files, channels)]
+
+
+def input_suffixes(reader: Reader) -> tuple[str, ...]:
+    """Endings of the files in a folder that are volumes for a model with this reader."""
+    return TIFF_SUFFIXES if reader.library == "tifffile" else INPUT_SUFFIXES
+
+
+def label_suffixes(reader: Reader) -> tuple[str, ...]:
+    """Endings of the files that labels of a model with this reader may be written to."""
+    return (*TIFF_SUFFIXES, *LABEL_SUFFIXES) if reader.library == "tifffile" else LABEL_SUFFIXES
 
 
 def output_path(case: Case, output: Path, is_folder: bool) -> Path:
@@ -68,13 +80,13 @@ def output_path(case: Case, output: Path, is_folder: bool) -> Path:
     """
     if not is_folder:
         return output
-    return output / f"{case.name}{case.suffix if case.suffix in LABEL_SUFFIXES else '.mha'}"
+    return output / f"{case.name}{case.suffix if case.suffix in (*LABEL_SUFFIXES, *TIFF_SUFFIXES) else '.mha'}"
 
 
-def _cases_of_folder(folder: Path, channels: int) -> list[Case]:
-    volumes = _volumes(folder)
+def _cases_of_folder(folder: Path, channels: int, suffixes: Sequence[str]) -> list[Case]:
+    volumes = _volumes(folder, suffixes)
     if not volumes:
-        raise VolumeError(f"{folder} holds no volume", f"Volumes end in {', '.join(INPUT_SUFFIXES)}.")
+        raise VolumeError(f"{folder} holds no volume", f"Volumes end in {', '.join(suffixes)}.")
     groups: dict[str, list[Path]] = defaultdict(list)
     if channels == 1 and not any(split_suffix(path)[0].endswith("_0000") for path in volumes):
         for path in volumes:
@@ -118,7 +130,7 @@ def _refuse_twins(name: str, paths: list[Path]) -> None:
         raise VolumeError(f"case {name}: both {paths[0]} and {paths[1]} match", "Keep only one of them there.")
 
 
-def _volumes(folder: Path) -> list[Path]:
+def _volumes(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """Files of the folder that are volumes by their ending, sorted."""
     try:
         paths = sorted(folder.iterdir())
@@ -127,5 +139,5 @@ def _volumes(folder: Path) -> list[Path]:
     return [
         path
         for path in paths
-        if path.name.endswith(INPUT_SUFFIXES) and not path.name.startswith(".") and path.is_file()
+        if path.name.endswith(tuple(suffixes)) and not path.name.startswith(".") and path.is_file()
     ]

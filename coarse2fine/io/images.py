@@ -37,6 +37,7 @@ from coarse2fine.io.metaimage import metaimage_header
 from coarse2fine.io.nrrd import nrrd_header
 from coarse2fine.io.readers import (
     NIFTI_SUFFIXES,
+    TIFF_SUFFIXES,
     Reader,
     check_channels,
     default_reader,
@@ -45,6 +46,7 @@ from coarse2fine.io.readers import (
     sheared,
     unsuitable,
 )
+from coarse2fine.io.tiff import read_spacing, read_tiff, write_tiff
 from coarse2fine.io.volume import Grid, Volume
 from coarse2fine.io.voxels import read_stored
 
@@ -117,7 +119,7 @@ def split_suffix(path: Path) -> tuple[str, str]:
     >>> split_suffix(Path("scans/case.v2_0000.nii.gz"))
     ('case.v2_0000', '.nii.gz')
     """
-    for suffix in INPUT_SUFFIXES:
+    for suffix in (*INPUT_SUFFIXES, *TIFF_SUFFIXES):
         if path.name.endswith(suffix):
             return path.name.removesuffix(suffix), suffix
     raise VolumeError(f"{path}: unknown file type", f"Volumes end in {', '.join(INPUT_SUFFIXES)}.")
@@ -147,14 +149,36 @@ def read_volume(files: Sequence[Path], readers: Sequence[Reader] = ()) -> Volume
         for reader, file in itertools.product(readers, files):
             if not reader.takes(split_suffix(file)[1]):
                 raise unsuitable(reader, str(file), split_suffix(file)[1])
+        if any(split_suffix(file)[1] in TIFF_SUFFIXES for file in files):
+            return _read_tiffs(files)
         heads = [_read_head(file, by_nibabel) for file in files]
         grids = [head.grid for head in heads]
         for reader in readers or (default_reader(grids[0].suffix),):
             check_channels(reader, [str(file) for file in files], grids)
         with ThreadPoolExecutor() as pool:
             channels = tuple(pool.map(_read_voxels, files, heads))
-    name = split_suffix(files[0])[0].removesuffix("_0000")
-    return Volume(channels, grids[0], name, tuple(grids[1:]))
+    return Volume(channels, grids[0], _case_name(files), tuple(grids[1:]))
+
+
+def _read_tiffs(files: Sequence[Path]) -> Volume[NDArray[Any]]:
+    """A case of TIFF files, which say nothing of where the volume lies."""
+    for file in files:
+        if not file.is_file():
+            raise _no_file(file)
+    channels = tuple(read_tiff(file) for file in files)
+    spacing, doubts = read_spacing(files[0])
+    grids = [
+        Grid(triple(channel.shape), spacing, suffix=split_suffix(file)[1])
+        for file, channel in zip(files, channels, strict=True)
+    ]
+    check_channels(default_reader(TIFF_SUFFIXES[0]), [str(file) for file in files], grids)
+    for file, channel in zip(files, channels, strict=True):
+        _check_finite(file, channel)
+    return Volume(channels, grids[0], _case_name(files), warnings=doubts)
+
+
+def _case_name(files: Sequence[Path]) -> str:
+    return split_suffix(files[0])[0].removesuffix("_0000")
 
 
 def write_labels(labels: NDArray[np.uint8] | NDArray[np.uint16], grid: Grid, path: Path) -> None:
@@ -165,7 +189,7 @@ def write_labels(labels: NDArray[np.uint8] | NDArray[np.uint16], grid: Grid, pat
     Args:
         labels: Shape (z, y, x), the grid's.
         grid: Geometry to write, in millimetres.
-        path: Ends in one of LABEL_SUFFIXES; its folder exists.
+        path: Ends in one of LABEL_SUFFIXES, or .tif for a grid from TIFF files; its folder exists.
 
     Raises:
         ValueError: If the labels have another shape than the grid, or are neither uint8 nor uint16.
@@ -173,6 +197,9 @@ def write_labels(labels: NDArray[np.uint8] | NDArray[np.uint16], grid: Grid, pat
     """
     if labels.shape != grid.shape or labels.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"labels of shape {labels.shape}, type {labels.dtype} do not fit a grid of {grid.shape}")
+    if path.name.endswith(TIFF_SUFFIXES):
+        write_tiff(labels, grid, path)
+        return
     suffix = next((suffix for suffix in LABEL_SUFFIXES if path.name.endswith(suffix)), None)
     if suffix is None:
         raise OutputError(f"cannot write {path}: unknown file type", f"Use one of {', '.join(LABEL_SUFFIXES)}.")
@@ -205,7 +232,7 @@ def _read_head(file: Path, by_nibabel: bool) -> _Head:
     """Geometry, voxel type and layout of a file, checked; of NIfTI files as nibabel reads them, if that is wanted."""
     suffix = split_suffix(file)[1]
     if not file.is_file():
-        raise VolumeError(f"{file} {'is not a file' if file.exists() else 'does not exist'}", "Check the path.")
+        raise _no_file(file)
     try:
         if suffix in NIFTI_SUFFIXES:
             return _read_nifti_head(file, suffix, by_nibabel)
@@ -355,6 +382,10 @@ def _one_voxel_file(grid: Grid, dtype: np.dtype[Any], suffix: str) -> bytes:
         return Path(name).read_bytes()
     finally:
         Path(name).unlink()
+
+
+def _no_file(file: Path) -> VolumeError:
+    return VolumeError(f"{file} {'is not a file' if file.exists() else 'does not exist'}", "Check the path.")
 
 
 def _unreadable(file: Path, error: Exception) -> VolumeError:
