@@ -48,7 +48,7 @@ from coarse2fine.io.readers import (
 )
 from coarse2fine.io.tiff import read_spacing, read_tiff, write_tiff
 from coarse2fine.io.volume import Grid, Volume
-from coarse2fine.io.voxels import read_stored
+from coarse2fine.io.voxels import check_finite, read_stored
 
 INPUT_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".gipl")
 LABEL_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -88,8 +88,6 @@ _COMPONENTS = {  # of vectors, which have one component if the fourth axis of an
 }
 # What SimpleITK, the system and isal raise; isal's own stubs call its exception class an instance.
 _READ_ERRORS = (RuntimeError, OSError, EOFError, cast(type[Exception], isal_zlib.error))
-_LARGEST = np.finfo(np.float32).max  # networks compute in single precision
-_SLAB = 1 << 18  # voxels per step of a check, so that its temporaries stay in the CPU's cache
 
 
 _HEADERS: dict[str, Callable[[Path], Header]] = {
@@ -173,7 +171,7 @@ def _read_tiffs(files: Sequence[Path]) -> Volume[NDArray[Any]]:
     ]
     check_channels(default_reader(TIFF_SUFFIXES[0]), [str(file) for file in files], grids)
     for file, channel in zip(files, channels, strict=True):
-        _check_finite(file, channel)
+        check_finite(file, channel)
     return Volume(channels, grids[0], _case_name(files), warnings=doubts)
 
 
@@ -329,7 +327,7 @@ def _read_voxels(file: Path, head: _Head) -> NDArray[Any]:
         voxels = voxels.byteswap(inplace=True).view(voxels.dtype.newbyteorder("="))
     if head.layout.scaled:
         voxels = _rescaled(voxels, head.layout, head.dtype)
-    _check_finite(file, voxels)
+    check_finite(file, voxels)
     return voxels
 
 
@@ -339,24 +337,6 @@ def _rescaled(stored: NDArray[Any], layout: Layout, dtype: np.dtype[Any]) -> NDA
     for true, slice_ in zip(voxels, stored, strict=True):
         true[...] = slice_.astype(dtype).astype(np.float64) * layout.slope + layout.intercept
     return voxels
-
-
-def _check_finite(file: Path, voxels: NDArray[Any]) -> None:
-    """Raises a VolumeError that counts and locates voxels that are no finite numbers."""
-    if voxels.dtype.kind != "f":
-        return
-    count, first, flat = 0, 0, voxels.reshape(-1)
-    for start in range(0, flat.size, _SLAB):
-        finite = np.abs(flat[start : start + _SLAB]) <= _LARGEST  # false for NaN, too
-        if not finite.all():
-            first = first if count else start + int(finite.argmin())
-            count += finite.size - int(np.count_nonzero(finite))
-    if count:
-        place = tuple(int(index) for index in np.unravel_index(first, voxels.shape))
-        raise VolumeError(
-            f"{file}: {count} of {flat.size} voxels are NaN or infinite, the first at {place} (z, y, x)",
-            "Replace them, for example by the value of the background.",
-        )
 
 
 def _one_voxel(grid: Grid, dtype: np.dtype[Any]) -> sitk.Image:

@@ -7,6 +7,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 
 from coarse2fine.errors import VolumeError
 from coarse2fine.io.headers import GZIP, HEX, PLAIN, TEXT, Layout, unpacked
+
+_LARGEST = np.finfo(np.float32).max  # networks compute in single precision
+_SLAB = 1 << 18  # voxels per step of a check, so that its temporaries stay in the CPU's cache
 
 _DEFLATE = 1032  # bytes that one byte of deflate can stand for, at most
 _SLACK = 1 << 12  # bytes that the last piece of a packed stream may come to, beside that
@@ -147,3 +151,21 @@ def _no_numbers(layout: Layout, expected: str) -> VolumeError:
 def _bytes(count: int) -> str:
     power = min(int(math.log(max(count, 1), 1000)), 6)
     return f"{count / 1000**power:.4g} {('bytes', 'kB', 'MB', 'GB', 'TB', 'PB', 'EB')[power]}"
+
+
+def check_finite(file: Path, voxels: NDArray[Any]) -> None:
+    """Raises a VolumeError that counts and locates voxels that are no finite numbers."""
+    if voxels.dtype.kind != "f":
+        return
+    count, first, flat = 0, 0, voxels.reshape(-1)
+    for start in range(0, flat.size, _SLAB):
+        finite = np.abs(flat[start : start + _SLAB]) <= _LARGEST  # false for NaN, too
+        if not finite.all():
+            first = first if count else start + int(finite.argmin())
+            count += finite.size - int(np.count_nonzero(finite))
+    if count:
+        place = tuple(int(index) for index in np.unravel_index(first, voxels.shape))
+        raise VolumeError(
+            f"{file}: {count} of {flat.size} voxels are NaN or infinite, the first at {place} (z, y, x)",
+            "Replace them, for example by the value of the background.",
+        )
