@@ -196,8 +196,8 @@ def save_agent(folder: Path, agent: Agent) -> None:
     card = _card_bytes(agent.card, hashlib.sha256(weights).hexdigest())
     _parse_card(card, folder / CARD)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / WEIGHTS, weights)
-    _write(folder / CARD, card)
+    write_file(folder / WEIGHTS, weights)
+    write_file(folder / CARD, card)
 
 
 def load_agent(folder: Path) -> Agent:
@@ -363,11 +363,11 @@ def _read(path: Path, most: int) -> bytes:
     return data
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
     """Put a whole file in place of another, or none."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with temporary.open("wb") as stream:
+        with temporary.open("xb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())

@@ -8,6 +8,7 @@ was not.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-from assignnet.agent import Agent, AgentCard
+from assignnet.agent import Agent, AgentCard, write_file
 from assignnet.env import AssignEnv, InstanceSource, UniformSource
 from assignnet.evaluate import evaluate, oracles, summarise
 from assignnet.imitation import imitate
@@ -332,9 +333,9 @@ class _Training:
             "policy": self._model.policy.state_dict(),
             "optimizer": self._model.policy.optimizer.state_dict(),
         }
-        temporary = self._checkpoint.with_suffix(".tmp")
-        torch.save(state, temporary)
-        temporary.replace(self._checkpoint)
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_file(self._checkpoint, content.getvalue())
 
     def _resume(self) -> None:
         if not self._checkpoint.exists():

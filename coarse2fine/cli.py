@@ -72,6 +72,7 @@ def add_store_options(parser: argparse.ArgumentParser) -> None:
     where = group.add_mutually_exclusive_group()
     where.add_argument("--workers", type=int, metavar="N", help="run on N processes of this machine (Dask)")
     where.add_argument("--scheduler", metavar="ADDRESS", help="run on a Dask cluster, such as tcp://host:8786")
+    add("--dashboard", action="store_true", help="with --workers: serve Dask's page to all users of this machine")
     add("--work", type=Path, metavar="DIR", help="folder that lets a killed run resume (default: OUTPUT.c2f-work)")
     add("--restart", action="store_true", help="give up what an earlier run left in the work folder")
     add("--skip-failed", action="store_true", help="finish without blocks that cannot be done, as background")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from coarse2fine.errors import C2FError
+from coarse2fine.signals import drop_output, exit_code, stoppable
 from coarse2fine.text import plain
 
 if TYPE_CHECKING:
@@ -18,8 +19,22 @@ EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 def guarded(action: Callable[[Console], None]) -> int:
     """Run a command, which gets a console for what it has to tell; returns the exit code.
 
-    What users can mend is told without a traceback.
+    A hang-up of the terminal and SIGTERM clean up as Ctrl-C does.
     """
+    code = EXIT_ERROR
+    with stoppable() as came:
+        try:
+            code = attempt(action)
+        except BaseException:  # with the terminal gone, not even a progress bar can be cleared
+            if not came:
+                raise
+    if came:
+        drop_output()
+    return exit_code(came[0]) if came else code
+
+
+def attempt(action: Callable[[Console], None]) -> int:
+    """Run a command; returns the exit code. What users can mend is told without a traceback."""
     from rich.console import Console
 
     console = Console(stderr=True, markup=False, emoji=False, highlight=False)

@@ -25,7 +25,7 @@ from coarse2fine.config import Config
 from coarse2fine.errors import C2FError, ConfigError, OutputError
 from coarse2fine.features import FeatureSettings, feature_card
 from coarse2fine.infer import configure
-from coarse2fine.io import check_writable
+from coarse2fine.io import check_writable, make_own
 from coarse2fine.lessons import build_instances, cached_instances, find_labelled_cases, how_made, split_instances
 from coarse2fine.nnunet import Model
 from coarse2fine.pipeline import Pipeline
@@ -158,12 +158,13 @@ def prepare_output(folder: Path, overwrite: bool) -> None:
     """Check that the agent can be written.
 
     Raises:
-        OutputError: If not, or if there is one.
+        OutputError: If not, if there is one, or if the folder of an unfinished training is not ours alone.
     """
     if (folder / "agent.json").exists() and not overwrite:
         raise OutputError(f"{folder} holds an agent", "Choose another folder, or add --overwrite.")
     try:
-        (folder / "training").mkdir(parents=True, exist_ok=True)
+        make_own(folder, private=False)
+        make_own(folder / "training")  # what is found there is trusted and gone on with
     except OSError as error:
         raise OutputError(f"cannot create {folder}: {error.strerror}", "Choose another folder.") from error
 

@@ -13,6 +13,7 @@ from typing import Any
 from coarse2fine.errors import C2FError, OutputError
 from coarse2fine.large.engine import on_cluster, run_phase
 from coarse2fine.large.work import Manifest, open_work
+from coarse2fine.signals import exit_code, stoppable
 
 MANIFEST = Manifest({"step": 1}, {"name": "volume"}, {"coarse": "1a2b"}, "1.0", {"block": [64, 64, 64]})
 
@@ -56,14 +57,15 @@ def main(work: str, out: str, count: str, *scheduler: str) -> int:
     keys = [(number,) for number in range(int(count))]
     try:
         with (
+            stoppable(),
             open_work(Path(work), MANIFEST) as folder,
             on_cluster(scheduler=scheduler[0]) if scheduler else on_cluster(workers=2) as engine,
         ):
             _, failures = run_phase(engine, folder, "square", task, keys, progress=lambda done, total: None)
     except C2FError as error:
         code, message = 1, str(error)
-    except KeyboardInterrupt:
-        code, message = 130, "interrupted"
+    except KeyboardInterrupt as stop:
+        code, message = exit_code(getattr(stop, "number", signal.SIGINT)), "interrupted"
     else:
         code, message = 0, f"{len(failures)} failures"
     sys.stdout.write(f"{message}\n")

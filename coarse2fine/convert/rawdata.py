@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coarse2fine.errors import ConfigError, OutputError, VolumeError
-from coarse2fine.io import Volume, atomic_write, write_labels
+from coarse2fine.io import Volume, atomic_write, check_folder, write_labels
 from coarse2fine.report import versions
 
 ENDING = ".nii.gz"
@@ -167,7 +167,7 @@ def target_folder(root: Path, number: int, name: str, *, overwrite: bool) -> Pat
         raise ConfigError(f"--name is {name!r}", "Use letters, digits, - and _.")
     target = root / f"Dataset{number:03d}_{name}"
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        check_folder(target)
         others = sorted(path.name for path in root.glob(f"Dataset{number:03d}_*") if path.name != target.name)
         if others:
             raise OutputError(
@@ -262,29 +262,30 @@ def _check_sources(samples: Sequence[Sample], target: Path) -> None:
 @contextmanager
 def _new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
     """A hidden folder that becomes ``target`` if the body ends well, and goes away otherwise."""
+    # Nobody else may enter it while files get their names, which are known: a link could lie there before.
     temp = target.with_name(f".c2f-{secrets.token_hex(8)}")
-    temp.mkdir()
+    temp.mkdir(mode=0o700)
+    new = temp / target.name
+    new.mkdir()
     try:
-        yield temp
+        yield new
         if target.exists():
             _check_replaceable(target, overwrite)  # it may have changed, or appeared, since the first check
-            _exchange(temp, target)
+            _exchange(new, target, temp / "old")
         else:
-            temp.rename(target)
+            new.rename(target)
     finally:
         shutil.rmtree(temp, ignore_errors=True)
 
 
-def _exchange(temp: Path, target: Path) -> None:
-    """Puts ``temp`` in the place of ``target``, which is removed."""
-    old = temp.with_name(f"{temp.name}-old")
+def _exchange(new: Path, target: Path, old: Path) -> None:
+    """Puts ``new`` in the place of ``target``, which becomes ``old``."""
     target.rename(old)
     try:
-        temp.rename(target)
+        new.rename(target)
     except OSError:
         old.rename(target)
         raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _add(sample: Sample, data: RawData, folder: Path, findings: _Findings, link: bool) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from coarse2fine.errors import OutputError
+from coarse2fine.io.owned import check_links
 
 _TEMP_PREFIX = ".c2f-"  # hidden, so that what a killed process leaves behind is not taken for a case
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -22,7 +23,8 @@ def atomic_write(path: Path, needed: int = 0) -> Iterator[Path]:
     """Lets the body write a temporary file, which then replaces ``path`` in one step.
 
     The temporary file lies in the folder of ``path`` and ends like it. If the body raises anything, KeyboardInterrupt
-    included, it is removed and ``path`` stays as it was. A link stays a link; the file that it points to is replaced.
+    included, it is removed and ``path`` stays as it was. A link stays a link; the file that it points to is replaced,
+    unless somebody laid the link whom we need not trust.
 
     Args:
         path: The file to write; its folder exists.
@@ -32,10 +34,11 @@ def atomic_write(path: Path, needed: int = 0) -> Iterator[Path]:
         The path to write to; nothing exists there yet.
 
     Raises:
-        OutputError: If the system refuses a write, or the disk is full.
+        OutputError: If the system refuses a write, the disk is full, or a link is not to be trusted.
     """
     temp = path
     try:
+        check_links(path)
         target = path.resolve()
         temp = target.with_name(f"{_TEMP_PREFIX}{secrets.token_hex(8)}{''.join(target.suffixes[-2:])}")
         yield temp
@@ -58,23 +61,40 @@ def check_writable(path: Path, overwrite: bool, suffixes: Sequence[str] = ()) ->
         suffixes: Endings that the file may have; empty if any will do.
 
     Raises:
-        OutputError: If ``path`` exists and ``overwrite`` is off, is a folder, ends in something else, or its folder
-            cannot be created or takes no new files.
+        OutputError: If ``path`` exists and ``overwrite`` is off, is a folder, ends in something else, is a link that
+            is not to be trusted, or its folder cannot be created or takes no new files.
     """
     if suffixes and not path.name.endswith(tuple(suffixes)):
         raise OutputError(f"cannot write {path}: unknown file type", f"Use one of {', '.join(suffixes)}.")
     try:
+        check_links(path)
         if path.is_dir():
             raise OutputError(f"cannot write {path}: it is a folder", "Name a file.")
         if path.exists() and not overwrite:
             raise OutputError(f"{path} exists already", "Use --overwrite to replace it, or choose another name.")
-        folder = path.resolve().parent
-        folder.mkdir(parents=True, exist_ok=True)
-        # Permission bits say little about read-only mounts, quotas and access lists: only trying tells.
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=_TEMP_PREFIX):
-            pass
+        _try_folder(path.resolve().parent)
     except OSError as error:
         raise _output_error(path, error, 0) from error
+
+
+def check_folder(path: Path) -> None:
+    """Finds out whether the folder of ``path`` takes new files, whatever ``path`` is; creates it if there is none.
+
+    Raises:
+        OutputError: If not, or if it lies behind a link that is not to be trusted.
+    """
+    try:
+        check_links(path.parent)
+        _try_folder(path.parent)
+    except OSError as error:
+        raise _output_error(path, error, 0) from error
+
+
+def _try_folder(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    # Permission bits say little about read-only mounts, quotas and access lists: only trying tells.
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=_TEMP_PREFIX):
+        pass
 
 
 def _flush(path: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -354,14 +353,11 @@ def _one_voxel_file(grid: Grid, dtype: np.dtype[Any], suffix: str) -> bytes:
     if nifti is not None and headers.nifti_shape(nifti)[:3] == grid.shape[::-1]:
         plain = _one_voxel_file(Grid(grid.shape, grid.spacing), dtype, suffix)
         return headers.with_nifti_geometry(plain, nifti)
-    handle, name = tempfile.mkstemp(prefix="c2f-", suffix=suffix.removesuffix(".gz"))
-    os.close(handle)
-    try:
-        with _quiet():
-            sitk.WriteImage(_one_voxel(grid, dtype), name, True)
-        return Path(name).read_bytes()
-    finally:
-        Path(name).unlink()
+    # In a folder of its own: where others may write, the file could be replaced by a link before SimpleITK opens it.
+    with tempfile.TemporaryDirectory(prefix="c2f-") as folder, _quiet():
+        path = Path(folder) / f"voxel{suffix.removesuffix('.gz')}"
+        sitk.WriteImage(_one_voxel(grid, dtype), str(path), True)
+        return path.read_bytes()
 
 
 def _no_file(file: Path) -> VolumeError:

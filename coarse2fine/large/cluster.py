@@ -33,6 +33,7 @@ def on_cluster(
     threads_per_worker: int = 1,
     gpus: int = 0,
     memory_limit: int | str = 0,
+    dashboard: bool = False,
 ) -> Engine:
     """Blocks side by side on a Dask cluster: worker processes on this machine, or a cluster that runs already.
 
@@ -46,6 +47,7 @@ def on_cluster(
         gpus: How many GPUs this process sees: worker i gets number i modulo ``gpus`` and sees no other. 0 leaves all
             workers all GPUs. Workers that were started elsewhere keep what they were given there.
         memory_limit: Bytes (or text such as ``8GiB``) at which Dask kills a process started here; 0 for never.
+        dashboard: Whether processes started here serve Dask's page, to everybody on this machine: it has no password.
 
     Raises:
         ConfigError: If not just one of ``workers`` and ``scheduler`` is given, a number is out of range, or Dask's
@@ -64,6 +66,9 @@ def on_cluster(
         )
     try:
         import distributed  # noqa: F401  # an extra, and slow to import
+
+        if workers:
+            import cryptography  # noqa: F401  # its credentials
     except ImportError as error:
         raise ConfigError(
             f"running on a cluster needs Dask's distributed scheduler ({error})",
@@ -71,7 +76,7 @@ def on_cluster(
         ) from error
     if scheduler is not None:
         return _Cluster(f"at {scheduler}", lambda stack: join_cluster(stack, scheduler))
-    count, local = workers or 1, Local(threads_per_worker, gpus, memory_limit)
+    count, local = workers or 1, Local(threads_per_worker, gpus, memory_limit, dashboard)
     return _Cluster("on this machine", lambda stack: local.start(stack, count))
 
 

@@ -36,6 +36,7 @@ _ONLY_STORES = {
     "instances": "--instances",
     "workers": "--workers",
     "scheduler": "--scheduler",
+    "dashboard": "--dashboard",
     "work": "--work",
     "restart": "--restart",
     "skip_failed": "--skip-failed",
@@ -99,10 +100,14 @@ def default_work(output: str) -> Path:
 
 def pick_engine(options: argparse.Namespace) -> Engine:
     """Where blocks are done."""
+    if options.dashboard and options.workers is None:
+        raise ConfigError(
+            "--dashboard needs --workers", "Add --workers N; a scheduler elsewhere has a page of its own."
+        )
     if options.workers is None and options.scheduler is None:
         return in_process()
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return on_cluster(workers=options.workers, scheduler=options.scheduler, gpus=gpus)
+    return on_cluster(workers=options.workers, scheduler=options.scheduler, gpus=gpus, dashboard=options.dashboard)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,7 +23,10 @@ _CONNECT_S = 10.0  # for the scheduler to answer
 _CLOSE_S = 10.0  # for a connection to be closed
 _QUIET = logging.CRITICAL + 1
 _LOGGERS = ("distributed", "tornado", "asyncio", "bokeh")
-_DASHBOARD = "127.0.0.1:8787"  # Dask's usual port, but for this machine only: it has no password
+_HOST = "127.0.0.1"
+_DASHBOARD = f"{_HOST}:8787"  # Dask's usual port, but for this machine only: it has no password
+_NO_PAGES = f"{_HOST}:0"  # Dask always listens for its pages, but then there are none
+_HELD = {signal.SIGINT, signal.SIGHUP}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +67,27 @@ class Local:
     threads: int
     gpus: int
     memory_limit: int | str
+    dashboard: bool
 
     def start(self, stack: ExitStack, count: int) -> Connection:
-        """Starts a scheduler within this process, and workers in processes of their own."""
+        """Starts a scheduler within this process, and workers in processes of their own.
+
+        Who can talk to them can have them run anything. So they talk over TLS, with credentials that only live in
+        their memory.
+        """
         import dask
         from distributed import Client, Nanny, Scheduler, SpecCluster
+        from distributed.security import Security
 
         stack.enter_context(_quiet())
+        # Dask imports from its folder, which otherwise has a name in /tmp that anybody can take first.
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="c2f-dask-", ignore_cleanup_errors=True))
+        pages = {} if self.dashboard else {f"distributed.{role}.http.routes": [] for role in ("scheduler", "worker")}
         stack.enter_context(
             dask.config.set(
                 {
+                    **pages,
+                    "temporary-directory": scratch,
                     "distributed.scheduler.worker-ttl": None,  # a block may hold Python's lock for long; death is seen
                     "distributed.deploy.lost-worker-timeout": "1 hour",  # importing all again may take its time
                     # Workers compute in a thread, whose own heap glibc gives back and clears again after every layer.
@@ -80,13 +95,18 @@ class Local:
                 }
             )
         )
+        security = Security.temporary()
+        common = {"host": _HOST, "protocol": "tls://", "security": security}
         scheduler = {
-            "host": "127.0.0.1",
-            "dashboard_address": _DASHBOARD,
+            **common,
+            "dashboard": self.dashboard,
+            "dashboard_address": _DASHBOARD if self.dashboard else _NO_PAGES,
             "allowed_failures": 0,  # who was killed is tried again by us, alone
         }
         worker = {
-            "host": "127.0.0.1",
+            **common,
+            "dashboard": False,
+            "dashboard_address": _NO_PAGES,
             "nthreads": self.threads,
             "memory_limit": self.memory_limit,
             "silence_logs": _QUIET,
@@ -97,7 +117,9 @@ class Local:
         }
         try:
             with _interrupts_held(), warnings.catch_warnings(action="ignore"):  # such as for a port that is taken
-                cluster = SpecCluster(workers=workers, scheduler={"cls": Scheduler, "options": scheduler})
+                cluster = SpecCluster(
+                    workers=workers, scheduler={"cls": Scheduler, "options": scheduler}, security=security
+                )
                 stack.callback(_stop, cluster)
                 client = Client(cluster, timeout=_CONNECT_S, set_as_default=False)
                 stack.callback(_close_client, client)
@@ -105,7 +127,8 @@ class Local:
             raise C2FError(
                 f"cannot start {count} worker processes: {error}", "Use fewer workers (--workers)."
             ) from error
-        return Connection(client, tuple(cluster.workers.values()), cluster.dashboard_link or None)
+        link = cluster.dashboard_link if self.dashboard else None
+        return Connection(client, tuple(cluster.workers.values()), link or None)
 
 
 def _devices(count: int) -> list[str]:
@@ -147,12 +170,12 @@ def _close_client(client: Client) -> None:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Holds Ctrl-C back for a moment; threads and processes that are started meanwhile never see it.
+    """Holds Ctrl-C and a hang-up back for a moment; threads and processes that are started meanwhile never see them.
 
-    The terminal sends it to all of them. Only this process is meant; it stops the others itself.
+    The terminal sends them to all. Only this process is meant; it stops the others itself.
     """
     resource_tracker.ensure_running()  # or the first process starts it, and that lets signals through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from canvas import Box
 from coarse2fine.errors import ConfigError, OutputError
-from coarse2fine.io import LabelSpec, LabelStore, check_writable, open_labels, write_cremi
+from coarse2fine.io import LabelSpec, LabelStore, check_folder, open_labels, write_cremi
 from coarse2fine.io.tensors import parse_place
 from coarse2fine.large.source import Source
 from coarse2fine.large.work import WorkFolder
@@ -114,7 +114,7 @@ def plan_output(where: str, *, objects: bool, overwrite: bool, inputs: str, work
         raise _exists(path)
     if path.is_dir() and not _is_result(path):
         raise OutputError(f"{path} is a folder, but no result of an earlier run", "Choose another name.")
-    check_writable(path.with_name(".c2f-writable"), overwrite=True)  # its folder takes files
+    check_folder(path)
     work.parent.mkdir(parents=True, exist_ok=True)
     if work.parent.stat().st_dev != path.parent.stat().st_dev:
         raise OutputError(
@@ -159,6 +159,8 @@ def publish(output: Output, spec: LabelSpec, work: WorkFolder, source: Source) -
         _sync_tree(staged)
         if path.exists():
             old = work.path("replaced")
+            if old.is_symlink():
+                old.unlink()
             with suppress(FileNotFoundError):
                 shutil.rmtree(old)
             path.rename(old)

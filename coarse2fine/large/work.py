@@ -7,7 +7,8 @@ A folder belongs to one run with one set of settings. It holds::
     done/PHASE/HH/1_2_3.json   one marker per finished block; HH spreads them over 256 folders
     data/                  whatever else the phases keep
 
-Nothing outside of these names is ever removed. POSIX systems only (``flock``).
+Nothing outside of these names is ever removed. Nobody else may enter the folder: what is in it decides what the run
+writes, and where. POSIX systems only (``flock``).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -29,6 +31,7 @@ from typing import Any
 
 from coarse2fine.errors import OutputError
 from coarse2fine.io.atomic import atomic_write
+from coarse2fine.io.owned import make_own, open_own
 
 __all__ = ["Key", "Manifest", "WorkFolder", "manifest_differences", "open_work", "remove_work"]
 
@@ -95,7 +98,13 @@ class WorkFolder:
         Raises:
             OutputError: If it does not.
         """
-        found = _read_manifest(self.folder)
+        try:
+            found = _read_manifest(self.folder)
+        except PermissionError as error:
+            raise OutputError(
+                f"a worker on {socket.gethostname()} may not read the work folder {self.folder}",
+                "Start workers as the user who starts the run: nobody else may enter its work folder.",
+            ) from error
         if found is None:
             raise OutputError(
                 f"{socket.gethostname()} does not see the work folder {self.folder}",
@@ -184,15 +193,16 @@ def open_work(folder: Path, manifest: Manifest, *, restart: bool = False) -> Ite
         The work folder.
 
     Raises:
-        OutputError: If the folder belongs to a run with another manifest, holds other files, is in use by another
-            process, cannot be locked or cannot be written.
+        OutputError: If the folder belongs to a run with another manifest or to somebody else, may be written to by
+            others, is a link, holds other files, is in use by another process, cannot be locked or cannot be written.
     """
     folder = folder.absolute()  # workers have other current folders; links stay, for hosts may resolve them differently
     with ExitStack() as stack:
         with _system_errors(folder):
             _check_ours(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_locked(folder))
+            handle = open_own(folder)
+            stack.callback(os.close, handle)
+            stack.enter_context(_locked(folder, handle))
             run = _prepare(folder, manifest, restart)
         yield WorkFolder(folder, run)
 
@@ -226,9 +236,9 @@ def _prepare(folder: Path, manifest: Manifest, restart: bool) -> str:
         _sync_folder(folder.parent)
     for left in folder.glob(f"{_HIDDEN}*"):  # by a run that was killed
         if left.name != _LOCK:
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
     for name in (_DONE, _DATA):
-        (folder / name).mkdir(exist_ok=True)
+        make_own(folder / name)
     _sync_folder(folder)
     return str(found["run"])
 
@@ -257,9 +267,9 @@ def _check_ours(folder: Path) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path, opened: int) -> Iterator[None]:
     """Holds the folder's lock; the kernel releases it when the process dies. The file stays, for others may wait."""
-    handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    handle = _open_lock(folder, opened)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -278,6 +288,23 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _open_lock(folder: Path, opened: int) -> int:
+    """The lock file, whose text will be replaced: no link, and no second name of another file."""
+    try:
+        handle = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600, dir_fd=opened)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        found = None
+    else:
+        found = os.fstat(handle)
+    if found is None or not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        if found:
+            os.close(handle)
+        raise OutputError(f"{folder / _LOCK} is no lock but something else, such as a link", "Remove it.")
+    return handle
 
 
 def _holder(handle: int) -> str:
@@ -354,7 +381,9 @@ def _make_folders(path: Path, base: Path) -> None:
 
 def _remove(path: Path, base: Path) -> None:
     """Removes a folder, which is gone from the first moment on: it is renamed before its files are removed."""
-    if path.exists():
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
         trash = base / f"{_HIDDEN}{secrets.token_hex(8)}"
         path.rename(trash)
         _sync_folder(base)

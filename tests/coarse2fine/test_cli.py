@@ -621,16 +621,18 @@ def test_main__disk_full_while_writing__keeps_the_old_result(tmp_path: Path, mod
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are another thing there")
-@pytest.mark.parametrize("stage", ["coarse", "fine"])
-def test_main__interrupted__stops_with_130_and_writes_nothing(tmp_path: Path, models: Models, stage: str) -> None:
-    """Ctrl-C in the middle of a run ends it with one line, without a result or a temporary file."""
+@pytest.mark.parametrize(("stage", "number"), [("coarse", signal.SIGINT), ("fine", signal.SIGTERM)])
+def test_main__interrupted__says_so_and_writes_nothing(
+    tmp_path: Path, models: Models, stage: str, number: signal.Signals
+) -> None:
+    """A signal in the middle of a run ends it with one line, without a result or a temporary file."""
     source, target = save(tmp_path / "a.nii.gz"), tmp_path / "out" / "b.nii.gz"
     arguments = ["-i", source, "-o", target, "--report", tmp_path / "out" / "r.json", *use(models)]
     process = start(f"STAGE = {stage!r}{WAITS}", tmp_path, arguments)
     assert process.stdout is not None
     assert process.stdout.readline() == "waiting\n"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=120)
-    assert (process.returncode, out) == (130, "")
+    assert (process.returncode, out) == (128 + number, "")
     assert err == "interrupted: finished results are kept, the one in progress was not written\n"
     assert list(target.parent.iterdir()) == list((tmp_path / "tmp").iterdir()) == []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -231,7 +233,7 @@ def short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_main__interrupted_while_learning__goes_on_where_it_was(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 130 and no agent; the same command then ends with the agent of an uninterrupted run."""
+    """No agent after SIGTERM; the same command then ends with the agent of an uninterrupted run."""
     from assignnet.train import _Training
 
     assert lab.train(tmp_path / "whole", "--kind", "policy") == 0
@@ -240,12 +242,12 @@ def test_main__interrupted_while_learning__goes_on_where_it_was(
     def one_round(training: _Training) -> None:
         rounds.append(training._round)
         if len(rounds) == 4:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGTERM)
         real(training)
 
     monkeypatch.setattr(_Training, "_one_round", one_round)
     capfd.readouterr()
-    assert lab.train(tmp_path / "agent", "--kind", "policy") == 130
+    assert lab.train(tmp_path / "agent", "--kind", "policy") == 143
     assert capfd.readouterr().err.startswith("interrupted: ")
     assert not (tmp_path / "agent" / "agent.json").exists()
     monkeypatch.setattr(training, "build_instances", refuse)
@@ -287,14 +289,14 @@ def test_main__unfinished_training_of_something_else__is_told(
 def test_main__interrupted_while_building__begins_again(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half of the instances are not kept, nor taken for all."""
+    """Half of the instances are not kept after a hang-up, nor taken for all."""
 
     def stop(*arguments: Any, **options: Any) -> Any:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGHUP)
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "build_instances", stop)
-        assert lab.train(tmp_path / "agent") == 130
+        assert lab.train(tmp_path / "agent") == 129
     assert content(tmp_path / "agent") == {}
     assert lab.train(tmp_path / "agent") == 0
 

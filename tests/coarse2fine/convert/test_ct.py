@@ -24,7 +24,6 @@ from coarse2fine import cli as infer_cli
 from coarse2fine.convert import rawdata
 from coarse2fine.convert.cli import main
 from coarse2fine.convert.word import LABELS
-from coarse2fine.guard import EXIT_INTERRUPTED
 from coarse2fine.io import find_cases
 from coarse2fine.lessons import find_labelled_cases
 
@@ -449,16 +448,26 @@ def test_output__killed__leaves_a_hidden_folder_at_most(covid: Path, tmp_path: P
     left = list((tmp_path / "raw").iterdir())
     assert len(left) == 1
     assert left[0].name.startswith(".c2f-")
+    assert left[0].stat().st_mode & 0o777 == 0o700
     assert len(files(left[0])) == 5
     assert run("covid", covid, "-o", tmp_path / "raw") == 0
 
 
-def test_interrupt__while_reading__leaves_nothing(covid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupt__while_reading__leaves_nothing(
+    covid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """The exit code names the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have switched it off
+
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), number)
 
     monkeypatch.setattr(rawdata, "_judge", interrupt)
-    assert run("covid", covid, "-o", tmp_path / "raw") == EXIT_INTERRUPTED
+    try:
+        assert run("covid", covid, "-o", tmp_path / "raw") == 128 + number
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert list((tmp_path / "raw").iterdir()) == []
 
 

@@ -174,16 +174,41 @@ def test_on_cluster__gpus_and_threads__each_worker_has_its_own_environment(
     wait(lambda: both_answer(killed))
     del environments[killed]
     assert sorted(environments.values()) == [("5", "3", False), ("GPU-7", "3", False)]
-    assert cluster.dashboard is not None
-    assert cluster.dashboard.startswith("http://127.0.0.1:")
 
 
-def test_on_cluster__workers_on_this_machine__no_other_machine_can_reach_them(cluster: Engine) -> None:
-    """None of the ports has a password."""
+def listening() -> set[tuple[str, int]]:
+    """Addresses at which this process and its children take connections."""
     this = psutil.Process()
     ports = [port for process in (this, *this.children()) for port in process.net_connections("tcp")]
-    listening = {port.laddr.ip for port in ports if port.status == psutil.CONN_LISTEN}
-    assert listening == {"127.0.0.1"}
+    return {tuple(port.laddr) for port in ports if port.status == psutil.CONN_LISTEN}
+
+
+def test_on_cluster__workers_on_this_machine__nobody_else_can_give_them_work_or_look_at_it(cluster: Engine) -> None:
+    """No other machine reaches them; on this one they ask for a certificate, and serve no page."""
+    assert {address for address, _ in listening()} == {"127.0.0.1"}
+    assert cluster.dashboard is None
+    answers = []
+    for address in listening():
+        with socket.create_connection(address, timeout=10) as plain:
+            plain.sendall(b"GET /status HTTP/1.0\r\n\r\n")
+            with contextlib.suppress(ConnectionResetError):
+                answers.append(plain.recv(12))
+    assert [answer for answer in answers if answer not in (b"", b"HTTP/1.1 404")] == []
+    scheduler = cluster._connection.client.scheduler.address  # type: ignore[attr-defined]
+    assert scheduler.startswith("tls://127.0.0.1:")
+    # A stranger has a certificate, but not ours.
+    with pytest.raises(OSError, match=r"(?i)timed out|tls|ssl|certificate|refused|closed"):
+        distributed.Client(
+            scheduler, security=distributed.security.Security.temporary(), timeout=2, set_as_default=False
+        )
+
+
+def test_on_cluster__scratch_folder__is_not_one_that_others_could_take_first(cluster: Engine) -> None:
+    """Dask puts it onto the path from which Python imports."""
+    scratch = [Path(folder) for folder in sys.path if "dask-scratch-space" in folder]
+    assert len(scratch) == 1
+    top = next(folder for folder in scratch[0].parents if folder.name.startswith("c2f-dask-"))
+    assert top.stat().st_mode & 0o777 == 0o700
 
 
 def test_on_cluster__many_blocks__two_per_worker_are_in_flight(
@@ -354,17 +379,19 @@ def assert_resumes(tmp_path: Path, *scheduler: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stop", "message"),
+    ("stop", "code"),
     [
-        (lambda pid: os.kill(pid, signal.SIGKILL), ""),
-        (lambda pid: os.killpg(pid, signal.SIGINT), "interrupted\n"),
+        (lambda pid: os.kill(pid, signal.SIGKILL), -9),
+        (lambda pid: os.killpg(pid, signal.SIGINT), 130),
+        (lambda pid: os.killpg(pid, signal.SIGHUP), 129),
+        (lambda pid: os.kill(pid, signal.SIGTERM), 143),
     ],
-    ids=["kill -9", "Ctrl-C"],
+    ids=["kill -9", "Ctrl-C", "hang-up", "kill"],
 )
 def test_on_cluster__main_process_is_stopped__workers_die_and_the_next_run_resumes(
-    tmp_path: Path, stop: Callable[[int], None], message: str
+    tmp_path: Path, stop: Callable[[int], None], code: int
 ) -> None:
-    """Also a worker in the middle of a block; and Ctrl-C, which the terminal sends to all, says one word."""
+    """Also a worker in the middle of a block; Ctrl-C and hang-ups, which the terminal sends to all, say one word."""
     (tmp_path / "out").mkdir()
     with running(block_tasks.__file__, tmp_path / "work", tmp_path / "out", COUNT) as process:
         wait(lambda: all_but_the_last(tmp_path / "out"))
@@ -373,9 +400,9 @@ def test_on_cluster__main_process_is_stopped__workers_die_and_the_next_run_resum
         stop(process.pid)
         out, err = process.communicate(timeout=SOON_S)
         assert psutil.wait_procs(workers, timeout=SOON_S)[1] == []
-    assert out == message
-    if message:
-        assert (process.returncode, err) == (130, "")
+    assert process.returncode == code
+    if code > 0:
+        assert (out, err) == ("interrupted\n", "")
     assert_resumes(tmp_path)
 
 

@@ -182,6 +182,57 @@ def test_open_work__killed_before_the_manifest__starts_afresh(tmp_path: Path) ->
     assert not (tmp_path / ".c2f-0123456789abcdef.json").exists()
 
 
+@pytest.mark.parametrize("kind", ["link", "hard link", "folder"])
+def test_open_work__something_else_in_the_place_of_the_lock__is_refused_and_not_written(
+    tmp_path: Path, kind: str
+) -> None:
+    """A lock holds text, which would replace that of the file behind a link; the remedy is executed."""
+    victim, folder = tmp_path / "victim", tmp_path / "work"
+    folder.mkdir(mode=0o700)
+    victim.write_text("mine")
+    lock = folder / ".c2f-lock"
+    {"link": lock.symlink_to, "hard link": lock.hardlink_to, "folder": lambda _: lock.mkdir()}[kind](victim)
+    with pytest.raises(OutputError, match=r"\.c2f-lock is no lock") as caught:
+        open_work(folder, MANIFEST).__enter__()
+    assert victim.read_text() == "mine"
+    assert caught.value.remedy == "Remove it."
+    shutil.rmtree(lock) if kind == "folder" else lock.unlink()
+    with open_work(folder, MANIFEST):
+        pass
+
+
+@pytest.mark.parametrize("name", ["", "done", "data"])
+def test_open_work__folder_that_others_may_write_to__is_refused(tmp_path: Path, name: str) -> None:
+    """What is in it decides what a run writes, and where."""
+    folder = tmp_path / "work"
+    with open_work(folder, MANIFEST):
+        pass
+    assert {path.stat().st_mode & 0o077 for path in (folder, folder / "done", folder / "data")} == {0}
+    (folder / name).chmod(0o777)
+    with pytest.raises(OutputError, match="others may write to"):
+        open_work(folder, MANIFEST).__enter__()
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_open_work__links_of_ours_inside__are_never_followed(tmp_path: Path, restart: bool) -> None:
+    """Neither when what is left over is removed, nor when a run begins anew."""
+    folder, precious = tmp_path / "work", tmp_path / "precious"
+    with open_work(folder, MANIFEST):
+        pass
+    precious.mkdir()
+    (precious / "file").write_text("mine")
+    (folder / ".c2f-0123").symlink_to(precious)
+    shutil.rmtree(folder / "data")
+    (folder / "data").symlink_to(precious)
+    if restart:
+        with open_work(folder, MANIFEST, restart=True):
+            assert not (folder / "data").is_symlink()
+    else:
+        with pytest.raises(OutputError, match="data is a symbolic link"):
+            open_work(folder, MANIFEST).__enter__()
+    assert contents(precious) == {"file": b"mine"}
+
+
 HOLDER = """
 import sys, time
 from pathlib import Path

@@ -1,0 +1,74 @@
+"""Being asked to end: a hang-up of the terminal or SIGTERM cleans up as Ctrl-C does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+__all__ = ["Stopped", "drop_output", "exit_code", "stoppable"]
+
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(KeyboardInterrupt):  # no error, as little as its base
+    """A signal asks the process to end; whatever cleans up after Ctrl-C cleans up after this.
+
+    Args:
+        number: Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(signal.Signals(number).name)
+
+
+@contextmanager
+def stoppable() -> Iterator[list[int]]:
+    """Within this, SIGTERM and SIGHUP raise ``Stopped`` in the main thread.
+
+    The first one only: what follows, such as the second signal that some service managers send, must not cut the
+    cleaning short. A signal that the parent process has switched off, as ``nohup`` does, stays off.
+
+    Yields:
+        The numbers of the signals that came.
+    """
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield came
+        return
+
+    def stop(number: int, _: FrameType | None) -> None:
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)
+        came.append(number)
+        raise Stopped(number)
+
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def drop_output() -> None:
+    """Where the terminal is gone, gives up what it was to show, or Python would end with another exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  # a name, not a path
+                os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def exit_code(number: int) -> int:
+    """What shells report for a process that a signal has ended."""
+    return 128 + number
