@@ -19,6 +19,7 @@ import block_tasks
 import pytest
 from block_tasks import MANIFEST, Square
 
+import coarse2fine
 from coarse2fine.errors import C2FError, ConfigError, OutputError
 from coarse2fine.large import connection
 from coarse2fine.large.engine import Engine, Failure, Key, in_process, on_cluster, run_phase
@@ -331,13 +332,14 @@ def test_on_cluster__no_scheduler_there__names_the_address(
 
 def start(*command: object) -> subprocess.Popen[str]:
     """A Python process and those that it starts, in a group of their own as on a terminal."""
+    paths = (Path(block_tasks.__file__).parent, Path(coarse2fine.__file__).parents[1])
     return subprocess.Popen(
         [sys.executable, *map(str, command)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env=os.environ | {"PYTHONPATH": str(Path(block_tasks.__file__).parent), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"},
     )
 
 
