@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence

@@ -174,8 +174,9 @@ def _interrupts_held() -> Iterator[None]:
 
     The terminal sends them to all. Only this process is meant; it stops the others itself.
     """
-    resource_tracker.ensure_running()  # or the first process starts it, and that lets signals through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+    resource_tracker.ensure_running()  # a process, too: it must not die of a hang-up before the others are stopped
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)  # starting it has let Ctrl-C through again
     try:
         yield
     finally:
