@@ -319,18 +319,20 @@ class Archive:
         return data
 
     def read(self, tensors: Mapping[str, StoredTensor]) -> dict[str, torch.Tensor]:
-        """The numbers of some tensors by name, in memory of their own.
+        """The numbers of some tensors by name; names of the same tensor get one in common.
 
         Raises:
             DamagedError: If a record has fewer numbers than a shape, or the file is smaller than all of them.
         """
-        needed = sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in tensors.values())
+        different = set(tensors.values())
+        needed = sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in different)
         if needed > self._size:  # several records may be the same bytes
             raise DamagedError(f"its weights have {needed} bytes, the file {self._size}")
         with _Bounded(self._path.open("rb", buffering=0)) as stream:
             try:
                 with zipfile.ZipFile(stream) as archive:
-                    return {name: self._read_tensor(archive, tensor) for name, tensor in tensors.items()}
+                    read = {tensor: self._read_tensor(archive, tensor) for tensor in different}
+                    return {name: read[tensor] for name, tensor in tensors.items()}
             except (DamagedError, MemoryError, OSError):
                 raise
             except Exception as error:

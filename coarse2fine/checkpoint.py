@@ -68,8 +68,8 @@ LAYER_COUNTS = (
 LAYER_OPTIONS = ("norm_op_kwargs", "dropout_op_kwargs", "nonlin_kwargs")
 MOST_STAGES, MOST_LAYERS = 20, 200
 """Of a network; real ones have up to 8 and 40, and building a billion would take forever."""
-MOST_JSON = {"plans.json": 1 << 20, "dataset.json": 16 << 20}
-"""Bytes; real plans have some 20 KB, data sets a line for each training case."""
+MOST_JSON, MOST_PLANS = 16 << 20, 1 << 20
+"""Bytes of a JSON file, and of plans.json, which is copied; real plans have some 20 KB, data sets a line per case."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -79,10 +79,9 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: If the file is missing, unreadable, or not a JSON object.
     """
     try:
-        if (size := path.stat().st_size) > MOST_JSON[path.name]:
-            raise ModelError(
-                f"{path} has {size} bytes, more than {MOST_JSON[path.name]}", f"Use the {path.name} that nnU-Net wrote."
-            )
+        most = MOST_PLANS if path.name == "plans.json" else MOST_JSON
+        if (size := path.stat().st_size) > most:
+            raise ModelError(f"{path} has {size} bytes, more than {most}", f"Use the {path.name} that nnU-Net wrote.")
         document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
     except FileNotFoundError:
         raise ModelError(
