@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,37 @@ def chunk_key(array: ts.TensorStore, voxel: Sequence[int]) -> str | None:
         return None
     ends = zip(index, origin, edges, array.domain.exclusive_max, strict=True)
     return "_".join(f"{o + int(i) * e}-{min(o + (int(i) + 1) * e, stop)}" for i, o, e, stop in list(ends)[:3])
+
+
+def blosc_checker(folder: Path, array: ts.TensorStore) -> Callable[[Sequence[int]], None] | None:
+    """What refuses chunks that say they unpack to more than a chunk; None if the array is not compressed by Blosc.
+
+    Blosc allocates, and fills, as many bytes as a chunk's own header says, up to 2 GB. Other codecs stop by themselves.
+
+    Args:
+        folder: Of the array.
+        array: As opened; the function takes one of its voxels, and raises ValueError.
+    """
+    metadata: dict[str, Any] = array.spec().to_json().get("metadata", {})
+    stated = [metadata.get("compressor"), metadata.get("compression"), *metadata.get("codecs", [])]
+    if not any(
+        isinstance(one, dict) and "blosc" in (one.get("id"), one.get("type"), one.get("name")) for one in stated
+    ):
+        return None
+    start = 4 + 4 * array.rank if "compression" in metadata else 0  # N5 has a header of its own before
+    largest = math.prod(edges_of(array)) * array.dtype.numpy_dtype.itemsize
+
+    def check(voxel: Sequence[int]) -> None:
+        try:
+            with (folder / (chunk_key(array, voxel) or "")).open("rb") as file:
+                header = file.read(start + 8)[start:]
+        except OSError:
+            return  # missing, or told when it is read
+        size = int.from_bytes(header[4:8], "little")
+        if size > largest:
+            raise ValueError(f"a chunk unpacks to {size} bytes instead of {largest}")
+
+    return check
 
 
 def stray_hint(folder: Path | None, key: str | None) -> str:

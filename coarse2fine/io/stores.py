@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from canvas import Box, Triple, triple
 from coarse2fine.errors import VolumeError
-from coarse2fine.io.chunks import chunk_key, edges_of, stray_hint
+from coarse2fine.io.chunks import blosc_checker, chunk_key, edges_of, stray_hint
 from coarse2fine.io.hdf5 import is_hdf5, open_hdf5
 from coarse2fine.io.layout import Layout, Level, Wanted, axes_example, letter, pick_channels
 from coarse2fine.io.lazy import LazyArray
@@ -279,8 +279,13 @@ def _chunk(view: ts.TensorStore) -> Triple:
 
 
 def _lazy(store: Store, one: _Opened, view: ts.TensorStore, channel: int) -> LazyArray:
+    checker = blosc_checker(store.folder / one.level.path, one.array) if store.folder else None
+
     def load(box: Box) -> NDArray[Any]:
         with reading(one.where, box):
+            if checker is not None:
+                for voxel in _chunk_voxels(one, box, channel):
+                    checker(voxel)
             try:
                 return np.asarray(view[box.slices].read().result())
             except FAILURES:
@@ -290,6 +295,15 @@ def _lazy(store: Store, one: _Opened, view: ts.TensorStore, channel: int) -> Laz
 
     dtype = np.dtype(view.dtype.numpy_dtype)
     return LazyArray(triple(view.shape), dtype, checked(one.where, load) if dtype.kind == "f" else load)
+
+
+def _chunk_voxels(one: _Opened, box: Box, channel: int) -> Iterator[list[int]]:
+    """A voxel of each stored chunk that a region of a channel lies in, with the array's own axes."""
+    edges = dict(zip(one.level.axes, edges_of(one.array, shard=True), strict=True))
+    ranges = zip(box.start, box.stop, "zyx", strict=True)
+    for start in itertools.product(*(range(a // edges[axis] * edges[axis], b, edges[axis]) for a, b, axis in ranges)):
+        place = dict(zip("zyx", start, strict=True)) | {"c": channel}
+        yield [o + place.get(axis, 0) for o, axis in zip(one.array.domain.inclusive_min, one.level.axes, strict=True)]
 
 
 def _chunkwise(store: Store, one: _Opened, view: ts.TensorStore, channel: int, box: Box) -> NDArray[Any]:

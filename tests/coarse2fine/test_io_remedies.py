@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numcodecs
 import numpy as np
 import pytest
 import zarr
@@ -233,3 +234,19 @@ def test_remedy__chunks_too_large__written_anew(tmp_path: Path) -> None:
     assert "64 x 64 x 64" in info.value.remedy
     zarr.create_array(tmp_path / "b", shape=shape, dtype="u1", chunks=(64, 64, 64), attributes=PLACE)
     assert open_store(str(tmp_path / "b")).levels[0].grid.shape == shape
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_region__blosc_chunk_that_expands__is_refused(tmp_path: Path, version: int) -> None:
+    """Blosc would allocate what a chunk's header says, here 2 GB; others' chunks stop by themselves."""
+    codec = zarr.codecs.BloscCodec() if version == 3 else numcodecs.Blosc()
+    options = {"chunks": (4, 8, 8), "zarr_format": version, "attributes": PLACE, "compressors": codec}
+    zarr.create_array(tmp_path / "a", data=VOXELS, **options)
+    array = open_store(str(tmp_path / "a")).levels[0].channels[0]
+    assert np.array_equal(array[:, :, :], VOXELS)
+    path = tmp_path / "a" / ("c/1/1/2" if version == 3 else "1.1.2")
+    packed = path.read_bytes()
+    path.write_bytes(packed[:4] + (2**31 - 32).to_bytes(4, "little") + packed[8:])
+    with pytest.raises(VolumeError, match="unpacks to 2147483616 bytes instead of 256"):
+        open_store(str(tmp_path / "a")).levels[0].channels[0][4:, 8:, 16:]
+    assert np.array_equal(open_store(str(tmp_path / "a")).levels[0].channels[0][:4, :, :], VOXELS[:4])
