@@ -36,6 +36,7 @@ _FINDERS: dict[str, Callable[[Store, Wanted], Layout | None]] = {
 }
 _METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", "attributes.json")
 _SUFFIXES = (".zarr", ".n5", ".precomputed", ".zip")
+_SMALL_CHUNK, _MOST_PADDING = 16 << 20, 1000  # bytes that any chunk may have; times that it may exceed its array
 _MOST_IN_SHARD = 1 << 22  # chunks; their index is read as a whole
 
 
@@ -174,9 +175,11 @@ def _check_size(where: str, array: ts.TensorStore) -> None:
     """Refuses what no machine can read by region."""
     chunk, shard = edges_of(array), edges_of(array, shard=True)
     size = math.prod(chunk) * array.dtype.numpy_dtype.itemsize
-    if size > MOST_IN_CHUNK:
+    whole = math.prod(array.shape) * array.dtype.numpy_dtype.itemsize
+    if size > MOST_IN_CHUNK or size > max(_SMALL_CHUNK, _MOST_PADDING * whole):
+        limit = f"more than {MOST_IN_CHUNK / 1e9:.1f}" if size > MOST_IN_CHUNK else "far more than the whole array"
         raise VolumeError(
-            f"{where}: a chunk of {chunk} voxels takes {size / 1e9:.3g} GB, more than {MOST_IN_CHUNK / 1e9:.1f}",
+            f"{where}: a chunk of {chunk} voxels takes {size / 1e9:.3g} GB, {limit}",
             "Write it anew with smaller chunks, such as 64 x 64 x 64.",
         )
     if math.prod(-(-a // b) for a, b in zip(shard, chunk, strict=True)) > _MOST_IN_SHARD:

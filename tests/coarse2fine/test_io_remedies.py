@@ -180,6 +180,7 @@ ABSURD: list[tuple[str, dict[str, Any], str]] = [
     ("zarr.json", {"shape": [-1, 8, 8]}, "greater than or equal to 0"),
     ("zarr.json", {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [10**4] * 3}}}, "smaller chunks"),
     ("zarr.json", {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [0, 8, 8]}}}, "greater than"),
+    ("zarr.json", {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [4, 8, 10**6]}}}, "far more"),
     ("zarr.json", {"chunk_grid": 5}, "chunk_grid"),
     ("zarr.json", {"shape": "8"}, "shape"),
     ("zarr.json", {"codecs": [5]}, "codecs"),
