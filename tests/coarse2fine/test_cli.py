@@ -408,7 +408,7 @@ BAD: dict[str, tuple[Run, str]] = {
     "infinite": (Run(with_one(-np.inf)), "a.nrrd: 1 of 10080 voxels are NaN or infinite"),
     "2D": (Run(holding(FLAT)), "a.nrrd has 2 dimensions"),
     "4D": (Run(holding(MOVIE, is_vector=False)), "a.nrrd has 4 dimensions"),
-    "vectors": (Run(holding(MOVIE, is_vector=True)), "a.nrrd: voxels are of type vector"),
+    "vectors": (Run(holding(MOVIE, is_vector=True)), "a.nrrd: voxels are vectors"),
     "no voxels": (Run(lambda folder: write(folder / "a.nrrd", EMPTY_NRRD)), "a.nrrd"),
     "voxels in metres": (Run(lambda folder: save(folder / "a.nrrd", grid=TINY)), "Check the spacing"),
     "one file, two channels": (Run(**TWO), "the model has 2 channels"),

@@ -17,11 +17,14 @@ from conftest import blobs
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+from coarse2fine.clock import Clock
+from coarse2fine.coarse import look_coarsely
 from coarse2fine.config import load_config
 from coarse2fine.errors import ModelError, UntrustedModelError, VolumeError
 from coarse2fine.io import Grid, Volume, read_volume
 from coarse2fine.nnunet import load_model
 from coarse2fine.pipeline import Pipeline
+from coarse2fine.view import view_volume
 
 SHAPE = (12, 26, 24)  # z, y, x of the scan as it would be in RAS
 LABELS = {"background": 0, "a": 1, "b": 2}
@@ -210,3 +213,20 @@ def test_load_model__plans_without_reader__takes_what_nnunet_would_plan_with(
     del plans["image_reader_writer"]
     (folder / "plans.json").write_text(json.dumps(plans))
     assert load_model(folder).reader.name == name
+
+
+def test_look_coarsely__models_turn_volumes_differently__result_lies_as_the_fine_one_sees_it(
+    tmp_path: Path, model_folder: Callable[..., Path]
+) -> None:
+    """What a coarse model says of the file's own voxel order is turned as nibabel turns a scan to RAS."""
+    file = scan(tmp_path / "a.nii.gz", "LPS")
+    volume = read_volume([file])
+    coarse, fine = (load_model(model_folder(reader=name)) for name in ("SimpleITKIO", "NibabelIOWithReorient"))
+    view = view_volume(volume, coarse)
+    config = load_config(None, ["coarse.mirroring=false"]).coarse
+    own, other = (
+        look_coarsely(view, coarse, model, config, Clock(), lambda done, total: None) for model in (coarse, fine)
+    )
+    np.testing.assert_array_equal(other.heatmap, own.heatmap[:, ::-1, ::-1])
+    np.testing.assert_array_equal(other.logits, own.logits[:, :, ::-1, ::-1])
+    assert not np.allclose(other.heatmap, own.heatmap)
