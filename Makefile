@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long test-shared check format-check lint types format clean
+.PHONY: fuzz help demo test test-long test-shared check format-check lint types format clean
 
 help:
 	@echo 'make demo     segment the sample volume, into c2f-demo/'
@@ -23,6 +23,7 @@ help:
 	@echo 'make test-shared  the tests that need the data and models of ../shared'
 	@echo 'make check    what CI runs: formatter, linter, types, tests'
 	@echo 'make format   rewrite the code as the formatter and the linter want it'
+	@echo 'make fuzz     read thousands of damaged image files'
 	@echo 'make clean    remove .venv and all caches'
 	@echo 'Another Python: make demo PYTHON=python3.12'
 
@@ -54,6 +55,10 @@ types: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
+
+# Damaged image files, 4,000 of each format; the tests read some of them, too.
+fuzz: $(VENV)/.installed-dev
+	PYTHONPATH=tests:. $(VENV)/bin/python tests/fuzz_images.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -21,6 +21,7 @@ TEXT, HEX = -1, -2  # voxels as numbers in text, or as hexadecimal digits
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _BLOCK = 1 << 15  # bytes per read: what a larger block unpacks to leaves the CPU's cache before it is copied
+_MANY_MEMBERS, _SMALL_MEMBER = 10_000, 1000  # parts of a gzip file; more than so many have so many bytes each, or harm
 _LEVEL = 1  # higher levels of isal gain nothing on label maps, and level 0 packs them ten times worse
 
 _NIFTI_SIZE, _NIFTI_VOXELS = 348, 352  # bytes of the header; where voxels begin in the files that we write
@@ -189,8 +190,11 @@ def unpacked(stream: BinaryIO, packing: int, length: int | None = None) -> Itera
         isal_zlib.error: If it is damaged; the checksum is verified after the last piece.
     """
     left = sys.maxsize if length is None else length
-    data = b""
+    data, members, produced = b"", 0, 0
     while True:  # gzip files may consist of several members
+        members += 1
+        if members > _MANY_MEMBERS and produced < members * _SMALL_MEMBER:
+            raise isal_zlib.error(f"it consists of {members} or more packed parts of next to nothing")
         inflater = isal_zlib.decompressobj(wbits=packing)
         while not inflater.eof:
             if not data:
@@ -198,7 +202,9 @@ def unpacked(stream: BinaryIO, packing: int, length: int | None = None) -> Itera
                 left -= len(data)
             if not data:
                 raise EOFError
-            yield inflater.decompress(data)
+            block = inflater.decompress(data)
+            produced += len(block)
+            yield block
             data = b""
         data = inflater.unused_data
         if packing != GZIP:

@@ -299,11 +299,15 @@ def _grid(file: Path, suffix: str, reader: sitk.ImageFileReader) -> Grid:
     if axes not in (3, 4):
         raise fields.damaged(file, f"it has {axes} axes")
     z, y, x = reader.GetSize()[2::-1]
-    sz, sy, sx = reader.GetSpacing()[2::-1]
-    headers.check_spacing(file, (sz, sy, sx))
-    direction = reader.GetDirection()
-    turned = tuple(direction[axes * row + column] for row in range(3) for column in range(3))
-    grid = Grid(triple((z, y, x)), (sz, sy, sx), "mm", reader.GetOrigin()[:3], turned, suffix)
+    steps, direction = reader.GetSpacing()[:3], reader.GetDirection()
+    headers.check_spacing(file, steps)
+    if axes == 4 and not np.linalg.det(np.reshape(direction, (4, 4))):  # which SimpleITK refuses as a whole
+        raise VolumeError(f"{file}: its axes are not independent (direction {direction})", "Correct the header.")
+    cosines = tuple(  # as SimpleITK has them once it has read voxels, too: with positive spacing
+        math.copysign(1, steps[column]) * direction[axes * row + column] for row in range(3) for column in range(3)
+    )
+    sx, sy, sz = map(abs, steps)
+    grid = Grid(triple((z, y, x)), (sz, sy, sx), "mm", reader.GetOrigin()[:3], cosines, suffix)
     if not all(map(math.isfinite, (*reader.GetOrigin(), *direction))):
         raise VolumeError(f"{file}: origin or direction is not a finite number", "Correct the header.")
     _one_voxel(grid, np.dtype(np.uint8))

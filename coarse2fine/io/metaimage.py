@@ -36,7 +36,7 @@ _SAME = {  # other names of fields
     "Rotation": "TransformMatrix",
     "ElementByteOrderMSB": "BinaryDataByteOrderMSB",
 }
-_PER_AXIS = ("DimSize", "ElementSpacing", "ElementSize", "Offset", "TransformMatrix", "CenterOfRotation")
+_PER_AXIS = ("DimSize", "ElementSpacing", "ElementSize", "Offset", "TransformMatrix", "CenterOfRotation", "SequenceID")
 
 
 def metaimage_header(path: Path) -> Header:
@@ -97,6 +97,9 @@ def _check_unused(path: Path, fields: dict[str, str], axes: int) -> None:
     ):
         if name in fields:
             reals(path, name, fields[name], count)
+    orientation = fields.get("AnatomicalOrientation", "RAI")
+    if not 1 <= len(orientation) <= 16:
+        raise odd(path, "AnatomicalOrientation", orientation, "a letter for each axis, such as RAI,")
     for name in ("ID", "ParentID", "CompressionLevel", "CompressedDataSize", "ElementNBits"):
         if name in fields:
             integers(path, name, fields[name], 1)

@@ -132,7 +132,7 @@ def _read_text(layout: Layout, count: int) -> NDArray[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            values = np.fromstring(text.decode("latin-1"), wide, count, sep=" ")
+            values = np.fromstring(text.decode("latin-1"), wide, sep=" ")[:count]
         except (DeprecationWarning, ValueError) as error:
             raise _no_numbers(layout, "numbers") from error
     if len(values) < count:
