@@ -33,9 +33,8 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(RUN) pytest $(SPREAD)
 
-# Kills at a certain time and measurements want the machine for themselves.
 test-long: $(VENV)/.installed-dev
-	$(RUN) pytest -m long
+	$(RUN) pytest -m long $(SPREAD)
 
 test-shared: $(VENV)/.installed-dev
 	$(RUN) pytest -m 'shared and not long' $(SPREAD)

@@ -130,7 +130,7 @@ def _folded(matrix: Floats, low: int, size: int) -> tuple[Floats, int, int]:
 
 
 def _linear(size_in: int, size_out: int) -> Axis:
-    return axis_operator(size_in, size_out, "spline", 1)
+    return axis_operator(size_in, size_out, 1)
 
 
 def look_coarsely(

@@ -142,12 +142,22 @@ def lean(model: Model) -> Model:
 
 
 def leaner(layer: nn.Module) -> nn.Module | None:
-    """What takes a layer's place in a lean network; None if it stays."""
-    if isinstance(layer, nn.InstanceNorm3d):
-        return InPlaceNorm(layer)
-    if isinstance(layer, nn.Conv3d | nn.ConvTranspose3d):
-        return ChannelsLast(layer) if layer.weight.is_cpu and torch.backends.mkldnn.is_available() else None
-    return LeanDecoder(layer) if hasattr(layer, "transpconvs") else None
+    """What takes a layer's place in a lean network; None if it stays.
+
+    Only layers that compute exactly what their copies do are replaced: others, such as those with statistics of their
+    own or with hooks, stay as they are.
+    """
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        return None
+    if type(layer) is nn.InstanceNorm3d:
+        return None if layer.track_running_stats else InPlaceNorm(layer)
+    if type(layer) is nn.Conv3d and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
+        return None
+    if type(layer) in (nn.Conv3d, nn.ConvTranspose3d):
+        is_plain = layer.weight.is_cpu and layer.weight.dtype == torch.float32
+        return ChannelsLast(layer) if is_plain and torch.backends.mkldnn.is_available() else None
+    is_decoder = hasattr(layer, "transpconvs") and not getattr(layer, "deep_supervision", True)
+    return LeanDecoder(layer) if is_decoder else None
 
 
 def with_layers(model: Model, build: Callable[[nn.Module], nn.Module | None]) -> Model:

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import io
 import itertools
-import math
+import reprlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from numpy.typing import NDArray
 from torch import nn
 
 from canvas import Triple, triple
@@ -24,8 +25,8 @@ from coarse2fine.checkpoint import OPERATIONS, Checkpoint, check_plans, find_fol
 from coarse2fine.errors import C2FError, ModelError, UntrustedModelError
 from coarse2fine.io.readers import READERS, Reader, default_reader
 from coarse2fine.labels import Labels
+from coarse2fine.plans import check_label_resampling, demand, resampling_of
 from coarse2fine.resample import Method
-from coarse2fine.text import plain, shown
 
 with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints about environment variables that inference needs not
     from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
@@ -34,7 +35,7 @@ with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints about environm
 
 __all__ = ["Model", "Scheme", "gaussian", "load_model", "nnunet_predictor", "tile_starts"]
 
-MOST_VOXELS = 1 << 28  # of a patch; the largest patches that fit into a GPU have a tenth
+MOST_VOXELS = 10_000  # along an edge of a patch; the largest patches that fit into a GPU have some hundreds
 NETWORKS = {"PlainConvUNet": PlainConvUNet, "ResidualEncoderUNet": ResidualEncoderUNet}
 
 
@@ -186,13 +187,23 @@ def load_model(
         schemes = _schemes(manager, configuration)
         strides = np.array(configuration.pool_op_kernel_sizes)
         divisor = triple(np.prod(strides, axis=0))
-        _demand(bool((strides > 0).all()) and not any(np.mod(patch, divisor)), "strides", strides.tolist())
-        _demand(sorted(transpose) == [0, 1, 2], "transpose_forward", transpose)
-        _demand(len(spacing) == 3 and all(0 < size < np.inf for size in spacing), "spacing", spacing)
-        _demand(len(schemes) == channels, "normalization_schemes", configuration.normalization_schemes)
+        demand(bool((strides > 0).all()) and not any(np.mod(patch, divisor)), "strides", strides.tolist())
+        demand(sorted(transpose) == [0, 1, 2], "transpose_forward", transpose)
+        demand(len(spacing) == 3 and all(0 < size < np.inf for size in spacing), "spacing", spacing)
+        demand(len(schemes) == channels, "normalization_schemes", configuration.normalization_schemes)
         cascade = configuration.previous_stage_name is not None
         inputs = channels + (len(labels.foreground) if cascade else 0)
-        data_method, logit_method = _method(configuration, "data"), _method(configuration, "probabilities")
+        data_method, logit_method = (
+            resampling_of(configuration.configuration, what, folder / "plans.json")
+            for what in ("data", "probabilities")
+        )
+        if logit_method.library == "none" != data_method.library:
+            raise ModelError(
+                f"{folder / 'plans.json'}: images are resampled, but outputs are not brought back (no_resampling_hack)",
+                "Name the same kind of function in resampling_fn_data and resampling_fn_probabilities.",
+            )
+        if cascade:
+            check_label_resampling(configuration.configuration, folder / "plans.json")
         networks = [_network(configuration, inputs, labels.heads, weights) for weights in checkpoints]
     device = torch.device(device)
     return Model(
@@ -228,16 +239,10 @@ def _well_formed(path: Path) -> Iterator[None]:
     except (C2FError, MemoryError):
         raise
     except Exception as error:  # a stranger's JSON may hold any value in any place
-        reason = plain(f"{type(error).__name__}: {error}".partition("\n")[0][:300])
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
         raise ModelError(
             f"{path} is incomplete or malformed: {reason}", f"Use the {path.name} that nnU-Net wrote with this model."
         ) from error
-
-
-def _demand(is_valid: bool, key: str, value: object) -> None:
-    """Refuses a value that would only fail when a volume is processed."""
-    if not is_valid:
-        raise ValueError(f"{key} is {shown(value)}")
 
 
 def _configuration(manager: PlansManager, checkpoint: Checkpoint) -> ConfigurationManager:
@@ -245,7 +250,7 @@ def _configuration(manager: PlansManager, checkpoint: Checkpoint) -> Configurati
     name = checkpoint.configuration
     if name not in manager.plans["configurations"]:
         raise ModelError(
-            f"{checkpoint.path} was trained for configuration {shown(name)}, which is not in plans.json",
+            f"{checkpoint.path} was trained for configuration {name!r}, which is not in plans.json",
             "Use the plans.json that belongs to this checkpoint.",
         )
     return manager.get_configuration(name)
@@ -254,8 +259,8 @@ def _configuration(manager: PlansManager, checkpoint: Checkpoint) -> Configurati
 def _patch(configuration: ConfigurationManager, checkpoint: Checkpoint) -> Triple:
     """Input size of the network, which must be three-dimensional."""
     patch = configuration.patch_size
-    is_size = isinstance(patch, list) and all(type(edge) is int and edge > 0 for edge in patch)
-    _demand(is_size and math.prod(patch) <= MOST_VOXELS, "patch_size", patch)
+    is_size = isinstance(patch, list) and all(type(edge) is int and 0 < edge < MOST_VOXELS for edge in patch)
+    demand(is_size, "patch_size", patch)
     if len(patch) != 3:
         raise ModelError(
             f"{checkpoint.path} is a {len(patch)}D model: configuration {checkpoint.configuration!r} has the "
@@ -267,8 +272,8 @@ def _patch(configuration: ConfigurationManager, checkpoint: Checkpoint) -> Tripl
 
 def _channels(dataset: Mapping[str, Any]) -> int:
     """Number of image channels."""
-    names = dataset.get("channel_names", dataset.get("modality"))
-    _demand(isinstance(names, dict | list) and len(names) > 0, "channel_names", names)
+    names = dataset.get("modality", dataset.get("channel_names"))  # if both are there, nnU-Net counts the former
+    demand(isinstance(names, dict | list) and len(names) > 0, "channel_names", names)
     return len(names)
 
 
@@ -280,16 +285,14 @@ def _reader(plans: Mapping[str, Any], dataset: Mapping[str, Any], folder: Path) 
         path, key = folder / "dataset.json", "overwrite_image_reader_writer"
         name = dataset.get(key)
     if name in (None, "None"):
-        ending = dataset.get("file_ending")
-        return default_reader(ending.lower() if isinstance(ending, str) else "")
+        return default_reader(str(dataset.get("file_ending")).lower())
     if isinstance(name, str) and name in READERS:
         return READERS[name]
+    shown = reprlib.repr(name)
     if name == "NaturalImage2DIO":
-        raise ModelError(
-            f"{path}: {key} is {shown(name)}, which reads 2D images", "Use a model that was trained on volumes."
-        )
+        raise ModelError(f"{path}: {key} is {shown}, which reads 2D images", "Use a model that was trained on volumes.")
     raise UntrustedModelError(
-        f"{path}: {key} is {shown(name)}, which is none of nnU-Net's readers of volumes",
+        f"{path}: {key} is {shown}, which is none of nnU-Net's readers of volumes",
         f"If one of {', '.join(READERS)} gives the same voxels of these images, write its name there instead.",
     )
 
@@ -300,8 +303,8 @@ def _labels(dataset: Mapping[str, Any]) -> Labels:
     regions = tuple(int(label) for label in manager.regions_class_order) if manager.has_regions else ()
     foreground = tuple(int(label) for label in manager.foreground_labels)
     heads = int(manager.num_segmentation_heads)
-    _demand(all(0 <= label <= np.iinfo(np.uint16).max for label in foreground), "labels", dataset["labels"])
-    _demand(set(regions) <= {0, *foreground}, "regions_class_order", regions)
+    demand(all(0 <= label <= np.iinfo(np.uint16).max for label in foreground), "labels", dataset["labels"])
+    demand(set(regions) <= {0, *foreground}, "regions_class_order", regions)
     return Labels(dict(dataset["labels"]), heads, foreground, regions)
 
 
@@ -311,13 +314,14 @@ def _network(configuration: ConfigurationManager, inputs: int, heads: int, check
     It is built without memory first (PyTorch's ``meta`` device), so that one of the wrong size costs nothing.
     """
     arguments = dict(configuration.network_arch_init_kwargs)
+    if checkpoint.trainer == "nnUNetTrainerBN":  # the one of nnU-Net's trainers that changes a network of these kinds
+        arguments |= {"norm_op": "torch.nn.BatchNorm3d", "norm_op_kwargs": {"eps": 1e-5, "affine": True}}
     for key in configuration.network_arch_init_kwargs_req_import:
         arguments[key] = None if arguments[key] is None else OPERATIONS[arguments[key]]
     build = NETWORKS[configuration.network_arch_class_name.rpartition(".")[2]]
     with torch.device("meta"):
-        arguments["deep_supervision"] = False  # whatever the plans say, as in nnU-Net
-        network: nn.Module = build(input_channels=inputs, num_classes=heads, **arguments)
-    blank = network.state_dict(keep_vars=True)
+        network: nn.Module = build(input_channels=inputs, num_classes=heads, deep_supervision=False, **arguments)
+    blank = network.state_dict()
     expected = {name: tuple(tensor.shape) for name, tensor in blank.items()}
     found = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
     if expected != found:
@@ -326,25 +330,15 @@ def _network(configuration: ConfigurationManager, inputs: int, heads: int, check
             "Use plans.json and dataset.json of the same training; trainers that change the network "
             "itself are not supported.",
         )
-    # A parameter has several names; as when a state is loaded, the last one counts, and nothing is read twice.
-    names = {id(tensor): name for name, tensor in blank.items()}
-    values = checkpoint.read(names.values())
-    for name in list(values):
-        values[name] = values[name].detach().to(blank[name].dtype).contiguous()
-        if not values[name].isfinite().all():
-            raise ModelError(
-                f"{checkpoint.path}: {name} holds numbers that are not finite",
-                "Use another checkpoint or fold: this training has failed.",
-            )
-    network.load_state_dict({name: values[names[id(tensor)]] for name, tensor in blank.items()}, assign=True)
+    weights = {name: checkpoint.weights[name].detach().to(tensor.dtype).contiguous() for name, tensor in blank.items()}
+    network.load_state_dict(weights, assign=True)
     return network.eval().requires_grad_(False)
 
 
 def _difference(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str:
     """The first parameter in which two networks differ."""
     name = next(name for name in (*expected, *found) if expected.get(name) != found.get(name))
-    have, want = (shown(shapes[name]) if name in shapes else "missing" for shapes in (found, expected))
-    return f"{plain(name)[:200]} is {have} instead of {want}"
+    return f"{name} is {found.get(name, 'missing')} instead of {expected.get(name, 'missing')}"
 
 
 def _schemes(manager: PlansManager, configuration: ConfigurationManager) -> tuple[Scheme, ...]:
@@ -357,24 +351,25 @@ def _schemes(manager: PlansManager, configuration: ConfigurationManager) -> tupl
         if name == "CTNormalization":  # no other scheme uses the statistics of the data set
             numbers = manager.foreground_intensity_properties_per_channel[str(channel)]
             values = [float(numbers[key]) for key in ("mean", "std", "percentile_00_5", "percentile_99_5")]
-            _demand(bool(np.isfinite(values).all()), f"foreground_intensity_properties_per_channel.{channel}", numbers)
+            demand(bool(np.isfinite(values).all()), f"foreground_intensity_properties_per_channel.{channel}", numbers)
         schemes.append(Scheme(name, bool(masked), *values))
     return tuple(schemes)
 
 
-def _method(configuration: ConfigurationManager, what: str) -> Method:
-    """Resampling of ``data`` or ``probabilities``."""
-    name = configuration.configuration[f"resampling_fn_{what}"]
-    options = configuration.configuration[f"resampling_fn_{what}_kwargs"]
-    separate = options.get("force_separate_z")
-    _demand(separate in (None, True, False), "force_separate_z", separate)
-    if name == "no_resampling_hack":
-        return Method("none")
-    if name == "resample_torch_fornnunet":
-        return Method("torch", 1, 0, separate)
-    method = Method("spline", int(options.get("order", 3)), int(options.get("order_z", 0)), separate)
-    _demand({method.order, method.order_z} <= set(range(6)), f"resampling_fn_{what}_kwargs", options)
-    return method
+def resample_labels(
+    model: Model, labels: NDArray[np.integer[Any]], shape: Triple, spacing: tuple[float, float, float]
+) -> NDArray[np.integer[Any]]:
+    """The previous stage's labels on a cascade's working grid, by nnU-Net's own function.
+
+    Args:
+        model: The cascade.
+        labels: Shape (z, y, x), transposed and cropped like the images.
+        shape: Of the working grid.
+        spacing: Voxel size of the labels.
+    """
+    manager = PlansManager(dict(model.plans)).get_configuration(model.configuration)
+    result: NDArray[np.integer[Any]] = manager.resampling_fn_seg(labels[None], shape, spacing, model.spacing)[0]
+    return result
 
 
 @lru_cache(maxsize=8)

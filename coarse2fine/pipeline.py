@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from assignnet import Roi, RoiTree
 from canvas import Box, share_filled, share_of_volume
 from coarse2fine.allocator import return_freed_memory
+from coarse2fine.cascade import previous_labels
 from coarse2fine.choose import Chooser, find_chooser, find_tree
 from coarse2fine.clock import Clock
 from coarse2fine.coarse import CoarseResult, look_coarsely
@@ -27,8 +28,8 @@ from coarse2fine.lean import lean
 from coarse2fine.nnunet import Model, load_model
 from coarse2fine.refine import refine
 from coarse2fine.report import RunReport, peak_memory_mb, versions
+from coarse2fine.resample import Floats
 from coarse2fine.sliding import sliding_window
-from coarse2fine.thin import two_stage
 from coarse2fine.view import WorkingView, view_volume, volume_doubts
 from coarse2fine.writeback import LabelWriter, export_labels
 
@@ -143,7 +144,8 @@ class Pipeline:
         if self.chooser is None or self.coarse is None:
             return self._one_stage(volume, progress, clock, ())
         with clock.time("coarse"):
-            coarse = self._look(volume, lean(self.coarse), progress, clock, self.chooser.features.wants_coarse)
+            seen = view_volume(volume, self.coarse, self.config.coarse.spacing)
+            coarse = self._look(seen, lean(self.coarse), progress, clock, self.chooser.features.wants_coarse)
         with clock.time("fine"):
             view = view_volume(volume, self.fine)
             return_freed_memory()
@@ -166,15 +168,14 @@ class Pipeline:
         )
         with clock.time("fine"):
             labels = refined.writer.finish()
-        tree, chosen, fine = refined.tree, refined.chosen, refined.fine
+        chosen, fine = refined.chosen, refined.fine
         report = self._report(volume, labels, tree, chosen, fine, coarse.heatmap, view, self.chooser.warnings)
         return Result(labels, report, tree, fine.boxes)
 
     def _look(
-        self, volume: Volume, model: Model, progress: Progress, clock: Clock, bottleneck: bool = False
+        self, view: WorkingView, model: Model, progress: Progress, clock: Clock, bottleneck: bool = False
     ) -> CoarseResult:
         """Volume -> heatmap, and what an agent may want to see of it."""
-        view = view_volume(volume, model, self.config.coarse.spacing)
         return look_coarsely(
             view,
             model,
@@ -187,16 +188,14 @@ class Pipeline:
 
     def _one_stage(self, volume: Volume, progress: Progress, clock: Clock, warnings: tuple[str, ...]) -> Result:
         """nnU-Net's own procedure with the fine model: a sliding window over everything."""
-        coarse = None
+        view = view_volume(volume, self.fine)
+        previous: tuple[Floats, ...] = ()
         if self.fine.cascade and self.coarse is not None:
             with clock.time("coarse"):
-                coarse = self._look(volume, self.coarse, progress, clock)
+                seen = view_volume(volume, self.coarse, self.config.coarse.spacing)
+                previous = (previous_labels(self._look(seen, self.coarse, progress, clock), seen, view, self.fine),)
         with clock.time("fine"):
-            view = view_volume(volume, self.fine)
-            whole = Box.whole(view.shape)
-            data = view.read(whole)
-            if coarse is not None:
-                data = np.concatenate([data, coarse.one_hot(whole, view.shape)])
+            data = np.concatenate([view.read(Box.whole(view.shape)), *previous])
             with clock.time("fine.network"):
                 logits = sliding_window(
                     self.fine,
@@ -288,8 +287,22 @@ def count_dropped(tree: RoiTree, chosen: Sequence[Roi]) -> int:
 
 
 def preset(config: Config) -> Config:
-    """The settings that a mode stands for."""
-    return two_stage(config) if config.mode == "two-stage" else config
+    """The settings that a mode stands for.
+
+    ``two-stage`` is the classical cascade without any of the acceleration: every parent box at native resolution, by a
+    sliding window of full patches.
+    """
+    if config.mode != "two-stage":
+        return config
+    return config.model_copy(
+        update={
+            "assign": config.assign.model_copy(update={"agent": "all_parents"}),
+            "canvas": config.canvas.model_copy(update={"enabled": False, "size": None, "slot": None, "norm": "canvas"}),
+            "fine": config.fine.model_copy(
+                update={"large_boxes": "native", "postprocess": "crop_and_resize", "crop_threshold": None}
+            ),
+        }
+    )
 
 
 def check_models(config: Config, coarse: Model | None, fine: Model) -> None:

@@ -27,7 +27,9 @@ Floats = NDArray[np.float32]
 NEGLIGIBLE = 1e-7
 """Spline weights below this are dropped: their sum stays below float32's own rounding."""
 ANISOTROPY = 3.0
-"""nnU-Net treats an axis apart when its spacing is more than this many times the smallest."""
+"""nnU-Net treats an axis apart when its spacing is more than this many times the smallest, if plans say no other."""
+MODES = ("linear", "nearest", "nearest-exact")
+"""Of PyTorch's ``interpolate``, those that are the same along every axis whatever happens along the others."""
 ROWS = 64
 """Output rows per matrix product: keeps the band, not the square, of a large matrix."""
 LARGEST_MATRIX = 1 << 22
@@ -42,15 +44,17 @@ class Method:
 
     Attributes:
         library: ``spline`` for nnU-Net's default (scikit-image), ``torch`` for its PyTorch variant, ``none``.
-        order: Spline order in plane.
-        order_z: Spline order along an axis that is treated apart.
+        order: Spline order, or PyTorch's mode (one of ``MODES``) in the plane that lies across an axis treated apart.
+        order_z: Spline order or mode along an axis that is treated apart.
         separate: Force (True) or forbid (False) treating the coarsest axis apart; None decides by spacing.
+        threshold: Ratio of spacings beyond which None treats it apart.
     """
 
     library: str
-    order: int = 3
-    order_z: int = 0
+    order: int | str = 3
+    order_z: int | str = 0
     separate: bool | None = None
+    threshold: float = ANISOTROPY
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +64,7 @@ class Axis:
     Attributes:
         size_in: Input voxels.
         size_out: Output voxels.
-        order: Spline order, of which rows are made that are not kept.
+        order: Spline order or PyTorch's mode, of which rows are made that are not kept.
         matrix: Shape (size_out, size_in); None where the sizes are equal and nothing changes, or where it is too large
             to be kept.
         place: Where the centres of outputs lie, in inputs counted from the first one's centre: the first, and the step
@@ -69,7 +73,7 @@ class Axis:
 
     size_in: int
     size_out: int
-    order: int
+    order: int | str
     matrix: Floats | None = None
     place: tuple[float, float] | None = None
 
@@ -92,6 +96,8 @@ class Axis:
 
         A spline of a piece of the input, long enough, has the weights of the spline of all of it.
         """
+        if isinstance(self.order, str):
+            return _torch_rows(self.size_in, self.size_out, self.order, start, stop)
         centres = (np.arange(start, stop) + 0.5) * self.size_in / self.size_out - 0.5
         if self.place is not None:  # beyond its ends the input goes on as it ends
             centres = np.clip(self.place[0] + np.arange(start, stop) * self.place[1], 0, self.size_in - 1)
@@ -102,40 +108,62 @@ class Axis:
         return _without_tails(map_coordinates(identity, places, order=self.order, mode="nearest")), first
 
 
+def _torch_rows(size_in: int, size_out: int, mode: str, start: int, stop: int) -> tuple[Floats, int]:
+    """Rows of PyTorch's interpolation and the first input that their columns stand for.
+
+    Which voxel is the nearest, PyTorch is asked, as it depends on how the processor rounds.
+    """
+    if mode == "linear":
+        outputs, scale = np.arange(start, stop, dtype=np.float32), np.float32(size_in) / np.float32(size_out)
+        places = np.maximum((outputs + np.float32(0.5)) * scale - np.float32(0.5), np.float32(0))
+    else:
+        places = F.interpolate(torch.arange(size_in, dtype=torch.float32)[None, None], size_out, mode=mode)[
+            0, 0
+        ].numpy()
+        places = places[start:stop]
+    low = np.minimum(places.astype(int), size_in - 1)
+    high = np.minimum(low + 1, size_in - 1)
+    share = places - low.astype(np.float32)
+    first = int(low[0])
+    rows, index = np.zeros((stop - start, int(high[-1]) + 1 - first), np.float32), np.arange(stop - start)
+    rows[index, low - first] = 1 - share
+    rows[index, high - first] += share
+    return rows, first
+
+
 def _without_tails(matrix: NDArray[np.floating]) -> Floats:
     return np.where(np.abs(matrix) < NEGLIGIBLE, 0.0, matrix).astype(np.float32)
 
 
 @lru_cache(maxsize=64)
-def axis_operator(size_in: int, size_out: int, library: str, order: int) -> Axis:
-    """The operator along one axis, read off the library's own function.
+def axis_operator(size_in: int, size_out: int, order: int | str) -> Axis:
+    """The operator along one axis, read off nnU-Net's own function.
 
     Args:
         size_in: Voxels before.
         size_out: Voxels after.
-        library: ``spline`` or ``torch``.
-        order: Spline order; for ``torch`` 0 is nearest-exact and 1 linear.
+        order: Spline order, for scikit-image's ``resize``; or one of ``MODES``, for PyTorch's ``interpolate``, which
+            computes places in the type of its input: nnU-Net gives it float32, and so is the identity here.
     """
     if size_in == size_out or size_in * size_out > LARGEST_MATRIX:
         return Axis(size_in, size_out, order)
-    identity = np.eye(size_in)
-    if library == "torch":
-        mode = "nearest-exact" if order == 0 else "linear"
-        matrix = F.interpolate(torch.from_numpy(identity)[None], size_out, mode=mode)[0].T.numpy()
+    if isinstance(order, str):
+        matrix = F.interpolate(torch.eye(size_in)[None], size_out, mode=order)[0].T.numpy()
     else:
+        identity = np.eye(size_in)
         matrix = resize(identity, (size_out, size_in), order, mode="edge", anti_aliasing=False, clip=False)
     return Axis(size_in, size_out, order, _without_tails(matrix))
 
 
-def separate_axis(spacing_in: Sequence[float], spacing_out: Sequence[float], separate: bool | None) -> int | None:
+def separate_axis(spacing_in: Sequence[float], spacing_out: Sequence[float], method: Method) -> int | None:
     """The axis that nnU-Net resamples apart from the other two, if any.
 
     Source: ``determine_do_sep_z_and_axis`` of nnU-Net v2.
     """
-    if separate is False:
+    if method.separate is False:
         return None
     for spacing in (spacing_in, spacing_out):
-        if separate or max(spacing) / min(spacing) > ANISOTROPY:
+        if method.separate or max(spacing) / min(spacing) > method.threshold:
             coarsest = [axis for axis in range(3) if max(spacing) / spacing[axis] == 1]
             return coarsest[0] if len(coarsest) == 1 else None
     return None
@@ -262,23 +290,26 @@ def plan_resampling(
     """
     placed = any(place is not None for place in places)
     if not placed and (method.library == "none" or shape_in == shape_out):
-        axes = [axis_operator(size, size, "spline", 0) for size in shape_in]
+        axes = [axis_operator(size, size, 0) for size in shape_in]
         return Resampling((axes[0], axes[1], axes[2]), None, False)
     if method.library == "none":
-        method = Method("torch", 1, 1, False)
-    apart = separate_axis(spacing_in, spacing_out, method.separate)
-    orders = [method.order_z if axis == apart else method.order for axis in range(3)]
+        method = Method("torch", "linear", "linear", False)
+    apart = separate_axis(spacing_in, spacing_out, method)
+    # nnU-Net's PyTorch variant heeds the mode only where an axis is treated apart.
+    inner = "linear" if method.library == "torch" and apart is None else method.order
+    orders = [method.order_z if axis == apart else inner for axis in range(3)]
     axes = [
-        axis_operator(*sizes, method.library, order) if place is None else _placed_operator(*sizes, place, order)
+        axis_operator(*sizes, order) if place is None else _placed_operator(*sizes, place, order)
         for sizes, place, order in zip(zip(shape_in, shape_out, strict=True), places, orders, strict=True)
     ]
-    return Resampling((axes[0], axes[1], axes[2]), apart, method.order > 1)
+    return Resampling((axes[0], axes[1], axes[2]), apart, not isinstance(inner, str) and inner > 1)
 
 
 @lru_cache(maxsize=64)
-def _placed_operator(size_in: int, size_out: int, place: Place, order: int) -> Axis:
-    """An axis whose outputs lie anywhere between its inputs."""
-    axis = Axis(size_in, size_out, order, None, place)
+def _placed_operator(size_in: int, size_out: int, place: Place, order: int | str) -> Axis:
+    """An axis whose outputs lie anywhere between its inputs; PyTorch's modes become the splines that they are."""
+    spline = order if isinstance(order, int) else int(order == "linear")
+    axis = Axis(size_in, size_out, spline, None, place)
     if size_in * size_out > LARGEST_MATRIX:
         return axis
     matrix = np.zeros((size_out, size_in), np.float32)
@@ -291,8 +322,18 @@ def _placed_operator(size_in: int, size_out: int, place: Place, order: int) -> A
 
 @lru_cache(maxsize=64)
 def stretch(size_in: int, size_out: int) -> Floats:
-    """Linear interpolation of ``size_in`` voxels onto ``size_out``; shape (size_out, size_in)."""
-    rows, low, high = axis_operator(size_in, size_out, "torch", 1).rows(0, size_out)
+    """Resizing of a crop from ``size_in`` to ``size_out`` voxels along one axis; shape (size_out, size_in).
+
+    Linear interpolation; where it would pass over voxels (below half of the size) the mean of all that an output voxel
+    covers. At half of the size both are the same.
+    """
     matrix = np.zeros((size_out, size_in), np.float32)
+    if size_in > 2 * size_out:
+        edges = np.arange(size_out + 1) * (size_in / size_out)
+        voxels = np.arange(size_in)
+        shared = np.minimum(edges[1:, None], voxels + 1) - np.maximum(edges[:-1, None], voxels)
+        matrix[:] = np.maximum(shared, 0) * (size_out / size_in)
+        return matrix
+    rows, low, high = axis_operator(size_in, size_out, "linear").rows(0, size_out)
     matrix[:, low:high] = rows
     return matrix

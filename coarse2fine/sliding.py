@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from canvas import Box, Triple, triple
+from coarse2fine.errors import ModelError
 from coarse2fine.nnunet import Model, gaussian, tile_starts
 from coarse2fine.resample import Floats
 
@@ -45,6 +46,9 @@ def sliding_window(
 
     Returns:
         Logits, half precision, shape (heads, z, y, x), on the CPU.
+
+    Raises:
+        ModelError: If they are beyond half precision, where nnU-Net stops, too.
     """
     padded, inner = _pad(torch.from_numpy(np.ascontiguousarray(data)), model)
     size = triple(padded.shape[1:])
@@ -65,6 +69,13 @@ def sliding_window(
             weights[tile] += weight
             progress(fold * len(corners) + index + 1, total)
         logits = torch.div(logits, weights, out=logits).cpu()
+        if not bool(torch.isfinite(logits).all()):
+            raise ModelError(
+                f"outputs of {model.folder} (fold {model.folds[fold]}) are too large for the half precision in which "
+                "nnU-Net's sliding window adds them up, or not numbers",
+                "nnU-Net stops here as well. Check the voxel size and the intensities of the volume against those of "
+                "the training data; outputs like these come from images that the model was not trained for.",
+            )
         result = logits if result is None else result + logits
     if result is None:
         raise ValueError("a model has at least one network")

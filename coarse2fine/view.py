@@ -221,18 +221,23 @@ def open_view(
     # A single slice may be thinner than half a voxel of the coarse network, and is still a slice.
     working = triple(max(1, round(ratio * size)) for ratio, size in zip(ratios, crop.shape, strict=True))
     resampling = plan_resampling(crop.shape, working, turned_spacing, target, model.data_method)
-    if scan is not None:
-        return _view_of_scan(turned, resampling, crop, shape, turned_spacing, model, scan, grid)
-    cropped = tuple(channel[crop.slices] for channel in held)
-    mask = nonzero_mask(cropped) if any(scheme.masked for scheme in model.schemes) else None
-    normalizations = tuple(
-        fit_normalization(channel, scheme, mask) for channel, scheme in zip(cropped, model.schemes, strict=True)
+    normalizations, bounds = (
+        _ranges_of_voxels([channel[crop.slices] for channel in held], resampling, model)
+        if scan is None
+        else _ranges_of_scan(resampling, crop, shape, model, scan)
     )
-    bounds = tuple(
-        value_bounds(channel, normalize, resampling) for channel, normalize in zip(cropped, normalizations, strict=True)
+    return WorkingView(
+        turned if scan else held,
+        normalizations,
+        bounds,
+        resampling,
+        crop,
+        shape,
+        turned_spacing,
+        Box.whole(resampling.shape_out),  # of a model that does not resample, the crop's
+        grid,
+        Turn(model.transpose),
     )
-    window, turn = Box.whole(working), Turn(model.transpose)
-    return WorkingView(held, normalizations, bounds, resampling, crop, shape, turned_spacing, window, grid, turn)
 
 
 def spacing_doubts(spacing: Sequence[float], unit: str, model: Model) -> tuple[str, ...]:
@@ -254,17 +259,19 @@ def spacing_doubts(spacing: Sequence[float], unit: str, model: Model) -> tuple[s
     )
 
 
-def _view_of_scan(
-    channels: tuple[VoxelArray, ...],
-    resampling: Resampling,
-    crop: Box,
-    full: Triple,
-    spacing: tuple[float, float, float],
-    model: Model,
-    scan: Scan,
-    grid: Grid,
-) -> WorkingView:
-    """A view whose statistics are known."""
+Ranges = tuple[tuple[Normalization, ...], tuple[tuple[Floats, Floats], ...]]
+"""Normalisation and clipping range of each channel."""
+
+
+def _ranges_of_voxels(channels: Sequence[NDArray[np.generic]], resampling: Resampling, model: Model) -> Ranges:
+    """Measured on the voxels of each channel, cropped."""
+    mask = nonzero_mask(channels) if any(scheme.masked for scheme in model.schemes) else None
+    fitted = [fit_normalization(*pair, mask) for pair in zip(channels, model.schemes, strict=True)]
+    return tuple(fitted), tuple(value_bounds(*pair, resampling) for pair in zip(channels, fitted, strict=True))
+
+
+def _ranges_of_scan(resampling: Resampling, crop: Box, full: Triple, model: Model, scan: Scan) -> Ranges:
+    """From statistics that are known."""
     if any(scheme.masked for scheme in model.schemes):
         raise VolumeError(
             f"the model {model.folder} normalises inside of the volume's non-zero region (use_mask_for_norm), which "
@@ -284,19 +291,7 @@ def _view_of_scan(
         normalizations.append(normalize)
         nowhere = Box((0, 0, 0), (0, 0, 0))
         bounds.append((normalize(np.asarray(lows), nowhere), normalize(np.asarray(highs), nowhere)))
-    window = Box.whole(resampling.shape_out)
-    return WorkingView(
-        channels,
-        tuple(normalizations),
-        tuple(bounds),
-        resampling,
-        crop,
-        full,
-        spacing,
-        window,
-        grid,
-        Turn(model.transpose),
-    )
+    return tuple(normalizations), tuple(bounds)
 
 
 def nonzero_box(channels: Sequence[NDArray[np.generic]]) -> Box:

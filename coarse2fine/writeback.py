@@ -222,8 +222,9 @@ def export_labels(writer: LabelWriter, model: Model, logits: NDArray[np.float16]
     for start in range(0, len(labels), BLOCK[0]):
         slab = Box((start, 0, 0), (min(start + BLOCK[0], len(labels)), *labels.shape[1:]))
         outputs = np.stack([back(_reader(head, held), slab.shift(region.start)) for head in logits])
-        # nnU-Net keeps resampled outputs in half precision; without the same rounding ties would break differently.
-        labels[slab.slices] = model.labels.from_logits(outputs.astype(np.float16))
+        # Where it resamples by splines nnU-Net keeps outputs in half precision, and ties break by that rounding.
+        is_half = model.logit_method.library == "spline"
+        labels[slab.slices] = model.labels.from_logits(outputs.astype(np.float16) if is_half else outputs)
 
 
 def _reader(head: NDArray[np.float16], held: Box) -> Callable[[Box], Floats]:

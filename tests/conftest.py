@@ -29,6 +29,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 torch.set_num_threads(1)  # on tiny volumes threads cost more than they bring
 
+SPLINE = "resample_data_or_seg_to_shape"
 STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
 FEATURES = [4, 8, 8]
 
@@ -56,6 +57,10 @@ def write_model(
     cascade: bool = False,
     reader: str = "SimpleITKIO",
     seed: int = 0,
+    options: dict[str, Any] | None = None,
+    norm: type[nn.Module] = nn.InstanceNorm3d,
+    norm_options: dict[str, Any] | None = None,
+    trainer: str = "nnUNetTrainer",
 ) -> Path:
     """Write a model folder with random weights; its outputs vary from voxel to voxel in all classes."""
     labels = labels or {"background": 0, "lesion": 1}
@@ -73,7 +78,7 @@ def write_model(
             "n_conv_per_stage_decoder": [1, 1],
             "conv_bias": True,
             "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+            "norm_op_kwargs": norm_options or {"eps": 1e-5, "affine": True},
             "dropout_op": None,
             "dropout_op_kwargs": None,
             "nonlin": "torch.nn.LeakyReLU",
@@ -93,9 +98,12 @@ def write_model(
         "batch_dice": False,
     }
     for what, order in (("data", 3), ("seg", 1), ("probabilities", 1)):
-        name, options = resampling(resampler, order)
+        name, defaults = resampling(resampler, order)
         configuration[f"resampling_fn_{what}"] = name
-        configuration[f"resampling_fn_{what}_kwargs"] = options | {"is_seg": what == "seg"}
+        given = {"is_seg": what == "seg", **({"order": order} if name == SPLINE else {}), **(options or {})}
+        configuration[f"resampling_fn_{what}_kwargs"] = (
+            {} if name == "no_resampling_hack" else defaults | {"is_seg": what == "seg"} if options is None else given
+        )
     if cascade:
         configuration["previous_stage"] = "3d_lowres"
     name = "3d_cascade_fullres" if cascade else "3d_fullres"
@@ -139,18 +147,21 @@ def write_model(
             heads,
             1,
             True,
-            nn.InstanceNorm3d,
-            {"eps": 1e-5, "affine": True},
+            norm,
+            norm_options or {"eps": 1e-5, "affine": True},
             None,
             None,
             nn.LeakyReLU,
             {"inplace": True},
         )
+        for key, statistic in network.named_buffers():  # as training leaves them: not 0 and 1
+            if statistic.is_floating_point():
+                statistic.copy_(torch.rand_like(statistic) + ("var" in key))
         (folder / f"fold_{fold}").mkdir(exist_ok=True)
         torch.save(
             {
                 "network_weights": network.state_dict(),
-                "trainer_name": "nnUNetTrainer",
+                "trainer_name": trainer,
                 "init_args": {"configuration": name, "plans": plans, "fold": fold, "dataset_json": dataset},
                 "inference_allowed_mirroring_axes": None if mirror_axes is None else tuple(mirror_axes),
                 # nnU-Net's training log holds NumPy scalars, which PyTorch's restricted unpickler refuses by default.

@@ -260,7 +260,7 @@ def _sliced_axes(plan: _Plan) -> tuple[int, ...]:
     for role, model in _models(plan.pipeline).items():
         own = plan.pipeline.config.coarse.spacing if role == "coarse" else None
         turned = [plan.grid.spacing[axis] for axis in model.transpose]
-        apart = separate_axis(turned, own or model.spacing, model.data_method.separate)
+        apart = separate_axis(turned, own or model.spacing, model.data_method)
         if apart is not None:
             axes.add(model.transpose[apart])
     return tuple(sorted(axes))

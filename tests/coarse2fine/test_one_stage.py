@@ -13,10 +13,13 @@ import pytest
 import torch
 from conftest import blobs, shared
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from torch import nn
 
 from coarse2fine.config import load_config
 from coarse2fine.demo import ASSETS, IMAGE
+from coarse2fine.errors import ModelError
 from coarse2fine.io import Grid, Volume, read_volume
+from coarse2fine.nnunet import load_model, nnunet_predictor
 from coarse2fine.pipeline import Pipeline
 
 SPACING = (2.5, 0.8, 1.3)
@@ -38,6 +41,15 @@ CASES: dict[str, dict[str, Any]] = {
     "transposed": {"transpose": (1, 2, 0), "spacing": (1.0, 1.0, 2.0), "patch": (16, 16, 8)},
     "flat-axis-apart": {"spacing": (5.0, 1.0, 1.0)},
     "torch-resampling": {"resampler": "resample_torch_fornnunet"},
+    "resampling-options-absent": {"options": {}, "spacing": (5.0, 1.0, 1.0)},
+    "axis-apart-by-threshold": {"options": {"force_separate_z": None, "separate_z_anisotropy_threshold": 1.5}},
+    "torch-modes": {
+        "resampler": "resample_torch_fornnunet",
+        "options": {"force_separate_z": True, "mode": "nearest-exact", "aniso_axis_mode": "linear"},
+    },
+    "no-resampling": {"resampler": "no_resampling_hack", "spacing": (1.0, 2.0, 3.0)},
+    "running-statistics": {"norm_options": {"eps": 1e-5, "affine": True, "track_running_stats": True}, "seed": 2},
+    "no-affine": {"norm_options": {"eps": 1e-3, "affine": False}},
     "no-mirroring-trained": {"mirror_axes": None},
     "larger-patch-than-volume": {"patch": (32, 64, 64)},
 }
@@ -100,6 +112,75 @@ def test_one_stage__trained_model_on_a_crop__equals_nnunet(name: str) -> None:
 
     assert expected.any()
     assert (result != expected).mean() < 1e-5
+
+
+def heed_labels(folder: Path) -> None:
+    """Let a random cascade depend on the previous stage's labels as much as a trained one does."""
+    file = folder / "fold_all" / "checkpoint_final.pth"
+    content = torch.load(file, weights_only=False)
+    content["network_weights"]["encoder.stages.0.0.convs.0.conv.weight"][:, 1:] *= 20
+    torch.save(content, file)
+
+
+@pytest.mark.parametrize("name", ["binary", "regions", "transposed", "torch-resampling"])
+def test_one_stage__cascade__equals_nnunets_two_stages(name: str, model_folder: Callable[..., Path]) -> None:
+    """The second stage gets the first one's exported labels, resampled by nnU-Net's function, as in nnU-Net."""
+    options = CASES[name]
+    plain = {key: value for key, value in options.items() if key not in ("spacing", "patch")}
+    coarse = model_folder(**plain, spacing=(4.0, 2.0, 1.5), seed=5)
+    fine = model_folder(**options, cascade=True, seed=7)
+    heed_labels(fine)
+    image = blobs((18, 40, 36))
+    image[:, :3] = 0  # so that something is outside of the non-zero region
+    image[:4, 3:9] = 0
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, use_mirroring=False)
+    properties, voxels = {"spacing": list(SPACING)}, image[None].astype(np.float32)
+    with contextlib.redirect_stdout(io.StringIO()):
+        predictor.initialize_from_trained_model_folder(str(coarse), ("all",), "checkpoint_final.pth")
+        first = predictor.predict_single_npy_array(voxels, properties)[None].astype(np.float32)
+        predictor.initialize_from_trained_model_folder(str(fine), ("all",), "checkpoint_final.pth")
+        expected = predictor.predict_single_npy_array(voxels, properties, first)
+        ignoring = predictor.predict_single_npy_array(voxels, properties, np.zeros_like(first))
+
+    settings = ["coarse.tile_step=0.5", "coarse.mirroring=false", "fine.mirroring=false", "fine.use_prior=true"]
+    models = [f"coarse.model={coarse}", f"fine.model={fine}"]
+    pipeline = Pipeline.from_config(load_config(None, ["mode=one-stage", *settings, *models]))
+    result = pipeline(Volume((image,), Grid(image.shape, SPACING), name)).labels
+    assert (result != expected).mean() < 1e-4
+    assert (expected != ignoring).mean() > 0.01
+
+
+def test_one_stage__trainer_with_batch_norm__runs_the_network_it_built(model_folder: Callable[..., Path]) -> None:
+    """A trainer that changes the network of the plans (batch instead of instance norms) runs as by nnU-Net."""
+    folder = model_folder(norm=nn.BatchNorm3d, trainer="nnUNetTrainerBN", seed=2)
+    image = blobs((18, 40, 36))
+    model = load_model(folder)
+    assert any(isinstance(layer, nn.BatchNorm3d) for layer in model.networks[0].modules())
+    predictor = nnunet_predictor(model, tile_step=0.5, mirroring=False)
+    with contextlib.redirect_stdout(io.StringIO()):
+        expected = predictor.predict_single_npy_array(image[None].astype(np.float32), {"spacing": list(SPACING)})
+    config = load_config(None, ["mode=one-stage", f"fine.model={folder}", "fine.mirroring=false"])
+    result = Pipeline.from_config(config)(Volume((image,), Grid(image.shape, SPACING), "case")).labels
+    assert (result != expected).mean() < 1e-4
+    assert len(np.unique(expected)) > 1
+
+
+def test_one_stage__outputs_beyond_half_precision__stop_as_in_nnunet(model_folder: Callable[..., Path]) -> None:
+    """Sums that overflow are no labels; with intensities like those of training, as the message says, it runs."""
+    # An instance norm would take out what is wrong with the intensities.
+    folder = model_folder(scheme="NoNormalization", norm=nn.BatchNorm3d, trainer="nnUNetTrainerBN")
+    image = blobs((18, 40, 36)).astype(np.float32)
+    wild = image * 1e7
+    predictor = nnunet_predictor(load_model(folder), tile_step=0.5, mirroring=False)
+    with contextlib.redirect_stdout(io.StringIO()), pytest.raises(RuntimeError, match="inf"):
+        predictor.predict_single_npy_array(wild[None], {"spacing": list(SPACING)})
+    pipeline = Pipeline.from_config(
+        load_config(None, ["mode=one-stage", f"fine.model={folder}", "fine.mirroring=false"])
+    )
+    with pytest.raises(ModelError, match="too large for the half precision") as error:
+        pipeline(Volume((wild,), Grid(image.shape, SPACING), "case"))
+    assert "the intensities of the volume" in str(error.value)
+    assert pipeline(Volume((image,), Grid(image.shape, SPACING), "case")).labels.shape == image.shape
 
 
 def test_one_stage__mirroring_off__differs_from_mirroring_on(model_folder: Callable[..., Path]) -> None:
