@@ -82,7 +82,8 @@ class Local:
         stack.enter_context(_quiet())
         # Dask imports from its folder, which otherwise has a name in /tmp that anybody can take first.
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="c2f-dask-", ignore_cleanup_errors=True))
-        pages = {} if self.dashboard else {f"distributed.{role}.http.routes": [] for role in ("scheduler", "worker")}
+        hidden = () if self.dashboard else ("scheduler", "worker")
+        pages: dict[str, list[str]] = {f"distributed.{role}.http.routes": [] for role in hidden}
         stack.enter_context(
             dask.config.set(
                 {

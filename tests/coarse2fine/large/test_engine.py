@@ -206,9 +206,8 @@ def test_on_cluster__workers_on_this_machine__nobody_else_can_give_them_work_or_
 
 def test_on_cluster__scratch_folder__is_not_one_that_others_could_take_first(cluster: Engine) -> None:
     """Dask puts it onto the path from which Python imports."""
-    scratch = [Path(folder) for folder in sys.path if "dask-scratch-space" in folder]
-    assert len(scratch) == 1
-    top = next(folder for folder in scratch[0].parents if folder.name.startswith("c2f-dask-"))
+    folders = [Path(nanny.local_directory) for nanny in cluster._connection.nannies]  # type: ignore[attr-defined]
+    (top,) = {parent for folder in folders for parent in folder.parents if parent.name.startswith("c2f-dask-")}
     assert top.stat().st_mode & 0o777 == 0o700
 
 
