@@ -188,13 +188,14 @@ def unpacked(stream: BinaryIO, packing: int, length: int | None = None) -> Itera
     Raises:
         EOFError: If the stream ends too early.
         isal_zlib.error: If it is damaged; the checksum is verified after the last piece.
+        OSError: If it cannot be read, or consists of very many parts of next to nothing.
     """
     left = sys.maxsize if length is None else length
     data, members, produced = b"", 0, 0
     while True:  # gzip files may consist of several members
         members += 1
         if members > _MANY_MEMBERS and produced < members * _SMALL_MEMBER:
-            raise isal_zlib.error(f"it consists of {members} or more packed parts of next to nothing")
+            raise OSError(f"it consists of {members} or more packed parts of next to nothing")
         inflater = isal_zlib.decompressobj(wbits=packing)
         while not inflater.eof:
             if not data:
