@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from assignnet import Roi, RoiTree
-from canvas import Box, share_filled, share_of_volume
+from canvas import Box
 from coarse2fine.allocator import return_freed_memory
 from coarse2fine.cascade import previous_labels
 from coarse2fine.choose import Chooser, find_chooser, find_tree
@@ -22,14 +22,14 @@ from coarse2fine.coarse import CoarseResult, look_coarsely
 from coarse2fine.config import Config
 from coarse2fine.errors import ConfigError, ModelError
 from coarse2fine.fine import FineResult, plan_sizes
-from coarse2fine.heatmap import mass_inside
 from coarse2fine.io import Volume, read_volume, write_labels
 from coarse2fine.lean import lean
 from coarse2fine.nnunet import Model, load_model
 from coarse2fine.refine import refine
-from coarse2fine.report import RunReport, peak_memory_mb, versions
+from coarse2fine.report import NOTHING_FOUND, RunReport, count_labels, peak_memory_mb, versions
 from coarse2fine.resample import Floats
 from coarse2fine.sliding import sliding_window
+from coarse2fine.tally import Tally, tally
 from coarse2fine.view import WorkingView, view_volume, volume_doubts
 from coarse2fine.writeback import LabelWriter, export_labels
 
@@ -221,39 +221,21 @@ class Pipeline:
         warnings: tuple[str, ...] = (),
     ) -> RunReport:
         """Everything but the times, which are not complete before the result is written."""
-        # Counting only what is not background keeps bincount from converting the whole volume to 64 bits.
-        counts = np.bincount(labels[labels != 0])
-        found = {str(label): int(counts[label]) for label in np.flatnonzero(counts)}
+        found = count_labels(labels)
         warnings += volume_doubts(volume, self.models)
         if not found:
-            warnings += ("nothing was found: every voxel is background",)
-        boxes, coverage = (
-            {"children": 0, "parents": 0, "selected": 0, "dropped": 0, "grown": 0, "cut": 0},
-            {"volume": 1.0, "heatmap_mass": 1.0},
-        )
-        canvases: dict[str, float] = {"count": 0, "voxels": 0, "fill": 0.0}
+            warnings += (NOTHING_FOUND,)
+        counts = Tally()  # one-stage: nothing is chosen, and everything is seen
         if tree is not None and fine is not None and heatmap is not None:
-            boxes = {
-                "children": len(tree.leaves),
-                "parents": len(tree.parents),
-                "selected": len(chosen),
-                "dropped": count_dropped(tree, chosen),
-                "grown": fine.grown,
-                "cut": fine.cut,
-            }
-            canvases = {"count": len(fine.canvases), "voxels": fine.network_voxels, "fill": share_filled(fine.canvases)}
-            coverage = {
-                "volume": share_of_volume(fine.boxes, view.shape),
-                "heatmap_mass": mass_inside(heatmap, view.shape, fine.boxes),
-            }
+            counts = tally(tree, chosen, fine, heatmap, view.shape)
         return RunReport(
             case=volume.name,
             mode="one-stage" if tree is None else self.config.mode,
             timing_s={},
             network_s={},
-            boxes=boxes,
-            canvases=canvases,
-            coverage=coverage,
+            boxes=counts.boxes,
+            canvases=counts.network_inputs,
+            coverage=counts.coverage,
             labels=found,
             warnings=warnings,
             device=str(self.fine.device),
@@ -276,14 +258,6 @@ class Pipeline:
             versions=versions(),
         )
         return dataclasses.replace(result, report=report)
-
-
-def count_dropped(tree: RoiTree, chosen: Sequence[Roi]) -> int:
-    """Parents of which neither they nor a child were chosen: places that may hold an object and are not looked at."""
-    wanted = set(chosen)
-    return sum(
-        wanted.isdisjoint({parent, *children}) for parent, children in zip(tree.parents, tree.children, strict=True)
-    )
 
 
 def preset(config: Config) -> Config:

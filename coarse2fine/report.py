@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from coarse2fine.io import atomic_write
 
@@ -70,6 +72,20 @@ class RunReport:
         """Seconds outside of network passes and file reading and writing."""
         files = self.timing_s.get("read", 0.0) + self.timing_s.get("write", 0.0)
         return self.timing_s["total"] - sum(self.network_s.values()) - files
+
+
+NOTHING_FOUND = "nothing was found: every voxel is background"
+
+
+def count_labels(labels: NDArray[np.unsignedinteger[Any]]) -> dict[str, int]:
+    """Voxels of each foreground label.
+
+    >>> count_labels(np.array([0, 3, 3, 1], np.uint8))
+    {'1': 1, '3': 2}
+    """
+    # Counting only what is not background keeps bincount from converting the whole volume to 64 bits.
+    counts = np.bincount(labels[labels != 0])
+    return {str(label): int(counts[label]) for label in np.flatnonzero(counts)}
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from math import prod
@@ -31,6 +31,7 @@ from coarse2fine.resample import REACH
 from coarse2fine.rois import candidates, find_components, search_grid
 from coarse2fine.scan import Scan
 from coarse2fine.sliding import sliding_window, tiles_touching
+from coarse2fine.tally import Tally, tally
 from coarse2fine.view import WorkingView, view_volume
 from coarse2fine.writeback import LabelWriter, export_labels
 
@@ -69,6 +70,15 @@ class Scene:
         crop = self.view.crop
         return core.turned(self.pipeline.fine.transpose).clip(crop).relative_to(crop)
 
+    def working(self, core: Box) -> Box:
+        """The voxels of the working grid that are a cell's; those of all cells are the whole grid."""
+        box, sizes = self.inside(core), list(zip(self.view.whole, self.view.crop.shape, strict=True))
+        start, stop = (
+            triple(edge * size // before for edge, (size, before) in zip(edges, sizes, strict=True))
+            for edges in (box.start, box.stop)
+        )
+        return Box(start, stop)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VolumeNorm:
@@ -90,13 +100,13 @@ class CellResult:
     Attributes:
         labels: Labels of ``box``, axes as in the file.
         box: The cell and as much around it as was looked at, voxels of the volume.
-        counts: Children, selected and grown boxes, canvases and voxels that went into the fine network.
+        counts: What was done.
         decided: Voxels of ``box`` that the fine network decided, whatever it said; None if all others are background.
     """
 
     labels: Labels
     box: Box
-    counts: Mapping[str, int] = field(default_factory=dict)
+    counts: Tally = field(default_factory=Tally)
     decided: NDArray[np.bool_] | None = None
 
     def part(self, box: Box) -> Labels:
@@ -265,7 +275,9 @@ def _segment_cell(
     with clock.time("rois"):
         tree, elsewhere = _regions(scene, window, coarse)
         if chooser is None or (not tree.parents and config.fine.outside == "background"):
-            return CellResult(np.zeros(core.shape, fine.labels.dtype), core)
+            mass = coarse.heatmap[window.own.relative_to(coarse.held).slices].sum(dtype=np.float64)
+            counts = Tally(working=scene.working(core).volume, mass=float(mass))
+            return CellResult(np.zeros(core.shape, fine.labels.dtype), core, counts)
         around = _around(tree, window)
     refined = refine(
         _moved(tree, around),
@@ -282,13 +294,18 @@ def _segment_cell(
         statistics=norm.statistics,
         alone=norm.alone,
     )
-    counts = {
-        "children": len(tree.leaves),
-        "selected": len(refined.chosen),
-        "grown": refined.fine.grown,
-        "canvases": len(refined.fine.canvases),
-        "network_voxels": refined.fine.network_voxels,
-    }
+    counts = tally(
+        tree,
+        refined.chosen,
+        refined.fine,
+        coarse.heatmap,
+        scene.view.whole,
+        coarse.place,
+        own=window.own.relative_to(coarse.held),
+        core=scene.working(core),
+        offset=around.start,
+        elsewhere=elsewhere,
+    )
     return _result(refined.writer, scene, counts)
 
 
@@ -344,10 +361,14 @@ def _one_stage(scene: Scene, core: Box, inside: Box, clock: Clock) -> CellResult
         held = logits[(slice(None), *needed.relative_to(hull).slices)].numpy()
         export_labels(writer, fine, held, needed)
     voxels = len(tiles) * prod(fine.patch)
-    return _result(writer, scene, {"canvases": len(tiles), "network_voxels": voxels})
+    own = scene.working(core).volume
+    counts = Tally(
+        canvases=len(tiles), canvas_voxels=voxels, filled=voxels, network_voxels=voxels, working=own, covered=own
+    )
+    return _result(writer, scene, counts)
 
 
-def _result(writer: LabelWriter, scene: Scene, counts: Mapping[str, int]) -> CellResult:
+def _result(writer: LabelWriter, scene: Scene, counts: Tally) -> CellResult:
     fine = scene.pipeline.fine
     labels = writer.finish()
     return CellResult(labels, writer.hull.turned(fine.untranspose), counts, writer.decided())

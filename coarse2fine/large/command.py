@@ -20,7 +20,8 @@ from coarse2fine.errors import ConfigError
 from coarse2fine.io import atomic_write, check_writable
 from coarse2fine.large.engine import Engine, in_process, on_cluster
 from coarse2fine.large.output import Output, plan_output, was_published
-from coarse2fine.large.run import Progress, Settings, StoreReport, segment_store
+from coarse2fine.large.report import StoreReport
+from coarse2fine.large.run import Progress, Settings, segment_store
 from coarse2fine.large.source import Source
 from coarse2fine.large.work import remove_work
 from coarse2fine.region import parse_region

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,13 @@ from coarse2fine.large.lattice import Lattice, plan_lattice
 from coarse2fine.large.norm import settle_norm
 from coarse2fine.large.objects import FIRST, TABLE, NumberCell, PairCell, RenumberCell, first_numbers, join_objects
 from coarse2fine.large.output import PUBLISHED, Output, publish
+from coarse2fine.large.report import StoreReport, make_report, sum_labels
 from coarse2fine.large.segment import MergeCell, ScanBlock, SegmentBlock
 from coarse2fine.large.source import Source, chunk_of, fitting_level, identity_of, pick_level
 from coarse2fine.large.work import Key, Manifest, WorkFolder, open_work
 from coarse2fine.nnunet import Model
 from coarse2fine.pipeline import Pipeline
-from coarse2fine.report import peak_memory_mb, versions
+from coarse2fine.report import versions
 from coarse2fine.resample import separate_axis
 from coarse2fine.scan import Scan, blank_scan, join_scans
 from coarse2fine.view import volume_doubts
@@ -61,35 +62,6 @@ class Settings:
     retries: int = 2
     skip_failed: bool = False
     restart: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class StoreReport:
-    """What a run did.
-
-    Attributes:
-        volume: Identity of the input.
-        layout: Cells, blocks and scale levels.
-        seconds: Wall time by phase, of this command only if it resumed another.
-        work_s: Time inside of blocks by stage, summed over all blocks, whoever did them.
-        counts: Voxels, children, selected and grown boxes, canvases, voxels that went into the fine network, objects.
-        failures: Blocks that were given up.
-        warnings: What the user should know.
-        peak_memory_mb: Of this process.
-        config: All settings.
-        versions: Of this package and what it stands on.
-    """
-
-    volume: Mapping[str, Any]
-    layout: Mapping[str, Any]
-    seconds: Mapping[str, float]
-    work_s: Mapping[str, float]
-    counts: Mapping[str, int]
-    failures: tuple[Failure, ...]
-    warnings: tuple[str, ...]
-    peak_memory_mb: Mapping[str, float]
-    config: Mapping[str, Any]
-    versions: Mapping[str, str] = field(default_factory=versions)
 
 
 class UnfinishedError(C2FError):
@@ -139,24 +111,23 @@ def segment_store(
         settled = settle_norm(job, lambda name, task, keys: run.phase(job, name, task, keys, lattice.core))
         segmented = run.phase(job, "segment", SegmentBlock(job), lattice.blocks(), lattice.extent)
         receivers = {triple(cell) for payload in segmented.values() for cell in payload["to"]}
-        run.phase(job, "merge", MergeCell(job), sorted(receivers), lattice.core)
-        objects = _number_objects(run, job, cells) if job.ids else 0
+        merged = run.phase(job, "merge", MergeCell(job), sorted(receivers), lattice.core)
+        objects = _number_objects(run, job, cells) if job.ids else None
         _build_pyramid(run, job)
         with run.timed("publish"):
             publish(output, job.result, folder, source)
             folder.mark(PUBLISHED, (0,), {})
-    blocks = [*settled, *segmented.values()]
-    counts = sum((Counter(payload.get("counts", {})) for payload in blocks), Counter())
-    return StoreReport(
-        plan.identity,
-        layout,
-        {**run.seconds, "total": time.perf_counter() - began},
-        dict(sum((Counter(payload["seconds"]) for payload in blocks), Counter())),
-        {**counts, **({"objects": objects} if job.ids else {})},
-        tuple(failure for failure in run.failures if failure.phase != "look"),  # nothing is left out for these
+    return make_report(
+        plan.pipeline,
+        [*settled, *segmented.values()],
+        sum_labels(segmented, merged),
         (*plan.warnings, *volume_doubts(plan.levels[0], plan.pipeline.models)),
-        peak_memory_mb(plan.pipeline.fine.device),
-        config.to_dict(),
+        prod(lattice.shape),
+        objects,
+        volume=plan.identity,
+        layout=layout,
+        seconds={**run.seconds, "total": time.perf_counter() - began},
+        failures=tuple(failure for failure in run.failures if failure.phase != "look"),  # these leave nothing out
     )
 
 

@@ -16,7 +16,9 @@ from coarse2fine.large.cells import CellResult, segment_cells
 from coarse2fine.large.job import Job, scene_of, store_of
 from coarse2fine.large.norm import norm_of
 from coarse2fine.large.work import Key
+from coarse2fine.report import count_labels
 from coarse2fine.scan import scan_part
+from coarse2fine.tally import Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +48,12 @@ class SegmentBlock:
         """Writes the cells' labels, and what they found around themselves into files for the neighbours.
 
         Returns:
-            ``counts`` summed over cells, ``seconds`` by stage, and ``to``: the cells that something was found for.
+            ``counts`` summed over cells, ``seconds`` by stage, ``labels`` of each cell (voxels by label), and ``to``:
+            the cells that something was found for.
         """
         lattice, clock = self.job.lattice, Clock()
         cells = lattice.cells_of(triple(key))
-        store, counts, receivers = store_of(self.job.labels), {"voxels": lattice.extent(triple(key)).volume}, set()
+        store, counts, labels, receivers = store_of(self.job.labels), Tally(), {}, set()
         with clock.time("total"):
             results = segment_cells(
                 scene_of(self.job), [lattice.core(cell) for cell in cells], clock, norm_of(self.job)
@@ -58,13 +61,14 @@ class SegmentBlock:
             for cell, result in zip(cells, results, strict=True):
                 core = lattice.core(cell)
                 with clock.time("write"):
-                    store.write(core, result.part(core))
+                    own = result.part(core)
+                    store.write(core, own)
+                    labels[name_of(cell)] = count_labels(own)
                     receivers.update(self._hand_over(cell, result))
-                for name, count in result.counts.items():
-                    counts[name] = counts.get(name, 0) + count
+                counts += result.counts
         return_freed_memory()
         seconds = {name: round(value, 4) for name, value in clock.seconds.items()}
-        return {"counts": counts, "seconds": seconds, "to": sorted(receivers)}
+        return {"counts": counts.to_dict(), "labels": labels, "seconds": seconds, "to": sorted(receivers)}
 
     def _hand_over(self, cell: Triple, result: CellResult) -> list[Triple]:
         """Write what the fine network decided in other cells, and which ones these are.
@@ -107,7 +111,7 @@ class MergeCell:
     job: Job
 
     def __call__(self, key: Key) -> Mapping[str, Any]:
-        """Rewrites the cell's labels; returns how many voxels were ``filled`` with foreground, or ``cleared``."""
+        """Rewrites the cell's labels; returns voxels ``filled`` with foreground, ``cleared``, and by ``labels``."""
         cell = triple(key)
         core, store = self.job.lattice.core(cell), store_of(self.job.labels)
         before, pieces = store.read(core), []
@@ -129,7 +133,7 @@ class MergeCell:
             np.copyto(target, found, where=decided & (target == 0))
         store.write(core, labels)
         filled, cleared = (labels != 0) & (before == 0), (labels == 0) & (before != 0)
-        return {"filled": int(filled.sum()), "cleared": int(cleared.sum())}
+        return {"filled": int(filled.sum()), "cleared": int(cleared.sum()), "labels": count_labels(labels)}
 
 
 def handed_to(job: Job, cell: Triple) -> Any:

@@ -22,12 +22,14 @@ class Window:
         reach: Voxels of that grid around ``core`` of which the heatmap is known, up to the volume's end. An object that
             is no longer than the halo is no longer than this.
         coarse: Voxels of the coarse grid that are needed for that, and for coarse labels.
+        own: Those of them whose centres lie in the cell itself.
     """
 
     working: Box
     core: Box
     reach: Triple
     coarse: Box
+    own: Box
 
 
 def window_of(
@@ -44,22 +46,33 @@ def window_of(
         margin: Working-grid voxels around regions of which coarse labels are needed.
     """
     working = search.volume
-    # A search voxel is above / below working-grid voxels long, and the volume's are native / working times as many.
-    unit = [below * edge for below, edge in zip(search.below, working, strict=True)]
-    size = [above * edge for above, edge in zip(search.above, native, strict=True)]
-    start = [-((length - 2 * a * n) // (2 * length)) for a, n, length in zip(cell.start, unit, size, strict=True)]
-    stop = [
-        whole if b == edge else -((length - 2 * b * n) // (2 * length))
-        for b, n, length, whole, edge in zip(cell.stop, unit, size, search.whole, native, strict=True)
-    ]
-    core = Box(triple(start), triple(max(pair) for pair in zip(start, stop, strict=True)))
+    core = _centred(cell, native, search)
     # Wherever its ends lie between those of voxels, an object of the halo's length touches one more at most.
-    reach = triple(-(-edge * n // length) + 1 for edge, n, length in zip(halo, unit, size, strict=True))
+    reach = triple(-(-edge * n // length) + 1 for edge, (n, length) in zip(halo, _units(native, search), strict=True))
     known = core.grow(reach).clip(Box.whole(search.whole))
     edges = [(a * above // below, -(-b * above // below)) for a, b, above, below in _sides(known, search)]
     shown = Box(triple(a for a, _ in edges), triple(b for _, b in edges)).grow(margin).clip(Box.whole(working))
     held = outwards(shown, working, coarse).grow((1, 1, 1)).clip(Box.whole(coarse))  # 1 for linear interpolation
-    return Window(outwards(cell.grow(halo).clip(Box.whole(native)), native, working), core, reach, held)
+    around = outwards(cell.grow(halo).clip(Box.whole(native)), native, working)
+    return Window(around, core, reach, held, _centred(cell, native, SearchGrid(working, working, coarse)))
+
+
+def _centred(cell: Box, native: Triple, search: SearchGrid) -> Box:
+    """The voxels of a grid whose centres lie in a cell; the volume's end counts as that of the last voxel."""
+    units = _units(native, search)
+    start = [-((length - 2 * a * n) // (2 * length)) for a, (n, length) in zip(cell.start, units, strict=True)]
+    stop = [
+        whole if b == edge else -((length - 2 * b * n) // (2 * length))
+        for b, (n, length), whole, edge in zip(cell.stop, units, search.whole, native, strict=True)
+    ]
+    return Box(triple(start), triple(max(pair) for pair in zip(start, stop, strict=True)))
+
+
+def _units(native: Triple, search: SearchGrid) -> list[tuple[int, int]]:
+    """For each axis two numbers: as many voxels of the grid as the first are as long as as many of the volume."""
+    # A search voxel is above / below working-grid voxels long, and the volume's are native / working times as many.
+    sizes = zip(search.below, search.volume, search.above, native, strict=True)
+    return [(below * working, above * edge) for below, working, above, edge in sizes]
 
 
 def outwards(box: Box, grid: Triple, other: Triple) -> Box:

@@ -100,8 +100,10 @@ def test_segment_cells__one_cell_of_everything__equals_the_pipeline_in_memory(
     results = segment(pipeline, image, lattice, spacing=spacing)
     np.testing.assert_array_equal(side_by_side(results, lattice), whole.labels)
     counts = results[0, 0, 0].counts
-    assert counts["selected"] == whole.report.boxes["selected"] > 3
-    assert counts["network_voxels"] == whole.report.canvases["voxels"]
+    assert counts.selected == whole.report.boxes["selected"] > 3
+    assert counts.boxes == whole.report.boxes
+    assert counts.network_inputs == whole.report.canvases
+    assert counts.coverage == pytest.approx(whole.report.coverage)
     assert 0.001 < (whole.labels != 0).mean() < 0.9
 
 
@@ -215,7 +217,7 @@ def test_segment_cells__boxes_of_the_neighbour__are_not_followed_into(
     for results in (shared, alone):
         np.testing.assert_array_equal(merged(results, TWO) != 0, image > 60)
     counts = [
-        {name: sum(r.counts[name] for r in results.values()) for name in ("grown", "canvases")}
+        {name: sum(getattr(r.counts, name) for r in results.values()) for name in ("grown", "canvases")}
         for results in (shared, alone)
     ]
     assert counts[0]["grown"] == 0 < counts[1]["grown"]
@@ -265,7 +267,7 @@ def test_segment_cells__objects_that_the_halo_holds__are_those_of_the_run_in_mem
     whole = pipeline(Volume((image,), Grid(image.shape, SPACING), "whole"))
     results = segment(pipeline, image, lattice)
     np.testing.assert_array_equal(merged(results, lattice), whole.labels)
-    assert sum(result.counts.get("selected", 0) for result in results.values()) == whole.report.boxes["selected"]
+    assert sum(result.counts.selected for result in results.values()) == whole.report.boxes["selected"]
 
 
 # --- what is read and run -------------------------------------------------------------------------------------------
@@ -291,7 +293,7 @@ def test_segment_cells__nothing_in_a_cell__neither_network_nor_finest_level_are_
         (next(segment_cells(scene, [TWO.core(cell)], Clock())), len(fine_reads), {m.networks[0].level for m in passes})
         for cell in TWO.cells()
     )
-    assert (empty[1], empty[2], empty[0].counts, empty[0].labels.any()) == (0, {150}, {}, False)
+    assert (empty[1], empty[2], empty[0].counts.canvases, empty[0].labels.any()) == (0, {150}, 0, False)
     assert full[1] > 0
     assert full[2] == {150, 60}
     assert full[0].labels.any()

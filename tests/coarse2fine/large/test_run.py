@@ -7,7 +7,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,15 @@ from scipy.ndimage import label as label_with_scipy
 from canvas import Box, triple
 from coarse2fine.config import Config, load_config
 from coarse2fine.errors import C2FError, ConfigError, ModelError, OutputError, VolumeError
-from coarse2fine.io import LabelStore, LazyArray
+from coarse2fine.io import Grid, LabelStore, LazyArray, Volume
 from coarse2fine.large.engine import in_process
 from coarse2fine.large.lattice import plan_lattice
 from coarse2fine.large.output import plan_output
-from coarse2fine.large.run import Settings, StoreReport, UnfinishedError, coarse_level_of, plan_cells, segment_store
+from coarse2fine.large.report import StoreReport
+from coarse2fine.large.run import Settings, UnfinishedError, coarse_level_of, plan_cells, segment_store
 from coarse2fine.large.source import Source
 from coarse2fine.pipeline import Pipeline
+from coarse2fine.report import NOTHING_FOUND
 
 CHUNK, SHAPE = (4, 8, 20), (8, 32, 160)
 # Masks are followed far out of their cell, which is 8 x 16 x 40 voxels; a block holds two of these.
@@ -160,7 +162,7 @@ def test_segment_store__any_blocks__objects_over_borders_are_whole(per_block: st
     assert report.counts["voxels"] == IMAGE.size
     assert report.counts["network_voxels"] > 0
     assert report.failures == report.warnings == ()
-    assert set(report.seconds) == {"scan", "segment", "merge", "level-1", "publish", "total"}
+    assert set(report.seconds) == {"scan", "look", "norm", "segment", "merge", "level-1", "publish", "total"}
     assert report.layout["cells"] == [[0, 8], [0, 16, 32], [0, 40, 80, 120, 160]]
     assert json.dumps(report.config)
 
@@ -170,7 +172,7 @@ def test_segment_store__without_merge__objects_are_cut(
 ) -> None:
     """It is this phase that brings the parts beyond a cell."""
     module = importlib.import_module("coarse2fine.large.segment")
-    monkeypatch.setattr(module.MergeCell, "__call__", lambda self, key: {"filled": 0})
+    monkeypatch.setattr(module.MergeCell, "__call__", lambda self, key: {"filled": 0, "labels": {}})
     bench()
     found = bench.labels() != 0
     assert not found[~EXPECTED].any()
@@ -584,3 +586,23 @@ def test_segment_store__coarse_level_without_chunks__is_passed_over(
     shutil.rmtree(bench.image / "0/c")
     with pytest.raises(VolumeError, match=r"none of the .* chunks that were looked for is stored"):
         bench("nothing.zarr")
+
+
+def test_segment_store__report__has_what_that_of_a_run_in_memory_has(bright: None, bench: Bench) -> None:
+    """The same fields and words; sums over cells are those of the result, or close to those of the whole volume."""
+    report = bench()
+    whole = Pipeline.from_config(load_config(None, SETTINGS))(Volume((IMAGE,), Grid(SHAPE, (2.0, 1.0, 1.0)), "in"))
+    assert {field.name for field in fields(whole.report)} < {field.name for field in fields(report)}
+    assert report.labels == {"1": int((bench.labels() == 1).sum())} == whole.report.labels
+    for name in ("selected", "dropped", "cut"):
+        assert report.boxes[name] >= whole.report.boxes[name]
+    assert report.coverage == pytest.approx(whole.report.coverage, abs=0.1)
+    assert 0 < report.canvases["fill"] <= 1
+    assert report.agent == whole.report.agent
+    assert report.warnings == whole.report.warnings == ()
+    nothing = ["rois.threshold=0.999", "rois.min_voxels=9999"]
+    empty, none = bench("empty.zarr", overrides=nothing), load_config(None, [*SETTINGS, *nothing])
+    in_memory = Pipeline.from_config(none)(Volume((IMAGE,), Grid(SHAPE, (2.0, 1.0, 1.0)), "in")).report
+    assert empty.labels == {}
+    assert empty.warnings == in_memory.warnings == (NOTHING_FOUND,)
+    assert empty.coverage["heatmap_mass"] == in_memory.coverage["heatmap_mass"] == 0

@@ -18,6 +18,7 @@ from coarse2fine.large.lattice import Lattice
 from coarse2fine.large.segment import MergeCell, SegmentBlock, handed_to, name_of
 from coarse2fine.large.source import Source
 from coarse2fine.large.work import WorkFolder
+from coarse2fine.tally import Tally
 
 LATTICE = Lattice(((0, 4), (0, 4, 8), (0, 4, 8, 12)), (1, 2, 1))
 
@@ -42,7 +43,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> dict[Triple, tuple[Box, int]]:
             hull = core.hull(box)
             labels = np.zeros(hull.shape, np.uint8)
             labels[box.relative_to(hull).slices] = label
-            results.append(CellResult(labels, hull, {"canvases": int(label != 0)}))
+            results.append(CellResult(labels, hull, Tally(canvases=int(label != 0))))
         return results
 
     monkeypatch.setattr(segment_module, "segment_cells", segment_cells)
@@ -62,7 +63,8 @@ def test_segment_block__labels_beyond_its_cells__are_handed_to_those_cells(
     found[0, 0, 1] = Box((1, 2, 3), (3, 6, 6)), 5
     payload = SegmentBlock(job)((0, 0, 1))
     assert payload["to"] == [(0, 0, 0), (0, 1, 0), (0, 1, 1)]
-    assert payload["counts"] == {"voxels": 4 * 8 * 4, "canvases": 1}
+    assert payload["counts"] == Tally(canvases=1).to_dict()
+    assert payload["labels"] == {"0_0_1": {"5": 8}, "0_1_1": {}}
     assert payload["seconds"]["total"] >= 0
     expected = np.zeros((4, 8, 12), np.uint8)
     expected[1:3, 2:4, 4:6] = 5
@@ -127,16 +129,16 @@ def test_merge_cell__coarse_labels_outside__give_way_to_what_any_fine_network_de
             if core.start in ((0, 0, 0), (0, 0, 4)):
                 far = slice(4, 8) if core.start == (0, 0, 0) else slice(0, 4)
                 labels[0, 0, far], known[0, 0, far] = (found, decided) if far.start else (own, own_decided)
-            results.append(CellResult(labels, hull, {}, known))
+            results.append(CellResult(labels, hull, Tally(), known))
         return results
 
     monkeypatch.setattr(segment_module, "segment_cells", segment_cells)
     for name in ("scene_of", "norm_of"):
         monkeypatch.setattr(segment_module, name, lambda job: None)
     assert [SegmentBlock(job)(block)["to"] for block in LATTICE.blocks()] == [[(0, 0, 1)], [], []]
-    assert MergeCell(job)((0, 0, 1)) == {"filled": 1, "cleared": 1}
+    assert MergeCell(job)((0, 0, 1)) == {"filled": 1, "cleared": 1, "labels": {"1": 61, "2": 1, "3": 1}}
     expected = np.ones((4, 8, 12), np.uint8)
     expected[0, 0, 4:8] = [1, 2, 3, 0]
     np.testing.assert_array_equal(everything(job), expected)
-    assert MergeCell(job)((0, 0, 1)) == {"filled": 0, "cleared": 0}
+    assert MergeCell(job)((0, 0, 1))["filled"] == 0
     np.testing.assert_array_equal(everything(job), expected)

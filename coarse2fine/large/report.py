@@ -1,0 +1,111 @@
+"""What a run over a store did: the report of any run, summed over cells, and what only stores have."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from coarse2fine.large.tasks import Failure
+from coarse2fine.large.work import Key
+from coarse2fine.pipeline import Pipeline
+from coarse2fine.report import NOTHING_FOUND, RunReport, peak_memory_mb, versions
+from coarse2fine.tally import Tally
+
+Payloads = Mapping[Key, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreReport(RunReport):
+    """What a run did.
+
+    Times in ``timing_s`` and ``network_s`` but for ``total`` are those inside of blocks, summed over all, whoever did
+    them. What boxes cover of other cells counts where these are not known to cover it themselves, so ``coverage`` is
+    exact for one cell, and close for many.
+
+    Attributes:
+        volume: Identity of the input.
+        layout: Cells, blocks and scale levels.
+        seconds: Wall time by phase, of this command only if it resumed another.
+        work_s: Time inside of blocks by stage, as booked.
+        counts: Voxels of the volume, ``Tally``'s numbers, and objects.
+        failures: Blocks that were given up.
+    """
+
+    volume: Mapping[str, Any]
+    layout: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    work_s: Mapping[str, float]
+    counts: Mapping[str, float]
+    failures: tuple[Failure, ...]
+
+
+def sum_up(payloads: Iterable[Mapping[str, Any]]) -> tuple[Tally, dict[str, float]]:
+    """Numbers and times of all blocks together."""
+    total, seconds = Tally(), Counter[str]()
+    for payload in payloads:
+        total += Tally(**payload.get("counts", {}))
+        seconds.update(payload.get("seconds", {}))
+    return total, dict(seconds)
+
+
+def sum_labels(segmented: Payloads, merged: Payloads) -> dict[str, int]:
+    """Voxels of each foreground label: of cells that were merged what they hold now, of others what they were given.
+
+    >>> segmented = {(0,): {"labels": {"0_0_0": {"1": 5}, "0_0_1": {"1": 2}}}}
+    >>> sum_labels(segmented, {(0, 0, 1): {"labels": {"1": 3, "2": 1}}})
+    {'1': 8, '2': 1}
+    """
+    cells = {name: found for payload in segmented.values() for name, found in payload["labels"].items()}
+    cells |= {"_".join(map(str, key)): payload["labels"] for key, payload in merged.items()}
+    total = Counter[str]()
+    for found in cells.values():
+        total.update(found)
+    return {label: total[label] for label in sorted(total, key=int)}
+
+
+def make_report(
+    pipeline: Pipeline,
+    blocks: Iterable[Mapping[str, Any]],
+    labels: Mapping[str, int],
+    doubts: tuple[str, ...],
+    voxels: int,
+    objects: int | None,
+    **of_store: Any,
+) -> StoreReport:
+    """The report.
+
+    Args:
+        pipeline: Models and settings.
+        blocks: Payloads of all blocks that count or take time.
+        labels: Voxels of each foreground label.
+        doubts: What the user should know of input and settings.
+        voxels: Of the volume.
+        objects: How many there are; None if nobody counted.
+        of_store: What only stores have, see ``StoreReport``; ``seconds`` has the ``total``.
+    """
+    total, work_s = sum_up(blocks)
+    stages = ("read", "coarse", "rois", "assign", "pack", "fine", "write")
+    timing = {stage: work_s.get(stage, 0.0) for stage in stages} | {"total": of_store["seconds"]["total"]}
+    timing["fine"] -= timing["pack"]  # packing happens inside the fine stage
+    chooser = pipeline.chooser
+    return StoreReport(
+        case=str(of_store["volume"]["where"]).rstrip("/").rpartition("/")[2],
+        mode=pipeline.config.mode,
+        timing_s=timing,
+        network_s={name.removesuffix(".network"): s for name, s in work_s.items() if name.endswith(".network")},
+        boxes=total.boxes,
+        canvases=total.network_inputs,
+        coverage=total.coverage,
+        labels=dict(labels),
+        warnings=(*(chooser.warnings if chooser else ()), *doubts, *(() if labels else (NOTHING_FOUND,))),
+        device=str(pipeline.fine.device),
+        config=pipeline.config.to_dict(),
+        agent=chooser.describe() if chooser else {},
+        peak_memory_mb=peak_memory_mb(pipeline.fine.device),
+        versions=versions(),
+        work_s=work_s,
+        counts={"voxels": voxels, **total.to_dict(), **({} if objects is None else {"objects": objects})},
+        **of_store,
+    )
