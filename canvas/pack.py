@@ -171,7 +171,12 @@ def pack_same_size(
 
 
 def pack_same_scale(
-    boxes: Sequence[Box], canvas: Triple, volume: Triple, *, margin: Triple = (0, 0, 0)
+    boxes: Sequence[Box],
+    canvas: Triple,
+    volume: Triple,
+    *,
+    margin: Triple = (0, 0, 0),
+    padded: Triple = (0, 0, 0),
 ) -> list[Canvas]:
     """Pack crops at native resolution, each as large as it is, into as few canvases as the bin packer finds.
 
@@ -184,6 +189,7 @@ def pack_same_scale(
         canvas: Size of each canvas.
         volume: Size of the volume, which limits the context.
         margin: Context on both sides of each axis.
+        padded: Size that shorter volumes are padded to, as far as the canvas has room.
 
     Returns:
         Canvases by their earliest crop, and crops within a canvas by the caller's order; none for no boxes. The packer
@@ -195,7 +201,10 @@ def pack_same_scale(
     if min(margin) < 0:
         raise ValueError(f"margin {margin} is negative: context can only be added")
     crops = _crops(boxes, volume)
-    sources = [_with_margin(crop.box, margin, canvas, volume) for crop in crops]
+    thick = triple(
+        min(most, limit) if edge < most else 0 for edge, most, limit in zip(volume, padded, canvas, strict=True)
+    )
+    sources = [_with_margin(crop.box, margin, canvas, volume, thick) for crop in crops]
     edges = to_array(sources)
     shapes = np.minimum(edges[:, 3:] - edges[:, :3], canvas)
     layout = bin_pack(shapes, canvas)
@@ -293,8 +302,9 @@ def _native_where_short(box: Box, limits: Triple, slot: Triple, volume: Triple) 
     return box.centred(triple(edges), Box.whole(volume))
 
 
-def _with_margin(box: Box, margin: Triple, canvas: Triple, volume: Triple) -> Box:
-    """The box with context, as far as volume and canvas have room for it."""
+def _with_margin(box: Box, margin: Triple, canvas: Triple, volume: Triple, thick: Triple) -> Box:
+    """The box with context, as far as volume and canvas have room for it; as thick as that on axes where not 0."""
     grown = box.grow(margin).clip(Box.whole(volume))
-    edges = (max(own, min(wide, limit)) for own, wide, limit in zip(box.shape, grown.shape, canvas, strict=True))
-    return box.centred(triple(edges), grown)
+    edges = [max(own, min(wide, limit)) for own, wide, limit in zip(box.shape, grown.shape, canvas, strict=True)]
+    source = box.centred(triple(edges), grown)
+    return source.centred(triple(map(max, edges, thick)), Box.whole(volume))

@@ -45,6 +45,7 @@ class CanvasPlan:
         step: Growth of a box whose mask touches its face.
         context: Surroundings of a box in same-scale packing.
         divisor: Edges of a network input are multiples of these.
+        patch: Size that the model was trained with; thinner volumes are padded to it.
     """
 
     canvas: Triple
@@ -55,6 +56,7 @@ class CanvasPlan:
     step: Triple
     context: Triple
     divisor: Triple
+    patch: Triple
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ def plan_sizes(config: Config, model: Model) -> CanvasPlan:
             min(max(pair), edge) for *pair, edge in zip(roomy, config.rois.window or roomy, canvas, strict=True)
         )
     step = config.fine.grow_step or triple(max(1, edge // 4) for edge in slot)
-    return CanvasPlan(canvas, slot, capacity, native, config.rois.window or native, step, context, model.divisor)
+    return CanvasPlan(canvas, slot, capacity, native, config.rois.window or native, step, context, model.divisor, model.patch)
 
 
 def same_scale(config: Config) -> bool:
@@ -144,7 +146,7 @@ def plan_canvases(
         if alone:
             return pack_same_size(boxes, plan.canvas, plan.canvas, volume, capacity=1)
         if same_scale(config):
-            packed = pack_same_scale(boxes, plan.canvas, volume, margin=plan.context)
+            packed = pack_same_scale(boxes, plan.canvas, volume, margin=plan.context, padded=plan.patch)
             trimmed = [trim(canvas, plan.divisor) for canvas in packed]
             # Largest first: memory that a feature map leaves is then large enough for the next one.
             return sorted(trimmed, key=lambda canvas: prod(canvas.shape), reverse=True)
