@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from assignnet import Roi, in_space_order
+from assignnet.problem import tiles_along
 from canvas import Box, Canvas, Read, Triple, gather, pack_same_scale, pack_same_size, scatter, to_array, trim, triple
 from coarse2fine.clock import Clock
 from coarse2fine.coarse import CoarseResult
@@ -29,6 +30,9 @@ from coarse2fine.resample import Floats
 from coarse2fine.sliding import Progress
 from coarse2fine.view import WorkingView
 from coarse2fine.writeback import LabelWriter
+
+SPARSE = 8
+"""Boxes are not packed where a canvas for each costs so many times less than a sliding window over the volume."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,9 @@ def plan_sizes(config: Config, model: Model) -> CanvasPlan:
             min(max(pair), edge) for *pair, edge in zip(roomy, config.rois.window or roomy, canvas, strict=True)
         )
     step = config.fine.grow_step or triple(max(1, edge // 4) for edge in slot)
-    return CanvasPlan(canvas, slot, capacity, native, config.rois.window or native, step, context, model.divisor, model.patch)
+    return CanvasPlan(
+        canvas, slot, capacity, native, config.rois.window or native, step, context, model.divisor, model.patch
+    )
 
 
 def same_scale(config: Config) -> bool:
@@ -211,13 +217,12 @@ def segment_boxes(
         known: All boxes of the case, chosen or not: ``norm: case`` is measured on some of them, so that what a box
             yields does not depend on which others are chosen. None = ``boxes``.
         elsewhere: Boxes that somebody else segments; masks are not followed into them.
-        alone: Whether each box gets a canvas to itself; None = as ``better_alone`` says, but not if there are
-            statistics.
+        alone: Whether each box gets a canvas to itself; None = as ``better_alone`` says.
         statistics: Of ``norm: case``, measured before; None measures them now.
     """
     read = input_reader(view, coarse if model.cascade else None)
     if alone is None:
-        alone = statistics is None and better_alone(boxes, config, plan, view.shape)
+        alone = better_alone(boxes, config, plan, view.shape, measured=statistics is not None)
     measured = 0
     if boxes and statistics is None and config.canvas.norm == "case" and not alone:
         tiles = norm_tiles(boxes if known is None else known, config, plan, model, view.shape)
@@ -249,14 +254,33 @@ def segment_boxes(
     return FineResult(tuple(done), tuple(counted), grown, cut + len(pending), measured)
 
 
-def better_alone(boxes: Sequence[Box], config: Config, plan: CanvasPlan, volume: Triple) -> bool:
-    """Whether few boxes are better not packed: if measuring ``norm: case`` would cost the passes that packing saves.
+def better_alone(
+    boxes: Sequence[Box], config: Config, plan: CanvasPlan, volume: Triple, *, measured: bool = False
+) -> bool:
+    """Whether few boxes are better not packed, but get a native-size canvas each.
 
-    Each box then gets a native-size canvas to itself, where plain instance normalisation is at home.
+    There they are seen in the surroundings, and with the instance normalisation, that the network was trained with.
+    That costs little if a sliding window would cost far more, and nothing if measuring ``norm: case`` would cost the
+    passes that packing saves.
+
+    Args:
+        boxes: To be segmented.
+        config: Settings of canvas and fine stage.
+        plan: Sizes.
+        volume: Shape of the working grid.
+        measured: Whether ``norm: case`` has been measured already.
     """
     if config.canvas.norm != "case" or config.fine.large_boxes == "native" or config.fine.postprocess == "resize_only":
         return False
-    return len(boxes) <= len(plan_canvases(boxes, config, plan, volume)) + config.canvas.norm_tiles
+    if same_scale(config) and SPARSE * len(boxes) <= count_tiles(volume, plan.patch, config.fine.tile_step):
+        return True
+    few = len(plan_canvases(boxes, config, plan, volume)) + config.canvas.norm_tiles
+    return not measured and len(boxes) <= few
+
+
+def count_tiles(volume: Triple, tile: Triple, step: float) -> int:
+    """How many tiles nnU-Net's sliding window has over a volume."""
+    return prod(tiles_along(edge, limit, step) for edge, limit in zip(volume, tile, strict=True))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -30,6 +30,7 @@ from coarse2fine.report import NOTHING_FOUND, RunReport, count_labels, peak_memo
 from coarse2fine.resample import Floats
 from coarse2fine.sliding import sliding_window
 from coarse2fine.tally import Tally, tally
+from coarse2fine.thin import two_stage
 from coarse2fine.view import WorkingView, view_volume, volume_doubts
 from coarse2fine.writeback import LabelWriter, export_labels
 
@@ -168,7 +169,7 @@ class Pipeline:
         )
         with clock.time("fine"):
             labels = refined.writer.finish()
-        chosen, fine = refined.chosen, refined.fine
+        tree, chosen, fine = refined.tree, refined.chosen, refined.fine
         report = self._report(volume, labels, tree, chosen, fine, coarse.heatmap, view, self.chooser.warnings)
         return Result(labels, report, tree, fine.boxes)
 
@@ -261,22 +262,8 @@ class Pipeline:
 
 
 def preset(config: Config) -> Config:
-    """The settings that a mode stands for.
-
-    ``two-stage`` is the classical cascade without any of the acceleration: every parent box at native resolution, by a
-    sliding window of full patches.
-    """
-    if config.mode != "two-stage":
-        return config
-    return config.model_copy(
-        update={
-            "assign": config.assign.model_copy(update={"agent": "all_parents"}),
-            "canvas": config.canvas.model_copy(update={"enabled": False, "size": None, "slot": None, "norm": "canvas"}),
-            "fine": config.fine.model_copy(
-                update={"large_boxes": "native", "postprocess": "crop_and_resize", "crop_threshold": None}
-            ),
-        }
-    )
+    """The settings that a mode stands for."""
+    return two_stage(config) if config.mode == "two-stage" else config
 
 
 def check_models(config: Config, coarse: Model | None, fine: Model) -> None:

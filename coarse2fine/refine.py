@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from assignnet import Roi, RoiTree
+from assignnet import Roi, RoiTree, in_space_order
 from canvas import Box
 from coarse2fine.choose import Chooser
 from coarse2fine.clock import Clock
@@ -15,6 +15,7 @@ from coarse2fine.fine import CanvasPlan, FineResult, segment_boxes
 from coarse2fine.instance_norm import NormStatistics
 from coarse2fine.nnunet import Model
 from coarse2fine.sliding import Progress
+from coarse2fine.thin import unpacked
 from coarse2fine.view import WorkingView
 from coarse2fine.writeback import LabelWriter
 
@@ -25,11 +26,13 @@ class Refined:
 
     Attributes:
         writer: Holds the labels.
+        tree: The regions; other ones than were given in a thin volume that is segmented as two-stage mode does it.
         chosen: Regions that were chosen, in order.
         fine: What the fine stage did with them.
     """
 
     writer: LabelWriter
+    tree: RoiTree
     chosen: tuple[Roi, ...]
     fine: FineResult
 
@@ -50,7 +53,7 @@ def refine(
     alone: bool | None = None,
     track: bool = False,
 ) -> Refined:
-    """Choose regions and segment them.
+    """Choose regions and segment them; in a thin volume all of them, as two-stage mode does (``thin.py``).
 
     Args:
         tree: The regions.
@@ -68,7 +71,12 @@ def refine(
         track: Whether the writer keeps which voxels the fine network decided.
     """
     with clock.time("assign"):
-        chosen = chooser.choose(tree, coarse, view, model, clock)
+        plain = unpacked(tree, coarse.heatmap, view, model, config, plan)
+        if plain is None:
+            chosen = chooser.choose(tree, coarse, view, model, clock)
+        else:
+            tree, config, plan = plain
+            chosen = in_space_order(tree.parents, plan.slot)
     with clock.time("fine"):
         writer = LabelWriter(view, model, track=track)
         if config.fine.outside == "coarse":
@@ -85,7 +93,7 @@ def refine(
             progress,
             known=[roi.box for roi in tree.leaves],
             elsewhere=elsewhere,
-            statistics=statistics,
-            alone=alone,
+            statistics=statistics if plain is None else None,
+            alone=alone if plain is None else None,
         )
-    return Refined(writer, chosen, fine)
+    return Refined(writer, tree, chosen, fine)

@@ -117,6 +117,7 @@ LAYERS = (
     "coarse2fine.fine",
     "coarse2fine.features",
     "coarse2fine.choose",
+    "coarse2fine.thin",
     "coarse2fine.refine",
     "coarse2fine.report",
     "coarse2fine.tally",

@@ -402,3 +402,24 @@ def test_share_filled__canvases_of_different_size__counts_voxels():
     ]
     assert share_filled(canvases) == 66 / 72
     assert share_filled([]) == 0
+
+
+@steady
+@given(problems(), triples(0, 20))
+def test_pack_same_scale__volume_thinner_than_padded__every_crop_shows_all_of_it(drawn, padded):
+    """On such an axis a crop is as thick as the padded volume, as far as the canvas has room; else as without it."""
+    boxes, canvas, _, volume = drawn
+    plain = {one.crop: one for two in pack_same_scale(boxes, canvas, volume) for one in two.placements}
+    packed = pack_same_scale(boxes, canvas, volume, padded=padded)
+    assert_sound(packed, boxes, canvas)
+    for canvas_ in packed:
+        for one in canvas_.placements:
+            for axis in range(3):
+                if volume[axis] < padded[axis] and one.box.shape[axis] <= canvas[axis]:
+                    shown = min(padded[axis], canvas[axis])
+                    assert one.source.shape[axis] >= shown
+                    if volume[axis] <= shown == one.source.shape[axis]:  # evenly, as nnU-Net pads
+                        assert one.source.start[axis] == -((shown - volume[axis]) // 2)
+                elif len(canvas_.placements) > 1:
+                    lone = plain[one.crop]
+                    assert one.source.shape[axis] <= max(lone.source.shape[axis], one.box.shape[axis])

@@ -1,0 +1,113 @@
+"""Volumes thinner than a patch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import blobs
+
+from assignnet import Roi, RoiTree
+from canvas import Box
+from coarse2fine.choose import find_chooser
+from coarse2fine.clock import Clock
+from coarse2fine.coarse import look_coarsely
+from coarse2fine.config import Config, load_config
+from coarse2fine.fine import plan_sizes
+from coarse2fine.nnunet import Model, load_model
+from coarse2fine.refine import Refined, refine
+from coarse2fine.thin import is_thin, two_stage, unpacked
+from coarse2fine.view import WorkingView, open_view
+
+SPACING = (2.0, 1.0, 1.0)  # the tiny models' own; their patch is 8 x 16 x 16
+PLACES = [(8, 9), (30, 34), (34, 60), (61, 20), (12, 50), (60, 62)]
+
+
+@pytest.fixture(scope="module")
+def model(model_folder: Callable[..., Path]) -> Model:
+    return load_model(model_folder())
+
+
+def view_of(model: Model, thickness: int, axis: int = 0) -> WorkingView:
+    """A volume of 80 voxels along two axes."""
+    shape = [80, 80]
+    shape.insert(axis, thickness)
+    image = blobs((thickness + 4, 84, 84))[2:-2, 2:-2, 2:-2].reshape(thickness, 80, 80)
+    image = np.ascontiguousarray(np.moveaxis(image, 0, axis)) + np.int16(1)  # nothing is cropped
+    return open_view([image], SPACING, model)
+
+
+def tree_of(view: WorkingView, count: int) -> RoiTree:
+    """Small regions, far apart, each a parent of its own."""
+    boxes = [Box.of((0, y, x), (80, 10, 8)).clip(Box.whole(view.shape)) for y, x in PLACES[:count]]
+    rois = tuple(Roi(box, 0.9, float(box.volume)) for box in boxes)
+    return RoiTree(rois, tuple((roi,) for roi in rois), view.shape)
+
+
+def heatmap_of(tree: RoiTree) -> np.ndarray:
+    """The one in which its regions are found."""
+    heatmap = np.zeros(tree.volume, np.float32)
+    for roi in tree.parents:
+        heatmap[roi.box.slices] = 0.9
+    return heatmap
+
+
+def is_unpacked(tree: RoiTree, view: WorkingView, model: Model, settings: Sequence[str] = ()) -> bool:
+    config = load_config(None, settings)
+    return unpacked(tree, heatmap_of(tree), view, model, config, plan_sizes(config, model)) is not None
+
+
+def refined(view: WorkingView, model: Model, tree: RoiTree, config: Config) -> Refined:
+    plan, quiet = plan_sizes(config, model), lambda done, total: None
+    coarse = look_coarsely(view, model, model, config.coarse, Clock(), quiet)
+    coarse = dataclasses.replace(coarse, heatmap=heatmap_of(tree))
+    chooser = find_chooser(config, plan, model, model)
+    return refine(tree, view, model, coarse, chooser, config, plan, Clock(), quiet)
+
+
+@pytest.mark.parametrize("thickness", [1, 3, 7])
+def test_refine__volume_thinner_than_a_patch__gives_what_two_stage_mode_gives(model: Model, thickness: int) -> None:
+    """Six regions in a thin volume would share few canvases, but are seen as nnU-Net's tiles are, padding included."""
+    view, config = view_of(model, thickness), load_config(None, ["assign.agent=greedy"])
+    tree = tree_of(view, 6)
+    accelerated, classical = (refined(view, model, tree, chosen) for chosen in (config, two_stage(config)))
+    np.testing.assert_array_equal(accelerated.writer.labels, classical.writer.labels)
+    assert accelerated.writer.labels.any()
+    assert {canvas.shape for canvas in accelerated.fine.canvases} == {model.patch}
+
+
+@pytest.mark.parametrize(
+    ("thickness", "regions", "settings"),
+    [
+        (8, 6, []),  # as thick as the patch
+        (7, 0, ["canvas.norm=canvas"]),
+        (7, 0, ["canvas.enabled=false"]),
+        (7, 0, ["fine.postprocess=resize_only"]),
+    ],
+)
+def test_unpacked__thick_volume_or_other_settings__packs_as_asked(
+    model: Model, thickness: int, regions: int, settings: list[str]
+) -> None:
+    """What users ask for by name is done in thin volumes, too."""
+    view = view_of(model, thickness)
+    assert not is_unpacked(tree_of(view, regions), view, model, settings)
+
+
+def test_unpacked__regions_everywhere__are_packed(model: Model) -> None:
+    """Where unpacked regions would take more than half of a sliding window's passes, speed counts."""
+    view = view_of(model, 5)
+    boxes = [Box.of((0, y, x), (5, 4, 4)) for y in range(2, 75, 9) for x in range(2, 75, 9)]
+    rois = [Roi(box, 0.9, 1.0) for box in boxes]
+    few, many = (RoiTree(tuple(part), tuple((roi,) for roi in part), view.shape) for part in (rois[::3], rois))
+    assert is_unpacked(few, view, model)  # 27 passes, where a sliding window has 9 x 9
+    assert not is_unpacked(many, view, model)
+
+
+def test_unpacked__window_of_a_thick_volume__is_not_thin(model: Model) -> None:
+    """What counts is the volume, and not the part of it that is worked on."""
+    view = view_of(model, 20).within(Box((4, 0, 0), (8, 80, 80)))
+    assert not is_unpacked(tree_of(view, 2), view, model)
+    assert is_thin((20, 80, 15), model.patch)
