@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from time import process_time
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from assignnet.overlap import box_shares, plan_overlapping
+from assignnet.overlap import _Moves, box_shares, plan_overlapping
 from assignnet.plan import plan
 from assignnet.sums import Sums
 from canvas import Box
@@ -40,6 +41,12 @@ class Case:
         known = self.parent, self.common, self.found, self.true, self.cost, self.weight, self.metric, self.budget
         sums = Sums.of(*known)
         return plan_overlapping(sums, box_shares(self.boxes)) if overlap else plan(sums)
+
+    @property
+    def exclude(self) -> NDArray[np.bool_]:
+        """Regions that no selection has both of."""
+        own = self.parent[:, None] == np.arange(len(self.parent))
+        return (own | own.T) & ~np.eye(len(own), dtype=bool)
 
     def reward(self, chosen: NDArray[np.bool_]) -> float:
         """What the objective says, region by region; -inf over the budget."""
@@ -183,3 +190,49 @@ def test_plan_overlapping__no_region__selects_nothing() -> None:
     none = np.zeros((0, 1))
     sums = Sums.of(np.zeros(0, int), none, none, np.array([8.0]), np.zeros(0), 0.1, "dice")
     assert plan_overlapping(sums, box_shares([])).shape == (0,)
+
+
+@relaxed
+@given(seeds, st.integers(1, 12), st.lists(st.integers(0, 11), max_size=6))
+def test_moves__any_sequence__know_what_every_next_move_is_worth(seed: int, regions: int, sequence: list[int]) -> None:
+    """What is kept up to date move by move is what the definition says of each selection that a move leads to."""
+    drawn = case(seed, regions)
+    known = drawn.parent, drawn.common, drawn.found, drawn.true, drawn.cost, drawn.weight, drawn.metric, drawn.budget
+    moves = _Moves(Sums.of(*known), box_shares(drawn.boxes), drawn.exclude, np.zeros(regions, bool))
+    expected = np.zeros(regions, bool)
+    for move in [None, *(number % regions for number in sequence)]:
+        if move is not None:
+            moves.take(move)
+            expected = reached(drawn, expected, move)
+            np.testing.assert_array_equal(moves.chosen, expected)
+        wanted = [drawn.reward(reached(drawn, expected, other)) for other in range(regions)]
+        np.testing.assert_allclose(moves.rewards(), wanted, atol=1e-9)
+        np.testing.assert_allclose(moves.reward, drawn.reward(expected), atol=1e-9)
+
+
+def reached(drawn: Case, chosen: NDArray[np.bool_], move: int) -> NDArray[np.bool_]:
+    """A selection with one region more or less; one that is added drives out its parent and its children."""
+    after = chosen.copy() if chosen[move] else chosen & ~drawn.exclude[move]
+    after[move] = not chosen[move]
+    return after
+
+
+@pytest.mark.long
+def test_plan_overlapping__1600_boxes__takes_seconds() -> None:
+    """Rewards of moves are not computed from scratch: once that took minutes."""
+    random = np.random.default_rng(0)
+    boxes, parent = [], []
+    while len(boxes) < 1600:
+        corner = random.integers(0, 70, 3)
+        family = [Box.of((corner + random.integers(-6, 7, 3)).tolist(), random.integers(4, 12, 3)) for _ in range(3)]
+        parent += [len(boxes)] * 4
+        boxes += [family[0].hull(family[1]).hull(family[2]), *family]
+    volume = np.array([box.volume for box in boxes])[:, None]
+    found = np.ceil(random.uniform(0.1, 0.9, volume.shape) * volume)
+    common = np.floor(random.uniform(0, 1, volume.shape) * found)
+    cost = random.uniform(0.05, 1, len(boxes))
+    sums = Sums.of(np.array(parent), common, found, common.sum(axis=0) / 2, cost / cost.sum(), 0.1, "dice")
+    start = process_time()
+    chosen = plan_overlapping(sums, box_shares(boxes))
+    assert process_time() - start < 40
+    assert chosen.sum() > 100
