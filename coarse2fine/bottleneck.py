@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,7 @@ class BottleneckRecorder:
         # Channels lie together in memory, because regions are pooled over space.
         self._sums: Floats = np.zeros((*(self._place(last) + deep), feature_channels(model)), np.float32)
         self._counts: Floats = np.zeros((*self._sums.shape[:3], 1), np.float32)
+        self._thread = get_ident()
         self._first: Triple | None = None
         self._next: Triple | None = None
 
@@ -102,7 +104,8 @@ class BottleneckRecorder:
 
     def on_features(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         """Forward hook of the last stage: takes the first pass after an announcement, which is the unflipped one."""
-        if self._next is None or self._first is None:
+        # The hook sees every pass of the network, also those of other threads that share it.
+        if self._next is None or self._first is None or get_ident() != self._thread:
             return
         offset = self._place(triple(a - b for a, b in zip(self._next, self._first, strict=True)))
         features = output[0].float().cpu().numpy()
@@ -130,7 +133,7 @@ class BottleneckRecorder:
 
 @contextmanager
 def record_bottleneck(model: Model, shape: Triple) -> Iterator[BottleneckRecorder]:
-    """Record the features of a sliding window that runs inside of the block and announces its tiles.
+    """Record the features of a sliding window that runs inside of the block, in this thread, and announces its tiles.
 
     Args:
         model: The model that runs.

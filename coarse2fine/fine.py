@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -31,6 +31,8 @@ from coarse2fine.sliding import Progress
 from coarse2fine.view import WorkingView
 from coarse2fine.writeback import LabelWriter
 
+FEW = 8
+"""Crops are packed together if they would fill so many canvases; more would come from too many places."""
 SPARSE = 8
 """Boxes are not packed where a canvas for each costs so many times less than a sliding window over the volume."""
 
@@ -143,7 +145,8 @@ def plan_canvases(
         alone: Give every box a canvas to itself, with all the context that fits.
 
     Returns:
-        Canvases in the order in which they run: that of the boxes, but in same-scale packing the largest first.
+        Canvases in the order in which they run: that of the boxes, but in same-scale packing that of space after the
+        largest one.
 
     Raises:
         ConfigError: If there is no grid with the configured capacity.
@@ -152,10 +155,7 @@ def plan_canvases(
         if alone:
             return pack_same_size(boxes, plan.canvas, plan.canvas, volume, capacity=1)
         if same_scale(config):
-            packed = pack_same_scale(boxes, plan.canvas, volume, margin=plan.context, padded=plan.patch)
-            trimmed = [trim(canvas, plan.divisor) for canvas in packed]
-            # Largest first: memory that a feature map leaves is then large enough for the next one.
-            return sorted(trimmed, key=lambda canvas: prod(canvas.shape), reverse=True)
+            return _pack_by_place(boxes, plan, volume)
         return pack_same_size(
             boxes,
             plan.canvas,
@@ -167,6 +167,28 @@ def plan_canvases(
         )
     except ValueError as error:
         raise ConfigError(f"canvas: {error}", "Change canvas.capacity, canvas.slot or canvas.size.") from None
+
+
+def _pack_by_place(boxes: Sequence[Box], plan: CanvasPlan, volume: Triple) -> list[Canvas]:
+    """Same-scale packing of a few canvases after the other, each of boxes from the same part of the volume.
+
+    So blocks of the volume get their last crop soon, and their sums of outputs are dropped. The largest canvas runs
+    first: memory that its feature maps leave is then large enough for all others.
+    """
+    rank = in_space_order([Roi(box, 0.0, 0.0) for box in boxes], plan.native)
+    place = {roi.box: index for index, roi in enumerate(rank)}
+    order = sorted(range(len(boxes)), key=lambda index: place[boxes[index]])
+    filled = np.cumsum([prod(boxes[index].grow(plan.context).shape) for index in order]) // (FEW * prod(plan.canvas))
+    canvases: list[Canvas] = []
+    for number in np.unique(filled):
+        # In the caller's order, which few boxes keep.
+        part = sorted(index for index, own in zip(order, filled, strict=True) if own == number)
+        some = [boxes[index] for index in part]
+        for canvas in pack_same_scale(some, plan.canvas, volume, margin=plan.context, padded=plan.patch):
+            crops = tuple(replace(placement, crop=part[placement.crop]) for placement in canvas.placements)
+            canvases.append(trim(replace(canvas, placements=crops), plan.divisor))
+    largest = max(canvases, key=lambda canvas: prod(canvas.shape), default=None)
+    return sorted(canvases, key=lambda canvas: canvas is not largest)
 
 
 def cut_large(regions: Sequence[Region], config: Config, plan: CanvasPlan) -> list[Region]:

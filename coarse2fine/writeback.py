@@ -60,6 +60,11 @@ class LabelWriter:
         return self._region
 
     @property
+    def held(self) -> int:
+        """Bytes of blended outputs that are not labels yet."""
+        return sum(block.nbytes for block in self._blocks.values())
+
+    @property
     def back(self) -> Resampling:
         """Resampling of outputs from the working grid to the cropped volume."""
         return self._back

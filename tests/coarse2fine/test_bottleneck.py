@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from math import floor
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,24 @@ def test_record_bottleneck__run_fails__removes_its_hook(model_folder: Callable[.
     with pytest.raises(KeyboardInterrupt), record_bottleneck(coarse, (8, 16, 16)):
         raise KeyboardInterrupt
     assert not any(module._forward_hooks for module in coarse.networks[0].modules())
+
+
+def test_record_bottleneck__network_shared_by_threads__keeps_to_its_own_tiles(
+    model_folder: Callable[..., Path],
+) -> None:
+    """Between the announcement of a tile and its pass another thread's pass on the same network is not taken for it."""
+    coarse = load_model(model_folder())
+    mine, other = (np.random.default_rng(seed).normal(size=(1, 8, 16, 16)).astype(np.float32) for seed in (0, 1))
+
+    def intrude(box: Box) -> None:
+        recorder.on_tile(box)
+        stranger = Thread(target=encode, args=(coarse, other))
+        stranger.start()
+        stranger.join()
+
+    with record_bottleneck(coarse, (8, 16, 16)) as recorder:
+        sliding_window(coarse, mine, tile_step=0.5, mirroring=False, on_tile=intrude)
+    np.testing.assert_array_equal(recorder.finish((0, 0, 0), (8, 16, 16)).values, encode(coarse, mine))
 
 
 @settings(deadline=None)
