@@ -28,6 +28,12 @@ class Labels:
     regions: tuple[int, ...]
 
     @property
+    def ignore(self) -> int | None:
+        """The label of voxels of a reference that nobody decided on, nnU-Net's ``ignore``; None if there is none."""
+        value = self.names.get("ignore")
+        return int(value) if isinstance(value, int) else None
+
+    @property
     def dtype(self) -> type[np.uint8] | type[np.uint16]:
         """Smallest unsigned type that holds every label."""
         return np.uint8 if max(self.foreground, default=0) < 256 else np.uint16

@@ -169,6 +169,10 @@ def learn_tree(
     outside = np.zeros(truth.shape, fine.labels.dtype)
     if config.fine.outside == "coarse":
         paint_coarse(coarse, outside)
+    # What the reference does not decide on is background on both sides: neither right nor wrong.
+    ignored = np.zeros(truth.shape, bool) if fine.labels.ignore is None else truth == fine.labels.ignore
+    truth = np.where(ignored, 0, truth).astype(truth.dtype)
+    outside[ignored] = 0
     clock, labels = Clock(), dict[Box, Labels]()
     places: dict[Box, Box] = {}
     known = [roi.box for roi in tree.leaves]
@@ -189,6 +193,7 @@ def learn_tree(
             alone=alone,
         )
         writer.finish()
+        writer.labels[ignored] = 0
         places |= {box: writer.native(box) for box in boxes}
         labels |= {box: writer.labels[places[box].slices].copy() for box in boxes}
     slots = sum(problem.slots(roi.box) for roi in tree.rois)

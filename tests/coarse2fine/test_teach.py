@@ -89,6 +89,28 @@ def test_teach_case__any_selection__has_the_quality_of_a_real_run(
     assert abs(measured - nothing) > 0.01, "processing regions makes a difference"
 
 
+def test_teach_case__ignore_label__is_neither_right_nor_wrong(
+    model_folder: Callable[..., Path], volume: Volume, reference: Labels
+) -> None:
+    """Where the reference says ``ignore`` nothing counts: Dice is that of all other voxels."""
+    labels = {"background": 0, "lesion": 1, "ignore": 2}
+    fine = model_folder(seed=6, labels=labels, transpose=(1, 0, 2), spacing=(1.0, 2.0, 1.0))
+    coarse = model_folder(seed=5, labels=labels, spacing=(4.0, 2.0, 2.0))
+    models = [f"coarse.model={coarse}", f"fine.model={fine}"]
+    partly = reference.copy()
+    partly[:, : partly.shape[1] // 2] = 2
+    instance = teach(models, volume, partly, ONE)[0]
+    found = Pipeline.from_config(configured(models, "assign.agent=all_parents"))(volume).labels
+    counts = partly != 2
+    assert (found[~counts] == 1).any(), "there is something to ignore"
+    chosen = instance.chosen(RULES["all_parents"](instance.tree, instance.problem))
+    low, high = instance.outcomes.bounds(chosen, "dice")
+    assert low - 1e-9 <= dice(found[counts] == 1, partly[counts] == 1) <= high + 1e-9
+    outcomes = instance.outcomes
+    assert 2 not in outcomes.truth
+    assert outcomes.count.sum() <= counts.sum(), "what is ignored is not even counted"
+
+
 def test_teach_case__sub_volumes__lie_in_their_part_and_count_its_voxels(
     models: list[str], volume: Volume, reference: Labels
 ) -> None:
