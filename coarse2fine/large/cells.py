@@ -295,7 +295,7 @@ def _segment_cell(
         alone=norm.alone,
     )
     counts = tally(
-        tree,
+        refined.tree,
         refined.chosen,
         refined.fine,
         coarse.heatmap,
