@@ -57,10 +57,11 @@ def make_model(source: Path, target: Path) -> None:
     (target / "plans.json").write_text(json.dumps(plans | {"configurations": kept}, indent=1) + "\n")
     shutil.copy(source / "dataset.json", target / "dataset.json")
     # nnU-Net's state dict lists many tensors under several names; converted once, they are also stored once.
-    halves = {value.data_ptr(): value.half() for value in checkpoint.weights.values()}
+    weights = checkpoint.read(checkpoint.weights)
+    halves = {value.data_ptr(): value.half() for value in weights.values()}
     torch.save(
         {
-            "network_weights": {name: halves[value.data_ptr()] for name, value in checkpoint.weights.items()},
+            "network_weights": {name: halves[value.data_ptr()] for name, value in weights.items()},
             "trainer_name": checkpoint.trainer,
             "init_args": {"configuration": checkpoint.configuration},
             "inference_allowed_mirroring_axes": checkpoint.mirror_axes,

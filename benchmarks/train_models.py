@@ -378,7 +378,8 @@ def load_weights(network: torch.nn.Module, folder: Path) -> None:
         ModelError: If there are none, or they belong to another network.
     """
     fold = find_folds(folder, "checkpoint_final.pth")[0]
-    weights = load_checkpoint(folder / f"fold_{fold}" / "checkpoint_final.pth").weights
+    checkpoint = load_checkpoint(folder / f"fold_{fold}" / "checkpoint_final.pth")
+    weights = checkpoint.read(checkpoint.weights)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
@@ -390,9 +391,10 @@ def strip(checkpoint: Path, target: Path) -> None:
     """Write what inference needs of a checkpoint, with weights in half precision, which loaders convert back."""
     trained = load_checkpoint(checkpoint)
     # nnU-Net's state dict lists many tensors under several names; converted once, they are also stored once.
-    halves = {tensor.data_ptr(): tensor.half() for tensor in trained.weights.values()}
+    weights = trained.read(trained.weights)
+    halves = {tensor.data_ptr(): tensor.half() for tensor in weights.values()}
     content = {
-        "network_weights": {name: halves[tensor.data_ptr()] for name, tensor in trained.weights.items()},
+        "network_weights": {name: halves[tensor.data_ptr()] for name, tensor in weights.items()},
         "trainer_name": "nnUNetTrainer",  # what else a role does in training is nothing to inference
         "init_args": {"configuration": trained.configuration},
         "inference_allowed_mirroring_axes": trained.mirror_axes,

@@ -1,9 +1,9 @@
 """Reading model folders that come from strangers: plans and checkpoints that cannot execute code.
 
 nnU-Net resolves class names from ``plans.json`` by import and loads checkpoints with full pickle; either runs whatever
-the author of a model folder wants. Here names are looked up in fixed tables and checkpoints are unpickled by PyTorch's
-restricted unpickler, which builds tensors and containers; NumPy scalars, of which nnU-Net's training log is full, are
-skipped. Folders also get damaged and edited by hand, so every value is checked before anything is built from it.
+the author of a model folder wants. Here names are looked up in fixed tables, and nothing that a checkpoint names is
+built (``archive.py``). Folders also get damaged and edited by hand, so every value is checked before anything is built
+from it, and what it may cost is bounded before it is spent.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from coarse2fine.archive import Archive, DamagedError, RefusedNameError, StoredTensor
 from coarse2fine.errors import ModelError, UntrustedModelError
+from coarse2fine.text import plain, shown
 
 _LAYERS = {  # by module of torch.nn; 2D ones are never built, but plans usually have a 2d configuration, too
     "conv": ("Conv2d", "Conv3d"),
@@ -64,26 +66,10 @@ LAYER_COUNTS = (
     "n_conv_per_stage_decoder",
 )
 LAYER_OPTIONS = ("norm_op_kwargs", "dropout_op_kwargs", "nonlin_kwargs")
-MOST_LAYERS = 100  # of one kind; real networks have about ten, and building a billion would take forever
-
-
-class _Skipped:
-    """Stands in for NumPy's types and scalars in a checkpoint, whose values nothing here needs.
-
-    NumPy itself would take memory layouts from the file, which is more than a stranger's file should have a say in.
-    """
-
-    def __init__(self, *_: object) -> None:
-        """Accept what NumPy's constructors would be given."""
-
-    def __setstate__(self, _: object) -> None:
-        """Accept what NumPy's types would be told about themselves."""
-
-
-# Checkpoints written with NumPy 1 name the module numpy.core, with NumPy 2 numpy._core.
-_STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-    (_Skipped, name) for name in ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-]
+MOST_STAGES, MOST_LAYERS = 20, 200
+"""Of a network; real ones have up to 8 and 40, and building a billion would take forever."""
+MOST_JSON, MOST_PLANS = 16 << 20, 1 << 20
+"""Bytes of a JSON file, and of plans.json, which is copied; real plans have some 20 KB, data sets a line per case."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -93,7 +79,10 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: If the file is missing, unreadable, or not a JSON object.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        most = MOST_PLANS if path.name == "plans.json" else MOST_JSON
+        if (size := path.stat().st_size) > most:
+            raise ModelError(f"{path} has {size} bytes, more than {most}", f"Use the {path.name} that nnU-Net wrote.")
+        document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
     except FileNotFoundError:
         raise ModelError(
             f"{path} does not exist",
@@ -107,9 +96,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"the key {shown(name)} occurs twice")
+        values[name] = value
+    return values
+
+
 def _refuse(path: Path, key: str, value: object) -> UntrustedModelError:
     return UntrustedModelError(
-        f"{path}: {key} is {value!r}, which is not in the list of things that a model folder may name",
+        f"{path}: {key} is {shown(value)}, which is not in the list of things that a model folder may name",
         "Use a model trained with nnU-Net's standard networks. Names outside this list could run any code.",
     )
 
@@ -173,7 +171,7 @@ def _check_architecture(architecture: object, key: str, path: Path) -> None:
         options = arguments.get(argument) or {}
         if not isinstance(options, dict) or not all(isinstance(value, int | float) for value in options.values()):
             raise ModelError(
-                f"{path}: {key}.arch_kwargs.{argument} is {options!r}",
+                f"{path}: {key}.arch_kwargs.{argument} is {shown(options)}",
                 "Options of layers are numbers, true or false; others are not supported.",
             )
 
@@ -183,30 +181,49 @@ def _check_layers(section: Mapping[str, Any], prefix: str, path: Path) -> None:
     for key in LAYER_COUNTS:
         value = section.get(key, 0)
         counts = value if isinstance(value, list) else [value]
-        if not all(isinstance(count, int) and count <= MOST_LAYERS for count in counts):
+        most = MOST_STAGES if key == "n_stages" else MOST_LAYERS
+        if not all(type(count) is int and 0 <= count <= most for count in counts) or sum(counts) > most:
             raise ModelError(
-                f"{path}: {prefix}{key} is {value!r}",
-                f"Networks of up to {MOST_LAYERS} stages of up to {MOST_LAYERS} layers are supported.",
+                f"{path}: {prefix}{key} is {shown(value)}",
+                f"Networks of up to {MOST_STAGES} stages with up to {MOST_LAYERS} layers are supported.",
             )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
     """What inference needs of one trained fold.
 
     Attributes:
         path: The file.
-        weights: Tensors by parameter name.
+        weights: Tensors by parameter name, most of them not read yet.
         configuration: Name of the configuration in the plans, such as ``3d_fullres``.
         trainer: Name of nnU-Net's trainer class; recorded, never resolved.
         mirror_axes: Spatial axes (0 = z) that test-time mirroring may flip; empty if none.
+        archive: The file whose tensors are read when they are needed; None if they are in memory.
     """
 
     path: Path
-    weights: dict[str, torch.Tensor]
+    weights: Mapping[str, torch.Tensor | StoredTensor]
     configuration: str
     trainer: str
     mirror_axes: tuple[int, ...]
+    archive: Archive | None
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Some of the weights.
+
+        Raises:
+            ModelError: If the file holds fewer numbers than it says.
+        """
+        chosen = {name: self.weights[name] for name in names}
+        stored = {name: tensor for name, tensor in chosen.items() if isinstance(tensor, StoredTensor)}
+        read = {name: tensor for name, tensor in chosen.items() if isinstance(tensor, torch.Tensor)}
+        if self.archive is None:
+            return read
+        try:
+            return read | self.archive.read(stored)
+        except (DamagedError, OSError) as error:
+            raise _unreadable(self.path, str(error)) from None
 
 
 def load_checkpoint(path: Path, *, trust: bool = False) -> Checkpoint:
@@ -222,33 +239,70 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> Checkpoint:
     """
     if not path.is_file():
         raise ModelError(f"{path} does not exist", "Name another checkpoint or fold, or copy the model again.")
+    archive = None if trust else _open_archive(path)
+    content = _load_trusted(path) if archive is None else archive.content
+    if not isinstance(content, dict):
+        raise _no_checkpoint(path, f"it holds one {type(content).__name__}")
+    for key, kind in (("network_weights", dict), ("init_args", dict), ("trainer_name", str)):
+        if not isinstance(content.get(key), kind):
+            raise _no_checkpoint(path, f"its {key} is {shown(content.get(key, 'missing'))}")
+    configuration = content["init_args"].get("configuration")
+    if not isinstance(configuration, str):
+        raise _no_checkpoint(path, f"its configuration is {shown(configuration)}")
+    axes = content.get("inference_allowed_mirroring_axes") or ()
+    is_known = isinstance(axes, list | tuple) and all(type(axis) is int and axis in (0, 1, 2) for axis in axes)
+    if not is_known or len(set(axes)) != len(axes):
+        raise _no_checkpoint(path, f"inference_allowed_mirroring_axes {shown(axes)}")
+    weights = _weights(content["network_weights"], path)
+    return Checkpoint(path, weights, configuration, content["trainer_name"], tuple(axes), archive)
+
+
+def _weights(found: Mapping[Any, Any], path: Path) -> dict[str, torch.Tensor | StoredTensor]:
+    """Tensors by the name that they have in the network itself, not in its compiled or distributed wrapping."""
+    weights: dict[str, torch.Tensor | StoredTensor] = {}
+    for name, tensor in found.items():
+        if not isinstance(name, str) or not (isinstance(tensor, StoredTensor) or _is_plain(tensor)):
+            raise _no_checkpoint(path, "network_weights are not plain tensors")
+        parts = [part for part in name.split(".") if part != "_orig_mod"]
+        bare = ".".join(parts[1:] if parts[0] == "module" else parts)
+        if bare in weights:
+            raise _no_checkpoint(path, f"network_weights has {shown(bare)} twice")
+        weights[bare] = tensor
+    return weights
+
+
+def _open_archive(path: Path) -> Archive:
+    """The checkpoint, with nothing in it built."""
     try:
-        with torch.serialization.safe_globals(_STAND_INS), warnings.catch_warnings():
+        return Archive(path)
+    except RefusedNameError as name:
+        raise UntrustedModelError(
+            f"{path} names {plain(str(name))}, which could execute code",
+            "If you trust its author as you trust a program, load it with --trust-checkpoint.",
+        ) from None
+    except (DamagedError, OSError) as error:
+        if isinstance(error, DamagedError) and _is_pickle(path):
+            raise UntrustedModelError(
+                f"{path} is a bare pickle, PyTorch's format until 2020, which could execute code",
+                "If you trust its author as you trust a program, load it with --trust-checkpoint.",
+            ) from None
+        raise _unreadable(path, str(error)) from None
+
+
+def _is_pickle(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(1) == pickle.PROTO
+
+
+def _load_trusted(path: Path) -> object:
+    try:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats; what matters raises
-            content = torch.load(path, map_location="cpu", weights_only=not trust)
+            return torch.load(path, map_location="cpu", weights_only=False)
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes are still instructions to the unpickler, which fails in any way
-        if isinstance(error, pickle.UnpicklingError) and not trust:
-            raise _untrusted(path, str(error)) from None
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ModelError(f"{path} cannot be read: {reason}", "Copy the checkpoint again.") from None
-    if not isinstance(content, dict):
-        raise _no_checkpoint(path, f"it holds one {type(content).__name__}")
-    try:
-        weights = {name.removeprefix("module."): tensor for name, tensor in content["network_weights"].items()}
-        configuration, trainer = content["init_args"]["configuration"], content["trainer_name"]
-        axes = content.get("inference_allowed_mirroring_axes") or ()
-    except Exception as error:  # nothing is known yet of what was unpickled
-        raise _no_checkpoint(path, f"no {error}") from None
-    if not all(map(_is_plain, weights.values())):
-        raise _no_checkpoint(path, "network_weights are not plain tensors")
-    if not isinstance(configuration, str) or not isinstance(trainer, str):
-        raise _no_checkpoint(path, f"configuration {configuration!r}, trainer {trainer!r}")
-    is_known = isinstance(axes, Sequence) and all(axis in (0, 1, 2) for axis in axes)
-    if not is_known or len(set(axes)) != len(axes):
-        raise _no_checkpoint(path, f"inference_allowed_mirroring_axes {axes!r}")
-    return Checkpoint(path, weights, configuration, trainer, tuple(int(axis) for axis in axes))
+        raise _unreadable(path, str(error).partition("\n")[0] or type(error).__name__) from None
 
 
 def _is_plain(value: object) -> bool:
@@ -263,22 +317,16 @@ def _is_plain(value: object) -> bool:
     )
 
 
-def _untrusted(path: Path, message: str) -> UntrustedModelError:
-    """What the restricted unpickler's message means to somebody who wants to run a model."""
-    reason = message.rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0].partition(" Please use")[0]
-    remedy = "If you trust its author as you trust a program, load it with --trust-checkpoint."
-    if reason.startswith(
-        "Unsupported operand"
-    ):  # no instruction of PyTorch's own files: another kind of file, or other pickles
-        return UntrustedModelError(
-            f"{path} is damaged or no checkpoint of nnU-Net: {reason}", f"Copy the checkpoint again. {remedy}"
-        )
-    return UntrustedModelError(f"{path} holds objects that could execute code: {reason}", remedy)
+def _unreadable(path: Path, reason: str) -> ModelError:
+    return ModelError(
+        f"{path} is damaged or no checkpoint that PyTorch writes today: {plain(reason)[:300]}",
+        "Copy the checkpoint again.",
+    )
 
 
 def _no_checkpoint(path: Path, reason: str) -> ModelError:
     return ModelError(
-        f"{path} is not a checkpoint of nnU-Net v2 ({reason})",
+        f"{path} is not a checkpoint of nnU-Net v2 ({plain(reason)})",
         "Use checkpoint_final.pth or checkpoint_best.pth of a trained nnU-Net v2 model.",
     )
 
@@ -286,14 +334,15 @@ def _no_checkpoint(path: Path, reason: str) -> ModelError:
 def find_folds(folder: Path, checkpoint: str) -> tuple[str, ...]:
     """Names of the folds in a model folder that hold the checkpoint: ("0", ..., "4"), else ("all",).
 
-    As nnU-Net does, fold "all" is only taken when there are no numbered folds.
+    As nnU-Net does, fold "all" is only taken when there are no numbered folds. Other folders, such as a copy of a fold
+    under another name, are none.
 
     Raises:
         ModelError: If there is none.
     """
     found = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}"))
-    numbered = tuple(fold for fold in found if fold != "all")
-    if not found:
-        present = ", ".join(sorted(str(path.relative_to(folder)) for path in folder.glob("fold_*/*.pth"))) or "none"
-        raise ModelError(f"{folder} has no fold with a {checkpoint}", f"Checkpoints found there: {present}.")
-    return numbered or ("all",)
+    numbered = tuple(fold for fold in found if fold.isdecimal())
+    if numbered or "all" in found:
+        return numbered or ("all",)
+    present = ", ".join(sorted(str(path.relative_to(folder)) for path in folder.glob("fold_*/*.pth"))) or "none"
+    raise ModelError(f"{folder} has no fold with a {checkpoint}", f"Checkpoints found there: {plain(present)[:300]}.")

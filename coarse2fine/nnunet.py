@@ -6,7 +6,7 @@ import contextlib
 import copy
 import io
 import itertools
-import reprlib
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from coarse2fine.io.readers import READERS, Reader, default_reader
 from coarse2fine.labels import Labels
 from coarse2fine.plans import check_label_resampling, demand, resampling_of
 from coarse2fine.resample import Method
+from coarse2fine.text import plain, shown
 
 with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints about environment variables that inference needs not
     from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
@@ -35,7 +36,7 @@ with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints about environm
 
 __all__ = ["Model", "Scheme", "gaussian", "load_model", "nnunet_predictor", "tile_starts"]
 
-MOST_VOXELS = 10_000  # along an edge of a patch; the largest patches that fit into a GPU have some hundreds
+MOST_VOXELS = 1 << 28  # of a patch; the largest patches that fit into a GPU have a tenth
 NETWORKS = {"PlainConvUNet": PlainConvUNet, "ResidualEncoderUNet": ResidualEncoderUNet}
 
 
@@ -239,7 +240,7 @@ def _well_formed(path: Path) -> Iterator[None]:
     except (C2FError, MemoryError):
         raise
     except Exception as error:  # a stranger's JSON may hold any value in any place
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+        reason = plain(f"{type(error).__name__}: {error}".partition("\n")[0][:300])
         raise ModelError(
             f"{path} is incomplete or malformed: {reason}", f"Use the {path.name} that nnU-Net wrote with this model."
         ) from error
@@ -250,7 +251,7 @@ def _configuration(manager: PlansManager, checkpoint: Checkpoint) -> Configurati
     name = checkpoint.configuration
     if name not in manager.plans["configurations"]:
         raise ModelError(
-            f"{checkpoint.path} was trained for configuration {name!r}, which is not in plans.json",
+            f"{checkpoint.path} was trained for configuration {shown(name)}, which is not in plans.json",
             "Use the plans.json that belongs to this checkpoint.",
         )
     return manager.get_configuration(name)
@@ -259,8 +260,8 @@ def _configuration(manager: PlansManager, checkpoint: Checkpoint) -> Configurati
 def _patch(configuration: ConfigurationManager, checkpoint: Checkpoint) -> Triple:
     """Input size of the network, which must be three-dimensional."""
     patch = configuration.patch_size
-    is_size = isinstance(patch, list) and all(type(edge) is int and 0 < edge < MOST_VOXELS for edge in patch)
-    demand(is_size, "patch_size", patch)
+    is_size = isinstance(patch, list) and all(type(edge) is int and edge > 0 for edge in patch)
+    demand(is_size and math.prod(patch) <= MOST_VOXELS, "patch_size", patch)
     if len(patch) != 3:
         raise ModelError(
             f"{checkpoint.path} is a {len(patch)}D model: configuration {checkpoint.configuration!r} has the "
@@ -285,14 +286,16 @@ def _reader(plans: Mapping[str, Any], dataset: Mapping[str, Any], folder: Path) 
         path, key = folder / "dataset.json", "overwrite_image_reader_writer"
         name = dataset.get(key)
     if name in (None, "None"):
-        return default_reader(str(dataset.get("file_ending")).lower())
+        ending = dataset.get("file_ending")
+        return default_reader(ending.lower() if isinstance(ending, str) else "")
     if isinstance(name, str) and name in READERS:
         return READERS[name]
-    shown = reprlib.repr(name)
     if name == "NaturalImage2DIO":
-        raise ModelError(f"{path}: {key} is {shown}, which reads 2D images", "Use a model that was trained on volumes.")
+        raise ModelError(
+            f"{path}: {key} is {shown(name)}, which reads 2D images", "Use a model that was trained on volumes."
+        )
     raise UntrustedModelError(
-        f"{path}: {key} is {shown}, which is none of nnU-Net's readers of volumes",
+        f"{path}: {key} is {shown(name)}, which is none of nnU-Net's readers of volumes",
         f"If one of {', '.join(READERS)} gives the same voxels of these images, write its name there instead.",
     )
 
@@ -320,8 +323,9 @@ def _network(configuration: ConfigurationManager, inputs: int, heads: int, check
         arguments[key] = None if arguments[key] is None else OPERATIONS[arguments[key]]
     build = NETWORKS[configuration.network_arch_class_name.rpartition(".")[2]]
     with torch.device("meta"):
-        network: nn.Module = build(input_channels=inputs, num_classes=heads, deep_supervision=False, **arguments)
-    blank = network.state_dict()
+        arguments["deep_supervision"] = False  # whatever the plans say, as in nnU-Net
+        network: nn.Module = build(input_channels=inputs, num_classes=heads, **arguments)
+    blank = network.state_dict(keep_vars=True)
     expected = {name: tuple(tensor.shape) for name, tensor in blank.items()}
     found = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
     if expected != found:
@@ -330,15 +334,25 @@ def _network(configuration: ConfigurationManager, inputs: int, heads: int, check
             "Use plans.json and dataset.json of the same training; trainers that change the network "
             "itself are not supported.",
         )
-    weights = {name: checkpoint.weights[name].detach().to(tensor.dtype).contiguous() for name, tensor in blank.items()}
-    network.load_state_dict(weights, assign=True)
+    # A parameter has several names; as when a state is loaded, the last one counts, and nothing is read twice.
+    names = {id(tensor): name for name, tensor in blank.items()}
+    values = checkpoint.read(names.values())
+    for name in list(values):
+        values[name] = values[name].detach().to(blank[name].dtype).contiguous()
+        if not values[name].isfinite().all():
+            raise ModelError(
+                f"{checkpoint.path}: {name} holds numbers that are not finite",
+                "Use another checkpoint or fold: this training has failed.",
+            )
+    network.load_state_dict({name: values[names[id(tensor)]] for name, tensor in blank.items()}, assign=True)
     return network.eval().requires_grad_(False)
 
 
 def _difference(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str:
     """The first parameter in which two networks differ."""
     name = next(name for name in (*expected, *found) if expected.get(name) != found.get(name))
-    return f"{name} is {found.get(name, 'missing')} instead of {expected.get(name, 'missing')}"
+    have, want = (shown(shapes[name]) if name in shapes else "missing" for shapes in (found, expected))
+    return f"{plain(name)[:200]} is {have} instead of {want}"
 
 
 def _schemes(manager: PlansManager, configuration: ConfigurationManager) -> tuple[Scheme, ...]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import reprlib
 
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother, _REPR.maxlong = 3, 100, 100, 40
+
 
 def plain(text: str) -> str:
     r"""Text of files and file names without the control characters that could play tricks on a terminal.
@@ -15,12 +18,15 @@ def plain(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """A stranger's value, for a message: never in full, since it may be endless or hold itself.
+    """A stranger's value in a message: as Python writes it, but never at length, however large or deep it is.
 
-    >>> shown([[0] * 1000] * 1000)
-    '[[0, 0, 0, 0, 0, 0, ...], [0, 0, 0, 0, 0, 0, ...], [0, 0, 0, 0, 0, 0, ...], ...]'
+    >>> shown([1, "a"])
+    "[1, 'a']"
+    >>> shown("x" * 10**6)[:5]
+    "'xxxx"
     """
     try:
-        return plain(reprlib.repr(value))
-    except (ValueError, RecursionError):  # an integer of more digits than Python writes down, or a very deep value
-        return f"a {type(value).__name__} too long to show"
+        text = plain(_REPR.repr(value))
+    except (ValueError, RecursionError):  # an integer with more digits than Python converts
+        text = f"one {type(value).__name__}"
+    return text if len(text) <= 300 else f"{text[:297]}..."

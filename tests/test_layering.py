@@ -96,6 +96,7 @@ LAYERS = (
     "coarse2fine.region",
     "coarse2fine.resample",
     "coarse2fine.labels",
+    "coarse2fine.archive",
     "coarse2fine.checkpoint",
     "coarse2fine.plans",
     "coarse2fine.nnunet",

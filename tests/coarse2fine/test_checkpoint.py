@@ -367,10 +367,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "deep plans": (write(PLANS, b"[" * 100_000), "cannot be read"),
     "endless number": (write(PLANS, b"1" * 10_000), "cannot be read"),
     "empty plans": (write(PLANS, b"{}"), "no 'configurations'"),
-    "empty checkpoint": (write(CHECKPOINT, b""), "cannot be read"),
+    "empty checkpoint": (write(CHECKPOINT, b""), "is damaged"),
     "text as checkpoint": (write(CHECKPOINT, b"no checkpoint" * 9), "damaged or no checkpoint"),
-    "half a checkpoint": (cut(CHECKPOINT, 0.5), "cannot be read"),
-    "almost a checkpoint": (cut(CHECKPOINT, 0.99), "cannot be read"),
+    "half a checkpoint": (cut(CHECKPOINT, 0.5), "is damaged"),
+    "almost a checkpoint": (cut(CHECKPOINT, 0.99), "is damaged"),
     "only weights": (in_checkpoint(lambda content: content.pop("init_args")), "not a checkpoint of nnU-Net v2"),
     "tensor as checkpoint": (lambda folder: torch.save(torch.ones(3), folder / CHECKPOINT), "not a checkpoint"),
     "scalar as name": (
