@@ -176,7 +176,11 @@ def check_fit(
         pairs.append(("the number of features per region", card.network.features, count))
     if volume is not None and card.network.volume:
         pairs.append(("the number of features of the volume", card.network.volume, volume))
-    return [f"{name} is {ours!r}, but the agent was trained with {its!r}" for name, its, ours in pairs if its != ours]
+    return [
+        f"{name} is {reprlib.repr(ours)}, but the agent was trained with {reprlib.repr(its)}"
+        for name, its, ours in pairs
+        if its != ours
+    ]
 
 
 def save_agent(folder: Path, agent: Agent) -> None:

@@ -24,6 +24,7 @@ _PLAIN_TAGS = _SCALARS | {_TAG + name for name in ("map", "seq", "timestamp", "m
 # Aliases let a short text stand for an endless tree; a configuration needs neither depth nor many values.
 _MAX_DEPTH = 10
 _MAX_NODES = 5_000
+_MAX_TEXT = 50_000  # characters; the longest shipped file has 2,700, and a parser in Python takes 30 us for each
 
 
 class Origin(NamedTuple):
@@ -76,6 +77,9 @@ def parse_yaml(text: str, locate: Callable[[int], Origin], at: Keys = ()) -> Yam
         ({'a': {'b': [1, 2]}}, 'line 1')
     """
     tree = YamlTree()
+    if len(text) > _MAX_TEXT:
+        tree.report(locate(1), f"not a configuration: {len(text)} characters, more than {_MAX_TEXT}")
+        return tree
     yaml = YAML(typ="safe", pure=True)
     try:
         node = yaml.compose(text)
@@ -147,6 +151,9 @@ class _Walk:
             value: object = self._yaml.constructor.construct_object(node)
         except (ValueError, YAMLError, LookupError):
             self._tree.report(origin, f"{dotted(keys)}: cannot read '{node.value[:40]}' as its tag says")
+            return None
+        if isinstance(value, int) and abs(value) >> 64:
+            self._tree.report(origin, f"{dotted(keys)}: a number of {len(node.value)} digits is too large")
             return None
         return value
 

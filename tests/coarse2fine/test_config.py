@@ -459,3 +459,17 @@ def test_config__built_in_python__is_validated_and_frozen() -> None:
         config.canvas.size = None  # type: ignore[misc]
     with pytest.raises(ValidationError, match=r"canvas\.slot"):
         Config(canvas=CanvasConfig(size=(24, 256, 256), slot=(48, 256, 256)))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("seed: 0x" + "f" * 20_000, "too large"), ("a: [" + "1," * 30_000 + "]", "more than 50000")],
+    ids=["endless number", "endless file"],
+)
+def test_load_config__file_that_exhausts__is_refused_in_short(tmp_path: Path, text: str, problem: str) -> None:
+    """Neither a number without end nor a file of that kind is worked through or shown."""
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=problem) as caught:
+        load_config(file)
+    assert len(str(caught.value)) < 500
