@@ -153,7 +153,7 @@ def leaner(layer: nn.Module) -> nn.Module | None:
         return None if layer.track_running_stats else InPlaceNorm(layer)
     if type(layer) is nn.Conv3d and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
         return None
-    if type(layer) in (nn.Conv3d, nn.ConvTranspose3d):
+    if isinstance(layer, nn.Conv3d | nn.ConvTranspose3d) and type(layer) in (nn.Conv3d, nn.ConvTranspose3d):
         is_plain = layer.weight.is_cpu and layer.weight.dtype == torch.float32
         return ChannelsLast(layer) if is_plain and torch.backends.mkldnn.is_available() else None
     is_decoder = hasattr(layer, "transpconvs") and not getattr(layer, "deep_supervision", True)

@@ -343,7 +343,8 @@ def _one_stage(scene: Scene, core: Box, inside: Box, clock: Clock) -> CellResult
     if not inside.volume:
         return CellResult(np.zeros(core.shape, fine.labels.dtype), core)
     window = outwards(inside, view.crop.shape, view.shape)
-    rim = RIM if fine.logit_method.order <= 1 else REACH
+    order = fine.logit_method.order
+    rim = RIM if isinstance(order, str) or order <= 1 else REACH  # PyTorch's modes reach no further than linear ones
     needed = window.grow((rim, rim, rim)).clip(Box.whole(view.shape))
     tiles = tiles_touching(needed, view.shape, fine.patch, config.tile_step)
     hull = reduce(Box.hull, tiles)
