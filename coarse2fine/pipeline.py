@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from assignnet import Roi, RoiTree
+from assignnet import RoiTree
 from canvas import Box
 from coarse2fine.allocator import return_freed_memory
 from coarse2fine.cascade import previous_labels
@@ -21,7 +21,7 @@ from coarse2fine.clock import Clock
 from coarse2fine.coarse import CoarseResult, look_coarsely
 from coarse2fine.config import Config
 from coarse2fine.errors import ConfigError, ModelError
-from coarse2fine.fine import FineResult, plan_sizes
+from coarse2fine.fine import plan_sizes
 from coarse2fine.io import Volume, read_volume, write_labels
 from coarse2fine.lean import lean
 from coarse2fine.nnunet import Model, load_model
@@ -169,9 +169,9 @@ class Pipeline:
         )
         with clock.time("fine"):
             labels = refined.writer.finish()
-        tree, chosen, fine = refined.tree, refined.chosen, refined.fine
-        report = self._report(volume, labels, tree, chosen, fine, coarse.heatmap, view, self.chooser.warnings)
-        return Result(labels, report, tree, fine.boxes)
+        tree, fine = refined.tree, refined.fine
+        counts = tally(tree, refined.chosen, fine, coarse.heatmap, view.shape, unpacked=refined.unpacked)
+        return Result(labels, self._report(volume, labels, counts, self.chooser.warnings), tree, fine.boxes)
 
     def _look(
         self, view: WorkingView, model: Model, progress: Progress, clock: Clock, bottleneck: bool = False
@@ -208,30 +208,22 @@ class Pipeline:
             writer = LabelWriter(view, self.fine)
             export_labels(writer, self.fine, logits.numpy())
             labels = writer.finish()
-        return Result(labels, self._report(volume, labels, None, (), None, None, view, warnings))
+        return Result(labels, self._report(volume, labels, None, warnings))
 
     def _report(
         self,
         volume: Volume,
         labels: NDArray[np.unsignedinteger[Any]],
-        tree: RoiTree | None,
-        chosen: Sequence[Roi],
-        fine: FineResult | None,
-        heatmap: NDArray[np.float32] | None,
-        view: WorkingView,
+        chosen: Tally | None,
         warnings: tuple[str, ...] = (),
     ) -> RunReport:
         """Everything but the times, which are not complete before the result is written."""
         found = count_labels(labels)
-        warnings += volume_doubts(volume, self.models)
-        if not found:
-            warnings += (NOTHING_FOUND,)
-        counts = Tally()  # one-stage: nothing is chosen, and everything is seen
-        if tree is not None and fine is not None and heatmap is not None:
-            counts = tally(tree, chosen, fine, heatmap, view.shape)
+        counts = chosen or Tally()  # one-stage: nothing is chosen, and everything is seen
+        warnings += (*counts.warnings, *volume_doubts(volume, self.models), *(() if found else (NOTHING_FOUND,)))
         return RunReport(
             case=volume.name,
-            mode="one-stage" if tree is None else self.config.mode,
+            mode="one-stage" if chosen is None else self.config.mode,
             timing_s={},
             network_s={},
             boxes=counts.boxes,
@@ -241,7 +233,7 @@ class Pipeline:
             warnings=warnings,
             device=str(self.fine.device),
             config=self.config.to_dict(),
-            agent={} if tree is None or self.chooser is None else self.chooser.describe(),
+            agent={} if chosen is None or self.chooser is None else self.chooser.describe(),
         )
 
     def _finish(self, result: Result, clock: Clock) -> Result:

@@ -29,12 +29,14 @@ class Refined:
         tree: The regions; other ones than were given in a thin volume that is segmented as two-stage mode does it.
         chosen: Regions that were chosen, in order.
         fine: What the fine stage did with them.
+        unpacked: Whether that was what two-stage mode does, in a thin volume.
     """
 
     writer: LabelWriter
     tree: RoiTree
     chosen: tuple[Roi, ...]
     fine: FineResult
+    unpacked: bool
 
 
 def refine(
@@ -96,4 +98,4 @@ def refine(
             statistics=statistics if plain is None else None,
             alone=alone if plain is None else None,
         )
-    return Refined(writer, tree, chosen, fine)
+    return Refined(writer, tree, chosen, fine, plain is not None)

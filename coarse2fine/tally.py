@@ -33,6 +33,7 @@ class Tally:
         covered: Of these, in boxes that were processed.
         mass: Sum of the heatmap.
         mass_covered: Of this, in boxes that were processed.
+        unpacked: Regions that were segmented as two-stage mode does it, see ``thin.py``.
     """
 
     children: int = 0
@@ -49,6 +50,7 @@ class Tally:
     covered: int = 0
     mass: float = 0.0
     mass_covered: float = 0.0
+    unpacked: int = 0
 
     def __add__(self, other: Tally) -> Self:
         """Both together."""
@@ -63,6 +65,16 @@ class Tally:
         """As in ``RunReport``."""
         names = ("children", "parents", "selected", "dropped", "grown", "cut")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What users would not expect of the settings that they gave."""
+        if not self.unpacked:
+            return ()
+        return (
+            f"the volume is thinner than a patch of the fine model: {self.unpacked} region(s) were segmented as "
+            "two-stage mode does it, all of them; neither canvases nor the rule or agent of assign.agent took part",
+        )
 
     @property
     def network_inputs(self) -> dict[str, float]:
@@ -96,6 +108,7 @@ def tally(
     core: Box | None = None,
     offset: Triple = (0, 0, 0),
     elsewhere: Sequence[Box] = (),
+    unpacked: bool = False,
 ) -> Tally:
     """Numbers of a volume, or of a cell of one.
 
@@ -110,6 +123,7 @@ def tally(
         core: Voxels of the working grid that are the cell's; None for all.
         offset: Where boxes are counted from on the working grid.
         elsewhere: Boxes of the working grid that other cells count.
+        unpacked: Whether the regions were segmented as two-stage mode does it.
     """
     boxes = [box.shift(offset).clip(Box.whole(volume)) for box in fine.boxes]
     core = core or Box.whole(volume)
@@ -137,6 +151,7 @@ def tally(
         covered=covered,
         mass=float(heatmap.sum(where=mine, dtype=np.float64)),
         mass_covered=float(heatmap.sum(where=counted, dtype=np.float64)),
+        unpacked=len(chosen) if unpacked else 0,
     )
 
 

@@ -305,6 +305,7 @@ def _segment_cell(
         core=scene.working(core),
         offset=around.start,
         elsewhere=elsewhere,
+        unpacked=refined.unpacked,
     )
     return _result(refined.writer, scene, counts)
 

@@ -99,7 +99,12 @@ def make_report(
         canvases=total.network_inputs,
         coverage=total.coverage,
         labels=dict(labels),
-        warnings=(*(chooser.warnings if chooser else ()), *doubts, *(() if labels else (NOTHING_FOUND,))),
+        warnings=(
+            *(chooser.warnings if chooser else ()),
+            *total.warnings,
+            *doubts,
+            *(() if labels else (NOTHING_FOUND,)),
+        ),
         device=str(pipeline.fine.device),
         config=pipeline.config.to_dict(),
         agent=chooser.describe() if chooser else {},

@@ -17,8 +17,11 @@ from coarse2fine.clock import Clock
 from coarse2fine.coarse import look_coarsely
 from coarse2fine.config import Config, load_config
 from coarse2fine.fine import plan_sizes
+from coarse2fine.io import Grid, Volume
 from coarse2fine.nnunet import Model, load_model
+from coarse2fine.pipeline import Pipeline
 from coarse2fine.refine import Refined, refine
+from coarse2fine.tally import Tally
 from coarse2fine.thin import is_thin, two_stage, unpacked
 from coarse2fine.view import WorkingView, open_view
 
@@ -111,3 +114,21 @@ def test_unpacked__window_of_a_thick_volume__is_not_thin(model: Model) -> None:
     view = view_of(model, 20).within(Box((4, 0, 0), (8, 80, 80)))
     assert not is_unpacked(tree_of(view, 2), view, model)
     assert is_thin((20, 80, 15), model.patch)
+
+
+def test_pipeline__thin_volume__says_that_nobody_chose(model: Model, model_folder: Callable[..., Path]) -> None:
+    """What became of the settings of canvases and agent is in the report, and its words add up over cells."""
+    coarse = model_folder(spacing=(2.0, 2.0, 2.0), seed=5)
+    image = blobs((7, 80, 80)) + np.int16(1)
+    volume = Volume((image,), Grid(image.shape, SPACING), "thin")
+    names = [f"coarse.model={coarse}", f"fine.model={model.folder}", "rois.threshold=0.5"]
+
+    def warnings(settings: Sequence[str]) -> tuple[str, ...]:
+        return Pipeline.from_config(load_config(None, [*names, *settings]))(volume).report.warnings
+
+    thin = [text for text in warnings([]) if "thinner than a patch" in text]
+    assert len(thin) == 1
+    assert "neither canvases nor the rule or agent of assign.agent took part" in thin[0]
+    assert not any("thinner than a patch" in text for text in warnings(["mode=two-stage"]))
+    assert "5 region(s)" in (Tally(unpacked=2) + Tally(unpacked=3)).warnings[0]
+    assert Tally(selected=3).warnings == ()
