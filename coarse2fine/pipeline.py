@@ -31,7 +31,7 @@ from coarse2fine.resample import Floats
 from coarse2fine.sliding import sliding_window
 from coarse2fine.tally import Tally, tally
 from coarse2fine.thin import two_stage
-from coarse2fine.view import WorkingView, view_volume, volume_doubts
+from coarse2fine.view import view_volume, volume_doubts
 from coarse2fine.writeback import LabelWriter, export_labels
 
 Progress = Callable[[str, int, int], None]
@@ -145,8 +145,7 @@ class Pipeline:
         if self.chooser is None or self.coarse is None:
             return self._one_stage(volume, progress, clock, ())
         with clock.time("coarse"):
-            seen = view_volume(volume, self.coarse, self.config.coarse.spacing)
-            coarse = self._look(seen, lean(self.coarse), progress, clock, self.chooser.features.wants_coarse)
+            coarse = self._look(volume, lean(self.coarse), progress, clock, self.chooser.features.wants_coarse)
         with clock.time("fine"):
             view = view_volume(volume, self.fine)
             return_freed_memory()
@@ -174,11 +173,11 @@ class Pipeline:
         return Result(labels, self._report(volume, labels, counts, self.chooser.warnings), tree, fine.boxes)
 
     def _look(
-        self, view: WorkingView, model: Model, progress: Progress, clock: Clock, bottleneck: bool = False
+        self, volume: Volume, model: Model, progress: Progress, clock: Clock, bottleneck: bool = False
     ) -> CoarseResult:
         """Volume -> heatmap, and what an agent may want to see of it."""
         return look_coarsely(
-            view,
+            view_volume(volume, model, self.config.coarse.spacing),
             model,
             self.fine,
             self.config.coarse,
@@ -193,8 +192,9 @@ class Pipeline:
         previous: tuple[Floats, ...] = ()
         if self.fine.cascade and self.coarse is not None:
             with clock.time("coarse"):
+                coarse = self._look(volume, self.coarse, progress, clock)
                 seen = view_volume(volume, self.coarse, self.config.coarse.spacing)
-                previous = (previous_labels(self._look(seen, self.coarse, progress, clock), seen, view, self.fine),)
+                previous = (previous_labels(coarse, seen, view, self.fine),)
         with clock.time("fine"):
             data = np.concatenate([view.read(Box.whole(view.shape)), *previous])
             with clock.time("fine.network"):

@@ -41,7 +41,8 @@ class RunReport:
         network_s: Seconds inside network passes, by stage; part of ``timing_s``.
         boxes: Number of children, parents and selected boxes, of parents dropped with all their children, of grown
             boxes, and of faces that still cut through a mask.
-        canvases: Number of network inputs of the fine stage, voxels of all of them, and share of these that crops fill.
+        canvases: Number of network inputs of the fine stage, voxels of all of them, share of these that crops fill, and
+            voxels of all network passes, those that measure ``norm: case`` included.
         coverage: Share of the volume and of the heatmap's mass in processed boxes, 0 to 1.
         labels: Voxels of each foreground label in the result.
         peak_memory_mb: Peak resident memory of the process, and of the GPU where one is used.

@@ -80,7 +80,8 @@ class Tally:
     def network_inputs(self) -> dict[str, float]:
         """``canvases`` of ``RunReport``."""
         fill = self.filled / self.canvas_voxels if self.canvas_voxels else 0.0
-        return {"count": self.canvases, "voxels": self.network_voxels, "fill": fill}
+        counts = {"count": self.canvases, "voxels": self.canvas_voxels, "network_voxels": self.network_voxels}
+        return {**counts, "fill": fill}
 
     @property
     def coverage(self) -> dict[str, float]:
