@@ -15,8 +15,9 @@ from canvas import Box, Triple
 from coarse2fine.clock import Clock
 from coarse2fine.config import load_config
 from coarse2fine.io import Grid, LazyArray, Volume
-from coarse2fine.large.cells import UNSETTLED, CellResult, VolumeNorm, open_scene, segment_cells
+from coarse2fine.large.cells import UNSETTLED, CellResult, VolumeNorm, look_at_cell, open_scene, segment_cells
 from coarse2fine.large.lattice import Lattice
+from coarse2fine.large.norm import settle
 from coarse2fine.nnunet import Model, load_model
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.scan import Scan, join_scans, scan_part
@@ -97,6 +98,15 @@ def segment(
         found = segment_cells(scene, [lattice.core(cell) for cell in cells], Clock(), norm)
         results |= dict(zip(cells, found, strict=True))
     return results
+
+
+def settled(pipeline: Pipeline, image: np.ndarray, lattice: Lattice) -> VolumeNorm:
+    """What a run settles of ``norm: case`` before it segments, from the regions of all cells."""
+    scene = open_scene(pipeline, [lazy_volume(image)], scan_of(image), 0)
+    seen = [look_at_cell(scene, lattice.core(index), Clock()) for index in lattice.cells()]
+    known, chosen = ([box for pair in seen for box in pair[number]] for number in (0, 1))
+    alone, statistics, _ = settle(scene, known, chosen, True, Clock())
+    return VolumeNorm(statistics, alone)
 
 
 def side_by_side(results: dict[Triple, CellResult], lattice: Lattice) -> np.ndarray:

@@ -12,7 +12,8 @@ from coarse2fine.errors import VolumeError
 from coarse2fine.io.fields import Header, beside, damaged, integers, joined, odd, read_text, reals, shape_of
 from coarse2fine.io.headers import PLAIN, TEXT, ZLIB, Layout, check_spacing
 
-_LINE = re.compile(r"([A-Za-z]\w{0,199})[ \t]*[=:][ \t]*(.*?)\s*", re.ASCII)
+# Other programs' fields may have brackets: ITK hands on a NIfTI header as dim[0], pixdim[1] and so on.
+_LINE = re.compile(r"([A-Za-z][\w.\[\]-]{0,199})[ \t]*[=:][ \t]*(.*?)\s*", re.ASCII)
 _LAST = rb"^ElementDataFile[ \t]*[=:].*(\n|\Z)"
 _TYPES = {
     "MET_CHAR": "i1",

@@ -17,7 +17,7 @@ import pytest
 import tensorstore as ts
 import zarr
 from conftest import blobs
-from large_volumes import bright_models, lazy_volume, merged, pipeline_of, segment, write_image
+from large_volumes import bright_models, lazy_volume, merged, pipeline_of, segment, settled, write_image
 from scipy.ndimage import label as label_with_scipy
 
 from canvas import Box, triple
@@ -201,7 +201,8 @@ def test_segment_store__trained_networks__any_blocks_give_the_same(
         results.append(bench.labels(name))
     lattice = plan_lattice(image.shape, (4, 16, 20), CHUNK)
     assert lattice.size == (2, 2, 2)
-    expected = merged(segment(pipeline_of(models, [*SETTINGS, *settings]), image, lattice), lattice)
+    pipeline = pipeline_of(models, [*SETTINGS, *settings])
+    expected = merged(segment(pipeline, image, lattice, norm=settled(pipeline, image, lattice)), lattice)
     for result in results:
         np.testing.assert_array_equal(result, expected)
     assert 0.01 < (expected != 0).mean() < 0.9
