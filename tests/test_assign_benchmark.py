@@ -234,6 +234,7 @@ def real_dice(script: ModuleType, tiny: list[str], folder: Path) -> float:
     return dice(labels > 0, read_volume([real.labelled.labels]).channels[0] > 0)
 
 
+@pytest.mark.long
 def test_main__tiny_case__measures_real_runs_of_every_agent(
     script: ModuleType, tiny: list[str], tmp_path: Path
 ) -> None:

@@ -54,6 +54,7 @@ def silent() -> Console:
     return Console(file=io.StringIO(), record=True, width=120)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("folds", [("all",), ("0", "1")])
 def test_compare__one_stage__equals_nnunet(
     script: ModuleType, contest: Callable[..., Any], folds: tuple[str, ...]

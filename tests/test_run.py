@@ -288,6 +288,7 @@ def registered(dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     return ["--dataset", "tiny", "--data", str(dataset_folder), "--models", str(dataset_folder), *options]
 
 
+@pytest.mark.long
 def test_main__quick_run__writes_rows_experiment_and_environment(
     registered: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

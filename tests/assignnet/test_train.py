@@ -73,6 +73,7 @@ def checkpoint(work: Path, uninterrupted: Agent) -> Path:
 # --- what it is good for
 
 
+@pytest.mark.long
 def test_train_agent__short_training__earns_more_on_unseen_instances_than_before_and_than_chance(
     tmp_path: Path,
 ) -> None:

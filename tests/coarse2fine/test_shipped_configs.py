@@ -34,6 +34,7 @@ def em_models() -> tuple[Path, Path]:
     return shared(f"{EM}lowres"), shared(f"{EM}fullres")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("config", ["covid", "word"])
 def test_infer__ct__nifti_to_nifti_in_the_same_place(config: str, tmp_path: Path) -> None:
     """A chest CT; the nodule is found, and the labels lie where the image lies."""

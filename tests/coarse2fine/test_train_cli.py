@@ -90,7 +90,7 @@ def refuse(*arguments: Any, **options: Any) -> Any:
 # --- what works ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["gains", "policy"])
+@pytest.mark.parametrize("kind", ["gains", pytest.param("policy", marks=pytest.mark.long)])
 def test_main__two_labelled_volumes__gives_an_agent_that_c2f_infer_uses(
     lab: Lab, tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,6 +164,7 @@ def test_main__other_instances_are_asked_for__builds_them(
     assert load_agent(agent).card.training["made"]["settings"]["regions"] == 2
 
 
+@pytest.mark.long
 def test_main__instances_in_a_file_of_their_own__serve_several_agents(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +230,7 @@ def short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "train_settings", settings)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("short_rounds")
 def test_main__interrupted_while_learning__goes_on_where_it_was(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

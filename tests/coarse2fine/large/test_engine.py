@@ -259,6 +259,7 @@ def test_on_cluster__a_worker_is_killed__its_block_is_done_again(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.long
 def test_on_cluster__a_block_kills_its_worker__only_that_block_fails(
     tmp_path: Path, work: WorkFolder, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -379,6 +380,7 @@ def assert_resumes(tmp_path: Path, *scheduler: str) -> None:
     assert [len(begun(tmp_path / "out", number)) for number in range(COUNT - 1)] == [1] * (COUNT - 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("stop", "code"),
     [
@@ -407,6 +409,7 @@ def test_on_cluster__main_process_is_stopped__workers_die_and_the_next_run_resum
     assert_resumes(tmp_path)
 
 
+@pytest.mark.long
 def test_on_cluster__scheduler_is_killed__says_so_and_the_next_run_resumes(tmp_path: Path) -> None:
     """One message, no traceback; with a new scheduler the same command goes on."""
     (tmp_path / "out").mkdir()
