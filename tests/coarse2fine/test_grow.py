@@ -107,3 +107,16 @@ def test_join_regions__overlapping_ones__become_one_while_they_fit_the_slot() ->
     assert {region.box for region in joined} == {Box((0, 0, 0), (4, 4, 5)), far.box}
     assert any(set(region.seeds) == {BOX, SOURCE} for region in joined)
     assert len(join_regions([a, b], (4, 4, 4))) == 2
+
+
+def test_follow_mask__grown_box__still_counts_all_of_the_original_one() -> None:
+    """There background is a result, too; of a region that was asked for only the followed mask is."""
+    cut = Box((14, 14, 14), (16, 16, 23))
+    inside = BOX.relative_to(SOURCE).slices
+    growth = follow_mask(PLACEMENT, mask_of(cut), (), NONE, VOLUME, STEP)
+    assert growth.box != BOX
+    assert growth.keep is not None
+    assert growth.keep[inside].all()
+    seeded = follow_mask(PLACEMENT, mask_of(cut), (Box((14, 14, 14), (16, 16, 15)),), NONE, VOLUME, STEP)
+    assert seeded.keep is not None
+    np.testing.assert_array_equal(seeded.keep, mask_of(cut))

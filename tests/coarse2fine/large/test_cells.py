@@ -186,6 +186,16 @@ def test_segment_cells__halo__is_how_far_a_mask_is_followed(bright: Path) -> Non
         assert (found[0], found[-1] + 1) == (20, end)
 
 
+@pytest.mark.parametrize(("spacing", "halo"), [(SPACING, (4, 8, 8)), ((1.0, 0.5, 2.0), (8, 16, 4))])
+def test_open_scene__no_halo_given__is_a_slot_in_voxels_of_the_file(
+    spacing: tuple[float, float, float], halo: Triple, bright: Path
+) -> None:
+    """The slot of 4 x 8 x 8 voxels is the network's; a file of other voxel size has as much space around a cell."""
+    image = np.ones((16, 32, 32), np.uint8)
+    pipeline = bright_pipeline(bright, coarse=150, fine=60)
+    assert open_scene(pipeline, [lazy_volume(image, spacing)], scan_of(image), 0).halo == halo
+
+
 def test_segment_cells__model_with_other_axis_order__follows_as_far(model_folder: Callable[..., Path]) -> None:
     """Halo and cells are in the file's axis order, whatever the network's is."""
     options = {"spacing": (1.0, 1.0, 2.0), "patch": (16, 16, 8), "transpose": (2, 1, 0)}
