@@ -72,8 +72,9 @@ class Tally:
         if not self.unpacked:
             return ()
         return (
-            f"the volume is thinner than a patch of the fine model: {self.unpacked} region(s) were segmented as "
-            "two-stage mode does it, all of them; neither canvases nor the rule or agent of assign.agent took part",
+            "the volume, less its rim of zeros, is thinner than a patch of the fine model: "
+            f"{self.unpacked} region(s) were segmented as two-stage mode does it, all of them; neither canvases nor "
+            "the rule or agent of assign.agent took part",
         )
 
     @property
