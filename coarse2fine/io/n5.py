@@ -127,9 +127,12 @@ def _level(array: _Array, number: int | None, given: str | None) -> tuple[Level,
         factors = by_axis(where, "factors", listed[number], of_group)
     elif not stated and number:
         base = None
+    shift: Floats = (0.0, 0.0, 0.0)
     if base and factors is not None:
+        # A voxel is the mean of so many, as n5-viewer shows it: its centre lies further inside than that of the first.
+        shift = tuple(b * (f - 1) / 2 for b, f in zip(base, factors, strict=True))
         base = tuple(b * f for b, f in zip(base, factors, strict=True))
-    offset = by_axis(where, "offset", own.offset, axes) if own.offset is not None else (0.0, 0.0, 0.0)
+    offset = by_axis(where, "offset", own.offset, axes) if own.offset is not None else shift
     return Level(array.path, axes, base, offset), units
 
 

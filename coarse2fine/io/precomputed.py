@@ -40,19 +40,20 @@ def find_precomputed(store: Store, wanted: Wanted) -> Layout | None:
     if wanted.array is not None and wanted.array not in keys:
         raise VolumeError(f"{store.where} has no scale {wanted.array}", f"Its scales are {', '.join(keys)} (--array).")
     axes = name_axes(where, _AXES, (0,) * 4, wanted.axes)
-    levels = tuple(
-        _level(where, number, scale, axes)
-        for number, scale in enumerate(info.scales)
-        if wanted.array in (None, scale.key)
-    )
+    chosen = [(number, scale) for number, scale in enumerate(info.scales) if wanted.array in (None, scale.key)]
+    finest = by_axis(where, "resolution", chosen[0][1].resolution, axes)
+    levels = tuple(_level(where, number, scale, axes, finest) for number, scale in chosen)
     is_labels = "its type is segmentation" if info.type == "segmentation" else ""
     return Layout("precomputed", "neuroglancer_precomputed", levels, ("nm",) * 3, is_labels, (INFO,))
 
 
-def _level(where: str, number: int, scale: PrecomputedScale, axes: tuple[str, ...]) -> Level:
+def _level(
+    where: str, number: int, scale: PrecomputedScale, axes: tuple[str, ...], finest: tuple[float, float, float]
+) -> Level:
+    """A scale; offsets are those of corners in this format, so the centres of larger voxels lie further inside."""
     resolution = by_axis(where, "resolution", scale.resolution, axes)
     corner = by_axis(where, "voxel_offset", scale.voxel_offset, axes)
-    offset = tuple(voxels * length for voxels, length in zip(corner, resolution, strict=True))
+    offset = tuple(n * size + (size - least) / 2 for n, size, least in zip(corner, resolution, finest, strict=True))
     return Level(scale.key, axes, resolution, offset, {"scale_index": number})
 
 

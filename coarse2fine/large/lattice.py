@@ -10,8 +10,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 from canvas import Box, Triple, triple
+from coarse2fine.errors import ConfigError
+
+MOST_CELLS = 4_000_000
+"""Each has a name in memory, and a block of them a marker on disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +86,17 @@ def plan_lattice(shape: Triple, cell: Triple, chunk: Triple, per_block: Triple =
         chunk: Storage chunk of the result: two cells must never share one.
         per_block: Cells of a block along each axis.
 
+    Raises:
+        ConfigError: If there are too many cells to list.
+
     >>> plan_lattice((80, 100, 100), (64, 50, 60), (16, 16, 16)).edges
     ((0, 32, 80), (0, 48, 100), (0, 48, 100))
     """
+    if (count := prod(-(-size // edge) for size, edge in zip(shape, cell, strict=True))) > MOST_CELLS:
+        raise ConfigError(
+            f"a volume of {' x '.join(map(str, shape))} voxels has {count:,} cells of {' x '.join(map(str, cell))}",
+            f"Up to {MOST_CELLS:,} are supported: name a part of the volume (--region), or larger cells (blocks.cell).",
+        )
     z, y, x = (_edges(*sizes) for sizes in zip(shape, cell, chunk, strict=True))
     return Lattice((z, y, x), per_block)
 

@@ -80,6 +80,9 @@ def test_n5__group_lists_factors__by_name(tmp_path: Path, order: str, key: str, 
     scales = open_store(str(tmp_path / "a.n5"))
     assert_read(scales)
     assert scales.levels[1].grid.spacing == (40.0, 10.0, 12.0)
+    # The first voxel of the level is the mean of several, whose middle is its place.
+    middles = [LENGTHS[axis] * np.arange(FACTORS[axis]).mean() for axis in "xyz"]
+    assert scales.levels[1].grid.origin == pytest.approx(middles)
 
 
 def test_n5__big_data_viewer__setup_says_the_factors(tmp_path: Path) -> None:

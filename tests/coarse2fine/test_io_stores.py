@@ -275,6 +275,9 @@ def test_open_store__precomputed__offsets_and_scales(tmp_path: Path) -> None:
     scales = open_store(str(write_precomputed(tmp_path / "em")))
     assert [volume.grid.spacing for volume in scales.levels] == [(40, 4, 4), (40, 8, 8)]
     assert scales.levels[0].grid.origin == (20, 24, 280)
+    # Offsets are those of outer corners, here (x, y) = (2, 3) of 8 nm: corners at 16 and 24, centres 4 nm further
+    # inside, where those of the finest level, corners at 20 and 24, are 2 nm inside.
+    assert scales.levels[1].grid.origin == (16 + 2, 24 + 2, 280)
     assert same_region(scales.levels[0].channels[0], VOXELS)
     assert np.array_equal(scales.levels[1].channels[0][:, 2:5, 3:], VOXELS[:, 4:10:2, 6::2])
     assert scales.chunks == (4, 8, 8)

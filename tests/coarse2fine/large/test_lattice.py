@@ -6,10 +6,12 @@ import itertools
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from canvas import Box, Triple, triple
+from coarse2fine.errors import ConfigError
 from coarse2fine.large.lattice import Lattice, plan_lattice
 
 
@@ -65,6 +67,15 @@ def test_blocks__any_grouping__hold_each_cell_once(plan: tuple[Lattice, Triple, 
         where = np.argwhere(np.isin(names, numbers))
         assert lattice.extent(block) == Box(triple(where.min(0)), triple(where.max(0) + 1))
         assert lattice.extent(block).volume == len(where)
+
+
+def test_plan_lattice__absurd_volume__is_refused_before_anything_is_listed() -> None:
+    """A header may declare any size; with larger cells, as the message says, the volume is planned."""
+    shape, chunk = triple((2**18, 2**18, 2**18)), triple((64, 128, 128))
+    with pytest.raises(ConfigError, match="68,719,476,736 cells of 64 x 64 x 64") as error:
+        plan_lattice(shape, triple((64, 64, 64)), chunk)
+    assert "blocks.cell" in error.value.remedy
+    assert plan_lattice(shape, triple((2048, 2048, 2048)), chunk).size == (128, 128, 128)
 
 
 @settings(deadline=None)
