@@ -8,11 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from conftest import blobs
+from large_volumes import bright_pipeline
+from torch.nn import functional as F
 
-from canvas import Box, Canvas
+from canvas import Box, Canvas, share_of_volume
+from coarse2fine.clock import Clock
+from coarse2fine.coarse import look_coarsely
 from coarse2fine.config import load_config
-from coarse2fine.fine import plan_canvases, plan_sizes
+from coarse2fine.fine import input_reader, plan_canvases, plan_sizes
+from coarse2fine.io import Grid, Volume
 from coarse2fine.nnunet import Model, load_model
+from coarse2fine.pipeline import Result
 from coarse2fine.view import open_view
 from coarse2fine.writeback import LabelWriter
 
@@ -54,3 +62,58 @@ def test_plan_canvases__17_classes_and_many_boxes__sums_of_outputs_are_dropped_s
     by_size = sorted(canvases, key=lambda canvas: prod(canvas.shape), reverse=True)
     assert peak < 0.8 * peak_of(organs, by_size, shape)
     assert peak < 0.6 * 17 * prod(shape) * 4
+
+
+BAR = (slice(6, 9), slice(14, 17), slice(4, 90))
+"""An object whose one end the coarse network sees; the fine one sees all of it."""
+
+
+def run_along_bar(model_folder: Callable[..., Path], settings: list[str]) -> Result:
+    image = np.zeros((16, 32, 96), np.float32)
+    image[BAR] = 1.5
+    image[BAR][..., :6] = 3
+    folder = model_folder(scheme="NoNormalization", patch=(16, 32, 32))
+    wanted = ["fine.grow=20", "fine.grow_step=[2, 8, 8]", "fine.large_boxes=native", "canvas.norm=canvas", *settings]
+    pipeline = bright_pipeline(folder, wanted, coarse=2.0, fine=1.0)
+    image[0, 0, 0] = image[-1, -1, -1] = 0.1  # so that nothing is cropped
+    return pipeline(Volume((image,), Grid(image.shape, SPACING), "bar"))
+
+
+def test_segment_boxes__mask_runs_on__is_followed_to_its_end_and_never_back(model_folder: Callable[..., Path]) -> None:
+    """Each round goes on where the last one ended: what is finished is not looked at again."""
+    result = run_along_bar(model_folder, ["fine.grow_above=0"])
+    expected = np.zeros(result.labels.shape, np.uint8)
+    expected[BAR] = 1
+    np.testing.assert_array_equal(result.labels, expected)
+    assert result.report.boxes["grown"] >= 3
+    assert result.report.boxes["cut"] == 0
+    for number, box in enumerate(result.boxes):
+        finished = share_of_volume(result.boxes[:number], result.labels.shape)
+        both = share_of_volume(result.boxes[: number + 1], result.labels.shape)
+        assert (both - finished) * prod(result.labels.shape) > 0.5 * box.volume
+
+
+def test_segment_boxes__heatmap_below_grow_above__mask_is_cut_and_counted(model_folder: Callable[..., Path]) -> None:
+    """Where the coarse network is sure that nothing is, masks are not followed, and the report says so."""
+    result = run_along_bar(model_folder, ["fine.grow_above=0.5"])
+    assert result.report.boxes["grown"] == 0
+    assert result.report.boxes["cut"] >= 1
+    assert result.labels[BAR][..., :6].all()
+    assert not result.labels[..., 60:].any()
+
+
+@pytest.mark.parametrize("shape", [(4, 10, 8), (8, 7, 16), (8, 20, 16)])
+def test_input_reader__cascade_resized__labels_lie_where_the_image_does(
+    shape: tuple[int, int, int], model_folder: Callable[..., Path]
+) -> None:
+    """A resized crop's labels are the nearest ones, as PyTorch finds them, in the channels after the image's."""
+    coarse = load_model(model_folder(labels=ORGANS, seed=5))
+    view, quiet = open_view([blobs((16, 40, 40))], SPACING, coarse), lambda done, total: None
+    prior = look_coarsely(view, coarse, coarse, load_config(None, []).coarse, Clock(), quiet)
+    box, read = Box.of((2, 5, 7), (8, 20, 16)), input_reader(view, prior)
+    labels = torch.from_numpy(prior.one_hot(box, view.shape))
+    expected = F.interpolate(labels[None], shape, mode="nearest-exact")[0].numpy()
+    result = read(box, shape)
+    np.testing.assert_array_equal(result[1:], expected)
+    np.testing.assert_array_equal(result[:1], view.read(box, shape))
+    assert len(np.unique(expected.argmax(0))) > 2
