@@ -114,7 +114,7 @@ class LabelWriter:
         """Voxels that outputs were written to, whatever they say, as ``finish`` returns labels; None if not tracked."""
         if self._decided is None:
             return None
-        return np.ascontiguousarray(self._decided.transpose(self._model.untranspose))
+        return np.ascontiguousarray(self._view.turn.inverse.array(self._decided))
 
     def native(self, box: Box) -> Box:
         """The voxels whose centres lie in a box of the working grid, counted from the start of ``region``."""

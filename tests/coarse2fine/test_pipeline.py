@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
@@ -92,44 +93,75 @@ def test_run__default__labels_only_inside_selected_boxes(plain: Result) -> None:
     assert 0 < report.canvases["fill"] <= 1
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
-        "canvas.enabled=false",
-        "canvas.packing=same_scale",
-        "canvas.capacity=1",
-        "canvas.capacity=4",
-        "canvas.norm=canvas",
-        "canvas.norm=slot",
-        "fine.postprocess=resize_only",
-        "fine.crop_threshold=[2, 4, 4]",
-        "fine.large_boxes=native",
-        "fine.mirroring=true",
-        "fine.grow=2",
-        "fine.outside=coarse",
-        "assign.agent=all_children",
-        "assign.agent=all_parents",
-        "assign.agent=random",
-        "assign.agent=top_k",
-        "assign.drop=true",
-        "rois.margin=[1, 2, 2]",
-        "rois.window=[4, 6, 6]",
-        "rois.heatmap_voxel=[2, 6, 6]",
-        "rois.min_edge=8",
-        "rois.min_voxels=20",
-        "coarse.mirroring=true",
-        "coarse.tile_step=0.2",
-        "coarse.spacing=[3.0, 3.0, 3.0]",
-        "coarse.patch_size=[4, 12, 12]",
-        "coarse.body_crop={above: 120, margin_mm: 4}",
-    ],
+def regions(result: Result) -> tuple[int, ...]:
+    """How many regions were found, chosen and dropped."""
+    boxes = result.report.boxes
+    return boxes["children"], boxes["parents"], boxes["selected"], boxes["dropped"]
+
+
+def seen(result: Result) -> tuple[Box, ...]:
+    return tuple(sorted(result.boxes, key=lambda box: (box.start, box.stop)))
+
+
+def foreground(result: Result) -> int:
+    return int((result.labels != 0).sum())
+
+
+CHANGES: dict[str, Callable[[Result, Result], bool]] = {
+    # How the same boxes are shown to the network.
+    "canvas.enabled=false": lambda now, was: now.report.canvases["count"] == len(was.boxes),
+    "canvas.capacity=1": lambda now, was: now.report.canvases["count"] == len(was.boxes),
+    "canvas.capacity=4": lambda now, was: now.report.canvases["count"] == math.ceil(len(was.boxes) / 4),
+    "canvas.norm=canvas": lambda now, was: now.report.canvases["network_voxels"] == was.report.canvases["voxels"],
+    "canvas.norm=slot": lambda now, was: now.report.canvases["network_voxels"] == was.report.canvases["voxels"],
+    "fine.postprocess=resize_only": lambda now, was: now.report.canvases == was.report.canvases,
+    "fine.crop_threshold=[2, 4, 4]": lambda now, was: now.report.canvases == was.report.canvases,
+    "fine.mirroring=true": lambda now, was: now.report.canvases == was.report.canvases,
+    "fine.outside=coarse": lambda now, was: foreground(now) > foreground(was),
+    # Which boxes: `regions` differ, as each says.
+    "canvas.packing=same_scale": lambda now, was: regions(now)[1] < regions(was)[1],  # windows are larger
+    "fine.large_boxes=native": lambda now, was: all(box.fits((4, 8, 8)) for box in now.boxes),
+    "fine.grow=2": lambda now, was: now.report.boxes["grown"] > 0 and set(regions(now)) == set(regions(was)),
+    "assign.agent=all_children": lambda now, was: regions(now)[2] == regions(was)[0],
+    "assign.agent=all_parents": lambda now, was: regions(now)[2] == regions(was)[1],
+    "assign.agent=random": lambda now, was: regions(now)[3] > 0,
+    "assign.agent=top_k": lambda now, was: regions(now)[2] + regions(now)[3] == regions(was)[1],
+    "assign.drop=true": lambda now, was: 0 < regions(now)[3] < regions(was)[1] / 10,
+    "rois.margin=[1, 2, 2]": lambda now, was: now.report.coverage["volume"] > 2 * was.report.coverage["volume"],
+    "rois.window=[4, 6, 6]": lambda now, was: regions(now)[0] > regions(was)[0],  # smaller than a slot
+    "rois.heatmap_voxel=[2, 6, 6]": lambda now, was: now.report.coverage["volume"] > was.report.coverage["volume"],
+    "rois.min_edge=8": lambda now, was: regions(now)[1] < regions(was)[1] and set(now.boxes) < set(was.boxes),
+    "rois.min_voxels=20": lambda now, was: regions(now)[1] < regions(was)[1] and set(now.boxes) < set(was.boxes),
+    "coarse.mirroring=true": lambda now, was: regions(now)[1] < regions(was)[1],  # means are less extreme
+    "coarse.tile_step=0.2": lambda now, was: regions(now)[1] < regions(was)[1],  # likewise
+    "coarse.spacing=[3.0, 3.0, 3.0]": lambda now, was: regions(now)[0] != regions(was)[0],
+    "coarse.patch_size=[4, 12, 12]": lambda now, was: regions(now)[0] != regions(was)[0],
+    "coarse.body_crop={above: 120, margin_mm: 4}": lambda now, was: (
+        now.report.coverage["volume"] < was.report.coverage["volume"] / 2
+    ),
+}
+SAME_BOXES = (
+    "canvas.enabled",
+    "canvas.capacity",
+    "canvas.norm",
+    "fine.postprocess",
+    "fine.crop",
+    "fine.mirr",
+    "fine.out",
 )
-def test_run__one_setting_changed__changes_the_result(override: str, tiny: tuple[Path, Path], split: Result) -> None:
-    """Every setting reaches the computation, and a run with it is valid."""
+
+
+@pytest.mark.parametrize("override", CHANGES)
+def test_run__one_setting_changed__changes_what_it_is_for(
+    override: str, tiny: tuple[Path, Path], split: Result
+) -> None:
+    """Every setting reaches the computation and changes what it names; labels follow, boxes only if they are meant."""
     result = run(tiny, [*SPLIT, override])
     assert result.labels.shape == split.labels.shape
     assert set(np.unique(result.labels)) <= {0, 1}
-    assert (result.labels != split.labels).any() or result.boxes != split.boxes
+    assert (result.labels != split.labels).any()
+    assert CHANGES[override](result, split)
+    assert (seen(result) == seen(split)) == override.startswith(SAME_BOXES)
 
 
 def test_run__few_boxes__get_canvases_of_their_own(tiny: tuple[Path, Path]) -> None:
