@@ -80,6 +80,7 @@ class Model:
         data_method: Resampling of images.
         logit_method: Resampling of outputs.
         mirror_axes: Axes that mirroring may flip.
+        trainer: Name of the class that trained it.
         plans: Parsed ``plans.json``; checked against the allowlists.
         dataset: Parsed ``dataset.json``.
     """
@@ -101,6 +102,7 @@ class Model:
     data_method: Method
     logit_method: Method
     mirror_axes: tuple[int, ...]
+    trainer: str
     plans: Mapping[str, Any]
     dataset: Mapping[str, Any]
 
@@ -225,6 +227,7 @@ def load_model(
         data_method,
         logit_method,
         checkpoints[0].mirror_axes,
+        checkpoints[0].trainer,
         plans,
         dataset,
     )

@@ -1,10 +1,12 @@
-"""What ``plans.json`` says of resampling, read as nnU-Net's functions would take it.
+"""What a model folder says that could have no effect here: options of resampling, and the trainer's name.
 
-An option that nnU-Net would not take is refused by name: passed over, it would change results without a word.
+An option that nnU-Net would not take is refused by name: passed over, it would change results without a word. So could
+a trainer that builds another network than the plans describe, with parameters of the same shapes.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,29 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
 }
 IN_PLANE = {mode: mode for mode in MODES} | {"bilinear": "linear"}  # in the plane PyTorch sees two axes
 APART = {mode: mode for mode in MODES} | {"trilinear": "linear"}  # and along the axis apart three
+
+
+# nnU-Net's own trainers; of those that take networks of the plans only nnUNetTrainerBN changes them (``nnunet.py``).
+_OWN = re.compile(
+    r"nnUNetTrainer(_?(BN|Adam|Adan|VanillaAdam|\den\d|Benchmark|noDataLoading|CELoss|CosAnneal|DA5|Segord0|ord0|DASegOrd0"
+    r"|DiceCELoss|noSmooth|DiceLoss|DiceTopK10Loss|Topk10Loss|LS01|NoDA|NoDeepSupervision|NoMirroring|noDummy2DDA"
+    r"|onlyMirror01|probabilisticOversampling|warmup|\d+epochs?|1500ep|0\d\d))*"
+)
+
+
+def trainer_doubts(folder: Path, trainer: str) -> tuple[str, ...]:
+    """A warning if nobody here knows what a trainer does to the network.
+
+    Args:
+        folder: Of the model.
+        trainer: Name of the class that trained it, as in its checkpoint; never resolved.
+    """
+    if _OWN.fullmatch(trainer):
+        return ()
+    return (
+        f"{folder} was trained by {shown(trainer)}, which is none of nnU-Net's own trainers: if it builds another "
+        "network than plans.json describes, results are wrong; compare one case with those of nnU-Net itself",
+    )
 
 
 def demand(is_valid: bool, key: str, value: object) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from coarse2fine.io.readers import channel_doubts, check_channels, look_with, or
 from coarse2fine.io.turn import Turn
 from coarse2fine.io.volume import Grid, Volume, VoxelArray
 from coarse2fine.nnunet import Model, Scheme
+from coarse2fine.plans import trainer_doubts
 from coarse2fine.resample import Floats, Resampling, multiply_axis, plan_resampling, stretch
 from coarse2fine.scan import Scan
 
@@ -162,7 +164,7 @@ def turn_of(grid: Grid, model: Model) -> Turn:
 
 
 def volume_doubts(volume: Volume[Any], models: Sequence[Model]) -> tuple[str, ...]:
-    """Warnings about a volume that some models look at.
+    """Warnings about a volume and the models that look at it.
 
     Args:
         volume: The volume.
@@ -176,6 +178,7 @@ def volume_doubts(volume: Volume[Any], models: Sequence[Model]) -> tuple[str, ..
         *orientation_doubts(volume, list(seen)),
         *apart,
         *spacing_doubts(spacing, volume.grid.unit, models[-1]),
+        *chain.from_iterable(trainer_doubts(model.folder, model.trainer) for model in models),
     )
 
 
@@ -332,7 +335,7 @@ def fit_normalization(channel: NDArray[np.generic], scheme: Scheme, mask: NDArra
         mask: Non-zero region, for schemes that use it.
     """
     mean, std = mean_and_std(channel, mask if scheme.masked else None) if "ZScore" in scheme.name else (0.0, 1.0)
-    low, high = (float(channel.min()), float(channel.max())) if "RescaleTo01" in scheme.name else (0.0, 1.0)
+    low, high = (float(channel.min()), float(channel.max())) if "To01" in scheme.name else (0.0, 1.0)
     return normalization(scheme, mean, std, low, high, mask)
 
 
@@ -348,6 +351,9 @@ def normalization(
         low: Lowest value of the channel.
         high: Highest value.
         mask: Non-zero region, for schemes that use it.
+
+    Raises:
+        VolumeError: If the scheme is for values from 0 to 255 and there are others, where nnU-Net stops.
     """
     inf, tiny = float("inf"), 1e-8
     if scheme.name == "CTNormalization":
@@ -357,6 +363,12 @@ def normalization(
     if scheme.name == "RescaleTo01Normalization":
         return Normalization(-inf, inf, low, max(high - low, tiny))
     if scheme.name == "RGBTo01Normalization":
+        if low < 0 or high > 255:
+            raise VolumeError(
+                f"voxels are from {low:g} to {high:g}, but the model was trained on values from 0 to 255 "
+                "(RGBTo01Normalization)",
+                "Bring the volume to 0 to 255, as the training images were.",
+            )
         return Normalization(-inf, inf, 0.0, 255.0)
     return Normalization(-inf, inf, 0.0, 1.0)
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nnunetv2
 import numpy as np
 import pytest
 from conftest import blobs
-from large_volumes import lazy_volume
+from large_volumes import lazy_volume, scan_of
+from nnunetv2.preprocessing.normalization.default_normalization_schemes import RGBTo01Normalization
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
 from canvas import Box
 from coarse2fine.errors import VolumeError
+from coarse2fine.io import Grid, Volume
 from coarse2fine.nnunet import load_model, nnunet_predictor
+from coarse2fine.plans import trainer_doubts
 from coarse2fine.scan import join_scans, scan_part
-from coarse2fine.view import nonzero_box, open_view, spacing_doubts
+from coarse2fine.view import nonzero_box, open_view, spacing_doubts, volume_doubts
 
 SPACING = (2.5, 0.8, 1.3)
 
@@ -141,3 +146,44 @@ def test_spacing_doubts__other_unit__is_named_and_small_differences_are_not(mode
     (doubt,) = spacing_doubts((1.0, 2.0, 0.1), "mm", model)
     assert "2 x 0.1 x 1 mm" in doubt
     assert "10 times" in doubt
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_open_view__values_that_are_no_rgb__are_refused_as_in_nnunet(
+    stored: bool, model_folder: Callable[..., Path]
+) -> None:
+    """nnU-Net's normalisation stops at values beyond 0 to 255; brought there, as the message says, the volume opens."""
+    model = load_model(model_folder(scheme="RGBTo01Normalization"))
+    image = blobs((12, 24, 24)).astype(np.int16)
+    for wrong in (image - 1000, image + 1000):
+        with pytest.raises(AssertionError, match="do not seem to be RGB"):
+            RGBTo01Normalization(intensityproperties={}).run(wrong.copy())
+        scan = scan_of(wrong) if stored else None
+        with pytest.raises(VolumeError, match="0 to 255") as error:
+            open_view([lazy_volume(wrong).channels[0] if stored else wrong], SPACING, model, scan=scan)
+        assert "Bring the volume to 0 to 255" in error.value.remedy
+        open_view([np.clip(wrong, 0, 255)], SPACING, model)
+
+
+def test_trainer_doubts__any_trainer_of_nnunet__is_known() -> None:
+    """Of nnU-Net's own trainers those that take networks from plans raise no doubt; others do, by name."""
+    folder = Path(nnunetv2.__path__[0]) / "training"
+    names = {
+        name
+        for file in folder.rglob("*.py")
+        if "primus" not in file.name
+        for name in re.findall(r"^class (nnUNetTrainer\w*)", file.read_text(), re.MULTILINE)
+    }
+    assert len(names) > 50
+    assert not [name for name in names if trainer_doubts(Path("M"), name)]
+    for other in ("nnUNetTrainerGELU", "MyTrainer", "nnUNetTrainerBNx"):
+        (doubt,) = trainer_doubts(Path("M"), other)
+        assert f"M was trained by '{other}'" in doubt
+
+
+def test_volume_doubts__unknown_trainer__is_told(model_folder: Callable[..., Path]) -> None:
+    """Whatever is run with such a model, in memory or from a store, its report says so."""
+    known, unknown = (load_model(model_folder(trainer=name)) for name in ("nnUNetTrainer_100epochs", "MyTrainer"))
+    volume = Volume((blobs((12, 24, 24)),), Grid((12, 24, 24), (2.0, 1.0, 1.0)), "case")
+    assert volume_doubts(volume, [known, known]) == ()
+    assert ["MyTrainer" in text for text in volume_doubts(volume, [unknown, known])] == [True]
