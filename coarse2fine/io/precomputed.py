@@ -47,9 +47,7 @@ def find_precomputed(store: Store, wanted: Wanted) -> Layout | None:
     return Layout("precomputed", "neuroglancer_precomputed", levels, ("nm",) * 3, is_labels, (INFO,))
 
 
-def _level(
-    where: str, number: int, scale: PrecomputedScale, axes: tuple[str, ...], finest: tuple[float, float, float]
-) -> Level:
+def _level(where: str, number: int, scale: PrecomputedScale, axes: tuple[str, ...], finest: tuple[float, ...]) -> Level:
     """A scale; offsets are those of corners in this format, so the centres of larger voxels lie further inside."""
     resolution = by_axis(where, "resolution", scale.resolution, axes)
     corner = by_axis(where, "voxel_offset", scale.voxel_offset, axes)

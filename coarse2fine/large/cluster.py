@@ -154,7 +154,11 @@ class _Run:
                     future = self.ended.get(timeout=_POLL_S)
                 except queue.Empty:  # new workers may have come meanwhile
                     continue
-                self._end(self.flight.pop(future), self._fetch(future))
+                key = self.flight.pop(future)
+                if self._is_lost(future):
+                    self._watch(future, key)
+                else:
+                    self._end(key, self._fetch(future))
         finally:
             with suppress(Exception):  # also when the scheduler is gone, and the first problem is the one to report
                 for future in self.flight:
@@ -184,8 +188,16 @@ class _Run:
             workers=others or None,
             allow_other_workers=bool(others),
         )
+        self._watch(future, key)
+
+    def _watch(self, future: Future, key: Key) -> None:
+        """Tells when an attempt has ended."""
         self.flight[future] = key
         future.add_done_callback(self.ended.put)
+
+    def _is_lost(self, future: Future) -> bool:
+        """Whether a result went down with its worker before it was here; Dask is computing it anew."""
+        return self.client.status == "running" and future.status in ("lost", "pending")
 
     def _fetch(self, future: Future) -> Outcome | Exception:
         """How an attempt ended; what the task itself raises is an outcome, so errors are Dask's."""

@@ -260,6 +260,27 @@ def test_on_cluster__a_worker_is_killed__its_block_is_done_again(
 
 
 @pytest.mark.long
+def test_on_cluster__workers_die_with_results_that_nobody_has__blocks_are_done_again(
+    tmp_path: Path, cluster: Engine, work: WorkFolder
+) -> None:
+    """A result lies with its worker until it is fetched; if both are gone by then, that is no end of the scheduler."""
+    out, killed = tmp_path / "out", []
+
+    def kill_workers(done: int, total: int) -> None:
+        if done == 1:
+            wait(lambda: len(results(out)) > 1)
+            time.sleep(0.5)  # until the scheduler has heard of it
+            killed.extend({pid for number in range(len(KEYS)) for pid in begun(out, number)})
+            for pid in killed:
+                os.kill(int(pid), signal.SIGKILL)
+
+    _, failures = run_phase(cluster, work, "square", Square(out), KEYS, retries=0, progress=kill_workers)
+    assert failures == []
+    assert killed
+    assert results(out) == FILES
+
+
+@pytest.mark.long
 def test_on_cluster__a_block_kills_its_worker__only_that_block_fails(
     tmp_path: Path, work: WorkFolder, capfd: pytest.CaptureFixture[str]
 ) -> None:
