@@ -12,6 +12,8 @@ SPREAD := --numprocesses 2 --dist worksteal
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
+# Tests start dozens of processes, each of which would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
 .PHONY: fuzz help demo test test-long test-shared check format-check lint types format clean

@@ -143,6 +143,7 @@ def coarse_labels(scene: Any) -> np.ndarray:
     return scene.coarse.labels_in(Box.whole(CROPPED), CROPPED)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_methods__nothing_is_skipped__agree_with_one_stage(
     kind: str, script: ModuleType, model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch

@@ -56,6 +56,7 @@ def lines(results: dict[str, Any], where: str, policy: str) -> dict[float, dict[
     return {row["lambda"]: row for row in results["rows"] if (row["set"], row["policy"]) == (where, policy)}
 
 
+@pytest.mark.long
 def test_main__synthetic_with_training__measures_rules_oracle_and_agents(script: ModuleType, tmp_path: Path) -> None:
     """Every policy has a row per lambda, the oracle has all of its own reward, and nobody breaks the rules."""
     out, agents = tmp_path / "results.json", tmp_path / "agents"

@@ -76,6 +76,7 @@ def test_compare__mirroring__is_on_for_both(script: ModuleType, contest: Callabl
     assert "--disable_tta" not in results["commands"]["nnunet"]
 
 
+@pytest.mark.long
 def test_compare__accelerated__reports_every_figure(script: ModuleType, contest: Callable[..., Any]) -> None:
     """All keys are there and survive JSON; repetitions are listed, and the tables can be printed."""
     console = silent()

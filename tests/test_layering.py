@@ -273,6 +273,7 @@ def test_scripts__benchmarks_and_tests__are_imported_by_nobody(folder: str) -> N
     assert [line for name in outside for line in offences(name, own)] == []
 
 
+@pytest.mark.long
 def test_import__without_timm_and_torchvision__succeeds() -> None:
     """Every module, and the predictor of nnU-Net that we compare with, can be imported where those two are broken."""
     names = [name for name in MODULES if not name.endswith("__main__")]

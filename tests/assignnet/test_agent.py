@@ -461,6 +461,7 @@ PATHS = [f"{name}" for name in ("format", "checksum", "kind", "network", "featur
 PATHS += ["training", "metrics", "network.width", "network.heads", "features.source", "problem.slot", "problem.large"]
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=150)
 @given(key=st.sampled_from(PATHS), value=values)
 def test_load_agent__any_value_anywhere__loads_or_is_a_value_error(

@@ -49,6 +49,7 @@ def shares(assigner: Assigner, instances: Sequence[Instance], known: Oracles) ->
     return np.array([summary.oracle_fraction for summary in summarise(rows).values()])
 
 
+@pytest.mark.long
 def test_imitate__instances_it_has_seen__earns_nearly_what_the_oracle_earns(
     instances: list[Instance], known: Oracles
 ) -> None:
@@ -62,6 +63,7 @@ def test_imitate__instances_it_has_seen__earns_nearly_what_the_oracle_earns(
     assert after.min() > 0.9
 
 
+@pytest.mark.long
 def test_imitate__one_instance__makes_the_oracles_choice_and_stops() -> None:
     """With enough passes over one tree, nothing is left out and nothing is added, at low lambda and at high."""
     one = synthetic_instance(np.random.default_rng(8), 12, features=4)

@@ -156,6 +156,7 @@ def test_bound__small_tree__is_exceeded_by_no_selection(seed, regions, classes) 
     assert drawn.bound >= drawn.best - 1e-9
 
 
+@pytest.mark.long
 def test_plan__larger_trees__is_never_far_from_the_best() -> None:
     """Of 100 trees of 13 regions, too large to try all of their exchanges, 99 at least are solved, the last nearly."""
     missed = []

@@ -81,6 +81,7 @@ def batched(observations: list[Observation]) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("budget", [None, 0.0, 0.25, 0.6])
 @SIZES
 def test_policy__greedy_episodes__choose_what_the_agent_chooses(size: NetworkSize, budget: float | None) -> None:

@@ -187,6 +187,7 @@ def trained() -> GainNetwork:
     return train_gains(examples(1, 120), SIZE, epochs=25, seed=0)
 
 
+@pytest.mark.long
 def test_train_gains__held_out_instances__earn_more_than_rules(trained: GainNetwork) -> None:
     """At every weight, what is lost against the optimum is far less than the better of greedy's two ways loses.
 
@@ -211,6 +212,7 @@ def test_train_gains__held_out_instances__earn_more_than_rules(trained: GainNetw
         assert lost["gains"] < 0.12 * sum(best), (weight, lost)
 
 
+@pytest.mark.long
 def test_train_gains__many_passes_over_few_instances__learns_them_by_heart() -> None:
     """The targets are what the loss leads to: voxels found, rightly found, and true."""
     few = [*examples(3, 2, regions=6), *examples(4, 1, regions=9)]

@@ -104,6 +104,7 @@ def test_train_agent__short_training__earns_more_on_unseen_instances_than_before
 # --- it depends on its arguments alone
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "settings",
     [
@@ -127,6 +128,7 @@ class KilledError(Exception):
     pass
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rounds", [1, 2, 5])
 def test_train_agent__killed_and_resumed__ends_with_the_same_agent(
     rounds: int, tmp_path: Path, uninterrupted: Agent, checkpoint: Path
@@ -234,6 +236,7 @@ def test_train_agent__its_folder__holds_a_checkpoint_without_code_and_curves(che
 # --- which network it returns
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("best", [0, 2])
 @pytest.mark.parametrize("settings", [SHORT, GAINS], ids=["policy", "gains"])
 def test_train_agent__networks_seen_meanwhile__the_best_on_validation_is_returned(

@@ -319,6 +319,7 @@ def test_carve__boxes_one_after_the_other__leaves_exactly_the_maximal_empty_boxe
         assert set(found) == maximal_empty_boxes(free)
 
 
+@pytest.mark.long
 def test_bin_pack__5000_random_boxes__is_within_6_percent_of_the_volume_bound():
     """The record's class of quality is 208 canvases where the volume demands 197 (1.056)."""
     edges = np.random.default_rng(0).integers((3, 16, 16), (17, 145, 145), size=(5000, 3))

@@ -47,6 +47,7 @@ print(before - resident(), int(pages) / 1e3)
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     not HUGE_PAGES.exists() or "[never]" in HUGE_PAGES.read_text(), reason="this system has no huge pages"
 )
@@ -64,6 +65,7 @@ def test_keep_freed_memory__steady__feature_maps_leave_no_holes(
     assert (freed > 400 and huge > 1) if returned else freed < 1
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="malloc is tuned on Linux only")
 @pytest.mark.parametrize(("growth", "least", "most"), [(1.05, 300.0, 400.0), (1000.0, -1.0, 1.0)])
 def test_steady_heap__process_has_grown__returns_what_is_free(growth: float, least: float, most: float) -> None:

@@ -210,6 +210,7 @@ def write_block(spec: LabelSpec, box: Box) -> None:
     open_labels(spec).write(box, labels_of("uint32")[box.slices])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", FORMATS)
 def test_write__processes_side_by_side__lose_nothing(tmp_path: Path, form: str) -> None:
     """Neighbouring blocks of two processes do not touch each other's chunks."""

@@ -66,6 +66,7 @@ def teach(
     return list(teach_case(volume, reference, pipeline.coarse, pipeline.fine, config, features, settings, **options))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("outside", ["background", "coarse"])
 @pytest.mark.parametrize("rule", ["all_parents", "all_children", "greedy"])
 def test_teach_case__any_selection__has_the_quality_of_a_real_run(

@@ -136,6 +136,7 @@ def test_main__table__compares_the_agent_with_all_rules(
     assert known[-1] not in metrics, "where doing nothing is best there is no share of it"
 
 
+@pytest.mark.long
 def test_main__overwrite__trains_anew_from_the_same_instances(
     lab: Lab, agent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +151,7 @@ def test_main__overwrite__trains_anew_from_the_same_instances(
     assert content(agent)["weights.safetensors"] == before["weights.safetensors"], "the same seed, the same agent"
 
 
+@pytest.mark.long
 def test_main__other_instances_are_asked_for__builds_them(
     lab: Lab, agent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +179,7 @@ def test_main__instances_in_a_file_of_their_own__serve_several_agents(
     assert not list(tmp_path.glob("*/training/instances.h5"))
 
 
+@pytest.mark.long
 def test_main__configuration_names_the_agent_to_be__trains_it(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +262,7 @@ def test_main__interrupted_while_learning__goes_on_where_it_was(
     assert weights[0] == weights[1]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("short_rounds")
 def test_main__unfinished_training_of_something_else__is_told(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

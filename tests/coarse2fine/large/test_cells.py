@@ -134,9 +134,11 @@ def same(one: dict[Triple, CellResult], other: dict[Triple, CellResult]) -> bool
 @pytest.mark.parametrize(
     ("kind", "overrides", "spacing"),
     [
-        ("plain", [*SPLIT, "coarse.patch_size=[2, 8, 4]", "coarse.tile_step=0.7"], SPACING),
+        pytest.param(
+            *("plain", [*SPLIT, "coarse.patch_size=[2, 8, 4]", "coarse.tile_step=0.7"], SPACING), marks=pytest.mark.long
+        ),
         ("turned", ["fine.outside=coarse"], OTHER_SPACING),
-        ("plain", ["mode=one-stage"], OTHER_SPACING),
+        pytest.param("plain", ["mode=one-stage"], OTHER_SPACING, marks=pytest.mark.long),
         ("plain", "agent", SPACING),
     ],
     ids=str,

@@ -295,6 +295,7 @@ def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> np.nd
     return bench.labels()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("phase", PHASES)
 def test_segment_store__killed_in_any_phase__goes_on_where_it_was(
     phase: str, bright: None, bench: Bench, calls: dict[str, Any], undisturbed: np.ndarray
