@@ -63,6 +63,8 @@ def damaged(content: bytes, rng: random.Random, head: int) -> bytes:
     """The bytes of a file with one to three places of the first ``head`` bytes changed, or cut short."""
     data = bytearray(content)
     for _ in range(rng.randint(1, 3)):
+        if not data:
+            break
         place, size = rng.randrange(min(head, len(data))), rng.choice((1, 2, 4))
         match rng.randrange(7):
             case 0:
@@ -79,8 +81,6 @@ def damaged(content: bytes, rng: random.Random, head: int) -> bytes:
             case _:
                 other = rng.randrange(min(head, len(data)))
                 data[place : place + 8] = data[other : other + 8]
-        if not data:
-            break
     return bytes(data[: rng.randrange(len(data) + 1)] if rng.random() < 0.05 else data)
 
 

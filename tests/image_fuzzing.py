@@ -191,7 +191,7 @@ def make_mha(seed: int, folder: Path) -> Path:
     path = folder / f"mha_{seed}.{'mha' if rng.random() < 0.8 else 'mhd'}"
     lines["ElementDataFile"] = "LOCAL" if path.suffix == ".mha" else f"mha_{seed}.raw"
     text = _with_damage([f"{key} = {value}" for key, value in lines.items()], rng, _META_FIELDS, " = ", _META_EXTRAS)
-    return _written(path, text.encode("latin-1"), content, rng)
+    return _written(path, text.encode("latin-1", "replace"), content, rng)
 
 
 def make_nrrd(seed: int, folder: Path) -> Path:
@@ -227,7 +227,7 @@ def make_nrrd(seed: int, folder: Path) -> Path:
         text = f"{texts[0]}\n" + _with_damage(texts[1:], rng, _NRRD_FIELDS, ": ", _NRRD_EXTRAS) + "\n"
     else:
         text = _with_damage(texts, rng, _NRRD_FIELDS, ": ", _NRRD_EXTRAS) + "\n"
-    return _written(path, text.encode("latin-1"), content, rng)
+    return _written(path, text.encode("latin-1", "replace"), content, rng)
 
 
 def make_nifti(seed: int, folder: Path) -> Path:
@@ -317,7 +317,7 @@ def _with_damage(lines: list[str], rng: random.Random, fields: Sequence[str], ma
                 change = rng.choice((str.upper, str.lower, lambda text: text * 200, lambda text: text + "  "))
                 lines[place] = change(key) + mark + value if rng.random() < 0.5 else key + mark + change(value)
             case _:
-                lines[place] = damaged(lines[place].encode("latin-1"), rng, 60).decode("latin-1") or "?"
+                lines[place] = damaged(lines[place].encode("latin-1", "replace"), rng, 60).decode("latin-1") or "?"
         if not lines:
             break
     return "".join(f"{line}\n" for line in lines)

@@ -79,6 +79,7 @@ LAYERS = (
     "coarse2fine.io.tensors",
     "coarse2fine.io.contents",
     "coarse2fine.io.chunks",
+    "coarse2fine.io.absence",
     "coarse2fine.io.units",
     "coarse2fine.io.scales",
     "coarse2fine.io.sights",

@@ -95,6 +95,8 @@ def _check_unused(path: Path, fields: dict[str, str], axes: int) -> None:
         ("SequenceID", axes),
         ("ElementMin", 1),
         ("ElementMax", 1),
+        ("ElementToIntensityFunctionSlope", 1),
+        ("ElementToIntensityFunctionOffset", 1),
     ):
         if name in fields:
             reals(path, name, fields[name], count)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from canvas import Box, Triple, triple
 from coarse2fine.errors import VolumeError
+from coarse2fine.io.absence import Absence
 from coarse2fine.io.chunks import blosc_checker, chunk_key, edges_of, stray_hint
 from coarse2fine.io.hdf5 import is_hdf5, open_hdf5
 from coarse2fine.io.layout import Layout, Level, Wanted, axes_example, letter, pick_channels
@@ -24,7 +25,7 @@ from coarse2fine.io.n5 import find_n5
 from coarse2fine.io.ngff import check_array, find_zarr
 from coarse2fine.io.precomputed import find_precomputed
 from coarse2fine.io.scales import MOST_IN_CHUNK, Scales, Storage, check_voxel_type, check_voxels, checked
-from coarse2fine.io.tensors import FAILURES, Place, Store, is_zip, open_place, parse_place, reading
+from coarse2fine.io.tensors import FAILURES, Place, Store, is_zip, open_place, parse_place, reading, uncached
 from coarse2fine.io.units import to_grid_unit
 from coarse2fine.io.volume import Grid, Spacing, Volume
 
@@ -158,12 +159,14 @@ class _Opened:
         where: Its place, for messages.
         array: As it is stored.
         views: By channel, with axes (z, y, x) from 0.
+        absence: How a far server says that a chunk is not there; None if the store is near.
     """
 
     level: Level
     where: str
     array: ts.TensorStore
     views: dict[int, ts.TensorStore]
+    absence: Absence | None = None
 
     @property
     def view(self) -> ts.TensorStore:
@@ -224,7 +227,10 @@ def _open_levels(store: Store, layout: Layout, wanted: Wanted) -> list[_Opened]:
             raise VolumeError(f"{where} holds no voxels: its shape is {array.shape}", "Name another array (--array).")
         _check_size(where, array)
         _check_names(where, array, level.axes, wanted.axes)
-        opened.append(_Opened(level, where, array, _channels(where, array, level.axes, wanted.channel)))
+        views = _channels(where, array, level.axes, wanted.channel)
+        with reading(where):
+            absence = Absence.learn(store.child(level.path), array, (store, _metadata_of(layout, level)))
+        opened.append(_Opened(level, where, array, views, absence))
     return sorted(opened, key=lambda one: -math.prod(one.view.shape))
 
 
@@ -254,11 +260,12 @@ def _grid(one: _Opened, finest: _Opened, given: Spacing | None, units: Sequence[
 
 
 def _storage(store: Store, one: _Opened) -> Storage:
-    view = one.view
-    fill = 0.0 if view.fill_value is None else float(np.ravel(view.fill_value)[0])
+    view, absence, channel = one.view, one.absence, next(iter(one.views))
 
     def stored(box: Box) -> bool | None:
         try:
+            if absence is not None and absence.is_odd and absence.holds(_key_at(one, box.start, channel)):
+                return False
             return not view[box.slices].storage_statistics(query_not_stored=True).result().not_stored
         except FAILURES:  # not all drivers can tell, and servers fail in ways of their own
             return None
@@ -267,7 +274,17 @@ def _storage(store: Store, one: _Opened) -> Storage:
         folder = store.folder / one.level.path if store.folder else None
         return stray_hint(folder, chunk_key(one.array, one.array.domain.inclusive_min))
 
-    return Storage(one.where, _chunk(view), fill, store.folder is not None, stored, hint)
+    return Storage(one.where, _chunk(view), float(_fill(view)), store.folder is not None, stored, hint)
+
+
+def _fill(view: ts.TensorStore) -> Any:
+    """What voxels read as that are not stored."""
+    return 0 if view.fill_value is None else np.ravel(view.fill_value)[0]
+
+
+def _metadata_of(layout: Layout, level: Level) -> str:
+    """Key of a file of metadata that an array has."""
+    return next(iter(_array_files(layout, level)), layout.files[0])
 
 
 def _array_files(layout: Layout, level: Level) -> tuple[str, ...]:
@@ -289,12 +306,9 @@ def _lazy(store: Store, one: _Opened, view: ts.TensorStore, channel: int) -> Laz
             if checker is not None:
                 for voxel in _chunk_voxels(one, box, channel):
                     checker(voxel)
-            try:
-                return np.asarray(view[box.slices].read().result())
-            except FAILURES:
-                if not store.is_far:
-                    raise
-            return _chunkwise(store.child(one.level.path), one, view, channel, box)
+            if one.absence is not None:
+                return _load_far(one, one.absence, channel, box)
+            return np.asarray(view[box.slices].read().result())
 
     dtype = np.dtype(view.dtype.numpy_dtype)
     return LazyArray(triple(view.shape), dtype, checked(one.where, load) if dtype.kind == "f" else load)
@@ -309,24 +323,45 @@ def _chunk_voxels(one: _Opened, box: Box, channel: int) -> Iterator[list[int]]:
         yield [o + place.get(axis, 0) for o, axis in zip(one.array.domain.inclusive_min, one.level.axes, strict=True)]
 
 
-def _chunkwise(store: Store, one: _Opened, view: ts.TensorStore, channel: int, box: Box) -> NDArray[Any]:
-    """A region from a server that refuses missing chunks, or answers with a web page, instead of saying 404."""
-    edges = dict(zip(one.level.axes, edges_of(one.array, shard=True), strict=True))
+def _key_at(one: _Opened, voxel: Sequence[int], channel: int) -> str:
+    """The key of the chunk, or shard, that a voxel (z, y, x) of a channel lies in."""
+    place = dict(zip("zyx", voxel, strict=True)) | {"c": channel}
     origin = one.array.domain.inclusive_min
-    result = np.full(box.shape, 0 if view.fill_value is None else view.fill_value, view.dtype.numpy_dtype)
+    key = chunk_key(one.array, [o + place.get(axis, 0) for o, axis in zip(origin, one.level.axes, strict=True)])
+    return key or ""
+
+
+def _load_far(one: _Opened, absence: Absence, channel: int, box: Box) -> NDArray[Any]:
+    """A region from a server, whose silence is not taken for the fill value."""
+    view = one.views[channel]
+    with absence.watch():
+        if absence.failed:
+            view = uncached(view)
+        try:
+            voxels = np.asarray(view[box.slices].read().result())
+        except FAILURES:
+            if not absence.is_odd:
+                raise
+            return _chunkwise(one, absence, view, channel, box)
+        absence.check(voxels, _fill(view), box, _chunk(view))
+        return voxels
+
+
+def _chunkwise(one: _Opened, absence: Absence, view: ts.TensorStore, channel: int, box: Box) -> NDArray[Any]:
+    """A region from a server that does not say 404 for chunks that are not there."""
+    edges = dict(zip(one.level.axes, edges_of(one.array, shard=True), strict=True))
+    result = np.full(box.shape, _fill(view), view.dtype.numpy_dtype)
     starts = [
         range(a // edges[axis] * edges[axis], b, edges[axis])
         for a, b, axis in zip(box.start, box.stop, "zyx", strict=True)
     ]
     for start in itertools.product(*starts):
-        part = Box.of(start, (edges[axis] for axis in "zyx")).clip(box)
+        part, key = Box.of(start, (edges[axis] for axis in "zyx")).clip(box), _key_at(one, start, channel)
         try:
             result[part.relative_to(box).slices] = view[part.slices].read().result()
+            absence.saw(key)
         except FAILURES:
-            place = dict(zip("zyx", part.start, strict=True)) | {"c": channel}
-            voxel = [o + place.get(axis, 0) for o, axis in zip(origin, one.level.axes, strict=True)]
-            key = chunk_key(one.array, voxel)
-            if key is None or not store.lacks(key):
+            if not absence.holds(key):
                 raise
     return result
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import tensorstore as ts
@@ -26,12 +26,15 @@ _SCHEMES = ("file", "http", "https", "s3", "gs")
 _RETRIES = {"max_retries": 5, "initial_delay": "500ms", "max_delay": "8s"}  # the default goes on for many minutes
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_ACCESS = {"PERMISSION_DENIED", "UNAUTHENTICATED"}
+_UNKNOWN_USER = "[HTTP code 401]"  # who asks for a name never means that there is nothing
 _NO_ANSWER = {"UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED"}
 FAILURES = (ValueError, NotImplementedError, OSError)  # what tensorstore raises
 MOST_METADATA = 16 << 20  # bytes of a file of metadata
 _MOST_IN_ARCHIVE = 1 << 29  # bytes of a file in a zip archive, unpacked
 _TOPS = ("zarr.json", ".zgroup", ".zarray", ".zattrs", "attributes.json", "info")
 _WEB_PAGES = (b"<!doctype html", b"<html", b"<?xml")  # what some servers answer for keys that do not exist
+_NEVER = ".never-written"  # ending of keys that nobody has
+Answer = Literal["value", "missing", "gone", "forbidden", "page"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +130,15 @@ class Store:
         Raises:
             VolumeError: If it cannot be read, or is far too large.
         """
-        try:
-            with reading(f"{self.where}/{key}"):
-                if self.folder is not None and _size(self.folder / key) > MOST_METADATA:
-                    raise ValueError(f"it is larger than {MOST_METADATA >> 20} MiB")
+        with reading(f"{self.where}/{key}"):
+            if self.folder is not None and _size(self.folder / key) > MOST_METADATA:
+                raise ValueError(f"it is larger than {MOST_METADATA >> 20} MiB")
+            try:
                 result = self._keys().read(key).result()
-        except VolumeError as error:
-            if self.is_far and is_forbidden(error.__cause__):
-                return None
-            raise
+            except FAILURES:
+                if self.is_far and self._says_absent(key):
+                    return None
+                raise
         return result.value if result.state == "value" else None
 
     def check_access(self) -> None:
@@ -149,19 +152,29 @@ class Store:
                 for key in _TOPS:
                     self._keys().read(key).result()
 
-    def lacks(self, key: str) -> bool:
-        """Whether a far store has no value for the key of a chunk, however its server says so.
+    def answer(self, key: str) -> Answer:
+        """What a far store's server has for a key.
 
         Raises:
-            Exception: What tensorstore raises if the server does not answer.
+            Exception: What tensorstore raises if the server answers otherwise, or not at all.
         """
         try:
             result = self._keys().read(key).result()
         except FAILURES as error:
-            if is_forbidden(error):
-                return True
+            code, text, _ = _telling(error)
+            if code in _NO_ACCESS and _UNKNOWN_USER not in text:
+                return "forbidden"
+            if code == "NOT_FOUND":
+                return "gone"
             raise
-        return result.state != "value" or result.value[:100].lstrip().lower().startswith(_WEB_PAGES)
+        if result.state != "value":
+            return "missing"
+        return "page" if _is_page(result.value) else "value"
+
+    def _says_absent(self, key: str) -> bool:
+        """Whether a far store's server answers as it does for a key of this kind that cannot exist."""
+        found = self.answer(key)
+        return found != "value" and found == self.answer(f"{key}{_NEVER}")
 
     def read_json(self, key: str) -> dict[str, Any] | None:
         """The JSON object of a key; None if there is none.
@@ -170,7 +183,7 @@ class Store:
             VolumeError: If it cannot be read or is no JSON object.
         """
         text = self.read(key)
-        if text is None or (self.is_far and text[:100].lstrip().lower().startswith(_WEB_PAGES)):
+        if text is None or (self.is_far and _is_page(text) and self._says_absent(key)):
             return None
         try:
             if len(text) > MOST_METADATA:
@@ -246,14 +259,7 @@ def open_place(place: Place, cache_bytes: int) -> Store:
     Raises:
         VolumeError: If the URL is not valid.
     """
-    context = ts.Context(
-        {
-            "cache_pool": {"total_bytes_limit": cache_bytes},
-            "http_request_retries": _RETRIES,
-            "gcs_request_retries": _RETRIES,
-            "s3_request_retries": _RETRIES,
-        }
-    )
+    context = _context(cache_bytes)
     if place.folder is not None and is_zip(place.folder):
         base = {"driver": "file", "path": str(place.folder)}
         archive = {"driver": "zip", "base": base, "path": _top_of(place.folder)}
@@ -266,6 +272,20 @@ def open_place(place: Place, cache_bytes: int) -> Store:
     if kvstore["driver"] in ("s3", "gcs"):
         kvstore["path"] = kvstore["path"].lstrip("/")
     return Store(place.where.rstrip("/"), kvstore, context, None)
+
+
+def _context(cache_bytes: int) -> ts.Context:
+    retries = {f"{protocol}_request_retries": _RETRIES for protocol in ("http", "gcs", "s3")}
+    return ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}, **retries})
+
+
+def uncached(view: ts.TensorStore) -> ts.TensorStore:
+    """The same voxels, read anew whenever they are asked for.
+
+    Raises:
+        Exception: What tensorstore raises if the array is not there any more.
+    """
+    return ts.open(view.spec(), context=_context(0), open=True, read=True).result()
 
 
 def is_zip(path: Path) -> bool:
@@ -308,9 +328,9 @@ def _size(path: Path) -> int:
         return 0
 
 
-def is_forbidden(error: BaseException | None) -> bool:
-    """Whether a server refuses access, by what tensorstore raised."""
-    return isinstance(error, FAILURES) and _telling(error)[0] in _NO_ACCESS
+def _is_page(value: bytes) -> bool:
+    """Whether a value is a web page."""
+    return value[:100].lstrip().lower().startswith(_WEB_PAGES)
 
 
 @contextmanager
