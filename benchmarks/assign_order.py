@@ -39,7 +39,7 @@ from coarse2fine.features import FeatureSettings
 from coarse2fine.fine import plan_sizes, segment_boxes
 from coarse2fine.io import find_cases, read_volume
 from coarse2fine.lessons import LabelledCase, build_instances, cached_instances, how_made
-from coarse2fine.metrics import dice, iou, mean_over_labels
+from coarse2fine.metrics import dice, iou, leave_out, mean_over_labels
 from coarse2fine.nnunet import Model
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.teach import TeachSettings
@@ -250,10 +250,11 @@ def _segment(real: RealCase, seen: Seen, order: Sequence[Roi], changes: Mapping[
         arguments = (boxes, config, plan, writer, seen.coarse, clock, lambda *_: None)
         result = segment_boxes(seen.view, fine, *arguments)
         writer.finish()
-    labels, foreground = writer.labels, fine.labels.foreground
+    foreground, ignore = fine.labels.foreground, fine.labels.ignore
+    labels, truth = (leave_out(one, seen.truth, ignore) for one in (writer.labels, seen.truth))
     return {
-        "dice": mean_over_labels(dice, labels, seen.truth, foreground),
-        "iou": mean_over_labels(iou, labels, seen.truth, foreground),
+        "dice": mean_over_labels(dice, labels, truth, foreground),
+        "iou": mean_over_labels(iou, labels, truth, foreground),
         "boxes": len(boxes),
         "canvases": len(result.canvases),
         "fill": share_filled(result.canvases),

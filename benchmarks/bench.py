@@ -26,6 +26,7 @@ from torch import nn
 from coarse2fine.clock import Clock
 from coarse2fine.config import Config, load_config
 from coarse2fine.io import find_cases, read_volume
+from coarse2fine.metrics import leave_out
 from coarse2fine.nnunet import Model, load_model, nnunet_predictor
 from coarse2fine.pipeline import Pipeline, pick_device
 from coarse2fine.report import RunReport
@@ -151,7 +152,15 @@ class Bench:
 
     @cached_property
     def reference(self) -> NDArray[Any]:
-        """True labels, (z, y, x) of the file."""
+        """True labels, (z, y, x) of the file; background where nobody has decided."""
+        return self.decided(self._stored_reference)
+
+    def decided(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Labels to compare with the reference: background where nobody has decided."""
+        return leave_out(labels, self._stored_reference, self.model("fine").labels.ignore)
+
+    @cached_property
+    def _stored_reference(self) -> NDArray[Any]:
         return read_volume([self.case.reference]).channels[0]
 
     @property

@@ -38,7 +38,7 @@ from coarse2fine.allocator import keep_freed_memory
 from coarse2fine.clock import Clock
 from coarse2fine.config import Config, load_config
 from coarse2fine.io import atomic_write, check_writable, find_cases, read_volume
-from coarse2fine.metrics import dice, iou, mean_over_labels
+from coarse2fine.metrics import dice, iou, leave_out, mean_over_labels
 from coarse2fine.nnunet import load_model, nnunet_predictor
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.report import RunReport
@@ -136,15 +136,16 @@ def speed(runs: dict[str, list[Run]]) -> dict[str, Any]:
 
 def quality(contest: Contest) -> dict[str, Any]:
     """Both results, as the last run wrote them, against the reference and each other."""
-    labels = contest.pipeline.fine.labels.foreground
+    names = contest.pipeline.fine.labels
     paths = [contest.results[side] for side in SIDES] + [contest.reference]
     ours, theirs, reference = (read_volume([path]).channels[0] for path in paths)
+    judged = [leave_out(labels, reference, names.ignore) for labels in (ours, theirs, reference)]
     return {
-        "dice": mean_over_labels(dice, ours, reference, labels),
-        "dice_nnunet": mean_over_labels(dice, theirs, reference, labels),
-        "iou": mean_over_labels(iou, ours, reference, labels),
-        "iou_nnunet": mean_over_labels(iou, theirs, reference, labels),
-        "agreement": mean_over_labels(dice, ours, theirs, labels),
+        "dice": mean_over_labels(dice, judged[0], judged[2], names.foreground),
+        "dice_nnunet": mean_over_labels(dice, judged[1], judged[2], names.foreground),
+        "iou": mean_over_labels(iou, judged[0], judged[2], names.foreground),
+        "iou_nnunet": mean_over_labels(iou, judged[1], judged[2], names.foreground),
+        "agreement": mean_over_labels(dice, ours, theirs, names.foreground),
         "different_voxels": int(np.count_nonzero(ours != theirs)),
     }
 

@@ -53,7 +53,7 @@ def measure(bench: Bench, *overrides: str, fine: str = "fine") -> dict[str, Any]
         output = Path(folder) / "labels.nii.gz"
         effort = bench.run(partial(run_ours, overrides=overrides, fine=fine), output)
         labels = read_volume([output]).channels[0]
-    return quality(labels, bench.reference, bench.labels) | costs(effort, fine)
+    return quality(bench.decided(labels), bench.reference, bench.labels) | costs(effort, fine)
 
 
 def quality(labels: NDArray[Any], truth: NDArray[Any], names: Sequence[int]) -> dict[str, float]:

@@ -200,7 +200,7 @@ def describe(bench: Bench, name: str) -> Record:
 def judge(bench: Bench, result: Path) -> Record:
     """All metrics of a result: means over labels, and each label's own."""
     volume = read_volume([result])
-    labels, reference = volume.channels[0], bench.reference
+    labels, reference = bench.decided(volume.channels[0]), bench.reference
     spacing, tolerance = volume.grid.spacing, bench.dataset.tolerance
     by_label = {str(one): judge_label(labels == one, reference == one, spacing, tolerance) for one in bench.labels}
     names = next(iter(by_label.values()))

@@ -76,6 +76,7 @@ def compare(options: argparse.Namespace, console: Console) -> bool:
     bench = Bench(dataset, choose_case(dataset, options.case), source=options.models, overrides=options.overrides)
     volume = read_volume(bench.files)
     true = bench.reference != 0
+    decided = bench.decided(np.ones_like(bench.reference)) != 0
     target, whole = largest_object(true), Box.whole(true.shape)
     if options.width:
         shape = triple(min(options.width, edge) for edge in whole.shape)
@@ -90,7 +91,7 @@ def compare(options: argparse.Namespace, console: Console) -> bool:
         part, reference, scores, counts = cut_out(volume, box), true[box.slices], {}, ["", ""]
         for mode, pipeline in pipelines.items():
             result = pipeline(part)
-            scores[mode] = dice(result.labels != 0, reference)
+            scores[mode] = dice((result.labels != 0) & decided[box.slices], reference)
             if mode == "accelerated":
                 counts = [f"{result.report.boxes['selected']:.0f}", f"{result.report.canvases['count']:.0f}"]
         behind = scores.get("two-stage", 0.0) - scores.get("accelerated", 1.0) > TOLERANCE

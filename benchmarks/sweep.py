@@ -22,7 +22,7 @@ from rich.table import Table
 from coarse2fine.allocator import keep_freed_memory
 from coarse2fine.errors import C2FError
 from coarse2fine.io import read_volume
-from coarse2fine.metrics import dice, iou
+from coarse2fine.metrics import dice, iou, leave_out
 
 COLUMNS = ("setting", "Dice", "IoU", "canvases", "fill", "grown", "volume seen", "heatmap seen", "seconds")
 
@@ -42,8 +42,10 @@ def measure(options: argparse.Namespace, setting: tuple[str, ...]) -> tuple[str,
         options.overrides = [*options.fixed, *setting]
         contest = load(options, Path(folder))
         run = contest.run("coarse2fine")
-        found = read_volume([contest.results["coarse2fine"]]).channels[0] > 0
-        true = read_volume([contest.reference]).channels[0] > 0
+        files = contest.results["coarse2fine"], contest.reference
+        labels, reference = (read_volume([file]).channels[0] for file in files)
+        ignore = contest.pipeline.fine.labels.ignore
+        found, true = (leave_out(one, reference, ignore) > 0 for one in (labels, reference))
     if run.report is None:
         raise MissingDataError("the run has no report", "")
     report = run.report

@@ -421,7 +421,7 @@ def evaluate(folder: Path, data: Path) -> float:
     """Mean Dice of a model's plain sliding window on a data set's training cases, file to file, without mirroring."""
     from coarse2fine.config import load_config
     from coarse2fine.io import find_cases, read_volume
-    from coarse2fine.metrics import dice
+    from coarse2fine.metrics import dice, leave_out
     from coarse2fine.pipeline import Pipeline
 
     settings = ["mode=one-stage", f"fine.model={json.dumps(str(folder.resolve()))}", "fine.mirroring=false"]
@@ -431,7 +431,9 @@ def evaluate(folder: Path, data: Path) -> float:
         with tempfile.TemporaryDirectory() as temporary:
             files = [parent / f"{case.name}{case.suffix}" for parent in (Path(temporary), data / "labelsTr")]
             pipeline.run_files(case.files, files[0])
-            scores.append(dice(*(read_volume([file]).channels[0] > 0 for file in files)))
+            labels, reference = (read_volume([file]).channels[0] for file in files)
+            ignore = pipeline.fine.labels.ignore
+            scores.append(dice(*(leave_out(one, reference, ignore) > 0 for one in (labels, reference))))
         print(f"{case.name}: Dice {scores[-1]:.3f}", flush=True)
     return sum(scores) / len(scores)
 

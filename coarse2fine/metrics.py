@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-__all__ = ["Metric", "Surfaces", "dice", "hd95", "iou", "mean_over_labels", "surface_dice"]
+__all__ = ["Metric", "Surfaces", "dice", "hd95", "iou", "leave_out", "mean_over_labels", "surface_dice"]
 
 Mask = NDArray[np.bool_]
 Metric = Callable[[Mask, Mask], float]
@@ -179,6 +179,24 @@ def surface_dice(prediction: Mask, reference: Mask, spacing: Sequence[float], to
         (0.6666666666666666, 1.0)
     """
     return Surfaces.between(prediction, reference, spacing).surface_dice(tolerance)
+
+
+def leave_out(labels: NDArray[Any], reference: NDArray[Any], ignore: int | None) -> NDArray[Any]:
+    """Label maps without voxels on which nobody has decided: there they have the background.
+
+    Whatever is compared with the reference is so, and the reference itself: then these voxels are in no mask of a
+    label, neither rightly nor wrongly, as in nnU-Net's evaluation.
+
+    Args:
+        labels: Label map, any shape; it stays as it is.
+        reference: Of the same shape.
+        ignore: The reference's value in such voxels, nnU-Net's label ``ignore``; None if there is none.
+
+    Example:
+        >>> leave_out(np.array([1, 1, 0]), np.array([1, 2, 2]), ignore=2)
+        array([1, 0, 0])
+    """
+    return labels if ignore is None else np.where(reference == ignore, 0, labels).astype(labels.dtype)
 
 
 def mean_over_labels(

@@ -172,12 +172,12 @@ def volume_doubts(volume: Volume[Any], models: Sequence[Model]) -> tuple[str, ..
     """
     seen = {model.reader: look_with(model.reader, volume) for model in models}
     apart = dict.fromkeys(doubt for aspects in seen.values() for doubt in channel_doubts(volume, aspects))
-    spacing = seen[models[-1].reader][0].spacing
+    first = seen[models[-1].reader][0]
     return (
         *volume.warnings,
         *orientation_doubts(volume, list(seen)),
         *apart,
-        *spacing_doubts(spacing, volume.grid.unit, models[-1]),
+        *spacing_doubts(first.spacing, first.unit, models[-1]),
         *chain.from_iterable(trainer_doubts(model.folder, model.trainer) for model in models),
     )
 

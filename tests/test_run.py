@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import shutil
@@ -260,6 +261,32 @@ def test_judge_label__known_masks__gives_all_metrics(ladder: ModuleType) -> None
     assert scores["ap"] == pytest.approx(1 / 3)
     assert scores["recall"] == 0.5
     assert scores["hd95"] > 1
+
+
+def test_judge__label_ignore__is_left_out(ladder: ModuleType, make_bench: Callable[..., Any], tmp_path: Path) -> None:
+    """What is found where nobody has decided is no mistake, and nothing is missed there; the files stay as they are."""
+    bench = make_bench()
+    description = bench.folder("fine") / "dataset.json"
+    content = json.loads(description.read_text())
+    before = sitk.GetArrayFromImage(sitk.ReadImage(str(bench.case.reference)))
+    middle, found = before.shape[2] // 2, before.copy()
+    found[:, :, middle:] = 1
+    truth = before.copy()
+    truth[:, :, middle:] = max(content["labels"].values()) + 1
+    for name, array in (("found", found), ("truth", truth)):
+        image = sitk.GetImageFromArray(array)
+        image.CopyInformation(sitk.ReadImage(str(bench.case.reference)))
+        sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
+    bench = bench.on(dataclasses.replace(bench.case, reference=tmp_path / "truth.nii.gz"))
+    assert ladder.judge(bench, tmp_path / "found.nii.gz")["dice"] < 0.9
+    content["labels"]["ignore"] = int(truth.max())
+    kept = description.read_text()
+    description.write_text(json.dumps(content))
+    try:
+        scores = ladder.judge(make_bench().on(bench.case), tmp_path / "found.nii.gz")
+    finally:
+        description.write_text(kept)
+    assert (scores["dice"], scores["hd95"], scores["recall"]) == (1.0, 0.0, 1.0)
 
 
 def test_judge__nothing_found__has_no_distance(

@@ -30,6 +30,7 @@ from coarse2fine.io.volume import Grid, Spacing, Volume
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 TIFF_SUFFIXES = (".tif", ".tiff")
 _SAME_PLACE = 0.01  # voxels that channels may lie apart without a word; rounded headers are better than that
+_NIFTI_UNITS = {1: "m", 2: "mm", 3: "\u00b5m"}  # of lengths, by their code; others are taken for mm
 _RIGHT_ANGLE = 1e-4  # cosine; SimpleITK refuses what is further from a right angle
 _SILENT = logging.getLogger("coarse2fine.io.readers.nibabel")  # nibabel tells what it repairs; here it is no news
 _SILENT.disabled = True
@@ -83,12 +84,14 @@ class Aspect:
         spacing: Distance between voxels, axes of the turned volume.
         corner: Where the first voxel of the turned volume lies (x, y, z); None if nobody knows.
         steps: Where each of its axes leads, voxel by voxel; rows for (z, y, x).
+        unit: Of all these lengths, which readers may take from the file as they are.
     """
 
     turn: Turn
     spacing: Spacing
     corner: NDArray[np.float64] | None = None
     steps: NDArray[np.float64] | None = None
+    unit: str = "mm"
 
 
 def look_with(reader: Reader, volume: Volume[Any]) -> tuple[Aspect, ...]:
@@ -124,7 +127,7 @@ def check_channels(reader: Reader, names: Sequence[str], grids: Sequence[Grid]) 
         if turned != shape or not np.allclose(aspect.spacing, first.spacing):
             raise VolumeError(
                 f"{names[0]} and {name} are channels of one case but differ (z, y, x): shape {shape} and {turned}, "
-                f"spacing {first.spacing} and {aspect.spacing} {grid.unit}",
+                f"spacing {first.spacing} {first.unit} and {aspect.spacing} {aspect.unit}",
                 "Resample them to one grid.",
             )
     return tuple(aspects)
@@ -147,9 +150,9 @@ def channel_doubts(volume: Volume[Any], aspects: Sequence[Aspect]) -> tuple[str,
         distance = float(np.linalg.norm(apart, axis=1).max())
         if distance > _SAME_PLACE * min(first.spacing):
             doubts.append(
-                f"channel {index} lies up to {distance:.3g} mm away from channel 0: their origins or directions "
-                "differ. The voxels are put together as they are, as nnU-Net does; check that the images belong "
-                "together, or resample one to the other's grid"
+                f"channel {index} lies up to {distance:.3g} {first.unit} away from channel 0: their origins or "
+                "directions differ. The voxels are put together as they are, as nnU-Net does; check that the images "
+                "belong together, or resample one to the other's grid"
             )
     return tuple(doubts)
 
@@ -200,7 +203,7 @@ def _aspect(reader: Reader, name: str, grid: Grid) -> Aspect:
     if grid.suffix and not reader.takes(grid.suffix):
         raise unsuitable(reader, name, grid.suffix)
     if grid.direction is None:
-        return Aspect(Turn(), grid.spacing)
+        return Aspect(Turn(), grid.spacing, unit=grid.unit)
     if reader.library == "nibabel":
         return _aspect_by_nibabel(reader, name, grid)
     return _aspect_by_simpleitk(reader, name, grid)
@@ -263,18 +266,24 @@ def _aspect_by_nibabel(reader: Reader, name: str, grid: Grid) -> Aspect:
         order, backwards = orientation[:, 0].argsort(), orientation[:, 1] < 0
         turn = _reversed_order(order.tolist(), backwards[order].tolist())
     x, y, z = (float(zoom) for zoom in zooms)
-    return _placed(turn, (z, y, x), grid.shape, affine[:3, 3], affine[:3, :3].T[::-1])
+    unit = _NIFTI_UNITS.get(int(header["xyzt_units"]) & 7, "mm")
+    return _placed(turn, (z, y, x), grid.shape, affine[:3, 3], affine[:3, :3].T[::-1], unit)
 
 
 def _placed(
-    turn: Turn, spacing: Spacing, shape: Triple, corner: NDArray[np.float64], steps: NDArray[np.float64]
+    turn: Turn,
+    spacing: Spacing,
+    shape: Triple,
+    corner: NDArray[np.float64],
+    steps: NDArray[np.float64],
+    unit: str = "mm",
 ) -> Aspect:
     """The aspect of a volume, of which the file's corner and steps are given."""
     turned, last = steps[list(turn.axes)], np.array(turn.sizes(shape)) - 1
     for axis in turn.reversed_axes:
         corner = corner + last[axis] * turned[axis]
         turned[axis] *= -1
-    return Aspect(turn, spacing, corner, turned)
+    return Aspect(turn, spacing, corner, turned, unit)
 
 
 def _reversed_order(axes: Sequence[int], flips: Sequence[bool]) -> Turn:

@@ -13,9 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 from scipy import ndimage
 
-from coarse2fine.metrics import Metric, Surfaces, dice, hd95, iou, mean_over_labels, surface_dice
+from coarse2fine.metrics import Metric, Surfaces, dice, hd95, iou, leave_out, mean_over_labels, surface_dice
 
 SHAPES = array_shapes(min_dims=1, max_dims=3, max_side=5)
 PAIRS = SHAPES.flatmap(lambda shape: st.tuples(arrays(bool, shape), arrays(bool, shape)))
@@ -241,6 +242,25 @@ def test_hd95__what_cannot_be_compared__is_refused() -> None:
         hd95(mask.astype(np.int64), mask, SPACING)
     with pytest.raises(ValueError, match="cannot be compared"):
         hd95(mask[:1], mask, SPACING)
+
+
+class InMemory:
+    """Stands for nnU-Net's reader: files are arrays."""
+
+    def read_seg(self, file: np.ndarray) -> tuple[np.ndarray, dict[str, object]]:
+        return file, {}
+
+
+@given(SHAPES.flatmap(lambda shape: st.tuples(*[arrays(np.uint8, shape, elements=st.integers(0, 3))] * 2)))
+def test_leave_out__label_ignore__scores_are_those_of_nnunet(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    """Voxels with the ignore label are in no mask; labels that neither side has are NaN for nnU-Net, and 1 here."""
+    prediction, reference = pair
+    expected = compute_metrics(reference, prediction, InMemory(), [1, 2], ignore_label=3)["metrics"]
+    found, true = (leave_out(labels, reference, 3) for labels in (prediction, reference))
+    for label, scores in expected.items():
+        for metric, name in ((dice, "Dice"), (iou, "IoU")):
+            assert metric(found == label, true == label) == pytest.approx(np.nan_to_num(scores[name], nan=1.0))
+    assert leave_out(prediction, reference, None) is prediction
 
 
 def test_mean_over_labels__several_labels__is_their_mean() -> None:

@@ -24,7 +24,7 @@ from coarse2fine.errors import ModelError, UntrustedModelError, VolumeError
 from coarse2fine.io import Grid, Volume, read_volume
 from coarse2fine.nnunet import load_model
 from coarse2fine.pipeline import Pipeline
-from coarse2fine.view import view_volume
+from coarse2fine.view import view_volume, volume_doubts
 
 SHAPE = (12, 26, 24)  # z, y, x of the scan as it would be in RAS
 LABELS = {"background": 0, "a": 1, "b": 2}
@@ -165,6 +165,9 @@ def test_run_files__micrometres__are_those_of_the_reader(tmp_path: Path, model_f
     file = scan(tmp_path / "a.nii.gz", "RAS", unit=3)
     run((model_folder(reader="NibabelIO"),), [file], tmp_path / "out.nii.gz")
     assert nibabel.load(tmp_path / "out.nii.gz").header.get_xyzt_units()[0] == "micron"
+    (doubt,) = volume_doubts(read_volume([file]), [load_model(model_folder(reader="NibabelIO", spacing=(2, 9, 9)))])
+    x, y, z = (float(zoom) for zoom in nibabel.load(file).header.get_zooms())
+    assert f"are {z:g} x {y:g} x {x:g} \u00b5m" in doubt
     with pytest.raises(VolumeError, match="are far from the"):
         run((model_folder(reader="SimpleITKIO"),), [file], tmp_path / "out.nii.gz")
 
