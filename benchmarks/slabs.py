@@ -2,26 +2,32 @@
 
     python benchmarks/slabs.py --dataset lung
     python benchmarks/slabs.py --dataset ms --thickness 1 8 --axes z --modes accelerated two-stage one-stage
-    python benchmarks/slabs.py --dataset lung --border
+    python benchmarks/slabs.py --dataset lung --border --split train --results slabs.json
 
 Slabs of a case are cut out around its largest object, across each axis, and segmented in each mode. With ``--border``
 the case is cut through that object instead, so that it lies at one side of what is left. The exit code is 1 if
-accelerated mode stays more than ``TOLERANCE`` of Dice behind two-stage mode anywhere.
+accelerated mode stays more than ``TOLERANCE`` of Dice behind two-stage mode anywhere. Settings are chosen on training
+cases. With ``--results`` every row is kept, and what a file holds already is not measured again; ``--page`` writes
+all rows as a table.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from bench import Bench
+from machine import forget
 from numpy.typing import NDArray
-from registry import choose_case, dataset_names, load_dataset
+from registry import choose_case, dataset_names, find_case_files, load_dataset
 from rich.console import Console
-from rich.table import Table
 
 from canvas import Box, triple
 from coarse2fine.allocator import keep_freed_memory
@@ -29,7 +35,9 @@ from coarse2fine.components import label_components
 from coarse2fine.errors import C2FError
 from coarse2fine.io import Volume, read_volume
 from coarse2fine.metrics import dice
+from coarse2fine.pipeline import Pipeline
 
+Row = dict[str, Any]
 AXES = "zyx"
 MODES = ("accelerated", "two-stage", "one-stage")
 THICKNESSES = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32)
@@ -47,7 +55,7 @@ def largest_object(mask: NDArray[np.bool_]) -> Box:
 def slabs(target: Box, whole: Box, axes: str, thicknesses: Sequence[int]) -> Iterator[tuple[str, Box]]:
     """Slabs around a box's centre: their names and boxes."""
     for axis in map(AXES.index, axes):
-        for thickness in thicknesses:
+        for thickness in (each for each in thicknesses if each < whole.shape[axis]):
             shape = triple(thickness if other == axis else edge for other, edge in enumerate(whole.shape))
             yield f"{AXES[axis]} {thickness}", target.centred(shape, whole)
 
@@ -70,12 +78,33 @@ def cut_out(volume: Volume[NDArray[np.generic]], box: Box) -> Volume[NDArray[np.
     return Volume(channels, dataclasses.replace(volume.grid, shape=box.shape), volume.name)
 
 
-def compare(options: argparse.Namespace, console: Console) -> bool:
-    """Measure, print a table; returns whether accelerated mode is nowhere behind."""
-    dataset = load_dataset(options.dataset)
-    bench = Bench(dataset, choose_case(dataset, options.case), source=options.models, overrides=options.overrides)
-    volume = read_volume(bench.files)
-    true = bench.reference != 0
+def measure(
+    part: Volume[NDArray[np.generic]],
+    true: NDArray[np.bool_],
+    decided: NDArray[np.bool_],
+    pipelines: dict[str, Pipeline],
+) -> Row:
+    """Segment a part in each mode: Dice where somebody has decided, seconds, and what accelerated mode did."""
+    row: Row = {"voxels": int(true.sum())}
+    for mode, pipeline in pipelines.items():
+        forget()
+        begin = time.perf_counter()
+        result = pipeline(part)
+        row[f"{mode} s"] = round(time.perf_counter() - begin, 2)
+        row[mode] = round(dice((result.labels != 0) & decided, true), 4)
+        if mode == "accelerated":
+            row |= {"boxes": result.report.boxes["selected"], "canvases": result.report.canvases["count"]}
+    return row
+
+
+def is_behind(row: Row) -> bool:
+    """Whether accelerated mode lost more than it may."""
+    return bool(row.get("two-stage", 0.0) - row.get("accelerated", 1.0) > TOLERANCE)
+
+
+def rows_of(bench: Bench, options: argparse.Namespace, done: Sequence[Row]) -> Iterator[Row]:
+    """Measure the parts of a case that are not done."""
+    volume, true = read_volume(bench.files), bench.reference != 0
     decided = bench.decided(np.ones_like(bench.reference)) != 0
     target, whole = largest_object(true), Box.whole(true.shape)
     if options.width:
@@ -83,32 +112,46 @@ def compare(options: argparse.Namespace, console: Console) -> bool:
         whole = target.centred(shape, whole)
     parts = borders(target, whole, options.axes) if options.border else None
     pipelines = {mode: bench.pipeline(f"mode={mode}") for mode in options.modes}
-    table = Table(title=f"{dataset.name} {bench.case.name}: Dice", title_justify="left")
-    for name in ("part", "object voxels", *options.modes, "boxes", "canvases"):
-        table.add_column(name, justify="right")
-    fine = True
     for name, box in parts or slabs(target, whole, options.axes, options.thickness):
-        part, reference, scores, counts = cut_out(volume, box), true[box.slices], {}, ["", ""]
-        for mode, pipeline in pipelines.items():
-            result = pipeline(part)
-            scores[mode] = dice((result.labels != 0) & decided[box.slices], reference)
-            if mode == "accelerated":
-                counts = [f"{result.report.boxes['selected']:.0f}", f"{result.report.canvases['count']:.0f}"]
-        behind = scores.get("two-stage", 0.0) - scores.get("accelerated", 1.0) > TOLERANCE
-        fine &= not behind
-        row = [name, str(int(reference.sum())), *(f"{score:.3f}" for score in scores.values()), *counts]
-        table.add_row(*row, style="red" if behind else None)
-        if options.verbose:
-            console.print(*row, highlight=False)
-    console.print(table)
-    return fine
+        row = {"data": bench.dataset.name, "case": bench.case.name, "split": bench.case.split, "part": name}
+        if all(any(row[key] != other[key] for key in row) for other in done):
+            yield row | measure(cut_out(volume, box), true[box.slices], decided[box.slices], pipelines)
+
+
+def show(rows: Sequence[Row]) -> str:
+    """Rows as a Markdown table."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [" | ".join(names), " | ".join("---" for _ in names)]
+    lines += (" | ".join(str(row.get(name, "")) for name in names) for row in rows)
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def compare(options: argparse.Namespace, console: Console) -> bool:
+    """Measure and print; returns whether accelerated mode is nowhere behind."""
+    dataset = load_dataset(options.dataset)
+    cases = [case for case in find_case_files(dataset) if case.split == options.split and case.image]
+    if options.case:
+        cases = [choose_case(dataset, options.case)]
+    known: list[Row] = json.loads(options.results.read_text()) if options.results and options.results.exists() else []
+    first = Bench(dataset, cases[0], source=options.models, overrides=options.overrides)
+    rows = []
+    for case in cases:
+        for row in rows_of(first.on(case), options, known):
+            console.print(*row.values(), style="red" if is_behind(row) else None, highlight=False)
+            rows.append(row)
+            if options.results:
+                options.results.write_text(json.dumps(known + rows, indent=0))
+    if options.page:
+        options.page.write_text(show(known + rows))
+    return not any(map(is_behind, rows))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--dataset", required=True, choices=dataset_names())
-    parser.add_argument("--case", help="default: the test case")
+    parser.add_argument("--case", help="default: all of the split")
+    parser.add_argument("--split", choices=("test", "train"), default="test")
     parser.add_argument("--models", default="ours", help="ours, shared, or a folder")
     parser.add_argument("--thickness", type=int, nargs="+", default=THICKNESSES, help="voxels of the file")
     parser.add_argument("--axes", default=AXES, help="default: zyx")
@@ -116,7 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--width", type=int, help="keep so many voxels of the other axes; default: all")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES[:2])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
-    parser.add_argument("--verbose", action="store_true", help="print every row at once, too")
+    parser.add_argument("--results", type=Path, help="JSON file that keeps rows; those in it are not measured again")
+    parser.add_argument("--page", type=Path, help="write all rows as a Markdown table")
     options, console = parser.parse_args(arguments), Console(width=None if sys.stdout.isatty() else 150)
     keep_freed_memory()
     try:

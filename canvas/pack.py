@@ -75,7 +75,8 @@ class Canvas:
     Attributes:
         shape: Size of the input.
         grid: Slots per axis; (1, 1, 1) if the crops are packed freely.
-        placements: The crops; their slots lie inside the canvas and do not overlap.
+        placements: The crops; their slots lie inside the canvas. Two slots are one and the same, which shows what
+            both crops read, or do not overlap.
     """
 
     shape: Triple
@@ -83,16 +84,20 @@ class Canvas:
     placements: tuple[Placement, ...]
 
     @property
+    def filled(self) -> int:
+        """Voxels of the canvas in slots that are in use."""
+        return sum(slot.volume for slot in {placement.slot for placement in self.placements})
+
+    @property
     def fill(self) -> float:
         """Share of the canvas that slots in use cover, 0 to 1."""
-        return sum(placement.slot.volume for placement in self.placements) / prod(self.shape)
+        return self.filled / prod(self.shape)
 
 
 def share_filled(canvases: Sequence[Canvas]) -> float:
     """Share of several canvases together that slots in use cover, 0 to 1; 0 for none."""
     total = sum(prod(canvas.shape) for canvas in canvases)
-    used = sum(placement.slot.volume for canvas in canvases for placement in canvas.placements)
-    return used / total if total else 0.0
+    return sum(canvas.filled for canvas in canvases) / total if total else 0.0
 
 
 def canvas_grids(canvas: Triple, slot: Triple) -> tuple[Triple, ...]:
@@ -214,6 +219,29 @@ def pack_same_scale(
         placement = Placement(crop.index, crop.box, source, Box.of(corner, shape))
         members.setdefault(int(bin_), []).append(placement)
     return [Canvas(canvas, (1, 1, 1), _alone(placements, canvas, volume)) for placements in members.values()]
+
+
+def pack_tiles(boxes: Sequence[Box], tiles: Sequence[Box], volume: Triple) -> list[Canvas]:
+    """Show every tile that boxes have voxels in; each box has its part of a tile as a crop, and all crops share a slot.
+
+    Args:
+        boxes: Regions of the volume.
+        tiles: Of one shape, in the order in which they are wanted; where the volume is shorter they stick out.
+        volume: Size of the volume.
+
+    Returns:
+        A canvas for each tile that is touched.
+
+    Raises:
+        ValueError: If a box is empty or reaches outside of the volume.
+    """
+    crops, canvases = _crops(boxes, volume), []
+    for tile in tiles:
+        slot, parts = Box.whole(tile.shape), [(crop.index, crop.box.clip(tile)) for crop in crops]
+        placements = tuple(Placement(index, part, tile, slot) for index, part in parts if part.volume)
+        if placements:
+            canvases.append(Canvas(tile.shape, (1, 1, 1), placements))
+    return canvases
 
 
 def trim(canvas: Canvas, divisor: Triple) -> Canvas:

@@ -26,8 +26,8 @@ def gather(canvas: Canvas, read: Read, channels: int) -> NDArray[np.float32]:
         Shape (channels, *canvas.shape); 0, the mean intensity of a normalised volume, where no crop lies.
     """
     data = np.zeros((channels, *canvas.shape), np.float32)
-    for placement in canvas.placements:
-        data[(slice(None), *placement.slot.slices)] = read(placement.source, placement.slot.shape)
+    for slot, source in {placement.slot: placement.source for placement in canvas.placements}.items():
+        data[(slice(None), *slot.slices)] = read(source, slot.shape)
     return data
 
 

@@ -8,10 +8,24 @@ from math import prod
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from assignnet import Roi, in_space_order
 from assignnet.problem import tiles_along
-from canvas import Box, Canvas, Read, Triple, gather, pack_same_scale, pack_same_size, scatter, to_array, trim, triple
+from canvas import (
+    Box,
+    Canvas,
+    Read,
+    Triple,
+    gather,
+    pack_same_scale,
+    pack_same_size,
+    pack_tiles,
+    scatter,
+    to_array,
+    trim,
+    triple,
+)
 from coarse2fine.clock import Clock
 from coarse2fine.coarse import CoarseResult
 from coarse2fine.config import Config
@@ -27,7 +41,7 @@ from coarse2fine.instance_norm import (
 from coarse2fine.lean import lean
 from coarse2fine.nnunet import Model, tile_starts
 from coarse2fine.resample import Floats
-from coarse2fine.sliding import Progress
+from coarse2fine.sliding import Progress, tiles_touching
 from coarse2fine.view import WorkingView
 from coarse2fine.writeback import LabelWriter
 
@@ -52,6 +66,7 @@ class CanvasPlan:
         context: Surroundings of a box in same-scale packing.
         divisor: Edges of a network input are multiples of these.
         patch: Size that the model was trained with; thinner volumes are padded to it.
+        shared: Whether boxes are seen on the tiles of one sliding window over the volume, and share these.
     """
 
     canvas: Triple
@@ -63,6 +78,7 @@ class CanvasPlan:
     context: Triple
     divisor: Triple
     patch: Triple
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +168,8 @@ def plan_canvases(
         ConfigError: If there is no grid with the configured capacity.
     """
     try:
+        if plan.shared:
+            return pack_tiles(boxes, tiles_under(boxes, plan.patch, config.fine.tile_step, volume), volume)
         if alone:
             return pack_same_size(boxes, plan.canvas, plan.canvas, volume, capacity=1)
         if same_scale(config):
@@ -193,7 +211,7 @@ def _pack_by_place(boxes: Sequence[Box], plan: CanvasPlan, volume: Triple) -> li
 
 def cut_large(regions: Sequence[Region], config: Config, plan: CanvasPlan) -> list[Region]:
     """Cut what is larger than what stays native into tiles, if large boxes are to stay native."""
-    if config.fine.large_boxes != "native":
+    if config.fine.large_boxes != "native" or plan.shared:  # the tiles that are shared cut them
         return list(regions)
     return [
         Region(tile, region.seeds)
@@ -206,6 +224,11 @@ def tiles_of(box: Box, tile: Triple, step: float) -> list[Box]:
     """nnU-Net's sliding window over one box; the box itself where it is no larger than a tile."""
     tile = triple(min(edge, limit) for edge, limit in zip(tile, box.shape, strict=True))
     return [Box.of(corner, tile).shift(box.start) for corner in tile_starts(box.shape, tile, step)]
+
+
+def tiles_under(boxes: Sequence[Box], tile: Triple, step: float, volume: Triple) -> list[Box]:
+    """The tiles of nnU-Net's sliding window over a volume that boxes have voxels in, each once, in its order."""
+    return sorted({touched for box in boxes for touched in tiles_touching(box, volume, tile, step)})
 
 
 def segment_boxes(
@@ -327,9 +350,12 @@ class _Stage:
 def _segment_canvas(stage: _Stage, canvas: Canvas, regions: Sequence[Region], covered: Edges) -> list[Growth]:
     """Run one canvas and hand each crop's outputs to the writer; returns what became of the crops' boxes."""
     output = _run(stage, canvas, gather(canvas, stage.read, input_channels(stage.model)))
-    growths = []
+    growths, volume = [], stage.view.shape
+    masks: dict[Box, NDArray[np.bool_]] = {}  # by slot, which crops may share
     for placement, logits in scatter(canvas, output):
-        mask, volume = stage.model.labels.from_logits(logits) != 0, stage.view.shape
+        if placement.slot not in masks:
+            masks[placement.slot] = stage.model.labels.from_logits(logits) != 0
+        mask = masks[placement.slot]
         others = covered[(covered != np.array(placement.box.start + placement.box.stop)).any(axis=1)]
         if stage.config.fine.grow:
             seeds = regions[placement.crop].seeds

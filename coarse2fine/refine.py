@@ -73,7 +73,7 @@ def refine(
         track: Whether the writer keeps which voxels the fine network decided.
     """
     with clock.time("assign"):
-        plain = unpacked(tree, coarse.heatmap, view, model, config, plan)
+        plain = unpacked(tree, coarse.heatmap, view, model, config)
         if plain is None:
             chosen = chooser.choose(tree, coarse, view, model, clock)
         else:

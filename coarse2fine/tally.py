@@ -147,7 +147,7 @@ def tally(
         cut=fine.cut,
         canvases=len(canvases),
         canvas_voxels=sum(prod(canvas.shape) for canvas in canvases),
-        filled=sum(placement.slot.volume for canvas in canvases for placement in canvas.placements),
+        filled=sum(canvas.filled for canvas in canvases),
         network_voxels=fine.network_voxels,
         working=core.volume,
         covered=covered,

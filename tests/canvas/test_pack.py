@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from canvas import Box, Canvas, Placement, canvas_grids, pack_same_scale, pack_same_size, share_filled, trim
+from canvas import (
+    Box,
+    Canvas,
+    Placement,
+    canvas_grids,
+    gather,
+    pack_same_scale,
+    pack_same_size,
+    pack_tiles,
+    share_filled,
+    trim,
+)
 from canvas.binpack import bin_pack, carve, pack_shelves, pack_spaces
 
 steady = settings(deadline=None)  # a busy machine is no failure
@@ -424,3 +435,27 @@ def test_pack_same_scale__volume_thinner_than_padded__every_crop_shows_all_of_it
                 elif len(canvas_.placements) > 1:
                     lone = plain[one.crop]
                     assert one.source.shape[axis] <= max(lone.source.shape[axis], one.box.shape[axis])
+
+
+def test_pack_tiles__boxes_on_a_grid_of_tiles__every_voxel_is_shown_once_for_each_tile_that_has_it():
+    """A tile without a box is no canvas; one with several is read once, filled once, and shows where it lies."""
+    volume, edge = (4, 20, 20), (6, 8, 8)
+    corners = product((-1,), (0, 6, 12), (0, 6, 12))
+    tiles = [Box.of(corner, edge) for corner in corners]
+    boxes = [Box((0, 1, 1), (4, 3, 3)), Box((1, 2, 1), (2, 9, 20)), Box((0, 4, 4), (4, 5, 5))]
+    canvases = pack_tiles(boxes, tiles, volume)
+    assert [canvas.placements[0].source for canvas in canvases] == tiles[:6]  # the last row of tiles begins at 12
+    shown = np.zeros((len(boxes), *volume), int)
+    for canvas in canvases:
+        assert canvas.fill == 1
+        reads = []
+        gather(canvas, lambda box, shape, reads=reads: reads.append(box) or np.zeros((1, *shape), np.float32), 1)
+        assert len(reads) == 1
+        for placement in canvas.placements:
+            shown[placement.crop][placement.box.slices] += 1
+    for number, box in enumerate(boxes):
+        expected = np.zeros(volume, int)
+        for tile in tiles:
+            expected[box.clip(tile).slices] += 1
+        np.testing.assert_array_equal(shown[number], expected)
+    assert share_filled(canvases) == 1

@@ -21,11 +21,13 @@ from coarse2fine.io import Grid, Volume
 from coarse2fine.nnunet import Model, load_model
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.refine import Refined, refine
+from coarse2fine.sliding import sliding_window
 from coarse2fine.tally import Tally
 from coarse2fine.thin import is_thin, two_stage, unpacked
 from coarse2fine.view import WorkingView, open_view
 
 SPACING = (2.0, 1.0, 1.0)  # the tiny models' own; their patch is 8 x 16 x 16
+SHARING = ["fine.grow=0", "canvas.norm=canvas", "fine.tile_step=1", "fine.mirroring=false"]
 PLACES = [(8, 9), (30, 34), (34, 60), (61, 20), (12, 50), (60, 62)]
 
 
@@ -60,7 +62,7 @@ def heatmap_of(tree: RoiTree) -> np.ndarray:
 
 def is_unpacked(tree: RoiTree, view: WorkingView, model: Model, settings: Sequence[str] = ()) -> bool:
     config = load_config(None, settings)
-    return unpacked(tree, heatmap_of(tree), view, model, config, plan_sizes(config, model)) is not None
+    return unpacked(tree, heatmap_of(tree), view, model, config) is not None
 
 
 def refined(view: WorkingView, model: Model, tree: RoiTree, config: Config) -> Refined:
@@ -71,10 +73,15 @@ def refined(view: WorkingView, model: Model, tree: RoiTree, config: Config) -> R
     return refine(tree, view, model, coarse, chooser, config, plan, Clock(), quiet)
 
 
-@pytest.mark.parametrize("thickness", [1, 3, 7])
-def test_refine__volume_thinner_than_a_patch__gives_what_two_stage_mode_gives(model: Model, thickness: int) -> None:
+@pytest.mark.parametrize(("thickness", "norm"), [(1, "case"), (3, "canvas"), (7, "slot")])
+def test_refine__volume_thinner_than_a_patch__gives_what_two_stage_mode_gives(
+    model: Model, thickness: int, norm: str
+) -> None:
     """Six regions in a thin volume would share few canvases, but are seen as nnU-Net's tiles are, padding included."""
-    view, config = view_of(model, thickness), load_config(None, ["assign.agent=greedy"])
+    view, config = (
+        view_of(model, thickness),
+        load_config(None, ["assign.agent=greedy", f"canvas.norm={norm}", "fine.mirroring=false"]),
+    )
     tree = tree_of(view, 6)
     accelerated, classical = (refined(view, model, tree, chosen) for chosen in (config, two_stage(config)))
     np.testing.assert_array_equal(accelerated.writer.labels, classical.writer.labels)
@@ -86,7 +93,6 @@ def test_refine__volume_thinner_than_a_patch__gives_what_two_stage_mode_gives(mo
     ("thickness", "regions", "settings"),
     [
         (8, 6, []),  # as thick as the patch
-        (7, 0, ["canvas.norm=canvas"]),
         (7, 0, ["canvas.enabled=false"]),
         (7, 0, ["fine.postprocess=resize_only"]),
     ],
@@ -99,14 +105,36 @@ def test_unpacked__thick_volume_or_other_settings__packs_as_asked(
     assert not is_unpacked(tree_of(view, regions), view, model, settings)
 
 
-def test_unpacked__regions_everywhere__are_packed(model: Model) -> None:
-    """Where unpacked regions would take more than half of a sliding window's passes, speed counts."""
-    view = view_of(model, 5)
-    boxes = [Box.of((0, y, x), (5, 4, 4)) for y in range(2, 75, 9) for x in range(2, 75, 9)]
-    rois = [Roi(box, 0.9, 1.0) for box in boxes]
-    few, many = (RoiTree(tuple(part), tuple((roi,) for roi in part), view.shape) for part in (rois[::3], rois))
-    assert is_unpacked(few, view, model)  # 27 passes, where a sliding window has 9 x 9
-    assert not is_unpacked(many, view, model)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_refine__regions_everywhere_in_a_thin_volume__share_the_tiles_of_one_stage_mode(
+    model: Model, axis: int
+) -> None:
+    """Patches around the regions would be more than nnU-Net's tiles, so these show what one-stage mode finds there."""
+    view, config = view_of(model, 5, axis), load_config(None, SHARING)
+    places = [(low, high) for low in range(2, 50, 9) for high in range(2, 50, 9)]
+    boxes = [Box.of(np.insert(place, axis, 0), np.insert((6, 6), axis, 5)) for place in places]
+    rois = tuple(Roi(box, 0.9, 1.0) for box in boxes)
+    tree = RoiTree(rois, tuple((roi,) for roi in rois), view.shape)
+    seen = refined(view, model, tree, config)
+    data = view.read(Box.whole(view.shape))
+    tiles = list[Box]()
+    logits = sliding_window(model, data, tile_step=1, mirroring=False, on_tile=tiles.append).float().numpy()
+    inside = np.zeros(view.shape, bool)
+    for box in boxes:
+        inside[box.slices] = True
+    expected = np.where(inside, model.labels.from_logits(logits), 0)
+    assert len(seen.fine.canvases) < min(len(boxes), len(tiles))  # some tiles touch no region
+    assert np.mean(seen.writer.labels != expected) < 1e-3  # nnU-Net's sums are in half precision
+    assert expected.any()
+    assert (inside & (expected == 0)).any()
+
+
+def test_unpacked__few_regions__get_patches_around_them(model: Model) -> None:
+    """A patch is shared only where that takes fewer passes."""
+    view, config = view_of(model, 5), load_config(None, [])
+    trees = [tree_of(view, 2), tree_of(view, 6)]
+    shared = [unpacked(tree, heatmap_of(tree), view, model, config) for tree in trees]
+    assert [plain is not None and plain[2].shared for plain in shared] == [False, False]
 
 
 def test_unpacked__window_of_a_thick_volume__is_not_thin(model: Model) -> None:
