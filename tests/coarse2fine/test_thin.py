@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import blobs
+from large_volumes import SPACING, pipeline_of, segment, settled
 
 from assignnet import Roi, RoiTree
 from canvas import Box
@@ -18,6 +19,7 @@ from coarse2fine.coarse import look_coarsely
 from coarse2fine.config import Config, load_config
 from coarse2fine.fine import plan_sizes
 from coarse2fine.io import Grid, Volume
+from coarse2fine.large.lattice import plan_lattice
 from coarse2fine.nnunet import Model, load_model
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.refine import Refined, refine
@@ -26,7 +28,7 @@ from coarse2fine.tally import Tally
 from coarse2fine.thin import is_thin, two_stage, unpacked
 from coarse2fine.view import WorkingView, open_view
 
-SPACING = (2.0, 1.0, 1.0)  # the tiny models' own; their patch is 8 x 16 x 16
+# The tiny models' patch is 8 x 16 x 16, their spacing SPACING.
 SHARING = ["fine.grow=0", "canvas.norm=canvas", "fine.tile_step=1", "fine.mirroring=false"]
 PLACES = [(8, 9), (30, 34), (34, 60), (61, 20), (12, 50), (60, 62)]
 
@@ -160,3 +162,19 @@ def test_pipeline__thin_volume__says_that_nobody_chose(model: Model, model_folde
     assert not any("thinner than a patch" in text for text in warnings(["mode=two-stage"]))
     assert "5 region(s)" in (Tally(unpacked=2) + Tally(unpacked=3)).warnings[0]
     assert Tally(selected=3).warnings == ()
+
+
+@pytest.mark.parametrize("shape", [(3, 40, 72), (40, 3, 72), (40, 72, 1)])
+def test_segment_cells__thin_volume_in_one_cell__gives_what_the_file_gives(
+    shape: tuple[int, int, int], model: Model, model_folder: Callable[..., Path]
+) -> None:
+    """Regions are those of two-stage mode, and seen on the same tiles, when the volume is read by region."""
+    coarse = model_folder(spacing=(2.0, 2.0, 2.0), seed=5)
+    pipeline = pipeline_of((coarse, model.folder), ["rois.threshold=0.52", "canvas.norm=canvas", "fine.tile_step=1"])
+    image = blobs(tuple(edge + 4 for edge in shape))[2:-2, 2:-2, 2:-2] + np.int16(1)
+    whole, lattice = pipeline(Volume((image,), Grid(shape, SPACING), "thin")), plan_lattice(shape, shape, shape)
+    ((_, cell),) = segment(pipeline, image, lattice, norm=settled(pipeline, image, lattice)).items()
+    np.testing.assert_array_equal(cell.labels, whole.labels)
+    assert whole.labels.any()
+    assert cell.counts.network_inputs["count"] == whole.report.canvases["count"]
+    assert cell.counts.warnings[0] in whole.report.warnings
