@@ -76,10 +76,10 @@ def check_filters(where: str, dataset: h5py.Dataset) -> None:
             raise VolumeError(
                 f"{where} is compressed by the HDF5 filter {words}, which is not installed",
                 "Install HDF5's plugins (pip install hdf5plugin), or repack the file where they "
-                "are (h5repack -f GZIP=4).",
+                "are (h5repack -f GZIP=4 OLD NEW).",
             )
     if sum(code == _DEFLATE for code, *_ in filters) > 1:
-        raise VolumeError(f"{where} is compressed by deflate twice", "Repack it (h5repack -f GZIP=4).")
+        raise VolumeError(f"{where} is compressed by deflate twice", "Repack it (h5repack -f GZIP=4 OLD NEW).")
 
 
 def _plugins_have(code: int) -> bool:

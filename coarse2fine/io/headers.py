@@ -77,7 +77,9 @@ def nifti_layout(path: Path) -> Layout:
         is_second = head[4:7] == b"n+2"
         raise VolumeError(
             f"{path} is {'a NIfTI-2' if is_second else 'not a NIfTI'} file",
-            "Convert it to NIfTI-1 or .nrrd." if is_second else "The file may be damaged or misnamed.",
+            "Convert it to NIfTI-1, for example with nibabel: save(Nifti1Image.from_image(load(OLD)), NEW)."
+            if is_second
+            else "The file may be damaged or misnamed.",
         )
     axes, *shape = struct.unpack_from(f"{order}8h", head, _NIFTI_SHAPE)
     code, _bits = struct.unpack_from(f"{order}2h", head, 70)

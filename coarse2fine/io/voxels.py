@@ -71,7 +71,8 @@ def _check_size(layout: Layout, size: int) -> None:
         raise VolumeError(
             f"{file}: the header states {_bytes(size)} of voxels, more than {_SHRUNK} times the {_bytes(there)} of "
             "the file, which may be damaged or malicious",
-            "If it is neither, unpack it first, for example: gzip -dk FILE.nii.gz.",
+            "If it is neither, unpack it first, for example "
+            + (f"by gzip -dk {file}." if file.suffix == ".gz" else "with SimpleITK: WriteImage(ReadImage(OLD), NEW)."),
         )
     if size > _PLAUSIBLE * there or (layout.packing == GZIP and not _length_fits(layout, size)):
         for _ in _voxel_bytes(layout, size):  # two passes take longer, but less memory if the file lies
