@@ -7,16 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import blobs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import find_objects, label
+from torch.nn import functional as F
 
-from canvas import Box
+from canvas import Box, Triple
 from coarse2fine.clock import Clock
-from coarse2fine.coarse import CoarseResult, body_box, look_coarsely
+from coarse2fine.coarse import CoarseResult, body_box, look_coarsely, paint_coarse
 from coarse2fine.config import BodyCrop, load_config
 from coarse2fine.heatmap import Place
+from coarse2fine.large.window import outwards
 from coarse2fine.nnunet import Model, load_model
 from coarse2fine.sliding import sliding_window
 from coarse2fine.view import open_view
@@ -90,3 +93,84 @@ def test_peak_in__any_box_of_a_finer_grid__is_the_highest_of_all_voxels_it_touch
         )
     ]
     assert coarse.peak_in(box, grid) == max(touched, default=0.0)
+
+
+def result_of(shape: Triple, model: Model, seed: int = 0) -> CoarseResult:
+    """Random outputs of two classes, mostly background."""
+    logits = np.random.default_rng(seed).normal(0, 1, (2, *shape)).astype(np.float32)
+    logits[0] += 0.8
+    return CoarseResult(logits, np.zeros(shape, np.float32), model)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_labels_in__any_box_of_a_finer_grid__are_those_of_pytorchs_interpolation(
+    model: Model, data: st.DataObject
+) -> None:
+    """Whether all of the coarse grid is held, or only a part that shows the box and a voxel around it."""
+    shape = data.draw(st.tuples(*[st.integers(3, 7)] * 3))
+    grid = tuple(data.draw(st.integers(edge, 3 * edge)) for edge in shape)
+    start = tuple(data.draw(st.integers(0, edge - 1)) for edge in grid)
+    box = Box(start, tuple(data.draw(st.integers(a + 1, edge)) for a, edge in zip(start, grid, strict=True)))
+    whole = result_of(shape, model)
+    outputs = F.interpolate(torch.from_numpy(whole.logits)[None], grid, mode="trilinear")[0][(slice(None), *box.slices)]
+    clear = (outputs[1] - outputs[0]).abs().numpy() > 1e-4
+    expected = (outputs[1] > outputs[0]).numpy()
+    part = outwards(box, grid, shape).grow((1, 1, 1)).clip(Box.whole(shape))
+    for coarse in (whole, whole.part(part)):
+        found = coarse.labels_in(box, grid)
+        np.testing.assert_array_equal(found[clear], expected[clear])
+        around = box.grow((2, 1, 3))
+        np.testing.assert_array_equal(coarse.one_hot(around, grid)[(0, *box.relative_to(around).slices)], found)
+
+
+def test_labels_in__beyond_what_is_held__repeat_the_outermost_voxels(model: Model) -> None:
+    """As if the coarse grid ended there."""
+    whole, grid = result_of((4, 6, 6), model), (4, 12, 12)
+    part = whole.part(Box((0, 1, 2), (4, 4, 5)))
+    alone = CoarseResult(part.logits, part.heatmap, model)
+    found = part.labels_in(Box((0, 0, 0), grid), grid)
+    held = alone.labels_in(Box((0, 0, 0), (4, 6, 6)), (4, 6, 6))
+    np.testing.assert_array_equal(found[:, 2:8, 4:10], held)
+    np.testing.assert_array_equal(found, np.pad(held, ((0, 0), (2, 4), (4, 2)), mode="edge"))
+    channels = part.one_hot(Box((-1, 0, 0), grid), grid)[0]
+    assert not channels[0].any()
+    outside = np.ones((4, 12, 12), bool)
+    outside[:, 2:8, 4:10] = False
+    np.testing.assert_array_equal(channels[1:] > 0, (found > 0) & ~outside)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_paint_coarse__any_outputs__paints_what_the_whole_grid_shows(model: Model, data: st.DataObject) -> None:
+    """Only a box is interpolated, in slabs; it holds all foreground, and little more."""
+    shape = (data.draw(st.integers(2, 12)), 7, 8)
+    spots = np.full((2, *shape), -2.0, np.float32)
+    spots[0] = 1
+    low = tuple(data.draw(st.integers(0, edge - 1)) for edge in shape)
+    spots[(1, *Box(low, tuple(data.draw(st.integers(a + 1, n)) for a, n in zip(low, shape, strict=True))).slices)] = 3
+    grid = (shape[0] * 3, 16, 9)
+    coarse = CoarseResult(spots, np.zeros(shape, np.float32), model)
+    expected = coarse.labels_in(Box.whole(grid), grid)
+    labels = np.zeros(grid, np.uint8)
+    paint_coarse(coarse, labels)
+    np.testing.assert_array_equal(labels, expected)
+    region = Box((1, 3, 2), (grid[0], 12, 9))
+    inside = np.zeros(region.shape, np.uint8)
+    paint_coarse(coarse, inside, region, grid)
+    np.testing.assert_array_equal(inside, expected[region.slices])
+    box = coarse.foreground_box(grid)
+    for axis, (edge, n) in enumerate(zip(grid, shape, strict=True)):
+        found = np.flatnonzero(expected.any(axis=tuple(other for other in range(3) if other != axis)))
+        assert box.start[axis] >= found[0] - 2 * edge / n - 1
+        assert box.stop[axis] <= found[-1] + 2 * edge / n + 2
+
+
+def test_paint_coarse__nothing_found__leaves_background(model: Model) -> None:
+    """There is no box of foreground then."""
+    outputs = np.zeros((2, 3, 4, 5), np.float32)
+    outputs[0] = 1
+    coarse, labels = CoarseResult(outputs, np.zeros((3, 4, 5), np.float32), model), np.zeros((6, 8, 10), np.uint8)
+    paint_coarse(coarse, labels)
+    assert not labels.any()
+    assert coarse.foreground_box((6, 8, 10)).volume == 0
