@@ -8,19 +8,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import blobs, write_agent
 
 from assignnet import RULES
 from assignnet.agent import load_agent
 from canvas import Box
-from coarse2fine.choose import Chooser, find_chooser, find_tree, problem_of
+from coarse2fine import choose as choose_module
+from coarse2fine.choose import Chooser, find_chooser, find_tree, grow_tree, problem_of, roi_settings
 from coarse2fine.clock import Clock
 from coarse2fine.coarse import look_coarsely
 from coarse2fine.config import load_config
 from coarse2fine.errors import ModelError
 from coarse2fine.features import FeatureSettings, tree_features
 from coarse2fine.fine import plan_sizes
+from coarse2fine.heatmap import Place
 from coarse2fine.nnunet import load_model
 from coarse2fine.pipeline import preset
 from coarse2fine.view import open_view
@@ -173,3 +176,36 @@ def test_problem_of__any_packing__costs_what_the_fine_stage_spends(
     problem = problem_of(config, plan_sizes(config, load_model(folders[1])))
     assert problem.slots(Box.whole(box)) == slots
     assert (problem.budget, problem.keep, problem.weight, problem.drop) == (3, 5, 0.2, False)
+
+
+def test_roi_settings__every_setting__reaches_the_search_or_the_tree(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under its own name; none is left at a default of the function that takes it."""
+    given = {
+        "threshold": 0.3,
+        "heatmap_voxel": (1, 2, 3),
+        "min_edge": 2.5,
+        "min_voxels": 7.0,
+        "margin": (1, 0, 2),
+        "window_step": 0.7,
+        "nms_threshold": 0.6,
+        "nms_overlap": "ios",
+        "nmm_threshold": 0.4,
+        "nmm_overlap": "iou",
+        "nmm_merging": "transitive",
+    }
+    config = load_config(None, [f"rois.{name}={list(v) if isinstance(v, tuple) else v}" for name, v in given.items()])
+    plan, place = plan_sizes(config, load_model(folders[1])), Place((0, 0, 1), (2, 2, 3))
+    settings = roi_settings(config, plan)
+    searched = {name: value for name, value in given.items() if not name.startswith("nm")}
+    assert {name: getattr(settings, name) for name in searched} == searched
+    assert settings.window == plan.window
+    merged: dict[str, Any] = {}
+    monkeypatch.setattr(choose_module, "build_tree", lambda *args, **options: merged.update(options, args=args))
+    grow_tree(config, [], np.zeros((2, 2, 2), np.float32), (2, 2, 3), place)
+    assert merged.pop("args")[2] == (2, 2, 3)
+    assert merged == {name: value for name, value in given.items() if name not in searched} | {
+        "threshold": 0.3,
+        "place": place,
+    }

@@ -13,11 +13,11 @@ from conftest import blobs
 from large_volumes import bright_pipeline
 from torch.nn import functional as F
 
-from canvas import Box, Canvas, share_of_volume
+from canvas import Box, Canvas, Triple, share_of_volume
 from coarse2fine.clock import Clock
 from coarse2fine.coarse import look_coarsely
 from coarse2fine.config import load_config
-from coarse2fine.fine import input_reader, plan_canvases, plan_sizes
+from coarse2fine.fine import better_alone, count_tiles, input_reader, norm_tiles, plan_canvases, plan_sizes
 from coarse2fine.io import Grid, Volume
 from coarse2fine.nnunet import Model, load_model
 from coarse2fine.pipeline import Result
@@ -117,3 +117,48 @@ def test_input_reader__cascade_resized__labels_lie_where_the_image_does(
     np.testing.assert_array_equal(result[1:], expected)
     np.testing.assert_array_equal(result[:1], view.read(box, shape))
     assert len(np.unique(expected.argmax(0))) > 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "boxes", "volume", "measured", "alone"),
+    [
+        # The patch is 8 x 16 x 16: a sliding window has 8 tiles along 72 voxels, and 15 along 128.
+        ([], 1, (8, 16, 72), True, True),
+        ([], 2, (8, 16, 72), True, False),
+        ([], 1, (8, 16, 64), True, False),
+        ([], 2, (8, 16, 136), True, True),
+        # Eight slots fill a canvas, and one tile is measured: two passes.
+        (["canvas.packing=same_size"], 2, (8, 16, 72), False, True),
+        (["canvas.packing=same_size"], 3, (8, 16, 72), False, False),
+        (["canvas.packing=same_size"], 2, (8, 16, 72), True, False),
+        (["canvas.packing=same_size", "canvas.norm=slot"], 1, (8, 16, 72), False, False),
+        (["fine.large_boxes=native"], 1, (8, 16, 72), False, False),
+        (["fine.postprocess=resize_only"], 1, (8, 16, 72), False, False),
+    ],
+)
+def test_better_alone__few_boxes__where_that_costs_no_more(
+    settings: list[str], boxes: int, volume: Triple, measured: bool, alone: bool, model_folder: Callable[..., Path]
+) -> None:
+    """Where a sliding window would cost eight times as much, or measuring costs what packing saves."""
+    config = load_config(None, ["canvas.norm_tiles=1", *settings])
+    plan = plan_sizes(config, load_model(model_folder()))
+    some = [Box.of((2, 2, 5 * number), (2, 4, 4)) for number in range(boxes)]
+    assert better_alone(some, config, plan, volume, measured=measured) == alone
+    assert count_tiles((8, 16, 72), (8, 16, 16), 0.5) == 8
+
+
+def test_norm_tiles__any_order_of_boxes__are_patches_around_some_of_them(model_folder: Callable[..., Path]) -> None:
+    """Spread over space, the first and the last included, inside of the volume; no more than there are boxes."""
+    model, volume = load_model(model_folder()), (16, 40, 200)
+    config = load_config(None, ["canvas.norm_tiles=3"])
+    plan = plan_sizes(config, model)
+    boxes = [Box.of((4, 20, x), (2, 4, 4)) for x in range(0, 196, 20)]
+    tiles = norm_tiles(boxes, config, plan, model, volume)
+    assert tiles == norm_tiles(boxes[::-1], config, plan, model, volume)
+    assert {tile.shape for tile in tiles} == {model.patch}
+    assert all(Box.whole(volume).contains(tile) for tile in tiles)
+    held = [[box for box in boxes if tile.contains(box)] for tile in tiles]
+    assert all(held)
+    assert boxes[0] in held[0] + held[-1]
+    assert boxes[-1] in held[0] + held[-1]
+    assert len(norm_tiles(boxes[:2], config, plan, model, volume)) == 2

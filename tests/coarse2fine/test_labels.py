@@ -35,6 +35,7 @@ def test_from_logits__any_labels__are_nnunets(names: dict[str, Any], order: tupl
     expected = manager.convert_logits_to_segmentation(torch.from_numpy(logits)).numpy()
     found = labels.from_logits(logits)
     np.testing.assert_array_equal(found, expected)
+    assert found.dtype == labels.dtype
     assert len(np.unique(found)) == (len(names) if order != (3, 2, 1) else len(np.unique(expected)))
 
 

@@ -45,6 +45,15 @@ def test_plan_output__format_by_the_name(where: str, format: str, objects: bool,
     assert (output.path is None) == ("bucket" in where)
 
 
+def test_plan_output__folders_that_are_not_there__are_made(tmp_path: Path) -> None:
+    """Those of the result and of the work folder, which itself is made later."""
+    work = tmp_path / "c" / "d" / "work"
+    assert plan(tmp_path / "a" / "b" / "out.zarr", tmp_path, work=work).path == tmp_path / "a" / "b" / "out.zarr"
+    assert (tmp_path / "a" / "b").is_dir()
+    assert work.parent.is_dir()
+    assert not work.exists()
+
+
 @pytest.mark.parametrize("name", ["out.nii.gz", "out", "s3://bucket/out.hdf"])
 def test_plan_output__name_without_format__is_refused(name: str, tmp_path: Path) -> None:
     """Before a long run, with the names that would do."""

@@ -74,10 +74,11 @@ def test_pick_level__coarsest_that_is_fine_enough(
     assert pick_level(grids, wanted, level) == picked
 
 
-def test_pick_level__level_that_is_not_there__is_refused() -> None:
-    """Named, with what there is."""
-    with pytest.raises(ConfigError, match=r"coarse_level is 3.*1 scale level"):
-        pick_level([Grid((4, 4, 4), (1.0, 1.0, 1.0))], (1, 1, 1), 3)
+@pytest.mark.parametrize("level", [1, 3])
+def test_pick_level__level_that_is_not_there__is_refused(level: int) -> None:
+    """Named, with what there is; levels are counted from 0."""
+    with pytest.raises(ConfigError, match=rf"coarse_level is {level}.*1 scale level"):
+        pick_level([Grid((4, 4, 4), (1.0, 1.0, 1.0))], (1, 1, 1), level)
 
 
 def test_chunk_of__is_never_longer_than_the_volume() -> None:

@@ -6,16 +6,25 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
 from canvas import Box, Triple
-from coarse2fine.heatmap import Place
+from coarse2fine.heatmap import Place, SearchGrid
 from coarse2fine.large.lattice import Lattice
 from coarse2fine.large.territory import divide
 from coarse2fine.large.window import window_of
-from coarse2fine.rois import RoiSettings, candidates, find_components, find_rois, large_components, search_grid
+from coarse2fine.rois import (
+    Components,
+    RoiSettings,
+    candidates,
+    find_components,
+    find_rois,
+    large_components,
+    search_grid,
+)
 
 Triples = st.tuples(*[st.integers(1, 5)] * 3)
 
@@ -121,3 +130,25 @@ def test_divide__cells_share_all_voxels_of_the_search_grid() -> None:
         for cell in lattice.cells():
             seen[window_of(lattice.core(cell), (0, 0, 0), native, coarse, grid).core.slices] += 1
         assert (seen == 1).all()
+
+
+@pytest.mark.parametrize(("start", "own"), [(1, True), (0, False)])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_divide__region_that_goes_on_where_nothing_is_seen__is_not_called_too_small(
+    start: int, own: bool, mirrored: bool
+) -> None:
+    """What of it lies in the cell is segmented; a region that ends at the volume's own end is judged by its size."""
+    labels, whole = np.zeros((1, 1, 10), np.uint8), 20
+    labels[..., :4] = 1
+    core = Box((0, 0, start + 3), (1, 1, start + 6))
+    if mirrored:
+        labels, start = labels[..., ::-1].copy(), whole - 10 - start
+        core = Box((0, 0, whole - core.stop[2]), (1, 1, whole - core.start[2]))
+    grid = SearchGrid((1, 1, whole), (1, 1, 1), (1, 1, 1), (0, 0, start))
+    found = Components(labels, labels.astype(np.float32), grid)
+    small = RoiSettings(threshold=0.5, window=(9, 9, 9), min_voxels=9)
+    territory = divide(found, core, (1, 1, 2), small)
+    expected = np.zeros(labels.shape, bool)
+    expected[..., 6 if mirrored else 3] = own
+    np.testing.assert_array_equal(territory.own[tuple(map(slice, labels.shape))] > 0, expected)
+    assert not territory.others.any()
