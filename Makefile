@@ -16,7 +16,7 @@ export PIP_NO_INPUT := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
-.PHONY: fuzz help demo test test-long test-shared check format-check lint types format clean
+.PHONY: fuzz mutants help demo test test-long test-shared check format-check lint types format clean
 
 help:
 	@echo 'make demo     segment the sample volume, into c2f-demo/'
@@ -26,6 +26,7 @@ help:
 	@echo 'make check    what CI runs: formatter, linter, types, tests'
 	@echo 'make format   rewrite the code as the formatter and the linter want it'
 	@echo 'make fuzz     read thousands of damaged image files'
+	@echo 'make mutants  change lines at random, and list the changes that no test sees'
 	@echo 'make clean    remove .venv and all caches'
 	@echo 'Another Python: make demo PYTHON=python3.12'
 
@@ -62,8 +63,13 @@ format: $(VENV)/.installed-dev
 fuzz: $(VENV)/.installed-dev
 	PYTHONPATH=tests:. $(VENV)/bin/python tests/fuzz_images.py
 
+# Changes lines at random and lists those changes that no test sees. The tool is no part of the pinned environment.
+mutants: $(VENV)/.installed-dev
+	test -d $(VENV)/mutmut || $(RUN) pip install --quiet --target $(VENV)/mutmut mutmut==3.8.1
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(VENV)/mutmut $(VENV)/bin/python tests/mutants.py $(MUTANTS)
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The two stamps rebuild the environment when what it is made from has changed, and at no other time. Only our own build
 # goes without isolation, so that hatchling and editables are held to their pins too. Others' source distributions are

@@ -26,6 +26,8 @@ from coarse2fine.features import FeatureSettings, feature_card
 from coarse2fine.fine import plan_sizes
 from coarse2fine.nnunet import load_model
 
+collect_ignore = ["mutants.py"]  # a script, which needs mutmut
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 torch.set_num_threads(1)  # on tiny volumes threads cost more than they bring
