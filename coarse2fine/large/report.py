@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from coarse2fine.large.tasks import Failure
@@ -13,6 +14,10 @@ from coarse2fine.pipeline import Pipeline
 from coarse2fine.report import NOTHING_FOUND, RunReport, peak_memory_mb, versions
 from coarse2fine.tally import Tally
 
+EXACT = "exact"
+ESTIMATE = (
+    "an estimate, summed over cells: what boxes of several cells share beyond the cells' borders may count repeatedly"
+)
 Payloads = Mapping[Key, Mapping[str, Any]]
 
 
@@ -22,7 +27,7 @@ class StoreReport(RunReport):
 
     Times in ``timing_s`` and ``network_s`` but for ``total`` are those inside of blocks, summed over all, whoever did
     them. What boxes cover of other cells counts where these are not known to cover it themselves, so ``coverage`` is
-    exact for one cell, and close for many.
+    exact for one cell, and an estimate for many: what several cells reach into may count more than once.
 
     Attributes:
         volume: Identity of the input.
@@ -31,6 +36,7 @@ class StoreReport(RunReport):
         work_s: Time inside of blocks by stage, as booked.
         counts: Voxels of the volume, ``Tally``'s numbers, and objects.
         failures: Blocks that were given up.
+        coverage_is: Whether ``coverage`` is exact, or in what sense it is an estimate.
     """
 
     volume: Mapping[str, Any]
@@ -39,6 +45,16 @@ class StoreReport(RunReport):
     work_s: Mapping[str, float]
     counts: Mapping[str, float]
     failures: tuple[Failure, ...]
+    coverage_is: str
+
+
+def count_cells(layout: Mapping[str, Any]) -> int:
+    """How many cells a volume is divided into.
+
+    >>> count_cells({"cells": [[0, 16], [0, 64, 100], [0, 64, 128, 130]]})
+    6
+    """
+    return prod(len(edges) - 1 for edges in layout["cells"])
 
 
 def sum_up(payloads: Iterable[Mapping[str, Any]]) -> tuple[Tally, dict[str, float]]:
@@ -98,6 +114,7 @@ def make_report(
         boxes=total.boxes,
         canvases=total.network_inputs,
         coverage=total.coverage,
+        coverage_is=EXACT if count_cells(of_store["layout"]) == 1 else ESTIMATE,
         labels=dict(labels),
         warnings=(
             *(chooser.warnings if chooser else ()),

@@ -590,6 +590,20 @@ def test_segment_store__coarse_level_without_chunks__is_passed_over(
         bench("nothing.zarr")
 
 
+def test_segment_store__coverage__is_exact_for_one_cell_and_called_an_estimate_for_many(
+    bright: None, bench: Bench
+) -> None:
+    """A region that is a single cell covers what the same voxels cover in memory."""
+    assert bench().coverage_is.startswith("an estimate")
+    region = Box((0, 4, 2), (8, 20, 42))
+    report = bench("part.zarr", region=region)
+    part = Volume((IMAGE[region.slices],), Grid(region.shape, (2.0, 1.0, 1.0)), "in")
+    whole = Pipeline.from_config(load_config(None, SETTINGS))(part)
+    assert report.coverage_is == "exact"
+    assert report.coverage == pytest.approx(whole.report.coverage)
+    assert 0 < report.coverage["volume"] < 1
+
+
 def test_segment_store__report__has_what_that_of_a_run_in_memory_has(bright: None, bench: Bench) -> None:
     """The same fields and words; sums over cells are those of the result, or close to those of the whole volume."""
     report = bench()
