@@ -40,6 +40,7 @@ from coarse2fine.pipeline import Pipeline
 Row = dict[str, Any]
 AXES = "zyx"
 MODES = ("accelerated", "two-stage", "one-stage")
+BOTH = {"accelerated", "two-stage"}
 THICKNESSES = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32)
 TOLERANCE = 0.02
 """Dice that accelerated mode may lose to two-stage mode."""
@@ -113,13 +114,17 @@ def rows_of(bench: Bench, options: argparse.Namespace, done: Sequence[Row]) -> I
     parts = borders(target, whole, options.axes) if options.border else None
     pipelines = {mode: bench.pipeline(f"mode={mode}") for mode in options.modes}
     for name, box in parts or slabs(target, whole, options.axes, options.thickness):
-        row = {"data": bench.dataset.name, "case": bench.case.name, "split": bench.case.split, "part": name}
+        case, width = bench.case, options.width or "all"
+        row = {"data": bench.dataset.name, "case": case.name, "split": case.split, "width": width, "part": name}
         if all(any(row[key] != other[key] for key in row) for other in done):
             yield row | measure(cut_out(volume, box), true[box.slices], decided[box.slices], pipelines)
 
 
 def show(rows: Sequence[Row]) -> str:
     """Rows as a Markdown table."""
+    rows = [
+        row | {"gain": round(row["accelerated"] - row["two-stage"], 4)} if row.keys() >= BOTH else row for row in rows
+    ]
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = [" | ".join(names), " | ".join("---" for _ in names)]
     lines += (" | ".join(str(row.get(name, "")) for name in names) for row in rows)
