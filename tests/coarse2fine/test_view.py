@@ -44,6 +44,7 @@ def test_read__any_scheme__equals_nnunets_preprocessing(
     """Every box has the values that nnU-Net's preprocessor gives the whole volume there."""
     model = load_model(model_folder(**options))
     image = blobs((20, 44, 38))
+    image[:9, :20, :12] = 0  # a corner that is not cropped away, but outside of the non-zero region
     predictor = nnunet_predictor(model, tile_step=0.5, mirroring=False)
     expected, _, properties = DefaultPreprocessor(verbose=False).run_case_npy(
         image[None].astype(np.float32),
