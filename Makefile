@@ -61,12 +61,12 @@ format: $(VENV)/.installed-dev
 
 # Damaged image files, 4,000 of each format; the tests read some of them, too.
 fuzz: $(VENV)/.installed-dev
-	PYTHONPATH=tests:. $(VENV)/bin/python tests/fuzz_images.py
+	PYTHONPATH=tests/support:. $(VENV)/bin/python tests/support/fuzz_images.py
 
 # Changes lines at random and lists those changes that no test sees. The tool is no part of the pinned environment.
 mutants: $(VENV)/.installed-dev
 	test -d $(VENV)/mutmut || $(RUN) pip install --quiet --target $(VENV)/mutmut mutmut==3.8.1
-	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(VENV)/mutmut $(VENV)/bin/python tests/mutants.py $(MUTANTS)
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(VENV)/mutmut $(VENV)/bin/python tests/support/mutants.py $(MUTANTS)
 
 clean:
 	rm -rf $(VENV) mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,11 +1,11 @@
 """Which boxes to process, and in which order.
 
-Training needs more packages than choosing does; its modules (``assignnet.env``, ``assignnet.policy``,
-``assignnet.train``) are imported by their own names.
+Training needs more packages than choosing does; its modules (``assignnet.learn.env``, ``assignnet.learn.policy``,
+``assignnet.learn.train``) are imported by their own names.
 """
 
-from assignnet.problem import Problem
-from assignnet.rules import (
+from assignnet.choice.cost_model import Problem
+from assignnet.choice.rules import (
     RULES,
     Assigner,
     all_children,
@@ -16,7 +16,7 @@ from assignnet.rules import (
     random_rule,
     top_k,
 )
-from assignnet.tree import NO_FEATURES, Features, Roi, RoiTree
+from assignnet.choice.tree import NO_FEATURES, Features, Roi, RoiTree
 
 __all__ = [
     "NO_FEATURES",

@@ -29,7 +29,18 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from assign_order import (
+from rich.console import Console
+
+from assignnet import NO_FEATURES, RULES, Assigner, Features, Problem, Roi, RoiTree
+from assignnet.choice.rules import greedy, in_space_order
+from assignnet.learn.agent import AgentCard, load_agent
+from assignnet.value.evaluate import Row, evaluate, summarise
+from assignnet.value.instance import Instance
+from assignnet.value.oracle import Choice, oracle
+from assignnet.value.voxel_counts import Metric
+from benchmarks.common.machine import ROOT, environment
+from benchmarks.common.registry import exit_code
+from benchmarks.selection.measures import (
     HELD_OUT,
     KINDS,
     MADE_UP,
@@ -45,23 +56,12 @@ from assign_order import (
     open_case,
     train_all,
 )
-from assign_plots import draw_orders, draw_pareto, draw_selection, show_all, statements
-from machine import ROOT, environment
-from registry import exit_code
-from rich.console import Console
-
-from assignnet import NO_FEATURES, RULES, Assigner, Features, Problem, Roi, RoiTree
-from assignnet.agent import AgentCard, load_agent
-from assignnet.evaluate import Row, evaluate, summarise
-from assignnet.instance import Instance
-from assignnet.oracle import Choice, oracle
-from assignnet.outcomes import Metric
-from assignnet.rules import greedy, in_space_order
-from coarse2fine.allocator import keep_freed_memory
+from benchmarks.selection.plots import draw_orders, draw_pareto, draw_selection, show_all, statements
 from coarse2fine.errors import C2FError
-from coarse2fine.features import FeatureSettings
 from coarse2fine.io import atomic_write, check_writable
-from coarse2fine.teach import TeachSettings
+from coarse2fine.selection.features import FeatureSettings
+from coarse2fine.system.memory import keep_freed_memory
+from coarse2fine.training.outcomes import TeachSettings
 
 METRICS: Mapping[str, Metric] = {"lung": "dice", "em": "iou", "ms": "dice", "synthetic": "dice"}
 """Quality by which each data set is judged, and for which its agents are trained."""

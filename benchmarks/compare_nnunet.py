@@ -29,19 +29,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import PeakMemory, environment, forget, relative, use_threads
-from registry import MissingDataError, choose_case, config_file, dataset_names, exit_code, find_model, load_dataset
 from rich.console import Console
 from rich.table import Table
 
-from coarse2fine.allocator import keep_freed_memory
-from coarse2fine.clock import Clock
-from coarse2fine.config import Config, load_config
+from benchmarks.common.machine import PeakMemory, environment, forget, relative, use_threads
+from benchmarks.common.registry import (
+    MissingDataError,
+    choose_case,
+    config_file,
+    dataset_names,
+    exit_code,
+    find_model,
+    load_dataset,
+)
+from coarse2fine.config.schema import Config, load_config
+from coarse2fine.evaluation.masks import dice, iou, leave_out, mean_over_labels
 from coarse2fine.io import atomic_write, check_writable, find_cases, read_volume
-from coarse2fine.metrics import dice, iou, leave_out, mean_over_labels
-from coarse2fine.nnunet import load_model, nnunet_predictor
+from coarse2fine.nnunet.model import load_model, nnunet_predictor
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.report import RunReport
+from coarse2fine.system.memory import keep_freed_memory
+from coarse2fine.system.timing import Clock
 
 SIDES = ("coarse2fine", "nnunet")
 

@@ -18,21 +18,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-import experiment_plots as plots
-import experiment_runs as runs
 import numpy as np
-from bench import Bench, portable
-from foreground import SEED, SHARES, foreground_share
-from geometry import AnyBench, MaskBench, Rows, resize_ratio, roi_threshold
-from growth import FACTORS, grow
-from machine import environment
-from registry import MissingDataError
 from rich.console import Console
 
-from coarse2fine.config import config_hash
+from benchmarks.common.bench import Bench, portable
+from benchmarks.common.machine import environment
+from benchmarks.common.registry import MissingDataError
+from benchmarks.studies import measures as runs
+from benchmarks.studies import plots as plots
+from benchmarks.studies.foreground import SEED, SHARES, foreground_share
+from benchmarks.studies.geometry import AnyBench, MaskBench, Rows, resize_ratio, roi_threshold
+from benchmarks.studies.growth import FACTORS, grow
+from coarse2fine.config.schema import config_hash
+from coarse2fine.config.validation import did_you_mean
 from coarse2fine.errors import ConfigError
 from coarse2fine.io import atomic_write
-from coarse2fine.yamlmodel import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)

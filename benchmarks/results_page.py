@@ -19,7 +19,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from findings import (
+from benchmarks.common.machine import ROOT
+from benchmarks.common.registry import Dataset, load_dataset
+from benchmarks.page.findings import (
     BASELINE,
     BOUND_AIM,
     FILL_AIM,
@@ -33,11 +35,8 @@ from findings import (
     significant,
     summarise,
 )
-from ladder_plots import draw_pareto, drawn_from, fingerprint
-from machine import ROOT
-from registry import Dataset, load_dataset
-from results_tables import column_meanings, experiment_tables, leaves, row_tables, show, table, value_text
-
+from benchmarks.page.plots import draw_pareto, drawn_from, fingerprint
+from benchmarks.page.tables import column_meanings, experiment_tables, leaves, row_tables, show, table, value_text
 from coarse2fine.errors import C2FError
 from coarse2fine.io import atomic_write
 
@@ -186,7 +185,7 @@ def _row_meanings(page: Path) -> str:
     """What rows are, and where more is said about them."""
     terms, rows, others = (
         f"[{file}]({link(ROOT / file, page)})"
-        for file in ("docs/design.md", "benchmarks/rows.py", "benchmarks/alternatives.py")
+        for file in ("docs/design.md", "benchmarks/rows/methods.py", "benchmarks/rows/alternatives.py")
     )
     return (
         f"{one_line(ROW_MEANINGS)} {terms} defines terms, {rows} lists all rows, and {others} tells what the others do."

@@ -20,20 +20,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import Bench
-from experiments import EXPERIMENTS, run_experiment
-from geometry import MaskBench
-from ladder import Store, measure_rows
-from machine import ROOT, environment, use_threads
-from registry import Case, Dataset, MissingDataError, dataset_names, exit_code, find_case_files, load_dataset
 from rich.console import Console
 from rich.table import Table
-from rows import ROWS
 
-from coarse2fine.allocator import keep_freed_memory
+from benchmarks.common.bench import Bench
+from benchmarks.common.machine import ROOT, environment, use_threads
+from benchmarks.common.registry import (
+    Case,
+    Dataset,
+    MissingDataError,
+    dataset_names,
+    exit_code,
+    find_case_files,
+    load_dataset,
+)
+from benchmarks.experiments import EXPERIMENTS, run_experiment
+from benchmarks.rows.ladder import Store, measure_rows
+from benchmarks.rows.methods import ROWS
+from benchmarks.studies.geometry import MaskBench
+from coarse2fine.config.validation import did_you_mean
 from coarse2fine.errors import ConfigError
 from coarse2fine.io import atomic_write
-from coarse2fine.yamlmodel import did_you_mean
+from coarse2fine.system.memory import keep_freed_memory
 
 COLUMNS = (
     "total_s",

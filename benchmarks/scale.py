@@ -27,25 +27,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from growth import count_tiles
-from machine import environment, use_threads
-from registry import Dataset, config_file, exit_code, find_case_files, find_model, load_dataset
 from rich.console import Console
 from rich.table import Table
-from scale_kills import kill_cycles
-from scale_run import STAGES, Command, Measured, models_mb, run
-from scale_table import figures, markdown, summary
-from scale_volume import CHUNK, GIGA, Stacks, read_stacks, shape_for, write_volume
 
+from benchmarks.common.machine import environment, use_threads
+from benchmarks.common.registry import Dataset, config_file, exit_code, find_case_files, find_model, load_dataset
+from benchmarks.scaling.kills import kill_cycles
+from benchmarks.scaling.runs import STAGES, Command, Measured, models_mb, run
+from benchmarks.scaling.table import figures, markdown, summary
+from benchmarks.scaling.volume import CHUNK, GIGA, Stacks, read_stacks, shape_for, write_volume
+from benchmarks.studies.growth import count_tiles
 from canvas import Triple, triple
-from coarse2fine.config import load_config
+from coarse2fine.config.schema import load_config
 from coarse2fine.errors import C2FError
 from coarse2fine.io import atomic_write
-from coarse2fine.large.engine import Engine, in_process, on_cluster
+from coarse2fine.large.execution.engine import Engine, in_process, on_cluster
 from coarse2fine.large.output import plan_output
 from coarse2fine.large.run import segment_store
 from coarse2fine.large.source import Source
-from coarse2fine.nnunet import load_model
+from coarse2fine.nnunet.model import load_model
 
 Figures = dict[str, Any]
 ONE_BY_ONE = "blocks.per_block=[1, 1, 1]"

@@ -23,19 +23,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench import Bench
-from machine import forget
 from numpy.typing import NDArray
-from registry import choose_case, dataset_names, find_case_files, load_dataset
 from rich.console import Console
 
+from benchmarks.common.bench import Bench
+from benchmarks.common.machine import forget
+from benchmarks.common.registry import choose_case, dataset_names, find_case_files, load_dataset
 from canvas import Box, triple
-from coarse2fine.allocator import keep_freed_memory
-from coarse2fine.components import label_components
 from coarse2fine.errors import C2FError
+from coarse2fine.evaluation.masks import dice
 from coarse2fine.io import Volume, read_volume
-from coarse2fine.metrics import dice
 from coarse2fine.pipeline import Pipeline
+from coarse2fine.regions.components import label_components
+from coarse2fine.system.memory import keep_freed_memory
 
 Row = dict[str, Any]
 AXES = "zyx"

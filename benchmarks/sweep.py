@@ -14,15 +14,15 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from compare_nnunet import load
-from registry import MissingDataError, dataset_names
 from rich.console import Console
 from rich.table import Table
 
-from coarse2fine.allocator import keep_freed_memory
+from benchmarks.common.registry import MissingDataError, dataset_names
+from benchmarks.compare_nnunet import load
 from coarse2fine.errors import C2FError
+from coarse2fine.evaluation.masks import dice, iou, leave_out
 from coarse2fine.io import read_volume
-from coarse2fine.metrics import dice, iou, leave_out
+from coarse2fine.system.memory import keep_freed_memory
 
 COLUMNS = ("setting", "Dice", "IoU", "canvases", "fill", "grown", "volume seen", "heatmap seen", "seconds")
 

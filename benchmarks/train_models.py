@@ -38,14 +38,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import SHARED
-from registry import MissingDataError
 
+from benchmarks.common.machine import SHARED
+from benchmarks.common.registry import MissingDataError
 from canvas import Box, Triple, triple
-from coarse2fine.allocator import keep_freed_memory
-from coarse2fine.checkpoint import find_folds, load_checkpoint, read_json
 from coarse2fine.errors import C2FError, ModelError
 from coarse2fine.io import atomic_write, check_writable
+from coarse2fine.nnunet.checkpoint import find_folds, load_checkpoint, read_json
+from coarse2fine.system.memory import keep_freed_memory
 
 PLANS = "smallPlans"
 CONFIGURATIONS = {"fine": "3d_fullres", "coarse": "3d_lowres", "small": "3d_fullres", "mosaic": "3d_fullres"}
@@ -410,7 +410,7 @@ def publish(trained: Path, target: Path, checkpoint: Path, progress: Progress) -
         with atomic_write(target / name) as path:
             shutil.copyfile(trained / name, path)
     strip(checkpoint, target / "fold_all" / "checkpoint_final.pth")
-    from coarse2fine.nnunet import load_model
+    from coarse2fine.nnunet.model import load_model
 
     load_model(target)
     with atomic_write(target / "training.json") as path:
@@ -419,9 +419,9 @@ def publish(trained: Path, target: Path, checkpoint: Path, progress: Progress) -
 
 def evaluate(folder: Path, data: Path) -> float:
     """Mean Dice of a model's plain sliding window on a data set's training cases, file to file, without mirroring."""
-    from coarse2fine.config import load_config
+    from coarse2fine.config.schema import load_config
+    from coarse2fine.evaluation.masks import dice, leave_out
     from coarse2fine.io import find_cases, read_volume
-    from coarse2fine.metrics import dice, leave_out
     from coarse2fine.pipeline import Pipeline
 
     settings = ["mode=one-stage", f"fine.model={json.dumps(str(folder.resolve()))}", "fine.mirroring=false"]

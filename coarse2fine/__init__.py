@@ -13,32 +13,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from coarse2fine.coarse import CoarseResult, look_coarsely
-    from coarse2fine.config import Config, load_config
+    from coarse2fine.coarse.heatmap import CoarseResult, look_coarsely
+    from coarse2fine.config.schema import Config, load_config
     from coarse2fine.errors import C2FError
-    from coarse2fine.fine import plan_canvases, plan_sizes, segment_boxes
+    from coarse2fine.fine.segment import plan_canvases, plan_sizes, segment_boxes
+    from coarse2fine.fine.writeback import LabelWriter
     from coarse2fine.io import Grid, Volume, read_volume, write_labels
-    from coarse2fine.nnunet import Model, load_model
+    from coarse2fine.nnunet.model import Model, load_model
+    from coarse2fine.nnunet.sliding_window import sliding_window
     from coarse2fine.pipeline import Pipeline, Result
+    from coarse2fine.preprocessing.working_grid import WorkingView, view_volume
+    from coarse2fine.regions.detect import RoiSettings, build_tree, find_rois
     from coarse2fine.report import RunReport
-    from coarse2fine.rois import RoiSettings, build_tree, find_rois
-    from coarse2fine.sliding import sliding_window
-    from coarse2fine.view import WorkingView, view_volume
-    from coarse2fine.writeback import LabelWriter
 
 _HOMES = {
-    "coarse": ("CoarseResult", "look_coarsely"),
-    "config": ("Config", "load_config"),
+    "coarse.heatmap": ("CoarseResult", "look_coarsely"),
+    "config.schema": ("Config", "load_config"),
     "errors": ("C2FError",),
-    "fine": ("plan_canvases", "plan_sizes", "segment_boxes"),
+    "fine.segment": ("plan_canvases", "plan_sizes", "segment_boxes"),
     "io": ("Grid", "Volume", "read_volume", "write_labels"),
-    "nnunet": ("Model", "load_model"),
+    "nnunet.model": ("Model", "load_model"),
     "pipeline": ("Pipeline", "Result"),
     "report": ("RunReport",),
-    "rois": ("RoiSettings", "build_tree", "find_rois"),
-    "sliding": ("sliding_window",),
-    "view": ("WorkingView", "view_volume"),
-    "writeback": ("LabelWriter",),
+    "regions.detect": ("RoiSettings", "build_tree", "find_rois"),
+    "nnunet.sliding_window": ("sliding_window",),
+    "preprocessing.working_grid": ("WorkingView", "view_volume"),
+    "fine.writeback": ("LabelWriter",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

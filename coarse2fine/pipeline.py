@@ -14,25 +14,25 @@ from numpy.typing import NDArray
 
 from assignnet import RoiTree
 from canvas import Box
-from coarse2fine.allocator import return_freed_memory
-from coarse2fine.cascade import previous_labels
-from coarse2fine.choose import Chooser, find_chooser, find_tree
-from coarse2fine.clock import Clock
-from coarse2fine.coarse import CoarseResult, look_coarsely
-from coarse2fine.config import Config
+from coarse2fine.coarse.heatmap import CoarseResult, look_coarsely
+from coarse2fine.config.schema import Config
+from coarse2fine.counts import Tally, tally
 from coarse2fine.errors import ConfigError, ModelError
-from coarse2fine.fine import plan_sizes
+from coarse2fine.fine.previous_stage import previous_labels
+from coarse2fine.fine.segment import plan_sizes
+from coarse2fine.fine.writeback import LabelWriter, export_labels
 from coarse2fine.io import Volume, read_volume, write_labels
-from coarse2fine.lean import lean
-from coarse2fine.nnunet import Model, load_model
+from coarse2fine.nnunet.cpu_layers import lean
+from coarse2fine.nnunet.model import Model, load_model
+from coarse2fine.nnunet.sliding_window import sliding_window
+from coarse2fine.preprocessing.working_grid import view_volume, volume_doubts
 from coarse2fine.refine import refine
 from coarse2fine.report import NOTHING_FOUND, RunReport, count_labels, peak_memory_mb, versions
-from coarse2fine.resample import Floats
-from coarse2fine.sliding import sliding_window
-from coarse2fine.tally import Tally, tally
-from coarse2fine.thin import two_stage
-from coarse2fine.view import view_volume, volume_doubts
-from coarse2fine.writeback import LabelWriter, export_labels
+from coarse2fine.resampling.operators import Floats
+from coarse2fine.selection.selector import Chooser, find_chooser, find_tree
+from coarse2fine.selection.thin import two_stage
+from coarse2fine.system.memory import return_freed_memory
+from coarse2fine.system.timing import Clock
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total); stages are read, coarse, rois, assign, fine, write."""

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from assignnet import Roi, RoiTree, in_space_order
 from canvas import Box
-from coarse2fine.choose import Chooser
-from coarse2fine.clock import Clock
-from coarse2fine.coarse import CoarseResult, paint_coarse
-from coarse2fine.config import Config
-from coarse2fine.fine import CanvasPlan, FineResult, segment_boxes
-from coarse2fine.instance_norm import NormStatistics
-from coarse2fine.nnunet import Model
-from coarse2fine.sliding import Progress
-from coarse2fine.thin import unpacked
-from coarse2fine.view import WorkingView
-from coarse2fine.writeback import LabelWriter
+from coarse2fine.coarse.heatmap import CoarseResult, paint_coarse
+from coarse2fine.config.schema import Config
+from coarse2fine.fine.segment import CanvasPlan, FineResult, segment_boxes
+from coarse2fine.fine.writeback import LabelWriter
+from coarse2fine.nnunet.instance_norm import NormStatistics
+from coarse2fine.nnunet.model import Model
+from coarse2fine.nnunet.sliding_window import Progress
+from coarse2fine.preprocessing.working_grid import WorkingView
+from coarse2fine.selection.selector import Chooser
+from coarse2fine.selection.thin import unpacked
+from coarse2fine.system.timing import Clock
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -17,16 +16,16 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 
-from assignnet.agent import Agent, AgentCard, save_agent
-from assignnet.network import AssignNetwork, NetworkSize
-from assignnet.supervised import GainNetwork
-from coarse2fine.choose import problem_of
-from coarse2fine.config import load_config
-from coarse2fine.features import FeatureSettings, feature_card
-from coarse2fine.fine import plan_sizes
-from coarse2fine.nnunet import load_model
+from assignnet.learn.agent import Agent, AgentCard, save_agent
+from assignnet.learn.network import AssignNetwork, NetworkSize
+from assignnet.learn.supervised import GainNetwork
+from coarse2fine.config.schema import load_config
+from coarse2fine.fine.segment import plan_sizes
+from coarse2fine.nnunet.model import load_model
+from coarse2fine.selection.features import FeatureSettings, feature_card
+from coarse2fine.selection.selector import problem_of
 
-collect_ignore = ["mutants.py"]  # a script, which needs mutmut
+collect_ignore = ["support/mutants.py"]  # a script, which needs mutmut
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -256,10 +255,5 @@ def blobs(shape: tuple[int, int, int], *, seed: int = 0, dtype: type = np.int16)
 
 
 def import_benchmark(name: str) -> ModuleType:
-    """A script of ``benchmarks/`` as a module; scripts are in no package, and import their neighbours."""
-    folder = str(Path(__file__).parents[1] / "benchmarks")
-    sys.path.insert(0, folder)
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(folder)
+    """A module of ``benchmarks/``."""
+    return importlib.import_module(f"benchmarks.{name}")

@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from itertools import chain
 from pathlib import Path
 
@@ -18,151 +19,49 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("canvas", "assignnet", "coarse2fine")
 
-# Imports point only upwards in this list. A package's own name is its __init__, which comes after what it exports.
-LAYERS = (
-    "canvas.box",
-    "canvas.binpack",
-    "canvas.pack",
-    "canvas.transfer",
-    "canvas.union",
+# Rooms are folders, modules that stand beside rooms, and what an __init__ gathers. Imports point only upwards in this
+# list, or to a neighbour in the same room.
+ROOMS = (
     "canvas",
-    "assignnet.tree",
-    "assignnet.problem",
-    "assignnet.rules",
-    "assignnet.outcomes",
-    "assignnet.sums",
-    "assignnet.plan",
-    "assignnet.bound",
-    "assignnet.instance",
-    "assignnet.synthetic",
-    "assignnet.oracle",
-    "assignnet.scene",
-    "assignnet.overlap",
-    "assignnet.reward",
-    "assignnet.env",
-    "assignnet.network",
-    "assignnet.supervised",
-    "assignnet.agent",
-    "assignnet.evaluate",
-    "assignnet.imitation",
-    "assignnet.policy",
-    "assignnet.train",
-    "assignnet",
-    "coarse2fine.errors",
-    "coarse2fine.text",
-    "coarse2fine.signals",
-    "coarse2fine.guard",
-    "coarse2fine.clock",
-    "coarse2fine.allocator",
-    "coarse2fine.yamltree",
-    "coarse2fine.yamlmodel",
-    "coarse2fine.values",
-    "coarse2fine.config",
-    "coarse2fine.metrics",
-    "coarse2fine.io.volume",
-    "coarse2fine.io.owned",
-    "coarse2fine.io.atomic",
-    "coarse2fine.io.headers",
-    "coarse2fine.io.turn",
-    "coarse2fine.io.readers",
-    "coarse2fine.io.fields",
-    "coarse2fine.io.metaimage",
-    "coarse2fine.io.nrrd",
-    "coarse2fine.io.gipl",
-    "coarse2fine.io.voxels",
-    "coarse2fine.io.tiff",
-    "coarse2fine.io.images",
-    "coarse2fine.io.cases",
-    "coarse2fine.io.lazy",
-    "coarse2fine.io.layout",
-    "coarse2fine.io.schema",
-    "coarse2fine.io.tensors",
-    "coarse2fine.io.contents",
-    "coarse2fine.io.chunks",
-    "coarse2fine.io.absence",
-    "coarse2fine.io.units",
-    "coarse2fine.io.scales",
-    "coarse2fine.io.sights",
-    "coarse2fine.io.presence",
-    "coarse2fine.io.hdf5meta",
-    "coarse2fine.io.hdf5",
-    "coarse2fine.io.ngff",
-    "coarse2fine.io.n5",
-    "coarse2fine.io.precomputed",
-    "coarse2fine.io.stores",
-    "coarse2fine.io.labelstore",
-    "coarse2fine.io.cremi",
-    "coarse2fine.io",
-    "coarse2fine.orient",
-    "coarse2fine.region",
-    "coarse2fine.resample",
-    "coarse2fine.labels",
-    "coarse2fine.archive",
-    "coarse2fine.checkpoint",
-    "coarse2fine.plans",
-    "coarse2fine.nnunet",
-    "coarse2fine.scan",
-    "coarse2fine.view",
-    "coarse2fine.sliding",
-    "coarse2fine.bottleneck",
-    "coarse2fine.components",
-    "coarse2fine.instances",
-    "coarse2fine.nms",
-    "coarse2fine.heatmap",
-    "coarse2fine.rois",
-    "coarse2fine.coarse",
-    "coarse2fine.grow",
-    "coarse2fine.lean",
-    "coarse2fine.instance_norm",
-    "coarse2fine.writeback",
-    "coarse2fine.cascade",
-    "coarse2fine.fine",
-    "coarse2fine.features",
-    "coarse2fine.choose",
-    "coarse2fine.thin",
-    "coarse2fine.refine",
-    "coarse2fine.report",
-    "coarse2fine.tally",
-    "coarse2fine.pipeline",
-    "coarse2fine.large.lattice",
-    "coarse2fine.large.window",
-    "coarse2fine.large.territory",
-    "coarse2fine.large.levels",
-    "coarse2fine.large.work",
-    "coarse2fine.large.tasks",
-    "coarse2fine.large.connection",
-    "coarse2fine.large.cluster",
-    "coarse2fine.large.engine",
-    "coarse2fine.large.cells",
-    "coarse2fine.large.source",
-    "coarse2fine.large.job",
-    "coarse2fine.large.norm",
-    "coarse2fine.large.segment",
-    "coarse2fine.large.objects",
-    "coarse2fine.large.output",
-    "coarse2fine.large.report",
-    "coarse2fine.large.run",
-    "coarse2fine.large.command",
-    "coarse2fine.large",
-    "coarse2fine.demo.picture",
-    "coarse2fine.demo",
-    "coarse2fine.infer",
-    "coarse2fine.cli",
-    "coarse2fine.teach",
-    "coarse2fine.lessons",
-    "coarse2fine.training",
-    "coarse2fine.train_cli",
-    "coarse2fine.convert.rawdata",
-    "coarse2fine.convert.files",
-    "coarse2fine.convert.crops",
-    "coarse2fine.convert.covid",
-    "coarse2fine.convert.word",
-    "coarse2fine.convert.cremi",
-    "coarse2fine.convert.fafb",
-    "coarse2fine.convert.command",
-    "coarse2fine.convert.cli",
-    "coarse2fine.convert",
-    "coarse2fine",
+    "canvas/__init__",
+    "assignnet/choice",
+    "assignnet/value",
+    "assignnet/learn",
+    "assignnet/__init__",
+    "coarse2fine/errors",
+    "coarse2fine/system",
+    "coarse2fine/config",
+    "coarse2fine/io",
+    "coarse2fine/io/files",
+    "coarse2fine/io/stores",
+    "coarse2fine/io/__init__",
+    "coarse2fine/resampling",
+    "coarse2fine/nnunet",
+    "coarse2fine/preprocessing",
+    "coarse2fine/regions",
+    "coarse2fine/evaluation",
+    "coarse2fine/coarse",
+    "coarse2fine/fine",
+    "coarse2fine/selection",
+    "coarse2fine/refine",
+    "coarse2fine/report",
+    "coarse2fine/counts",
+    "coarse2fine/pipeline",
+    "coarse2fine/large/execution",
+    "coarse2fine/large",
+    "coarse2fine/demo",
+    "coarse2fine/training",
+    "coarse2fine/convert",
+    "coarse2fine/cli",
+    "coarse2fine/__init__",
+    "benchmarks/common",
+    "benchmarks/assets",
+    "benchmarks/rows",
+    "benchmarks/selection",
+    "benchmarks/studies",
+    "benchmarks/page",
+    "benchmarks/scaling",
+    "benchmarks",
 )
 # What a package may import besides the standard library and the layers above it; coarse2fine may import anything.
 FOREIGN = {
@@ -227,25 +126,45 @@ def repository_files() -> list[Path]:
     return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
 
 
-def test_layers__every_module__is_listed_once() -> None:
-    """The list above and the modules that exist are the same."""
-    new = [name for name in MODULES if name not in LAYERS]
-    gone = [name for name in LAYERS if name not in MODULES]
-    assert not new, (
-        f"no layer for {', '.join(new)}: put each into LAYERS in tests/test_layering.py, below all that it imports and "
-        "above all that import it, and into the layout in docs/design.md; if there is no such place, the module "
-        "belongs elsewhere or does two things"
+def room(name: str) -> str:
+    """The room of a module."""
+    path = EVERYTHING[name].relative_to(ROOT)
+    alone = str(path.with_suffix(""))
+    return alone if alone in ROOMS else str(path.parent)
+
+
+HOUSE = MODULES | modules("benchmarks")
+
+
+@pytest.mark.parametrize("name", HOUSE)
+def test_rooms__any_module__imports_only_from_above(name: str) -> None:
+    """No module imports one of a room that stands below its own, not even inside of a function."""
+    own = room(name)
+    assert own in ROOMS, (
+        f"{own} is a new room: put it into ROOMS in tests/test_layering.py, below all that it imports and above "
+        "all that import it, and into docs/design.md; where there is no such place, it does two things"
     )
-    assert not gone, f"no longer exists: {', '.join(gone)}; remove it from LAYERS and from docs/design.md"
-    assert len(set(LAYERS)) == len(LAYERS)
+    below = set(ROOMS[ROOMS.index(own) + 1 :])
+    found = [
+        f"line {line}: {target}"
+        for line, target in imports(name, HOUSE[name])
+        if target in HOUSE and room(target) in below
+    ]
+    assert not found, f"{name} of the room {own} imports what stands below it in ROOMS: {'; '.join(found)}"
 
 
-@pytest.mark.parametrize("name", [name for name in LAYERS if name in MODULES])
-def test_layers__any_module__imports_only_from_above(name: str) -> None:
-    """No module imports one that stands below it in the list, not even inside of a function."""
-    below = LAYERS[LAYERS.index(name) :]
-    found = [f"line {line}: {target}" for line, target in imports(name, MODULES[name]) if target in below]
-    assert not found, f"{name} imports what stands below it in LAYERS: {'; '.join(found)}"
+def test_rooms__that_are_listed__exist() -> None:
+    """Each is the room of some module, and is listed once."""
+    assert sorted(ROOMS) == sorted({room(name) for name in HOUSE})
+
+
+def test_modules__of_one_room__import_each_other_in_one_direction() -> None:
+    """There is an order of all modules in which each only imports what comes before it."""
+    graph = {
+        name: {target for _, target in imports(name, path) if target in HOUSE and target != name}
+        for name, path in HOUSE.items()
+    }
+    assert len(list(TopologicalSorter(graph).static_order())) == len(HOUSE)  # raises CycleError, which names a circle
 
 
 @pytest.mark.parametrize("package", FOREIGN)
@@ -263,7 +182,7 @@ def test_package__geometry_and_choice__need_only_numpy(package: str) -> None:
 def test_nnunet__only_its_own_module__imports_it() -> None:
     """nnU-Net's interfaces change between releases; one module has to follow them, and that one does use them."""
     users = {name for name in MODULES if offences(name, NNUNET)}
-    assert users == {"coarse2fine.nnunet"}
+    assert users == {"coarse2fine.nnunet.model"}
 
 
 @pytest.mark.parametrize("folder", ["benchmarks", "tests"])
@@ -315,8 +234,9 @@ def test_repository__text_files__name_no_path_of_one_machine() -> None:
     assert not found, f"use paths relative to the repository, or options: {'; '.join(found)}"
 
 
-def test_design_page__every_module__is_in_its_layout() -> None:
-    """Whoever reads docs/design.md learns of every module."""
+def test_design_page__every_room__is_on_its_map() -> None:
+    """Whoever reads docs/design.md learns of every room."""
     page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
-    unknown = [name for name, path in MODULES.items() if path.name != "__init__.py" and f"{path.stem}.py" not in page]
-    assert not unknown, f"missing in the layout of docs/design.md: {', '.join(unknown)}"
+    names = (name.removesuffix("/__init__").removeprefix("coarse2fine/").removeprefix("benchmarks/") for name in ROOMS)
+    unknown = [name for name in names if f"`{name}`" not in page]
+    assert not unknown, f"missing on the map in docs/design.md: {', '.join(unknown)}"

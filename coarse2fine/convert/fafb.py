@@ -18,9 +18,9 @@ from coarse2fine.convert.crops import covered, crop_sample
 from coarse2fine.convert.rawdata import RawData, Sample
 from coarse2fine.errors import VolumeError
 from coarse2fine.io import Scales, open_store
-from coarse2fine.io.presence import check_stored
+from coarse2fine.io.region import parse_region
+from coarse2fine.io.stores.presence import check_stored
 from coarse2fine.io.volume import Spacing
-from coarse2fine.region import parse_region
 
 
 @dataclass(frozen=True, slots=True)

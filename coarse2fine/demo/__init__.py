@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from coarse2fine.config import load_config, shipped_config
+from coarse2fine.config.schema import load_config, shipped_config
 from coarse2fine.demo.picture import draw_overlay
+from coarse2fine.evaluation.masks import dice
 from coarse2fine.io import LABEL_SUFFIXES, Volume, check_writable, read_volume, write_labels
-from coarse2fine.metrics import dice
-from coarse2fine.nnunet import nnunet_predictor
+from coarse2fine.nnunet.model import nnunet_predictor
 from coarse2fine.pipeline import Pipeline, Progress
 from coarse2fine.report import write_report
 

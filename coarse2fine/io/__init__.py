@@ -1,15 +1,15 @@
 """Readers and writers, one module per format family; everywhere else arrays and spacings are (z, y, x)."""
 
 from coarse2fine.io.atomic import atomic_write, check_folder, check_writable
-from coarse2fine.io.cases import Case, find_cases, input_suffixes, label_suffixes, output_path
-from coarse2fine.io.cremi import write_cremi
-from coarse2fine.io.hdf5 import read_attributes
-from coarse2fine.io.images import LABEL_SUFFIXES, read_volume, write_labels
-from coarse2fine.io.labelstore import LabelSpec, LabelStore, create_labels, open_labels, pyramid_factors
+from coarse2fine.io.files.cases import Case, find_cases, input_suffixes, label_suffixes, output_path
+from coarse2fine.io.files.images import LABEL_SUFFIXES, read_volume, write_labels
 from coarse2fine.io.lazy import LazyArray
 from coarse2fine.io.owned import make_own
-from coarse2fine.io.scales import Scales
-from coarse2fine.io.stores import is_store, open_store
+from coarse2fine.io.stores.cremi import write_cremi
+from coarse2fine.io.stores.hdf5 import read_attributes
+from coarse2fine.io.stores.labelstore import LabelSpec, LabelStore, create_labels, open_labels, pyramid_factors
+from coarse2fine.io.stores.scales import Scales
+from coarse2fine.io.stores.volumes import is_store, open_store
 from coarse2fine.io.volume import Grid, Volume, VoxelArray
 
 __all__ = [

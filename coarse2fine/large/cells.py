@@ -13,27 +13,27 @@ from numpy.typing import NDArray
 
 from assignnet import Roi, RoiTree
 from canvas import Box, Triple, triple
-from coarse2fine.allocator import SteadyHeap, return_freed_memory
-from coarse2fine.choose import grow_tree, roi_settings
-from coarse2fine.clock import Clock
-from coarse2fine.coarse import CoarseResult, look_coarsely
+from coarse2fine.coarse.heatmap import CoarseResult, look_coarsely
+from coarse2fine.counts import Tally, tally
 from coarse2fine.errors import ConfigError
-from coarse2fine.instance_norm import NormStatistics
+from coarse2fine.fine.writeback import LabelWriter, export_labels
 from coarse2fine.io import Volume
 from coarse2fine.large.levels import open_level
 from coarse2fine.large.territory import divide
 from coarse2fine.large.window import Window, outwards, window_of
-from coarse2fine.lean import lean
-from coarse2fine.nnunet import Model
+from coarse2fine.nnunet.cpu_layers import lean
+from coarse2fine.nnunet.instance_norm import NormStatistics
+from coarse2fine.nnunet.model import Model
+from coarse2fine.nnunet.sliding_window import sliding_window, tiles_touching
 from coarse2fine.pipeline import Pipeline
+from coarse2fine.preprocessing.statistics import Scan
+from coarse2fine.preprocessing.working_grid import WorkingView, view_volume
 from coarse2fine.refine import refine
-from coarse2fine.resample import REACH
-from coarse2fine.rois import candidates, find_components, search_grid
-from coarse2fine.scan import Scan
-from coarse2fine.sliding import sliding_window, tiles_touching
-from coarse2fine.tally import Tally, tally
-from coarse2fine.view import WorkingView, view_volume
-from coarse2fine.writeback import LabelWriter, export_labels
+from coarse2fine.regions.detect import candidates, find_components, search_grid
+from coarse2fine.resampling.operators import REACH
+from coarse2fine.selection.selector import grow_tree, roi_settings
+from coarse2fine.system.memory import SteadyHeap, return_freed_memory
+from coarse2fine.system.timing import Clock
 
 RIM = 4
 """Voxels of the working grid around a cell that linear resampling of its outputs needs; splines need ``REACH``."""

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from canvas import Box
-from coarse2fine.allocator import keep_freed_memory
-from coarse2fine.config import Config
+from coarse2fine.config.schema import Config
 from coarse2fine.io import LabelSpec, LabelStore, atomic_write, open_labels
 from coarse2fine.large.cells import Scene, open_scene
+from coarse2fine.large.execution.work import WorkFolder
 from coarse2fine.large.lattice import Lattice
 from coarse2fine.large.source import Source
-from coarse2fine.large.work import WorkFolder
 from coarse2fine.pipeline import Pipeline
-from coarse2fine.scan import Scan
+from coarse2fine.preprocessing.statistics import Scan
+from coarse2fine.system.memory import keep_freed_memory
 
 SCAN = "scan.json"
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from canvas import Box, Triple, triple
 from coarse2fine.io import Grid, LazyArray, Volume
-from coarse2fine.nnunet import Model
-from coarse2fine.resample import Place, plan_resampling
-from coarse2fine.scan import Scan
-from coarse2fine.view import WorkingView, view_volume
+from coarse2fine.nnunet.model import Model
+from coarse2fine.preprocessing.statistics import Scan
+from coarse2fine.preprocessing.working_grid import WorkingView, view_volume
+from coarse2fine.resampling.operators import Place, plan_resampling
 
 SAME = 1e-3
 """Share of a voxel by which two places may differ and count as one: metadata are rounded."""

@@ -14,14 +14,14 @@ from functools import lru_cache
 from typing import Any
 
 from canvas import Box, Triple, triple
-from coarse2fine.allocator import return_freed_memory
-from coarse2fine.clock import Clock
-from coarse2fine.config import Config
-from coarse2fine.fine import better_alone, input_reader, norm_tiles
-from coarse2fine.instance_norm import NormStatistics, measure_statistics
+from coarse2fine.config.schema import Config
+from coarse2fine.fine.segment import better_alone, input_reader, norm_tiles
 from coarse2fine.large.cells import Scene, VolumeNorm, look_around, look_at_cell
+from coarse2fine.large.execution.work import Key
 from coarse2fine.large.job import Job, scene_of, write_json
-from coarse2fine.large.work import Key
+from coarse2fine.nnunet.instance_norm import NormStatistics, measure_statistics
+from coarse2fine.system.memory import return_freed_memory
+from coarse2fine.system.timing import Clock
 
 NORM = "norm.json"
 FIRST_CELLS = 64

@@ -16,13 +16,13 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from canvas import Box, Triple, triple
-from coarse2fine.allocator import return_freed_memory
-from coarse2fine.components import label_components
 from coarse2fine.io import LabelStore, atomic_write
+from coarse2fine.large.execution.work import Key
 from coarse2fine.large.job import Job, store_of
 from coarse2fine.large.lattice import Lattice
 from coarse2fine.large.segment import name_of
-from coarse2fine.large.work import Key
+from coarse2fine.regions.components import label_components
+from coarse2fine.system.memory import return_freed_memory
 
 Numbers = NDArray[np.uint64]
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from canvas import Box
 from coarse2fine.errors import ConfigError, OutputError
 from coarse2fine.io import LabelSpec, LabelStore, check_folder, open_labels, write_cremi
-from coarse2fine.io.tensors import parse_place
+from coarse2fine.io.stores.tensors import parse_place
+from coarse2fine.large.execution.work import WorkFolder
 from coarse2fine.large.source import Source
-from coarse2fine.large.work import WorkFolder
 
 PUBLISHED = "publish"
 """Phase whose marker says that the result is at its place."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from coarse2fine.large.tasks import Failure
-from coarse2fine.large.work import Key
+from coarse2fine.counts import Tally
+from coarse2fine.large.execution.tasks import Failure
+from coarse2fine.large.execution.work import Key
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.report import NOTHING_FOUND, RunReport, peak_memory_mb, versions
-from coarse2fine.tally import Tally
 
 EXACT = "exact"
 ESTIMATE = (

@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canvas import Box, Triple, triple
-from coarse2fine.allocator import keep_freed_memory
-from coarse2fine.config import Config
+from coarse2fine.config.schema import Config
 from coarse2fine.errors import C2FError, VolumeError
-from coarse2fine.features import feature_model_fingerprint
 from coarse2fine.io import Grid, LabelSpec, Volume, atomic_write, create_labels, pyramid_factors
-from coarse2fine.io.presence import check_stored
+from coarse2fine.io.stores.presence import check_stored
 from coarse2fine.large.cells import open_scene
-from coarse2fine.large.engine import Engine, Failure, Task, run_phase
+from coarse2fine.large.execution.engine import Engine, Failure, Task, run_phase
+from coarse2fine.large.execution.work import Key, Manifest, WorkFolder, open_work
 from coarse2fine.large.job import SCAN, Job, store_of, write_json
 from coarse2fine.large.lattice import Lattice, plan_lattice
 from coarse2fine.large.norm import settle_norm
@@ -31,13 +30,14 @@ from coarse2fine.large.output import PUBLISHED, Output, publish
 from coarse2fine.large.report import StoreReport, make_report, sum_labels
 from coarse2fine.large.segment import MergeCell, ScanBlock, SegmentBlock
 from coarse2fine.large.source import Source, chunk_of, fitting_level, identity_of, pick_level
-from coarse2fine.large.work import Key, Manifest, WorkFolder, open_work
-from coarse2fine.nnunet import Model
+from coarse2fine.nnunet.model import Model
 from coarse2fine.pipeline import Pipeline
+from coarse2fine.preprocessing.statistics import Scan, blank_scan, join_scans
+from coarse2fine.preprocessing.working_grid import volume_doubts
 from coarse2fine.report import versions
-from coarse2fine.resample import separate_axis
-from coarse2fine.scan import Scan, blank_scan, join_scans
-from coarse2fine.view import volume_doubts
+from coarse2fine.resampling.operators import separate_axis
+from coarse2fine.selection.features import feature_model_fingerprint
+from coarse2fine.system.memory import keep_freed_memory
 
 Progress = Callable[[str, int, int], None]
 """Called with (phase, done, total)."""

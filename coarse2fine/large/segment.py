@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from canvas import Box, Triple, triple
-from coarse2fine.allocator import return_freed_memory
-from coarse2fine.clock import Clock
+from coarse2fine.counts import Tally
 from coarse2fine.io import atomic_write
 from coarse2fine.large.cells import CellResult, segment_cells
+from coarse2fine.large.execution.work import Key
 from coarse2fine.large.job import Job, scene_of, store_of
 from coarse2fine.large.norm import norm_of
-from coarse2fine.large.work import Key
+from coarse2fine.preprocessing.statistics import scan_part
 from coarse2fine.report import count_labels
-from coarse2fine.scan import scan_part
-from coarse2fine.tally import Tally
+from coarse2fine.system.memory import return_freed_memory
+from coarse2fine.system.timing import Clock
 
 
 @dataclass(frozen=True, slots=True)

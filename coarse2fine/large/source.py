@@ -10,8 +10,8 @@ from typing import Any
 from canvas import Box, Triple, triple
 from coarse2fine.errors import ConfigError, VolumeError
 from coarse2fine.io import Grid, LazyArray, Scales, Volume, open_store
-from coarse2fine.io.hdf5 import RAW, is_hdf5, read_attributes
-from coarse2fine.io.presence import misfit
+from coarse2fine.io.stores.hdf5 import RAW, is_hdf5, read_attributes
+from coarse2fine.io.stores.presence import misfit
 from coarse2fine.large.levels import part_of, reaches_over, uncovered
 
 TOLERANCE = 1.02

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canvas import Box, Triple
-from coarse2fine.components import label_components
-from coarse2fine.rois import Components, RoiSettings, component_bounds, is_large
+from coarse2fine.regions.components import label_components
+from coarse2fine.regions.detect import Components, RoiSettings, component_bounds, is_large
 
 Names = NDArray[np.unsignedinteger[Any]]
 

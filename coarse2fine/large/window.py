@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from canvas import Box, Triple, triple
-from coarse2fine.heatmap import SearchGrid
+from coarse2fine.regions.search_grid import SearchGrid
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,16 +14,16 @@ import pytest
 from conftest import blobs, write_agent
 
 from canvas import Box
-from coarse2fine import fine as fine_stage
-from coarse2fine.config import load_config
+from coarse2fine.config.schema import load_config
 from coarse2fine.demo import IMAGE, REFERENCE, demo_pipeline
 from coarse2fine.errors import ModelError
-from coarse2fine.features import FeatureSettings
-from coarse2fine.instance_norm import NormStatistics, measure_statistics
+from coarse2fine.evaluation.masks import dice
+from coarse2fine.fine import segment as fine_stage
 from coarse2fine.io import Grid, LazyArray, Volume, read_volume
-from coarse2fine.metrics import dice
-from coarse2fine.nnunet import Model, load_model
+from coarse2fine.nnunet.instance_norm import NormStatistics, measure_statistics
+from coarse2fine.nnunet.model import Model, load_model
 from coarse2fine.pipeline import Pipeline, Result
+from coarse2fine.selection.features import FeatureSettings
 
 SPACING, SHAPE = (2.0, 1.0, 1.0), (24, 48, 48)
 # The tiny models are untrained: their heatmap hovers around one half; this threshold cuts several regions out of it.
@@ -380,7 +380,7 @@ def test_run__norm_case__is_measured_on_the_same_tiles_whatever_is_chosen(
         seen.append(list(tiles))
         return measure_statistics(model, tiles)
 
-    monkeypatch.setattr(importlib.import_module("coarse2fine.fine"), "measure_statistics", record)
+    monkeypatch.setattr(importlib.import_module("coarse2fine.fine.segment"), "measure_statistics", record)
     for rule in ("all_children", "all_parents"):
         assert run(tiny, [*SPLIT, f"assign.agent={rule}", "canvas.norm=case"]).report.canvases["count"] > 1
     first, second = seen

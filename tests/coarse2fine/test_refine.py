@@ -12,15 +12,15 @@ from large_volumes import bright_models
 
 from assignnet import Roi, RoiTree
 from canvas import Box
-from coarse2fine.choose import find_chooser
-from coarse2fine.clock import Clock
-from coarse2fine.coarse import CoarseResult, look_coarsely
-from coarse2fine.config import load_config
-from coarse2fine.fine import plan_sizes
+from coarse2fine.coarse.heatmap import CoarseResult, look_coarsely
+from coarse2fine.config.schema import load_config
+from coarse2fine.fine.segment import plan_sizes
 from coarse2fine.io.turn import Turn
-from coarse2fine.nnunet import Model
+from coarse2fine.nnunet.model import Model
+from coarse2fine.preprocessing.working_grid import WorkingView, open_view
 from coarse2fine.refine import Refined, refine
-from coarse2fine.view import WorkingView, open_view
+from coarse2fine.selection.selector import find_chooser
+from coarse2fine.system.timing import Clock
 
 SHAPE = (16, 48, 48)
 SPOTS = [Box.of((6, y, x), (4, 6, 6)) for y, x in ((6, 6), (6, 34), (34, 6))]

@@ -20,12 +20,12 @@ import pytest
 import SimpleITK as sitk
 from conftest import shared
 
-from coarse2fine import cli as infer_cli
+from coarse2fine.cli import infer as infer_cli
+from coarse2fine.cli.convert import main
 from coarse2fine.convert import rawdata
-from coarse2fine.convert.cli import main
 from coarse2fine.convert.word import LABELS
 from coarse2fine.io import find_cases
-from coarse2fine.lessons import find_labelled_cases
+from coarse2fine.training.dataset import find_labelled_cases
 
 SHAPE = (4, 6, 8)
 
@@ -441,7 +441,7 @@ def test_output__disk_full__is_said_and_nothing_is_left(
 def test_output__killed__leaves_a_hidden_folder_at_most(covid: Path, tmp_path: Path) -> None:
     """The data set is not there until it is complete: killed before the last file, nothing carries its name."""
     code = (
-        "import os, signal, sys\nfrom coarse2fine.convert import rawdata\nfrom coarse2fine.convert.cli import main\n"
+        "import os, signal, sys\nfrom coarse2fine.convert import rawdata\nfrom coarse2fine.cli.convert import main\n"
         "rawdata._write_json = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\nmain(sys.argv[1:])"
     )
     command = [sys.executable, "-c", code, "covid", str(covid), "-o", str(tmp_path / "raw")]

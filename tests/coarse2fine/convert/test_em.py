@@ -18,9 +18,9 @@ import SimpleITK as sitk
 import zarr
 from conftest import shared
 
-from coarse2fine.convert.cli import main
+from coarse2fine.cli.convert import main
 from coarse2fine.io import find_cases, read_volume
-from coarse2fine.lessons import find_labelled_cases
+from coarse2fine.training.dataset import find_labelled_cases
 
 BACKGROUND = np.uint64(0xFFFFFFFFFFFFFFFF)
 RESOLUTION = (40.0, 4.0, 4.0)

@@ -25,13 +25,13 @@ from large_volumes import (
 from scipy.ndimage import find_objects, label
 
 from canvas import Box, Triple
-from coarse2fine.clock import Clock
 from coarse2fine.errors import ConfigError, VolumeError
-from coarse2fine.features import FeatureSettings
 from coarse2fine.io import Grid, Volume
 from coarse2fine.large.cells import CellResult, open_scene, segment_cells
 from coarse2fine.large.lattice import Lattice, plan_lattice
-from coarse2fine.nnunet import Model
+from coarse2fine.nnunet.model import Model
+from coarse2fine.selection.features import FeatureSettings
+from coarse2fine.system.timing import Clock
 
 SHAPE = (16, 40, 36)
 OTHER_SPACING = (2.5, 0.8, 1.3)

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from large_volumes import SPACING, bright_pipeline, lazy_volume, merged, scan_of
 
 from canvas import Box, Triple
-from coarse2fine.clock import Clock
 from coarse2fine.io import Grid, LazyArray, Volume
 from coarse2fine.large.cells import open_scene, segment_cells
 from coarse2fine.large.lattice import plan_lattice
 from coarse2fine.large.levels import open_level, part_of, reaches_over, uncovered
-from coarse2fine.nnunet import Model, load_model
-from coarse2fine.view import open_view
+from coarse2fine.nnunet.model import Model, load_model
+from coarse2fine.preprocessing.working_grid import open_view
+from coarse2fine.system.timing import Clock
 
 Kind = str
 

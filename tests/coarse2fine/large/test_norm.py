@@ -13,18 +13,18 @@ from conftest import blobs
 from large_volumes import SPACING, lazy_volume, merged, pipeline_of, scan_of, side_by_side, write_image
 from large_volumes import segment as segment_volume
 
-from coarse2fine import fine as fine_stage
-from coarse2fine.clock import Clock
+from coarse2fine.fine import segment as fine_stage
 from coarse2fine.io import Grid, LabelSpec, Volume
 from coarse2fine.large.cells import VolumeNorm, look_at_cell, open_scene
-from coarse2fine.large.engine import in_process
+from coarse2fine.large.execution.engine import in_process
+from coarse2fine.large.execution.work import WorkFolder
 from coarse2fine.large.job import Job
 from coarse2fine.large.lattice import plan_lattice
 from coarse2fine.large.norm import FIRST_CELLS, LookAtCell, MeasureTile, settle, settle_norm, spread
 from coarse2fine.large.output import plan_output
 from coarse2fine.large.run import segment_store
 from coarse2fine.large.source import Source
-from coarse2fine.large.work import WorkFolder
+from coarse2fine.system.timing import Clock
 
 SHAPE = (16, 40, 36)
 SETTINGS = ["rois.window_step=0.5", "rois.window=[4, 8, 8]", "canvas.packing=same_size", "canvas.norm_tiles=2"]

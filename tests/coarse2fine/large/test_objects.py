@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from scipy.ndimage import label as label_with_scipy
 
 from canvas import Box, Triple
-from coarse2fine.config import load_config
+from coarse2fine.config.schema import load_config
 from coarse2fine.io import Grid, LabelSpec, create_labels
 from coarse2fine.large import objects
+from coarse2fine.large.execution.work import WorkFolder
 from coarse2fine.large.job import Job
 from coarse2fine.large.lattice import Lattice
 from coarse2fine.large.objects import NumberCell, PairCell, RenumberCell, first_numbers, join_objects
 from coarse2fine.large.source import Source
-from coarse2fine.large.work import WorkFolder
 
 
 class InMemory:

@@ -14,9 +14,9 @@ from canvas import Box
 from coarse2fine.errors import ConfigError, OutputError
 from coarse2fine.io import Grid, LabelSpec, create_labels, open_labels
 from coarse2fine.large import output as output_module
+from coarse2fine.large.execution.work import WorkFolder
 from coarse2fine.large.output import Output, plan_output, publish
 from coarse2fine.large.source import Source
-from coarse2fine.large.work import WorkFolder
 
 GRID = Grid((4, 8, 8), (2.0, 1.0, 1.0))
 

@@ -21,10 +21,10 @@ from large_volumes import bright_models, lazy_volume, merged, pipeline_of, segme
 from scipy.ndimage import label as label_with_scipy
 
 from canvas import Box, triple
-from coarse2fine.config import Config, load_config
+from coarse2fine.config.schema import Config, load_config
 from coarse2fine.errors import C2FError, ConfigError, ModelError, OutputError, VolumeError
 from coarse2fine.io import Grid, LabelStore, LazyArray, Volume
-from coarse2fine.large.engine import in_process
+from coarse2fine.large.execution.engine import in_process
 from coarse2fine.large.lattice import plan_lattice
 from coarse2fine.large.output import plan_output
 from coarse2fine.large.report import StoreReport

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from canvas import Box, Triple
-from coarse2fine.config import load_config
+from coarse2fine.config.schema import load_config
+from coarse2fine.counts import Tally
 from coarse2fine.io import Grid, LabelSpec, create_labels
 from coarse2fine.large import segment as segment_module
 from coarse2fine.large.cells import CellResult
+from coarse2fine.large.execution.work import WorkFolder
 from coarse2fine.large.job import Job, store_of
 from coarse2fine.large.lattice import Lattice
 from coarse2fine.large.segment import MergeCell, SegmentBlock, handed_to, name_of
 from coarse2fine.large.source import Source
-from coarse2fine.large.work import WorkFolder
-from coarse2fine.tally import Tally
 
 LATTICE = Lattice(((0, 4), (0, 4, 8), (0, 4, 8, 12)), (1, 2, 1))
 

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from canvas import Box, Triple
-from coarse2fine.heatmap import Place, SearchGrid
 from coarse2fine.large.lattice import Lattice
 from coarse2fine.large.territory import divide
 from coarse2fine.large.window import window_of
-from coarse2fine.rois import (
+from coarse2fine.regions.detect import (
     Components,
     RoiSettings,
     candidates,
@@ -25,6 +24,7 @@ from coarse2fine.rois import (
     large_components,
     search_grid,
 )
+from coarse2fine.regions.search_grid import Place, SearchGrid
 
 Triples = st.tuples(*[st.integers(1, 5)] * 3)
 

@@ -11,8 +11,8 @@ from nnunetv2.inference.sliding_window_prediction import compute_steps_for_slidi
 
 from canvas import Box, Triple, triple
 from coarse2fine.large.window import window_of
-from coarse2fine.rois import search_grid
-from coarse2fine.sliding import tiles_touching
+from coarse2fine.nnunet.sliding_window import tiles_touching
+from coarse2fine.regions.detect import search_grid
 
 Edges = tuple[int, int]
 sizes = st.tuples(*[st.integers(1, 40)] * 3)

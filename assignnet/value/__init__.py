@@ -1,0 +1,1 @@
+"""What a choice is worth, and the best one there is."""

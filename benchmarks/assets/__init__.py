@@ -1,0 +1,1 @@
+"""What the repository ships that is made by commands."""

@@ -1,0 +1,1 @@
+"""Cases, models and machines that are measured."""

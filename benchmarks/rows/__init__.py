@@ -1,0 +1,1 @@
+"""Ways of segmenting a case, measured in turns."""

@@ -1,0 +1,105 @@
+"""``c2f-infer``: its options, and what commands do with errors. What it runs is imported when options are known."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coarse2fine.cli.guard import guarded, version
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_UNITS = ("nm", "um", "mm")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(
+        prog="c2f-infer",
+        description="Segment volumes with a coarse and a fine nnU-Net v2 model.",
+        epilog="Example: c2f-infer -i scan.nii.gz -o labels.nii.gz -c covid --coarse-model DIR --fine-model DIR",
+    )
+    parser.add_argument("-i", "--input", help="a volume, a folder with nnU-Net's CASE_0000 naming, or a store (below)")
+    parser.add_argument("-o", "--output", help="the label file, or a folder for files named after the cases")
+    parser.add_argument("-c", "--config", help="YAML file, or the name of a shipped one: covid, word, cremi, fafb")
+    parser.add_argument("--coarse-model", type=Path, metavar="DIR", help="folder of the low-resolution nnU-Net")
+    parser.add_argument("--fine-model", type=Path, metavar="DIR", help="folder of the full-resolution nnU-Net")
+    parser.add_argument(
+        "--mode", choices=("accelerated", "two-stage", "one-stage"), help="one-stage is nnU-Net's plain sliding window"
+    )
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="override a setting, such as rois.threshold=0.1; may be repeated",
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write times, boxes, coverage and settings as JSON")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    parser.add_argument(
+        "--trust-checkpoint",
+        action="store_true",
+        help="let checkpoints run code while they are loaded; only for sources that you trust like a program",
+    )
+    parser.add_argument("--demo", action="store_true", help="run on the shipped sample volume; -o names a folder")
+    parser.add_argument("--compare", action="store_true", help="with --demo: also run nnU-Net's own predictor")
+    add_store_options(parser)
+    parser.add_argument("--version", action="version", version=f"coarse2fine {version()}")
+    return parser
+
+
+def add_store_options(parser: argparse.ArgumentParser) -> None:
+    """The options that count for volumes in stores."""
+    group = parser.add_argument_group(
+        "volumes larger than memory",
+        "for HDF5 in CREMI's layout, zarr, OME-NGFF, N5 and neuroglancer precomputed, as folders or URLs; results end "
+        "in .zarr or .hdf, or begin with precomputed://",
+    )
+    add = group.add_argument
+    add("--region", metavar="Z0:Z1,Y0:Y1,X0:X1", help="only this part, in voxels or with a unit, as 0:2000nm,:,:")
+    add("--instances", action="store_true", help="number connected objects, across blocks; always so for .hdf")
+    add("--array", metavar="NAME", help="array inside of the store, such as volumes/raw")
+    add("--spacing", type=_three, metavar="Z,Y,X", help="voxel size, where the store does not say it")
+    add("--unit", choices=_UNITS, help="its unit")
+    add("--axes", metavar="LETTERS", help="the array's axes in their order, where the store does not say them: tczyx")
+    add("--channel", type=int, metavar="N", help="read only this channel, counted from 0")
+    where = group.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=int, metavar="N", help="run on N processes of this machine (Dask)")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="run on a Dask cluster, such as tcp://host:8786")
+    add("--dashboard", action="store_true", help="with --workers: serve Dask's page to all users of this machine")
+    add("--work", type=Path, metavar="DIR", help="folder that lets a killed run resume (default: OUTPUT.c2f-work)")
+    add("--restart", action="store_true", help="give up what an earlier run left in the work folder")
+    add("--skip-failed", action="store_true", help="finish without blocks that cannot be done, as background")
+
+
+def _three(text: str) -> tuple[float, float, float]:
+    try:
+        z, y, x = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers Z,Y,X") from error
+    return z, y, x
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    if not options.demo and (options.input is None or options.output is None):
+        parser.error("-i/--input and -o/--output are required (or use --demo)")
+
+    def action(console: Console) -> None:
+        from coarse2fine.cli.infer_run import run
+
+        run(options, console)
+
+    return guarded(action)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

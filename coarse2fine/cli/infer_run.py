@@ -1,0 +1,195 @@
+"""What ``c2f-infer`` does: from files to files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from coarse2fine.cli import stores as large
+from coarse2fine.cli.guard import fail
+from coarse2fine.config.schema import Config, load_config
+from coarse2fine.errors import C2FError, ConfigError, OutputError
+from coarse2fine.io import (
+    Case,
+    check_writable,
+    find_cases,
+    input_suffixes,
+    is_store,
+    label_suffixes,
+    output_path,
+)
+from coarse2fine.io.files.readers import TIFF_SUFFIXES
+from coarse2fine.io.files.tiff import spacing_beside
+from coarse2fine.pipeline import Pipeline, Progress
+from coarse2fine.report import RunReport, write_report
+from coarse2fine.system.memory import keep_freed_memory
+from coarse2fine.system.terminal import plain
+
+
+def run(options: argparse.Namespace, console: Console) -> None:
+    """Do what the command line asks for.
+
+    Raises:
+        C2FError: If it cannot be done.
+    """
+    keep_freed_memory()
+    (demo if options.demo else infer)(options, console)
+
+
+def demo(options: argparse.Namespace, console: Console) -> None:
+    """Run the demo; what draws pictures is only imported here, because it takes long to import."""
+    from coarse2fine.demo import run_demo
+
+    with show_progress(console, "demo") as progress:
+        run_demo(
+            Path(options.output or "c2f-demo"),
+            compare=options.compare,
+            overwrite=options.overwrite,
+            progress=progress,
+            console=Console(),
+        )
+
+
+def infer(options: argparse.Namespace, console: Console) -> None:
+    """Segment the input's cases one after the other; in a folder, one that fails does not stop the others.
+
+    Raises:
+        C2FError: If the only case fails, or at the end if any did.
+    """
+    config = configure(options)
+    if is_store(options.input):
+        large.infer_store(options, config, console)
+        return
+    large.refuse_options(options)
+    source, output = Path(options.input), Path(options.output)
+    pipeline = Pipeline.from_config(config, trust_checkpoint=options.trust_checkpoint)
+    reader = pipeline.fine.reader
+    cases = find_cases(source, pipeline.fine.channels, input_suffixes(reader))
+    outputs = plan_outputs(source, output, options, cases, label_suffixes(reader))
+    reports: list[RunReport] = []
+    failed: list[str] = []
+    try:
+        for case, output in zip(cases, outputs, strict=True):
+            try:
+                reports.append(infer_case(pipeline, case, output, console, f"{len(reports) + 1}/{len(cases)}"))
+            except C2FError as error:
+                if len(cases) == 1:
+                    raise
+                failed.append(case.name)
+                fail(console, f"{case.name}: {error}")
+    finally:  # what is finished is reported, also when the run is interrupted
+        if options.report and reports:
+            write_report(reports, options.report)
+    if failed:
+        raise C2FError(f"{len(failed)} of {len(cases)} cases failed: {', '.join(failed)}", "The others are written.")
+
+
+def plan_outputs(
+    source: Path, output: Path, options: argparse.Namespace, cases: Sequence[Case], suffixes: tuple[str, ...]
+) -> list[Path]:
+    """Where the labels of each case go; everything that will be written is checked before anything runs.
+
+    Raises:
+        OutputError: If a result cannot be written, or would replace an input or another result.
+    """
+    report = options.report
+    if source.is_dir() and not output.is_dir() and output.name.endswith(suffixes):
+        raise OutputError(f"{source} is a folder, but {output} names a file", "Name a folder with -o.")
+    to_folder = source.is_dir() or output.is_dir()
+    outputs = [output_path(case, output, to_folder) for case in cases]
+    beside = [spacing_beside(file) for file in outputs if file.name.endswith(TIFF_SUFFIXES)]
+    files = [*outputs, *beside, report] if report else [*outputs, *beside]
+    taken = {file.resolve() for case in cases for file in case.files}
+    for file in files:
+        if file.resolve() in taken:
+            raise OutputError(f"{file} is an input or another result of this run", "Choose another name with -o.")
+        taken.add(file.resolve())
+    for file in outputs:
+        check_writable(file, options.overwrite, suffixes)
+    for file in [*beside, report] if report else beside:
+        check_writable(file, options.overwrite)
+    return outputs
+
+
+def configure(options: argparse.Namespace) -> Config:
+    """The configuration file with the command line's overrides."""
+    overrides = list(options.overrides)
+    for key, value in (
+        ("coarse.model", options.coarse_model),
+        ("fine.model", options.fine_model),
+        ("mode", options.mode),
+        ("device", options.device),
+    ):
+        if value is not None:
+            overrides.append(f"{key}={json.dumps(str(value))}")
+    config = load_config(options.config, overrides)
+    if config.fine.model is None:
+        raise ConfigError("no fine model", "Name its folder with --fine-model or as fine.model in the configuration.")
+    return config
+
+
+def infer_case(pipeline: Pipeline, case: Case, output: Path, console: Console, count: str) -> RunReport:
+    """Segment one case, with progress bars if somebody watches."""
+    with show_progress(console, f"{count} {case.name}") as progress:
+        report = pipeline.run_files(case.files, output, progress).report
+    for warning in report.warnings:
+        console.print(plain(f"{case.name}: {warning}"), style="yellow", soft_wrap=True)
+    if console.is_terminal:
+        print_report(report, output, console)
+    return report
+
+
+@contextmanager
+def show_progress(console: Console, title: str) -> Iterator[Progress]:
+    """One bar for each stage and one for the whole run; nothing unless stderr is a terminal."""
+    stages = ("read", "coarse", "rois", "fine", "write")
+    columns = (
+        TextColumn("{task.description:<24}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        overall = bars.add_task(plain(title), total=len(stages))
+        tasks: dict[str, TaskID] = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(f"  {stage}", total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+            part = done / total if total else 1.0
+            bars.update(overall, completed=stages.index(stage) + part)
+
+        yield progress
+
+
+def print_report(report: RunReport, output: Path, console: Console) -> None:
+    """A few lines that say what happened."""
+    table = Table(title=plain(f"{report.case}: {report.mode}"), title_justify="left", show_header=False, box=None)
+    times = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.timing_s.items() if seconds >= 0.05)
+    table.add_row("seconds", times)
+    if report.mode != "one-stage":
+        boxes = report.boxes
+        table.add_row(
+            "boxes",
+            f"{boxes['selected']} selected of {boxes['parents']} parents, {boxes['children']} children"
+            + (f"; {boxes['dropped']} dropped" if boxes["dropped"] else "")
+            + (f"; {boxes['grown']} grown" if boxes["grown"] else ""),
+        )
+        table.add_row("chosen by", plain(" ".join(report.agent[key] for key in ("kind", "name"))))
+        table.add_row("canvases", f"{report.canvases['count']:.0f}, {report.canvases['fill']:.0%} filled")
+        table.add_row(
+            "looked at",
+            f"{report.coverage['volume']:.2%} of the volume, {report.coverage['heatmap_mass']:.1%} of the heatmap",
+        )
+    table.add_row("labels", ", ".join(f"{label}: {count} voxels" for label, count in report.labels.items()) or "none")
+    table.add_row("written", plain(str(output)))
+    console.print(table)

@@ -1,0 +1,150 @@
+"""The part of ``c2f-infer`` that segments volumes in stores."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from coarse2fine.config.schema import Config
+from coarse2fine.errors import ConfigError
+from coarse2fine.io import atomic_write, check_writable
+from coarse2fine.io.region import parse_region
+from coarse2fine.large.execution.engine import Engine, in_process, on_cluster
+from coarse2fine.large.execution.work import remove_work
+from coarse2fine.large.output import Output, plan_output, was_published
+from coarse2fine.large.report import StoreReport
+from coarse2fine.large.run import Progress, Settings, segment_store
+from coarse2fine.large.source import Source
+from coarse2fine.system.terminal import plain
+
+_ONLY_STORES = {
+    "array": "--array",
+    "spacing": "--spacing",
+    "unit": "--unit",
+    "axes": "--axes",
+    "channel": "--channel",
+    "region": "--region",
+    "instances": "--instances",
+    "workers": "--workers",
+    "scheduler": "--scheduler",
+    "dashboard": "--dashboard",
+    "work": "--work",
+    "restart": "--restart",
+    "skip_failed": "--skip-failed",
+}
+
+
+def refuse_options(options: argparse.Namespace) -> None:
+    """Refuse options that have no meaning for files that are read as a whole.
+
+    Raises:
+        ConfigError: Naming the first of them.
+    """
+    for name, option in _ONLY_STORES.items():
+        if getattr(options, name) not in (None, False):
+            raise ConfigError(
+                f"{option} needs a volume that is read by region, and {options.input} is none",
+                "Leave it out, or store the volume as zarr, N5, neuroglancer precomputed or CREMI HDF5.",
+            )
+
+
+def infer_store(options: argparse.Namespace, config: Config, console: Console) -> None:
+    """Segment a volume in a store.
+
+    Raises:
+        C2FError: If anything is wrong; what is done is kept, and the same command goes on from there.
+    """
+    source = Source(
+        options.input, options.array, options.spacing, options.unit, axes=options.axes, channel=options.channel
+    )
+    if options.region:
+        grid = source.open()[0].levels[0].grid
+        source = dataclasses.replace(source, region=parse_region(options.region, grid))
+    work = (options.work or default_work(options.output)).absolute()
+    output = plan_output(
+        options.output, objects=options.instances, overwrite=options.overwrite, inputs=options.input, work=work
+    )
+    if options.report:
+        check_writable(options.report, options.overwrite or was_published(work))
+    settings = Settings(options.trust_checkpoint, skip_failed=options.skip_failed, restart=options.restart)
+    with pick_engine(options) as engine, show_phases(console, engine) as progress:
+        report = segment_store(config, source, output, work, engine, settings, progress)
+    if options.report:
+        with atomic_write(options.report) as temporary:
+            temporary.write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n", encoding="utf-8")
+    remove_work(work)
+    for warning in report.warnings:
+        console.print(plain(f"warning: {warning}"), style="yellow", soft_wrap=True)
+    for failure in report.failures:
+        console.print(plain(f"left background: {failure.where}: {failure.message}"), style="yellow", soft_wrap=True)
+    if console.is_terminal:
+        print_report(report, output, console)
+
+
+def default_work(output: str) -> Path:
+    """The work folder beside an output; below the current folder for a URL."""
+    name = output.removeprefix("precomputed://").rstrip("/")
+    if "://" in name:
+        return Path(f"{name.rsplit('/', 1)[-1]}.c2f-work")
+    return Path(f"{name}.c2f-work").expanduser()
+
+
+def pick_engine(options: argparse.Namespace) -> Engine:
+    """Where blocks are done."""
+    if options.dashboard and options.workers is None:
+        raise ConfigError(
+            "--dashboard needs --workers", "Add --workers N; a scheduler elsewhere has a page of its own."
+        )
+    if options.workers is None and options.scheduler is None:
+        return in_process()
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return on_cluster(workers=options.workers, scheduler=options.scheduler, gpus=gpus, dashboard=options.dashboard)
+
+
+@contextmanager
+def show_phases(console: Console, engine: Engine) -> Iterator[Progress]:
+    """A bar for each phase, and where to watch a cluster; nothing unless stderr is a terminal."""
+    columns = (
+        TextColumn("{task.description:<12}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    if engine.dashboard and console.is_terminal:
+        console.print(plain(f"dashboard: {engine.dashboard}"))
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase, total=total)
+            bars.update(tasks[phase], completed=done, total=total)
+
+        yield progress
+
+
+def print_report(report: StoreReport, output: Output, console: Console) -> None:
+    """A few lines that say what happened."""
+    counts = report.counts
+    table = Table(title=plain(str(report.volume["where"])), title_justify="left", show_header=False, box=None)
+    table.add_row("seconds", ", ".join(f"{phase} {value:.1f}" for phase, value in report.seconds.items()))
+    cells = " x ".join(str(len(edges) - 1) for edges in report.layout["cells"])
+    table.add_row("volume", f"{counts['voxels'] / 1e6:.1f} million voxels in {cells} cells")
+    table.add_row("boxes", f"{counts.get('selected', 0)} selected of {counts.get('children', 0)}")
+    seen = counts.get("network_voxels", 0) / max(counts["voxels"], 1)
+    table.add_row("canvases", f"{counts.get('canvases', 0)}, {seen:.2f} fine network voxels per voxel of the volume")
+    if output.objects:
+        table.add_row("objects", str(counts.get("objects", 0)))
+    table.add_row("written", plain(output.where))
+    console.print(table)

@@ -1,0 +1,1 @@
+"""The coarse stage: one pass over the whole volume."""

@@ -1,0 +1,413 @@
+"""The configuration: its schema, and how it is read from YAML files and ``key=value`` overrides.
+
+All sizes and spacings are [z, y, x] on the axes of the working grid. ``configs/README.md`` lists every key; a test
+keeps that list equal to this schema.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+
+from coarse2fine.config.types import (
+    AgentName,
+    Count,
+    Device,
+    FileName,
+    Folds,
+    Fraction,
+    ModelFolder,
+    Natural,
+    NonNegative,
+    Number,
+    Overlap,
+    Padding,
+    Probability,
+    Size,
+    Spacing,
+    unknown_agent,
+)
+from coarse2fine.config.validation import ConflictError, ModelReader, did_you_mean, section_of
+from coarse2fine.config.yaml import Keys, Origin, YamlTree, parse_yaml
+from coarse2fine.errors import ConfigError
+
+__all__ = [
+    "RECORD_NAMES",
+    "AssignConfig",
+    "BlocksConfig",
+    "BodyCrop",
+    "CanvasConfig",
+    "CoarseConfig",
+    "Config",
+    "FineConfig",
+    "RoisConfig",
+    "config_hash",
+    "load_config",
+    "shipped_config",
+]
+
+# What the original system called our keys, so that people who know it are pointed to the new names.
+RECORD_NAMES = {
+    "roi_threshold": "rois.threshold",
+    "prior_downsample": "rois.heatmap_voxel",
+    "axis_thr": "rois.min_edge",
+    "area_thr": "rois.min_voxels",
+    "nmm_recrop": "rois.window",
+    "nms_threshold": "rois.nms_threshold",
+    "nmm_threshold": "rois.nmm_threshold",
+    "lambda": "assign.lambda",
+    "downsample_mode": "assign.downsample_mode",
+    "pooling_mode": "assign.pooling_mode",
+    "start_label": "assign.start_label",
+    "global_info": "assign.global_info",
+    "canvas_size": "canvas.size",
+    "patch_size": "canvas.slot",
+    "postprocess": "fine.postprocess",
+    "crop_threshold": "fine.crop_threshold",
+    "use_prior": "fine.use_prior",
+}
+
+_MAX_BYTES = 100_000  # the YAML parser is slow on purpose-made input; a configuration has a few thousand bytes
+
+
+# Defaults go by keyword: mypy sees no other ones, and would ask callers for every field.
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class BodyCrop(_Section):
+    """How the volume is cropped to the body before the coarse stage."""
+
+    above: Number = Field(default=-500.0, description="Intensity above which a voxel belongs to the body")
+    margin_mm: NonNegative = Field(default=10.0, description="Margin kept around the body")
+
+
+class CoarseConfig(_Section):
+    """The coarse stage: a low-resolution nnU-Net over the whole volume, whose foreground is the heatmap."""
+
+    model: ModelFolder | None = Field(default=None, description="nnU-Net model folder of the coarse network")
+    folds: Folds | None = Field(
+        default=None, description="Folds whose results are averaged; null = all that the folder has"
+    )
+    checkpoint: FileName = Field(default="checkpoint_final.pth", description="Checkpoint file in each fold's folder")
+    spacing: Spacing | None = Field(
+        default=None, description="Voxel size that the network sees; null = as in the plans"
+    )
+    patch_size: Size | None = Field(default=None, description="Tile of the sliding window; null = as in the plans")
+    tile_step: Fraction = Field(default=0.5, description="Step between tiles, as a share of the tile")
+    mirroring: bool = Field(default=False, description="Average over mirrored inputs, where the model allows it")
+    body_crop: BodyCrop | None = Field(
+        default=None, description="Crop to the body first; null = no, {} = with its defaults"
+    )
+
+
+class RoisConfig(_Section):
+    """From the heatmap to the ROI tree."""
+
+    threshold: Probability = Field(default=0.3, description="Heatmap value above which a voxel may be foreground")
+    heatmap_voxel: Size | None = Field(
+        default=None, description="Voxel of the heatmap; null = that of the coarse network"
+    )
+    min_edge: NonNegative = Field(default=0.0, description="A component with a shorter box edge is ignored")
+    min_voxels: NonNegative = Field(default=0.0, description="A component with fewer voxels is ignored")
+    margin: Padding = Field(default=(0, 0, 0), description="Added on each side of a component's box")
+    window: Size | None = Field(
+        default=None, description="Larger components are cut into windows of this size; null = all that stays native"
+    )
+    window_step: Fraction = Field(default=1.0, description="Step between these windows, as a share of the window")
+    nms_threshold: Fraction = Field(
+        default=0.75, description="Overlap from which on the lower-scored of two boxes is dropped"
+    )
+    nms_overlap: Overlap = Field(
+        default="iou", description="Overlap of NMS: over the union (iou) or the smaller box (ios)"
+    )
+    nmm_threshold: Fraction = Field(default=0.35, description="Overlap from which on children merge into a parent")
+    nmm_overlap: Overlap = Field(
+        default="ios", description="Overlap of NMM: over the union (iou) or the smaller box (ios)"
+    )
+    nmm_merging: Literal["greedy", "transitive"] = Field(
+        default="greedy",
+        description="A parent takes what overlaps its best child (greedy) or any of its children (transitive)",
+    )
+    empty: Literal["background", "one-stage"] = Field(
+        default="background",
+        description="If nothing exceeds the threshold: an empty result, or a run in one-stage mode",
+    )
+
+
+class AssignConfig(_Section):
+    """Which boxes are processed, and in which order."""
+
+    agent: AgentName = Field(
+        default="greedy",
+        validation_alias=AliasChoices("agent", "rule"),
+        description="Who chooses: a rule, the name of a shipped agent, or an agent's folder (also called rule)",
+    )
+    # `lambda` is a reserved word of Python, so the attribute needs a name of its own; both work in files.
+    weight: NonNegative = Field(
+        default=0.05,
+        validation_alias=AliasChoices("lambda", "weight"),
+        serialization_alias="lambda",
+        description="Weight of a box's cost against its gain (also called weight)",
+    )
+    drop: bool = Field(default=False, description="Whether greedy may leave out ROIs that are not worth their cost")
+    keep: Count | None = Field(default=None, description="How many parents the rule top_k selects; null = half of them")
+    budget: NonNegative | None = Field(
+        default=None, description="Most slots that an agent may spend on a volume; null = no limit; rules ignore it"
+    )
+    features: Literal["none", "coarse", "fine"] = Field(
+        default="none",
+        description="Training: whose encoder an agent sees ROIs with; at inference the agent's own card rules",
+    )
+    downsample_mode: Literal["center", "resize"] = Field(
+        default="center",
+        description="Training, features: fine: an ROI is seen by the slot at its centre, or whole, shrunk to a slot",
+    )
+    pooling_mode: Literal["max", "mean"] = Field(
+        default="max", description="Training: how the features of each quarter of an ROI are pooled"
+    )
+    global_info: bool = Field(default=False, description="Training: an agent also sees features of the whole volume")
+    start_label: bool = Field(
+        default=False, description="Training: a learned token stands for the last choice before the first one"
+    )
+
+
+class CanvasConfig(_Section):
+    """How crops share one input of the fine network."""
+
+    enabled: bool = Field(
+        default=True, description="Several crops per input; false = one crop of the slot's size per input"
+    )
+    size: Size | None = Field(default=None, description="Input of the fine network; null = the fine model's patch")
+    slot: Size | None = Field(default=None, description="Room for one crop; null = half of the canvas on every axis")
+    packing: Literal["same_size", "same_scale"] = Field(
+        default="same_scale",
+        description="Crops keep one scale and are bin-packed, or every crop fills a slot of a grid",
+    )
+    capacity: Count | Literal["auto"] = Field(
+        default="auto", description="Most crops per canvas; auto = as many as fit"
+    )
+    norm: Literal["canvas", "slot", "case"] = Field(
+        default="case",
+        description="What instance norm takes its statistics from; case = native tiles, once per volume",
+    )
+    norm_tiles: Count = Field(default=3, description="Native tiles that the statistics of norm: case are measured on")
+    context: Padding | None = Field(
+        default=None,
+        description="same_scale: real surroundings kept on each side of a box; null = a sixteenth of the canvas",
+    )
+
+
+class FineConfig(_Section):
+    """The fine stage: the full-resolution nnU-Net on the chosen boxes."""
+
+    model: ModelFolder | None = Field(default=None, description="nnU-Net model folder of the fine network")
+    folds: Folds | None = Field(
+        default=None, description="Folds whose results are averaged; null = all that the folder has"
+    )
+    checkpoint: FileName = Field(default="checkpoint_final.pth", description="Checkpoint file in each fold's folder")
+    postprocess: Literal["crop_and_resize", "resize_only"] = Field(
+        default="crop_and_resize",
+        description="Small boxes stay native and only larger ones are resized, or all are resized",
+    )
+    crop_threshold: Size | None = Field(default=None, description="Largest box that counts as small; null = the slot")
+    large_boxes: Literal["resize", "native"] = Field(
+        default="resize", description="A box larger than the slot: one resized crop, or several native crops"
+    )
+    tile_step: Fraction = Field(
+        default=0.5, description="Step between native tiles (one-stage too), as a share of the tile"
+    )
+    mirroring: bool = Field(default=True, description="Average over mirrored inputs, where the model allows it")
+    use_prior: bool = Field(
+        default=False, description="The coarse result becomes extra input channels (3d_cascade_fullres)"
+    )
+    outside: Literal["background", "coarse"] = Field(
+        default="background", description="What voxels outside all processed boxes get: background or the coarse result"
+    )
+    grow: Natural = Field(default=2, description="How often a box whose mask touches its face may grow and run again")
+    grow_above: Probability = Field(
+        default=0.0, description="A box grows only into regions where the heatmap somewhere reaches this"
+    )
+    grow_step: Size | None = Field(
+        default=None, description="Growth on each touched side; null = a quarter of the slot"
+    )
+
+
+class BlocksConfig(_Section):
+    """Volumes that are read by region: how they are divided. Sizes are voxels of the volume, in its own axis order."""
+
+    cell: Size | None = Field(
+        default=None,
+        description="Within a cell boxes are found, merged and packed; null = four patches of the fine network",
+    )
+    per_block: Size = Field(
+        default=(1, 2, 2),
+        description="Cells of a block, which is read, run and resumed as one; no result depends on it",
+    )
+    halo: Padding | None = Field(
+        default=None, description="How far around its cell a mask may be followed; null = a slot"
+    )
+    coarse_level: Natural | None = Field(
+        default=None,
+        description="Scale level that the coarse network reads, 0 = finest; null = the coarsest that is fine enough",
+    )
+    statistics: Fraction = Field(default=1.0, description="Share of the blocks that are read for intensity statistics")
+
+
+class Config(_Section):
+    """All settings of a run."""
+
+    mode: Literal["accelerated", "two-stage", "one-stage"] = Field(
+        default="accelerated",
+        description="Chosen boxes on canvases, a sliding window where the heatmap is, or everywhere",
+    )
+    device: Device = Field(default="auto", description="Where the networks run: auto, cpu, cuda, cuda:N or mps")
+    coarse: CoarseConfig = Field(default_factory=CoarseConfig, description="The coarse stage")
+    rois: RoisConfig = Field(default_factory=RoisConfig, description="From the heatmap to the ROI tree")
+    assign: AssignConfig = Field(default_factory=AssignConfig, description="Which boxes, in which order")
+    canvas: CanvasConfig = Field(default_factory=CanvasConfig, description="How crops share an input")
+    fine: FineConfig = Field(default_factory=FineConfig, description="The fine stage")
+    blocks: BlocksConfig = Field(default_factory=BlocksConfig, description="Volumes that are read by region")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings under their YAML keys, ready for JSON."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections(cls, data: object) -> object:
+        """A section whose keys are all commented out reads as null and means its defaults."""
+        if not isinstance(data, Mapping):
+            return data
+        sections = {name for name, field in cls.model_fields.items() if section_of(field)}
+        return {key: value for key, value in data.items() if value is not None or key not in sections}
+
+    @model_validator(mode="after")
+    def _values_fit_together(self) -> Config:
+        conflicts = list(_conflicts(self))
+        if conflicts:
+            raise ConflictError(conflicts)
+        return self
+
+
+def _conflicts(config: Config) -> Iterator[tuple[Keys, str]]:
+    """What does not fit together, as far as it can be known without the models."""
+    if problem := unknown_agent(config.assign.agent):
+        yield ("assign", "agent"), problem
+    if config.assign.drop and not config.assign.weight:
+        yield ("assign", "drop"), "needs a lambda above 0: at no cost, nothing is too expensive to keep"
+    size, slot, capacity = config.canvas.size, config.canvas.slot, config.canvas.capacity
+    context, crop_threshold = config.canvas.context, config.fine.crop_threshold
+    if size and slot and _exceeds(slot, size):
+        yield ("canvas", "slot"), f"{list(slot)} does not fit into canvas.size {list(size)}"
+        return
+    if size and not slot:
+        slot = (max(1, size[0] // 2), max(1, size[1] // 2), max(1, size[2] // 2))
+    if size and slot and capacity != "auto" and config.canvas.packing == "same_size":
+        room = math.prod(whole // part for whole, part in zip(size, slot, strict=True))
+        if capacity > room:
+            yield ("canvas", "capacity"), f"{capacity} is more than the {room} slots {list(slot)} in {list(size)}"
+    if slot and context and any(2 * width >= edge for width, edge in zip(context, slot, strict=True)):
+        yield ("canvas", "context"), f"{list(context)} on both sides leaves no room for a box in a slot {list(slot)}"
+    if slot and crop_threshold and _exceeds(crop_threshold, slot):
+        yield ("fine", "crop_threshold"), f"{list(crop_threshold)} is larger than the slot {list(slot)}"
+
+
+def _exceeds(part: Sequence[int], whole: Sequence[int]) -> bool:
+    return any(a > b for a, b in zip(part, whole, strict=True))
+
+
+def load_config(path: Path | str | None, overrides: Sequence[str] = ()) -> Config:
+    """Reads the settings of a run.
+
+    Args:
+        path: A YAML file, or the name of a shipped one (``covid``); None means all defaults. Model folders that it
+            names are relative to the file.
+        overrides: Settings such as ``canvas.slot=[12, 128, 128]`` that win over the file's. Their values are YAML;
+            model folders are relative to the current folder.
+
+    Returns:
+        The validated settings.
+
+    Raises:
+        ConfigError: With every problem of the file and of the overrides, one per line.
+
+    Example:
+        >>> load_config(None, ["rois.threshold=0.5"]).rois.threshold
+        0.5
+    """
+    tree, base = YamlTree(), Path.cwd()
+    if path is not None:
+        file = _find(Path(path))
+        tree, base = _read(file), file.absolute().parent
+    reader = ModelReader(Config, tree, RECORD_NAMES)
+    for number, text in enumerate(overrides):
+        reader.override(text, Origin(_MAX_BYTES + number, f"--set {text}"))
+    return reader.validate(base)
+
+
+def shipped_config(name: str) -> Path:
+    """The path of a configuration that comes with the software.
+
+    Args:
+        name: Its name without suffix, such as ``covid``.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    shipped = _shipped()
+    if name not in shipped:
+        raise ConfigError(f"no configuration named '{name}'", _shipped_hint(name))
+    return shipped[name]
+
+
+def config_hash(config: Config) -> str:
+    """A short fingerprint, equal for equal settings whatever file or override they came from.
+
+    Example:
+        >>> config_hash(Config()) == config_hash(load_config(None, ["rois.threshold=0.3"]))
+        True
+    """
+    text = json.dumps(config.to_dict(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _shipped() -> dict[str, Path]:
+    package = Path(__file__).parents[1]
+    for folder in (package / "configs", package.parent / "configs"):  # in a wheel; in a checkout
+        found = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+        if found:
+            return found
+    return {}
+
+
+def _shipped_hint(name: str) -> str:
+    names = sorted(_shipped())
+    question = did_you_mean(name, names).replace("did", "Did", 1)
+    return f"{question} Shipped configurations: {', '.join(names)}; the name alone is enough.".lstrip()
+
+
+def _find(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if not path.suffix and path.name == str(path):
+        return shipped_config(path.name)
+    raise ConfigError(f"no configuration file at '{path}'", _shipped_hint(path.stem))
+
+
+def _read(file: Path) -> YamlTree:
+    try:
+        if file.stat().st_size > _MAX_BYTES:
+            raise ConfigError(f"'{file}' is larger than {_MAX_BYTES} bytes", "Is it really a configuration?")
+        text = file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"cannot read '{file}': {error.strerror}", "Check the file and its permissions.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"'{file}' is not UTF-8 text", "Save it as UTF-8.") from error
+    return parse_yaml(text, lambda line: Origin(line, f"{file}:{line}"))

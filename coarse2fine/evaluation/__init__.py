@@ -1,0 +1,1 @@
+"""How well masks and objects agree with a reference."""

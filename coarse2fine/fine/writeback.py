@@ -1,0 +1,237 @@
+"""From network outputs on crops to labels on the volume's own grid.
+
+Each crop's outputs are resampled straight from its slot to the volume's voxels, blended with those of overlapping
+crops, and turned into labels as soon as no further crop is expected there. Outputs therefore exist for a few blocks at
+a time, never for the whole volume.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import mmap
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from canvas import Box, Placement, Triple, triple
+from coarse2fine.nnunet.model import Model
+from coarse2fine.preprocessing.working_grid import WorkingView
+from coarse2fine.resampling.operators import Axis, Floats, Resampling, multiply_axis, plan_resampling, stretch
+
+BLOCK: Triple = (16, 64, 64)
+"""Voxels of one accumulator block."""
+
+
+class LabelWriter:
+    """Collects crops' outputs and writes labels.
+
+    Args:
+        view: The working grid that crops were taken from.
+        model: Its label rules, resampling of outputs and transposition.
+        track: Whether to keep which voxels outputs were written to; see ``decided``.
+    """
+
+    def __init__(self, view: WorkingView, model: Model, *, track: bool = False) -> None:
+        self._view, self._model = view, model
+        working = view.resampling.shape_out
+        self._back = plan_resampling(working, view.crop.shape, model.spacing, view.spacing, model.logit_method)
+        self._region = self._native(view.window)
+        inside = self._region.shift(view.crop.start)
+        self._hull = Box.whole(view.full) if view.window == Box.whole(working) else inside
+        self._full = np.zeros(self._hull.shape, model.labels.dtype)
+        self._labels = self._full[inside.relative_to(self._hull).slices]
+        self._decided = np.zeros(self._full.shape, bool) if track else None
+        self._inside = inside.relative_to(self._hull)
+        self._blocks: dict[Triple, Floats] = {}
+        self._expected: Counter[Triple] = Counter()
+
+    @property
+    def labels(self) -> NDArray[np.unsignedinteger[Any]]:
+        """Labels of ``region``; a view that may be written to."""
+        return self._labels
+
+    @property
+    def region(self) -> Box:
+        """The voxels of the cropped, transposed volume that are written: all, or those in the view's window."""
+        return self._region
+
+    @property
+    def held(self) -> int:
+        """Bytes of blended outputs that are not labels yet."""
+        return sum(block.nbytes for block in self._blocks.values())
+
+    @property
+    def back(self) -> Resampling:
+        """Resampling of outputs from the working grid to the cropped volume."""
+        return self._back
+
+    @property
+    def hull(self) -> Box:
+        """What ``finish`` returns the labels of: the whole transposed volume, or ``region`` in its voxels."""
+        return self._hull
+
+    def expect(self, boxes: Iterable[Box]) -> None:
+        """Announce the boxes of the working grid that will be added; each must be added once."""
+        for box in boxes:
+            self._expected.update(_blocks(self.native(box)))
+
+    def add(
+        self, placement: Placement, logits: Floats, box: Box | None = None, keep: NDArray[np.bool_] | None = None
+    ) -> None:
+        """Blend in the outputs of one crop.
+
+        Args:
+            placement: The crop. ``placement.box`` must have been announced.
+            logits: Its slot of the network output, shape (heads, *slot).
+            box: Region of the working grid whose outputs count, if other than ``placement.box``.
+            keep: Voxels of the slot whose outputs count; None for all.
+        """
+        region = self._region.clip(self._native((box or placement.box).shift(self._view.window.start)))
+        if region.volume:
+            if keep is not None:  # resampled along with the outputs
+                logits = np.concatenate([logits, keep[None].astype(np.float32)])
+            weight = np.ones((), np.float32)
+            for axis in range(3):
+                logits = self._along(axis, logits, placement, region)
+                profile = self._profile(axis, placement, region)
+                weight = weight[..., None] * profile
+            if keep is not None:
+                logits, weight = logits[:-1], weight * (logits[-1] > 0.5)
+            self._accumulate(region.relative_to(self._region), logits * weight, weight)
+        self._arrived(placement.box)
+
+    def finish(self) -> NDArray[np.unsignedinteger[Any]]:
+        """Labels of the whole volume in the file's axis order; if the view has a window, of ``region`` only."""
+        for key in list(self._blocks):
+            self._settle(key)
+        return np.ascontiguousarray(self._view.turn.inverse.array(self._full))
+
+    def decided(self) -> NDArray[np.bool_] | None:
+        """Voxels that outputs were written to, whatever they say, as ``finish`` returns labels; None if not tracked."""
+        if self._decided is None:
+            return None
+        return np.ascontiguousarray(self._view.turn.inverse.array(self._decided))
+
+    def native(self, box: Box) -> Box:
+        """The voxels whose centres lie in a box of the working grid, counted from the start of ``region``."""
+        absolute = self._native(box.shift(self._view.window.start))
+        return absolute.clip(self._region).relative_to(self._region)
+
+    def _native(self, box: Box) -> Box:
+        """The voxels of the cropped volume whose centres lie in a box of the whole working grid."""
+        start, stop = [], []
+        for axis, operator in enumerate(self._back.axes):
+            ratio = operator.size_out / operator.size_in
+            start.append(min(max(math.ceil(box.start[axis] * ratio - 0.5), 0), operator.size_out))
+            stop.append(min(max(math.ceil(box.stop[axis] * ratio - 0.5), 0), operator.size_out))
+        return Box(triple(start), triple(stop))
+
+    def _along(self, axis: int, logits: Floats, placement: Placement, region: Box) -> Floats:
+        """Resample outputs along one axis from slot voxels to the volume's voxels of ``region``."""
+        source, slot = placement.source.shift(self._view.window.start), placement.slot
+        first, last, edge = source.start[axis], source.stop[axis], slot.shape[axis]
+        operator = self._back.axes[axis]
+        if operator.identity and last - first == edge:
+            index = [slice(None)] * 4
+            index[axis + 1] = slice(region.start[axis] - first, region.stop[axis] - first)
+            return logits[tuple(index)]
+        matrix = _inside(operator, region.start[axis], region.stop[axis], first, last)
+        if last - first != edge:
+            matrix = matrix @ stretch(edge, last - first)
+        return multiply_axis(logits, matrix, axis, 0, edge)
+
+    def _profile(self, axis: int, placement: Placement, region: Box) -> Floats:
+        """Weight of each voxel of ``region`` along one axis: nnU-Net's Gaussian, centred on the crop's middle voxel."""
+        operator, source = self._back.axes[axis], placement.source.shift(self._view.window.start)
+        centres = (np.arange(region.start[axis], region.stop[axis]) + 0.5) * operator.size_in / operator.size_out
+        edge = source.shape[axis]
+        distance = (centres - source.start[axis] - edge // 2 - 0.5) / (edge / 8)
+        return np.exp(-0.5 * distance**2).astype(np.float32)
+
+    def _accumulate(self, region: Box, logits: Floats, weight: Floats) -> None:
+        for key in _blocks(region):
+            block = Box.of((k * b for k, b in zip(key, BLOCK, strict=True)), BLOCK)
+            part = region.clip(block)
+            if key not in self._blocks:
+                self._blocks[key] = _mapped_zeros((self._model.labels.heads + 1, *BLOCK))
+            here, there = part.relative_to(block).slices, part.relative_to(region).slices
+            self._blocks[key][(slice(-1), *here)] += logits[(slice(None), *there)]
+            self._blocks[key][(-1, *here)] += weight[there]
+
+    def _arrived(self, box: Box) -> None:
+        for key in _blocks(self.native(box)):
+            self._expected[key] -= 1
+            if self._expected[key] <= 0:
+                self._settle(key)
+
+    def _settle(self, key: Triple) -> None:
+        """Turn a block's blended outputs into labels; these do not depend on scale, so weights are not divided out."""
+        block = self._blocks.pop(key, None)
+        if block is None:
+            return
+        here = tuple(slice(k * b, (k + 1) * b) for k, b in zip(key, BLOCK, strict=True))
+        target = self._labels[here]
+        depth, height, width = target.shape
+        block = block[:, :depth, :height, :width]
+        np.copyto(target, self._model.labels.from_logits(block[:-1]), where=block[-1] > 0)
+        if self._decided is not None:
+            self._decided[self._inside.slices][here] |= block[-1] > 0
+
+
+def _mapped_zeros(shape: tuple[int, ...]) -> Floats:
+    """Float32 zeros outside of the heap.
+
+    Network passes free much and take it again, while these stay. On the heap they would lie in between, and what was
+    free around them would be too small for the next feature map; see ``coarse2fine.system.memory``.
+    """
+    return np.frombuffer(mmap.mmap(-1, 4 * math.prod(shape)), np.float32).reshape(shape)
+
+
+def _blocks(region: Box) -> Iterator[Triple]:
+    """Keys of the blocks that a region touches."""
+    if not region.volume:
+        return iter(())
+    ranges = [range(a // edge, -(-b // edge)) for a, b, edge in zip(region.start, region.stop, BLOCK, strict=True)]
+    return (triple(key) for key in itertools.product(*ranges))
+
+
+def _inside(operator: Axis, start: int, stop: int, first: int, last: int) -> Floats:
+    """Rows ``start:stop`` of an operator, as if its input ended at ``first`` and ``last``: edge values repeat outside.
+
+    Returns:
+        Shape (stop - start, last - first).
+    """
+    rows, low, high = operator.rows(start, stop)
+    matrix = np.zeros((stop - start, last - first), np.float32)
+    columns = np.clip(np.arange(low, high) - first, 0, last - first - 1)
+    np.add.at(matrix.T, columns, rows.T)
+    return matrix
+
+
+def export_labels(writer: LabelWriter, model: Model, logits: NDArray[np.float16], held: Box | None = None) -> None:
+    """Labels of everything that a writer writes, as nnU-Net exports them, slab by slab.
+
+    Args:
+        writer: Receives the labels.
+        model: Its label rules.
+        logits: Outputs on the working grid, shape (heads, z, y, x), half precision as in nnU-Net.
+        held: The part of the working grid that they cover: that of the writer and what resampling needs around it. None
+            for all of it.
+    """
+    back, labels, region = writer.back, writer.labels, writer.region
+    held = held or Box.whole(back.shape_in)
+    for start in range(0, len(labels), BLOCK[0]):
+        slab = Box((start, 0, 0), (min(start + BLOCK[0], len(labels)), *labels.shape[1:]))
+        outputs = np.stack([back(_reader(head, held), slab.shift(region.start)) for head in logits])
+        # Where it resamples by splines nnU-Net keeps outputs in half precision, and ties break by that rounding.
+        is_half = model.logit_method.library == "spline"
+        labels[slab.slices] = model.labels.from_logits(outputs.astype(np.float16) if is_half else outputs)
+
+
+def _reader(head: NDArray[np.float16], held: Box) -> Callable[[Box], Floats]:
+    """Reads boxes of one output."""
+    return lambda box: head[box.relative_to(held).slices].astype(np.float32)

@@ -1,0 +1,1 @@
+"""Volumes in chunked stores and HDF5 files."""

@@ -1,0 +1,104 @@
+"""What the engines share: blocks, tasks that do one of them, and how an attempt ends."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from coarse2fine.errors import C2FError, OutputError
+from coarse2fine.large.execution.work import Key
+
+Task = Callable[[Key], Mapping[str, Any]]
+OnDone = Callable[[Key, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A block that was given up.
+
+    Attributes:
+        phase: Name of the phase; empty in what ``Engine.run`` returns, which does not know it.
+        key: The block.
+        where: Where that is, for people; empty in what ``Engine.run`` returns.
+        attempts: How often it was tried.
+        message: What went wrong the last time.
+    """
+
+    phase: str
+    key: Key
+    where: str
+    attempts: int
+    message: str
+
+
+class Engine(Protocol):
+    """Where blocks are worked off; a context manager, within which it can run any number of phases."""
+
+    @property
+    def dashboard(self) -> str | None:
+        """Address of a page that shows the cluster at work; None where there is none."""
+
+    def run(self, task: Task, keys: Sequence[Key], *, on_done: OnDone, retries: int) -> list[Failure]:
+        """Works off all blocks, in any order.
+
+        Args:
+            task: Does one block. It may be called in other processes, so it can be pickled.
+            keys: The blocks.
+            on_done: Called in this process with each block that is done and its payload.
+            retries: How often a block that fails is tried again.
+
+        Returns:
+            The blocks that failed each time, in order of ``keys``.
+
+        Raises:
+            OutputError: As soon as a task raises it: results cannot be written, so no further block is begun.
+            C2FError: If the workers are lost for good.
+        """
+
+    def __enter__(self) -> Self:
+        """Starts the workers."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stops all workers that were started here, whatever they are doing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended. Errors travel as text: not all can be pickled, and Dask would log them.
+
+    Attributes:
+        payload: Of a block that is done, else None.
+        message: Of one that failed.
+        fatal: Problem and remedy of an ``OutputError``.
+        worker: Dask's address of the worker that tried; empty outside of a cluster.
+    """
+
+    payload: Mapping[str, Any] | None = None
+    message: str = ""
+    fatal: tuple[str, str] | None = None
+    worker: str = ""
+
+
+def attempt(task: Task, key: Key) -> Outcome:
+    """Does a block; in whichever process this is called."""
+    try:
+        return Outcome(task(key))
+    except OutputError as error:
+        return Outcome(fatal=(error.problem, error.remedy))
+    except Exception as error:
+        return Outcome(message=explain(error))
+
+
+def explain(error: Exception) -> str:
+    """An error in one line; one that was not meant for users names its place in the code."""
+    if isinstance(error, C2FError):
+        return " ".join(str(error).split())
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"

@@ -1,0 +1,1 @@
+"""Trained nnU-Net v2 models: reading their files, and running their networks."""

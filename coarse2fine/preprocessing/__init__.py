@@ -1,0 +1,1 @@
+"""Volumes as a network wants them."""

@@ -1,0 +1,433 @@
+"""A volume as the network wants it — transposed, cropped, normalised, resampled — computed only where it is read.
+
+nnU-Net normalises and resamples the whole volume before it looks at any of it. Here the whole volume is only scanned
+for its statistics (global normalisation, as nnU-Net does it); normalisation and resampling happen box by box.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes
+
+from canvas import Box, Triple, triple
+from coarse2fine.errors import VolumeError
+from coarse2fine.io.files.readers import channel_doubts, check_channels, look_with, orientation_doubts
+from coarse2fine.io.turn import Turn
+from coarse2fine.io.volume import Grid, Volume, VoxelArray
+from coarse2fine.nnunet.model import Model, Scheme
+from coarse2fine.nnunet.plans import trainer_doubts
+from coarse2fine.preprocessing.statistics import Scan
+from coarse2fine.resampling.operators import Floats, Resampling, multiply_axis, plan_resampling, stretch
+
+SLAB = 16
+"""Slices that a scan over the whole volume converts to float at once."""
+MOST_DIFFERENT = 4.0
+"""Factor between a volume's and a model's voxel size beyond which users are asked whether the unit is right."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Normalization:
+    """Intensity normalisation of one channel of one case: ``(clip(x, low, high) - shift) / scale``.
+
+    Attributes:
+        low, high: Clipping range; infinite where the scheme does not clip.
+        shift: Value that becomes 0.
+        scale: Difference that becomes 1.
+        mask: Where to normalise, shape (z, y, x); voxels outside keep their value. None = everywhere.
+    """
+
+    low: float
+    high: float
+    shift: float
+    scale: float
+    mask: NDArray[np.bool_] | None = None
+
+    def __call__(self, raw: NDArray[np.generic], box: Box) -> Floats:
+        """Normalise the voxels of ``box``, of which ``raw`` is the content; returns a new float32 array."""
+        data = raw.astype(np.float32)
+        if self.low > -np.inf or self.high < np.inf:
+            np.clip(data, self.low, self.high, out=data)
+        outside = None if self.mask is None else ~self.mask[box.slices]
+        kept = None if outside is None else data[outside]
+        data -= np.float32(self.shift)
+        data /= np.float32(self.scale)
+        if outside is not None and kept is not None:
+            data[outside] = kept
+        return data
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WorkingView:
+    """The working grid of one model over one volume.
+
+    Attributes:
+        channels: The volume's channels, turned; each (z, y, x), file type.
+        normalizations: One for each channel.
+        bounds: For each channel the normalised range that clips spline overshoot (see ``Resampling``).
+        resampling: From the cropped volume to the working grid.
+        crop: Where the cropped volume lies in the turned one.
+        full: Shape of the turned volume.
+        spacing: Voxel size of the turned volume, (z, y, x).
+        window: The part of the working grid that is worked on; everybody counts voxels from its start.
+        grid: The volume's own grid.
+        turn: From the volume's own axes to those of the working grid: what the model's reader does, and the
+            transposition in its plans.
+    """
+
+    channels: tuple[VoxelArray, ...]
+    normalizations: tuple[Normalization, ...]
+    bounds: tuple[tuple[Floats, Floats], ...]
+    resampling: Resampling
+    crop: Box
+    full: Triple
+    spacing: tuple[float, float, float]
+    window: Box
+    grid: Grid
+    turn: Turn
+
+    @property
+    def shape(self) -> Triple:
+        """Voxels of the working grid; of its window, if there is one."""
+        return self.window.shape
+
+    @property
+    def whole(self) -> Triple:
+        """Voxels of the whole working grid."""
+        return self.resampling.shape_out
+
+    def within(self, window: Box) -> WorkingView:
+        """The same view of a part of the working grid only.
+
+        What lies around the part can still be read, up to the volume's end, as the surroundings of something in it.
+        """
+        return dataclasses.replace(self, window=window)
+
+    def read(self, box: Box, shape: Triple | None = None) -> Floats:
+        """Normalised voxels of a box of the working grid.
+
+        Args:
+            box: Counted from the start of the window. May stick out of the volume; there the result is 0, as nnU-Net
+                pads.
+            shape: Resize to this shape by linear interpolation; None reads native voxels.
+
+        Returns:
+            Shape (channels, *shape).
+        """
+        box = box.shift(self.window.start)
+        inside = box.clip(Box.whole(self.resampling.shape_out))
+        native = np.zeros((len(self.channels), *box.shape), np.float32)
+        if inside.volume:
+            for target, channel in zip(native, range(len(self.channels)), strict=True):
+                target[inside.relative_to(box).slices] = self._read_channel(channel, inside)
+        if shape is None or shape == box.shape:
+            return native
+        for axis, (before, after) in enumerate(zip(box.shape, shape, strict=True)):
+            if before != after:
+                native = multiply_axis(native, stretch(before, after), axis, 0, before)
+        return native
+
+    def _read_channel(self, channel: int, box: Box) -> Floats:
+        raw, normalize, offset = self.channels[channel], self.normalizations[channel], self.crop.start
+        return self.resampling(lambda part: normalize(raw[part.shift(offset).slices], part), box, self.bounds[channel])
+
+
+def view_volume(
+    volume: Volume[Any], model: Model, target_spacing: Sequence[float] | None = None, scan: Scan | None = None
+) -> WorkingView:
+    """Prepare the working grid of a model over a volume, as the image reader that its plans name would show it.
+
+    Args:
+        volume: In the file's own voxel order.
+        model: Gives reader, transposition, normalisation, spacing and resampling.
+        target_spacing: Voxel size of the working grid instead of the model's own; axes of the working grid.
+        scan: Statistics of the volume, see ``open_view``.
+
+    Raises:
+        VolumeError: As of ``open_view``, or if the model's reader does not take the volume.
+    """
+    aspects = look_with(model.reader, volume)
+    channels = [aspect.turn.array(channel) for aspect, channel in zip(aspects, volume.channels, strict=True)]
+    view = open_view(channels, aspects[0].spacing, model, target_spacing, scan)
+    return dataclasses.replace(view, grid=volume.grid, turn=aspects[0].turn.then(view.turn))
+
+
+def turn_of(grid: Grid, model: Model) -> Turn:
+    """The turn from a volume's own axes to those of a model's working grid."""
+    return check_channels(model.reader, ["the volume"], [grid])[0].turn.then(Turn(model.transpose))
+
+
+def volume_doubts(volume: Volume[Any], models: Sequence[Model]) -> tuple[str, ...]:
+    """Warnings about a volume and the models that look at it.
+
+    Args:
+        volume: The volume.
+        models: The fine one last.
+    """
+    seen = {model.reader: look_with(model.reader, volume) for model in models}
+    apart = dict.fromkeys(doubt for aspects in seen.values() for doubt in channel_doubts(volume, aspects))
+    first = seen[models[-1].reader][0]
+    return (
+        *volume.warnings,
+        *orientation_doubts(volume, list(seen)),
+        *apart,
+        *spacing_doubts(first.spacing, first.unit, models[-1]),
+        *chain.from_iterable(trainer_doubts(model.folder, model.trainer) for model in models),
+    )
+
+
+def open_view(
+    channels: Sequence[VoxelArray],
+    spacing: Sequence[float],
+    model: Model,
+    target_spacing: Sequence[float] | None = None,
+    scan: Scan | None = None,
+) -> WorkingView:
+    """Prepare the working grid of ``model`` over voxels as its image reader gives them; see ``view_volume``.
+
+    Args:
+        channels: Raw voxels of each channel, (z, y, x) in the reader's axis order.
+        spacing: Voxel size, same order, in the unit of the model's training data.
+        model: Gives transposition, normalisation, spacing and resampling.
+        target_spacing: Voxel size of the working grid instead of the model's own; axes of the working grid.
+        scan: Statistics of the volume, axes as in the file, so that nothing is read now. None computes them.
+
+    Raises:
+        VolumeError: If the number of channels is wrong, the volume vanishes on the working grid, or the model
+            normalises in a way that needs the whole volume, but there is only a scan.
+    """
+    if len(channels) != model.channels:
+        raise VolumeError(
+            f"the volume has {len(channels)} channel(s), the model {model.folder} needs {model.channels}",
+            "Give one file per channel: CASE_0000, CASE_0001, ... in the order of the training data.",
+        )
+    grid = Grid(triple(channels[0].shape), (float(spacing[0]), float(spacing[1]), float(spacing[2])))
+    turned = tuple(channel.transpose(model.transpose) for channel in channels)
+    z, y, x = (float(spacing[axis]) for axis in model.transpose)
+    turned_spacing = (z, y, x)
+    shape = triple(turned[0].shape)
+    held = () if scan else tuple(np.asarray(channel) for channel in turned)
+    crop = scan.crop.turned(model.transpose) if scan else nonzero_box(held)
+    target = tuple(float(size) for size in (target_spacing or model.spacing))
+    ratios = [before / after for before, after in zip(turned_spacing, target, strict=True)]
+    if max(ratios) < 1 / 300 or min(ratios) > 300:  # no network is trained on voxels that far from the scanner's
+        raise VolumeError(
+            f"voxels of {turned_spacing} are far from the {target} that the model {model.folder} works with",
+            "Check the spacing in the file's header: its unit must be that of the model's training data.",
+        )
+    # A single slice may be thinner than half a voxel of the coarse network, and is still a slice.
+    working = triple(max(1, round(ratio * size)) for ratio, size in zip(ratios, crop.shape, strict=True))
+    resampling = plan_resampling(crop.shape, working, turned_spacing, target, model.data_method)
+    normalizations, bounds = (
+        _ranges_of_voxels([channel[crop.slices] for channel in held], resampling, model)
+        if scan is None
+        else _ranges_of_scan(resampling, crop, shape, model, scan)
+    )
+    return WorkingView(
+        turned if scan else held,
+        normalizations,
+        bounds,
+        resampling,
+        crop,
+        shape,
+        turned_spacing,
+        Box.whole(resampling.shape_out),  # of a model that does not resample, the crop's
+        grid,
+        Turn(model.transpose),
+    )
+
+
+def spacing_doubts(spacing: Sequence[float], unit: str, model: Model) -> tuple[str, ...]:
+    """A warning if a volume's voxels differ so much from those that a model was trained on that a unit may be wrong.
+
+    Args:
+        spacing: Voxel size (z, y, x), axes as in the file.
+        unit: Its unit.
+        model: The fine model.
+    """
+    turned = [float(spacing[axis]) for axis in model.transpose]
+    factors = [max(have / want, want / have) for have, want in zip(turned, model.spacing, strict=True)]
+    if max(factors) <= MOST_DIFFERENT:
+        return ()
+    have, want = ([f"{value:g}" for value in values] for values in (turned, model.spacing))
+    return (
+        f"the volume's voxels are {' x '.join(have)} {unit}, those that the model was trained on {' x '.join(want)} "
+        f"(z, y, x), which is {max(factors):.3g} times as much or as little: check the unit",
+    )
+
+
+Ranges = tuple[tuple[Normalization, ...], tuple[tuple[Floats, Floats], ...]]
+"""Normalisation and clipping range of each channel."""
+
+
+def _ranges_of_voxels(channels: Sequence[NDArray[np.generic]], resampling: Resampling, model: Model) -> Ranges:
+    """Measured on the voxels of each channel, cropped."""
+    mask = nonzero_mask(channels) if any(scheme.masked for scheme in model.schemes) else None
+    fitted = [fit_normalization(*pair, mask) for pair in zip(channels, model.schemes, strict=True)]
+    return tuple(fitted), tuple(value_bounds(*pair, resampling) for pair in zip(channels, fitted, strict=True))
+
+
+def _ranges_of_scan(resampling: Resampling, crop: Box, full: Triple, model: Model, scan: Scan) -> Ranges:
+    """From statistics that are known."""
+    if any(scheme.masked for scheme in model.schemes):
+        raise VolumeError(
+            f"the model {model.folder} normalises inside of the volume's non-zero region (use_mask_for_norm), which "
+            "only the whole volume shows",
+            "Convert the volume to NIfTI or .nrrd, and run it in one piece.",
+        )
+    normalizations, bounds = [], []
+    for index, (found, scheme) in enumerate(zip(scan.channels, model.schemes, strict=True)):
+        normalize = normalization(scheme, *scan.mean_and_std(index), float(found.low), float(found.high))
+        lows: Any = found.low
+        highs: Any = found.high
+        if resampling.apart is not None:
+            axis = model.transpose[resampling.apart]
+            if axis in found.lows and full[resampling.apart] == scan.part.shape[axis]:
+                inside = crop.slices[resampling.apart]
+                lows, highs = found.lows[axis][inside], found.highs[axis][inside]
+        normalizations.append(normalize)
+        nowhere = Box((0, 0, 0), (0, 0, 0))
+        bounds.append((normalize(np.asarray(lows), nowhere), normalize(np.asarray(highs), nowhere)))
+    return tuple(normalizations), tuple(bounds)
+
+
+def nonzero_box(channels: Sequence[NDArray[np.generic]]) -> Box:
+    """The box of voxels that are not zero in every channel; the whole volume if all are zero.
+
+    nnU-Net crops to this box. It fills holes first, which cannot change the box.
+    """
+    shape = triple(channels[0].shape)
+    start, stop = [], []
+    for axis in range(3):
+        low, high = shape[axis], 0
+        for channel in channels:
+            slices = np.moveaxis(channel, axis, 0)
+            first = next((index for index in range(low) if slices[index].any()), low)
+            last = next((index for index in range(shape[axis], high, -1) if slices[index - 1].any()), high)
+            low, high = min(low, first), max(high, last)
+        start.append(low)
+        stop.append(high)
+    return (
+        Box(triple(start), triple(stop)) if all(a < b for a, b in zip(start, stop, strict=True)) else Box.whole(shape)
+    )
+
+
+def nonzero_mask(channels: Sequence[NDArray[np.generic]]) -> NDArray[np.bool_]:
+    """Voxels that are not zero in every channel, holes filled, as nnU-Net's ``create_nonzero_mask``."""
+    mask = channels[0] != 0
+    for channel in channels[1:]:
+        mask |= channel != 0
+    return np.asarray(binary_fill_holes(mask))
+
+
+def fit_normalization(channel: NDArray[np.generic], scheme: Scheme, mask: NDArray[np.bool_] | None) -> Normalization:
+    """Statistics of one channel over the whole case.
+
+    Args:
+        channel: Raw voxels, cropped.
+        scheme: What the plans ask for.
+        mask: Non-zero region, for schemes that use it.
+    """
+    mean, std = mean_and_std(channel, mask if scheme.masked else None) if "ZScore" in scheme.name else (0.0, 1.0)
+    low, high = (float(channel.min()), float(channel.max())) if "To01" in scheme.name else (0.0, 1.0)
+    return normalization(scheme, mean, std, low, high, mask)
+
+
+def normalization(
+    scheme: Scheme, mean: float, std: float, low: float, high: float, mask: NDArray[np.bool_] | None = None
+) -> Normalization:
+    """What a scheme makes of a channel's statistics; those that it does not ask for may be anything.
+
+    Args:
+        scheme: What the plans ask for.
+        mean: Of the channel, in the non-zero region if the scheme uses it.
+        std: Standard deviation, likewise.
+        low: Lowest value of the channel.
+        high: Highest value.
+        mask: Non-zero region, for schemes that use it.
+
+    Raises:
+        VolumeError: If the scheme is for values from 0 to 255 and there are others, where nnU-Net stops.
+    """
+    inf, tiny = float("inf"), 1e-8
+    if scheme.name == "CTNormalization":
+        return Normalization(scheme.low, scheme.high, scheme.mean, max(scheme.std, tiny))
+    if scheme.name == "ZScoreNormalization":
+        return Normalization(-inf, inf, mean, max(std, tiny), mask if scheme.masked else None)
+    if scheme.name == "RescaleTo01Normalization":
+        return Normalization(-inf, inf, low, max(high - low, tiny))
+    if scheme.name == "RGBTo01Normalization":
+        if low < 0 or high > 255:
+            raise VolumeError(
+                f"voxels are from {low:g} to {high:g}, but the model was trained on values from 0 to 255 "
+                "(RGBTo01Normalization)",
+                "Bring the volume to 0 to 255, as the training images were.",
+            )
+        return Normalization(-inf, inf, 0.0, 255.0)
+    return Normalization(-inf, inf, 0.0, 1.0)
+
+
+def mean_and_std(channel: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> tuple[float, float]:
+    """Mean and standard deviation, streamed slab by slab in double precision."""
+    count, total = 0, 0.0
+    for values in _slabs(channel, mask):
+        count, total = count + values.size, total + float(values.sum(dtype=np.float64))
+    mean = total / max(count, 1)
+    squares = 0.0
+    for values in _slabs(channel, mask):
+        deviation = values.astype(np.float64) - mean
+        squares += float(np.square(deviation, out=deviation).sum(dtype=np.float64))
+    return mean, float(np.sqrt(squares / max(count, 1)))
+
+
+def _slabs(channel: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> Iterator[NDArray[np.generic]]:
+    for start in range(0, len(channel), SLAB):
+        part = slice(start, start + SLAB)
+        yield channel[part] if mask is None else channel[part][mask[part]]
+
+
+def value_bounds(
+    channel: NDArray[np.generic], normalize: Normalization, resampling: Resampling
+) -> tuple[Floats, Floats]:
+    """The normalised range that scikit-image would clip spline overshoot to.
+
+    Returns:
+        Lowest and highest value: of the whole channel, shape (); or of each slice along the axis that is treated apart.
+    """
+    nothing = np.zeros((), np.float32)
+    if not resampling.overshoots:
+        return nothing, nothing
+    apart = resampling.apart
+    if apart is None:
+        slices = [
+            Box((start, 0, 0), (min(start + SLAB, len(channel)), *channel.shape[1:]))
+            for start in range(0, len(channel), SLAB)
+        ]
+    else:
+        slices = [
+            Box(
+                triple(index if axis == apart else 0 for axis in range(3)),
+                triple(index + 1 if axis == apart else channel.shape[axis] for axis in range(3)),
+            )
+            for index in range(channel.shape[apart])
+        ]
+    lows, highs = zip(*(_range(channel, normalize, box) for box in slices), strict=True)
+    if apart is None:
+        return np.asarray(min(lows), np.float32), np.asarray(max(highs), np.float32)
+    return np.asarray(lows, np.float32), np.asarray(highs, np.float32)
+
+
+def _range(channel: NDArray[np.generic], normalize: Normalization, box: Box) -> tuple[np.float32, np.float32]:
+    raw = channel[box.slices]
+    if normalize.mask is not None:
+        data = normalize(raw, box)
+        return data.min(), data.max()
+    # Normalisation is monotone, so the raw extremes suffice, which are found without converting every voxel.
+    ends = normalize(np.array([[[raw.min(), raw.max()]]]), box)
+    return ends.min(), ends.max()

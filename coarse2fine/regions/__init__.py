@@ -1,0 +1,1 @@
+"""From the heatmap to regions, and the tree of regions."""

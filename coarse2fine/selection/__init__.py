@@ -1,0 +1,1 @@
+"""Which regions are segmented, and who decides that."""

@@ -1,0 +1,228 @@
+"""From the heatmap to the boxes that are processed: regions, what they cost, and who chooses among them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from assignnet import NO_FEATURES, RULES, Assigner, Problem, Roi, RoiTree, check_selection
+from assignnet.learn.agent import Agent, AgentCard, check_fit, load_agent
+from canvas import Triple
+from coarse2fine.coarse.heatmap import CoarseResult
+from coarse2fine.config.schema import Config
+from coarse2fine.config.types import shipped_agents
+from coarse2fine.errors import ModelError
+from coarse2fine.fine.segment import CanvasPlan, same_scale
+from coarse2fine.nnunet.model import Model
+from coarse2fine.preprocessing.working_grid import WorkingView
+from coarse2fine.regions.detect import RoiSettings, build_tree, find_rois
+from coarse2fine.regions.search_grid import Place
+from coarse2fine.selection.features import FeatureSettings, feature_model_fingerprint, tree_features
+from coarse2fine.system.timing import Clock
+
+
+def find_tree(config: Config, plan: CanvasPlan, heatmap: NDArray[np.float32], view: WorkingView) -> RoiTree:
+    """Heatmap -> ROI tree.
+
+    Args:
+        config: Its section ``rois`` says how.
+        plan: Gives the largest candidate.
+        heatmap: Shape (z, y, x), over the same region of space as the view.
+        view: The fine model's view of the volume.
+    """
+    rois = find_rois(heatmap, view.shape, roi_settings(config, plan))
+    return grow_tree(config, rois, heatmap, view.shape)
+
+
+def roi_settings(config: Config, plan: CanvasPlan) -> RoiSettings:
+    """How candidate regions are found; arguments as of ``find_tree``."""
+    rois = config.rois
+    return RoiSettings(
+        threshold=rois.threshold,
+        window=plan.window,
+        heatmap_voxel=rois.heatmap_voxel,
+        min_edge=rois.min_edge,
+        min_voxels=rois.min_voxels,
+        margin=rois.margin,
+        window_step=rois.window_step,
+    )
+
+
+def grow_tree(
+    config: Config, found: Sequence[Roi], heatmap: NDArray[np.float32], volume: Triple, place: Place | None = None
+) -> RoiTree:
+    """Candidate regions -> ROI tree.
+
+    Args:
+        config: Its section ``rois`` says how.
+        found: The regions.
+        heatmap: The heatmap in which they were found.
+        volume: Shape of the working grid.
+        place: Where the heatmap lies, if it is a part of one.
+    """
+    rois = config.rois
+    return build_tree(
+        found,
+        heatmap,
+        volume,
+        threshold=rois.threshold,
+        nms_threshold=rois.nms_threshold,
+        nms_overlap=rois.nms_overlap,
+        nmm_threshold=rois.nmm_threshold,
+        nmm_overlap=rois.nmm_overlap,
+        nmm_merging=rois.nmm_merging,
+        place=place,
+    )
+
+
+def problem_of(config: Config, plan: CanvasPlan) -> Problem:
+    """How the fine stage processes boxes, what that costs, and what speed is worth.
+
+    Args:
+        config: All settings.
+        plan: The fine stage's sizes.
+    """
+    settings = config.assign
+    return Problem(
+        slot=plan.slot,
+        weight=settings.weight,
+        large=config.fine.large_boxes,
+        tile_step=config.fine.tile_step,
+        drop=settings.drop,
+        native=plan.native,
+        context=plan.context if same_scale(config) else None,
+        budget=settings.budget,
+        keep=settings.keep,
+    )
+
+
+def feature_settings(config: Config) -> FeatureSettings:
+    """What an agent is shown while it is trained; later its card says so."""
+    settings = config.assign
+    return FeatureSettings(
+        settings.features, settings.downsample_mode, settings.pooling_mode, global_info=settings.global_info
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chooser:
+    """Who chooses.
+
+    Attributes:
+        name: As the configuration calls it.
+        kind: ``rule``, or the kind of a trained agent.
+        assigner: The rule or agent itself.
+        features: What it is shown of every region.
+        problem: How regions are processed.
+        warnings: What the user should know about it.
+    """
+
+    name: str
+    kind: str
+    assigner: Assigner
+    features: FeatureSettings
+    problem: Problem
+    warnings: tuple[str, ...] = ()
+
+    def choose(
+        self, tree: RoiTree, coarse: CoarseResult, view: WorkingView, fine: Model, clock: Clock
+    ) -> tuple[Roi, ...]:
+        """ROI tree -> ordered boxes.
+
+        Args:
+            tree: The regions.
+            coarse: The coarse result, with its bottleneck if ``features`` wants it.
+            view: The fine model's view of the volume.
+            fine: The fine model.
+            clock: Books network passes, if there are any, under ``assign.network``.
+        """
+        seen = NO_FEATURES
+        if self.features.source != "none":
+            seen = tree_features(self.features, tree, coarse, view, fine, self.problem.slot, clock)
+        chosen = self.assigner(tree, self.problem, seen)
+        check_selection(tree, chosen)
+        return chosen
+
+    def describe(self) -> dict[str, str]:
+        """For the report."""
+        return {"name": self.name, "kind": self.kind}
+
+
+def find_chooser(config: Config, plan: CanvasPlan, coarse: Model, fine: Model) -> Chooser:
+    """The rule or agent that ``assign.agent`` names.
+
+    Args:
+        config: All settings.
+        plan: The fine stage's sizes.
+        coarse: The coarse model.
+        fine: The fine model.
+
+    Raises:
+        ModelError: If the agent cannot be read, or was trained for something else than this run.
+    """
+    name, problem = config.assign.agent, problem_of(config, plan)
+    if name in RULES:
+        return Chooser(name, "rule", RULES[name], FeatureSettings("none"), problem)
+    folder = shipped_agents().get(name, Path(name))
+    agent = _load(folder)
+    settings = _settings(agent.card, folder)
+    _check(agent.card, settings, folder, problem, coarse, fine)
+    return Chooser(name, agent.card.kind, agent, settings, problem, tuple(_doubts(agent.card, name, problem)))
+
+
+def _load(folder: Path) -> Agent:
+    try:
+        return load_agent(folder)
+    except ValueError as error:  # it names the file and the remedy
+        raise ModelError(str(error), "Or choose by a rule: assign.agent: greedy.") from error
+
+
+def _settings(card: AgentCard, folder: Path) -> FeatureSettings:
+    """The settings of an agent's features; a card is a stranger's file."""
+    known = {field.name for field in dataclasses.fields(FeatureSettings)}
+    given: Mapping[str, Any] = {name: value for name, value in card.features.items() if name in known}
+    try:
+        return FeatureSettings(**given)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"the card of the agent {folder}: features: {error}", "Train the agent anew.") from error
+
+
+def _check(
+    card: AgentCard, settings: FeatureSettings, folder: Path, problem: Problem, coarse: Model, fine: Model
+) -> None:
+    """Refuse an agent that would not know what it looks at."""
+    count, volume = settings.size(coarse, fine)
+    reasons = check_fit(card, features={}, problem=problem, count=count, volume=volume)
+    model = settings.model(coarse, fine)
+    if model is not None and card.features.get("fingerprint") != feature_model_fingerprint(model):
+        reasons.insert(0, f"it was trained with another {settings.source} model than {model.folder}")
+    if not reasons:
+        return
+    raise ModelError(
+        f"the agent {folder} does not fit this run: {'; '.join(reasons)}",
+        "Use it with the models and the packing that it was trained with, train one for these (c2f-train), or "
+        "choose by a rule: assign.agent: greedy.",
+    )
+
+
+def _doubts(card: AgentCard, name: str, problem: Problem) -> Iterator[str]:
+    """Where an agent has no experience, but can choose all the same."""
+    low, high = card.weights
+    if not low <= problem.weight <= high:
+        yield (
+            f"assign.lambda {problem.weight:g} is outside of {low:g} to {high:g}, for which the agent {name} was "
+            "trained: its choice may be poor"
+        )
+    for key, size in (("slot", problem.slot), ("native", problem.largest)):
+        trained = tuple(card.problem.get(key, size))
+        if trained != size:
+            yield (
+                f"the agent {name} was trained for a {key} size of {list(trained)} voxels, this run has {list(size)}: "
+                "its choice may be poor"
+            )

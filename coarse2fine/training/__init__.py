@@ -1,0 +1,1 @@
+"""Training instances for agents, from labelled cases."""

@@ -1,0 +1,196 @@
+"""From a folder of labelled cases to training instances on disk, built once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from assignnet.value.instance import Instance, read_instances, write_instances
+from coarse2fine.config.schema import Config
+from coarse2fine.errors import VolumeError
+from coarse2fine.io import Volume, atomic_write, find_cases, input_suffixes, label_suffixes, read_volume
+from coarse2fine.io.files.readers import SIMPLE_ITK, Reader, look_with
+from coarse2fine.nnunet.model import Model
+from coarse2fine.selection.features import FeatureSettings, feature_model_fingerprint
+from coarse2fine.training.outcomes import Labels, TeachSettings, teach_case
+
+FEW = 4
+"""From this many cases on, whole cases are held out for validation; of fewer, a part of each."""
+PARTS = (("train", (0.0, 0.7)), ("validation", (0.7, 1.0)))
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledCase:
+    """Files of one case.
+
+    Attributes:
+        name: Of the case.
+        images: One file per channel.
+        labels: The true labels.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    labels: Path
+
+
+def find_labelled_cases(folder: Path, channels: int, reader: Reader = SIMPLE_ITK) -> list[LabelledCase]:
+    """Cases of a folder in nnU-Net's raw layout, ``imagesTr`` and ``labelsTr``.
+
+    Args:
+        folder: The folder.
+        channels: Number of channels of the model.
+        reader: Of the model; says which files are volumes.
+
+    Raises:
+        VolumeError: If the folders are missing, or an image has no labels.
+    """
+    images, labels = folder / "imagesTr", folder / "labelsTr"
+    for part in (images, labels):
+        if not part.is_dir():
+            raise VolumeError(f"{part} does not exist", "Name a folder with imagesTr and labelsTr, as nnU-Net has it.")
+    found = []
+    for case in find_cases(images, channels, input_suffixes(reader)):
+        paths = [labels / f"{case.name}{suffix}" for suffix in label_suffixes(reader)]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
+            raise VolumeError(f"{images}: case {case.name} has no labels", f"Add {paths[0]}, or remove the images.")
+        found.append(LabelledCase(case.name, case.files, path))
+    return found
+
+
+def build_instances(
+    cases: Sequence[LabelledCase],
+    coarse: Model,
+    fine: Model,
+    config: Config,
+    features: FeatureSettings,
+    settings: TeachSettings,
+    *,
+    seed: int = 0,
+    split: bool = True,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Instance]:
+    """Instances of labelled cases.
+
+    Args:
+        cases: The cases.
+        coarse: The coarse model.
+        fine: The fine model.
+        config: Settings.
+        features: What is computed of every region.
+        settings: How many instances.
+        seed: Fixes perturbations and sub-volumes.
+        split: Name a part of few cases "validation", disjoint from the rest (see ``FEW``).
+        progress: Told about cases.
+
+    Raises:
+        VolumeError: If labels cannot be read, are not the model's, or do not fit their image.
+    """
+    instances: list[Instance] = []
+    parts = PARTS if split and len(cases) < FEW else (("whole", (0.0, 1.0)),)
+    for index, case in enumerate(cases):
+        volume = read_volume(list(case.images), [coarse.reader, fine.reader])
+        labels = read_labels(case.labels, fine, volume)
+        instances += teach_case(
+            volume, labels, coarse, fine, config, features, settings, parts=parts, seed=seed + index
+        )
+        progress(index + 1, len(cases))
+    return instances
+
+
+def read_labels(path: Path, model: Model, image: Volume[Any]) -> Labels:
+    """The labels of a file, in the voxel order of their image.
+
+    Image and labels may be stored differently if the model's reader turns both; other readers take them as they are.
+
+    Args:
+        path: The file.
+        model: Says which labels there are, and what reads the file.
+        image: What they are the labels of.
+
+    Raises:
+        VolumeError: If a value is none of the model's labels, such as the number of an instance.
+    """
+    read = read_volume([path], [model.reader])
+    turn = look_with(model.reader, read)[0].turn.then(look_with(model.reader, image)[0].turn.inverse)
+    values = np.asarray(turn.array(read.channels[0]))
+    labels: Labels = values.astype(model.labels.dtype)
+    most = int(np.max(np.hstack(list(model.labels.names.values()))))
+    if not np.array_equal(labels, values) or labels.max() > most:
+        raise VolumeError(
+            f"{path}: its values go from {values.min()} to {values.max()}, the model's labels are whole numbers from "
+            f"0 to {most}",
+            "Give the labels that the models were trained with, not numbers of instances or probabilities.",
+        )
+    return labels
+
+
+def split_instances(instances: Sequence[Instance]) -> tuple[list[Instance], list[Instance]]:
+    """Training and validation instances: by part of the volume where there are parts, else the last fifth of cases.
+
+    Args:
+        instances: From ``build_instances``; cases without any do not count.
+    """
+    cases = list(dict.fromkeys(instance.case for instance in instances))
+    if any(case.endswith("/validation") for case in cases):
+        held = {case for case in cases if case.endswith("/validation")}
+    else:
+        held = set(cases[-max(1, len(cases) // 5) :])
+    train = [instance for instance in instances if instance.case not in held]
+    return train, [instance for instance in instances if instance.case in held]
+
+
+def cached_instances(path: Path, about: dict[str, Any], build: Callable[[], list[Instance]]) -> list[Instance]:
+    """Instances from a file that was built in the same way, else built now and stored there.
+
+    Args:
+        path: HDF5 file.
+        about: How they are made; a file that was made in another way is replaced.
+        build: Makes them.
+    """
+    about = json.loads(json.dumps(about))  # as it comes back from the file
+    if path.exists():
+        try:
+            instances, made = read_instances(path)
+        except (OSError, ValueError, LookupError, TypeError, RuntimeError):  # another version's, cut off, or damaged
+            made = None
+        if made == about:
+            return instances
+    instances = build()
+    with atomic_write(path) as temporary:
+        write_instances(temporary, instances, about)
+    return instances
+
+
+def how_made(
+    cases: Sequence[LabelledCase],
+    coarse: Model,
+    fine: Model,
+    config: Config,
+    features: FeatureSettings,
+    settings: TeachSettings,
+    seed: int,
+) -> dict[str, Any]:
+    """Everything that instances depend on, JSON-ready: files by name, size and time, models by their weights."""
+    values = config.to_dict()
+    for section in ("coarse", "fine"):
+        values[section] = {key: value for key, value in values[section].items() if key != "model"}
+    files = [file for case in cases for file in (*case.images, case.labels)]
+    return {
+        "cases": [case.name for case in cases],
+        "files": [[file.name, file.stat().st_size, int(file.stat().st_mtime)] for file in files],
+        "coarse": feature_model_fingerprint(coarse),
+        "fine": feature_model_fingerprint(fine),
+        "config": {key: value for key, value in values.items() if key not in ("assign", "device")},
+        "problem": {key: values["assign"][key] for key in ("drop", "keep", "budget")},
+        "readers": [coarse.reader.name, fine.reader.name],
+        "features": asdict(features),
+        "settings": asdict(settings),
+        "seed": seed,
+    }

@@ -1,0 +1,411 @@
+"""The tree of regions, and the rules that choose from it."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
+
+from assignnet import RULES, Assigner, Problem, Roi, RoiTree, all_children, all_parents, check_selection, greedy
+from assignnet.choice.cost_model import tiles_along
+from assignnet.choice.rules import in_space_order, random_rule, top_k
+from canvas import Box, Triple
+
+relaxed = settings(deadline=None)
+SLOT = (8, 8, 8)
+VOLUME = (64, 64, 64)
+
+
+def roi(start: Triple, shape: Triple, mass: float = 1.0) -> Roi:
+    return Roi(Box.of(start, shape), 0.9, mass)
+
+
+def family(parent: Roi, *children: Roi) -> RoiTree:
+    return RoiTree((parent,), (children or (parent,),), VOLUME)
+
+
+WIDE = roi((0, 0, 0), (16, 16, 16), mass=100.0)
+PARTS = (roi((0, 0, 0), SLOT, mass=50.0), roi((8, 8, 8), SLOT, mass=40.0))
+LONE = roi((40, 40, 40), (4, 4, 4), mass=10.0)
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> RoiTree:
+    """Parents in separate cells of 32 voxels, with up to four different children each."""
+    parents, families = [], []
+    for cell in draw(st.sets(st.tuples(*[st.integers(0, 1)] * 3), max_size=6)):
+        origin = tuple(32 * index for index in cell)
+        starts = draw(st.sets(st.tuples(*[st.integers(0, 20)] * 3), min_size=1, max_size=4))
+        edge = draw(st.integers(1, 12))
+        mass = st.floats(0, 100)
+        children = [roi(start, (edge, edge, edge), draw(mass)) for start in sorted(starts)]
+        children = [Roi(child.box.shift(origin), child.score, child.mass) for child in children]
+        hull = children[0].box
+        for child in children[1:]:
+            hull = hull.hull(child.box)
+        parents.append(Roi(hull, 0.9, draw(mass)) if len(children) > 1 else children[0])
+        families.append(tuple(children))
+    return RoiTree(tuple(parents), tuple(families), VOLUME)
+
+
+problems = st.builds(
+    Problem,
+    slot=st.tuples(*[st.integers(1, 16)] * 3),
+    weight=st.floats(0, 5),
+    large=st.sampled_from(["resize", "native"]),
+)
+
+
+# --- tree
+
+
+def test_roi_tree__parent_and_leaf__lists_every_node_once() -> None:
+    """A parent that is its own child counts as one node."""
+    tree = RoiTree((WIDE, LONE), (PARTS, (LONE,)), VOLUME)
+    assert tree.rois == (WIDE, *PARTS, LONE)
+    assert tree.leaves == (*PARTS, LONE)
+    assert [tree.is_leaf(0), tree.is_leaf(1)] == [False, True]
+    assert tree.mass == 110.0
+
+
+def test_roi_tree__no_region__is_empty() -> None:
+    """An empty heatmap gives a tree without nodes."""
+    tree = RoiTree((), (), VOLUME)
+    assert (tree.rois, tree.leaves, tree.mass) == ((), (), 0)
+
+
+@pytest.mark.parametrize(
+    ("parents", "children", "message"),
+    [
+        ((WIDE,), (), "children of 0"),
+        ((WIDE,), ((),), "has no child"),
+        ((WIDE,), ((PARTS[0],),), "must be the same region"),
+        ((WIDE,), ((PARTS[0], LONE),), "reaches out of its parent"),
+        ((WIDE,), ((PARTS[0], PARTS[0]),), "more than one node"),
+        ((LONE, LONE), ((LONE,), (LONE,)), "more than one node"),
+    ],
+)
+def test_roi_tree__inconsistent_nodes__raises(parents, children, message) -> None:
+    """A tree in which a choice would be ambiguous cannot be built."""
+    with pytest.raises(ValueError, match=message):
+        RoiTree(parents, children, VOLUME)
+
+
+# --- cost and fidelity
+
+
+@relaxed
+@given(st.integers(1, 300), st.integers(1, 64), st.sampled_from([0.25, 0.3, 0.5, 0.75, 1.0]))
+def test_tiles_along__edge_at_least_a_tile__counts_like_nnunet(extra, tile, step) -> None:
+    """The number of windows is that of nnU-Net's own sliding window."""
+    edge = tile + extra - 1
+    expected = len(compute_steps_for_sliding_window((edge, edge, edge), (tile, tile, tile), step)[0])
+    assert tiles_along(edge, tile, step) == expected
+
+
+def test_slots__large_box__depends_on_how_it_is_processed() -> None:
+    """A box of 8 x 16 x 20 costs one slot when shrunk, 1 x 3 x 4 half-overlapping or 1 x 2 x 3 touching tiles."""
+    box = Box.whole((8, 16, 20))
+    assert Problem(SLOT).slots(box) == 1
+    assert Problem(SLOT, large="native").slots(box) == 12
+    assert Problem(SLOT, large="native", tile_step=1.0).slots(box) == 6
+
+
+def test_fidelity__axes_shrunk_by_2_4_and_1__is_half() -> None:
+    """The geometric mean of 1/2, 1/4 and 1 is 1/2, and an axis shorter than the slot gains nothing."""
+    assert Problem(SLOT).fidelity(Box.whole((16, 32, 2))) == pytest.approx(0.5, abs=1e-12)
+    assert Problem(SLOT).fidelity(Box.whole(SLOT)) == pytest.approx(1.0)
+    assert Problem(SLOT, large="native").fidelity(Box.whole((16, 32, 2))) == 1.0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"slot": (8, 0, 8)},
+        {"weight": -0.1},
+        {"weight": float("nan")},
+        {"large": "tiled"},
+        {"tile_step": 0.0},
+        {"drop": True},
+        {"keep": 0},
+    ],
+)
+def test_problem__value_out_of_range__raises(wrong) -> None:
+    """A problem that makes no sense is refused, also dropping at weight 0, which could never drop anything."""
+    with pytest.raises(ValueError):
+        Problem(**{"slot": SLOT} | wrong)
+
+
+# --- greedy
+
+
+@pytest.mark.parametrize(("weight", "split"), [(0.0, True), (0.79, True), (0.81, False)])
+def test_greedy__children_add_detail__splits_up_to_the_exchange_rate(weight, split) -> None:
+    """Children add value 0.9 - 0.5 for a cost of 1 - 1/2, so they pay off up to a weight of 0.8."""
+    chosen = greedy(family(WIDE, *PARTS), Problem(SLOT, weight))
+    assert chosen == (PARTS if split else (WIDE,))
+
+
+def test_greedy__children_overlap__counts_what_they_share_once() -> None:
+    """Two children of mass 80 in a parent of 100 are worth 100 in all, not 160."""
+    parts = (roi((0, 0, 0), (16, 16, 8), mass=80.0), roi((0, 0, 2), (16, 16, 14), mass=80.0))
+    tree = family(WIDE, *parts)
+    slot = (16, 16, 14)
+    problem = Problem(slot, weight=0.0)
+    assert greedy(tree, problem) == parts
+    gain = 1.0 - problem.fidelity(WIDE.box)
+    assert greedy(tree, Problem(slot, weight=2 * gain * 0.99)) == parts
+    assert greedy(tree, Problem(slot, weight=2 * gain * 1.01)) == (WIDE,)
+
+
+@relaxed
+@given(trees(), problems)
+def test_greedy__parent_fits_a_slot__is_not_split(tree, problem) -> None:
+    """One native crop shows all that several show, for less."""
+    chosen = greedy(tree, problem)
+    assert {parent for parent in tree.parents if parent.box.fits(problem.slot)} <= set(chosen)
+
+
+def test_greedy__native_tiles__takes_the_cheaper_children() -> None:
+    """Where a large parent costs 27 tiles, its two children cost 2 and lose a tenth of its mass."""
+    tree = family(WIDE, *PARTS)
+    assert greedy(tree, Problem(SLOT, weight=0.05, large="native")) == PARTS
+    assert greedy(tree, Problem(SLOT, weight=0.0, large="native")) == (WIDE,)
+
+
+@relaxed
+@given(trees(), st.floats(0, 5))
+@example(family(roi((0, 0, 0), (1, 1, 2), 3.0), roi((0, 0, 0), (1, 1, 1), 0.0), roi((0, 0, 1), (1, 1, 1), 7.0)), 0.0)
+@example(
+    family(
+        roi((0, 0, 0), (1, 1, 2), 2.225073858507e-311), roi((0, 0, 0), (1, 1, 1), 0.0), roi((0, 0, 1), (1, 1, 1), 7.0)
+    ),
+    0.0,
+)
+def test_greedy__native_parent_costs_no_more__is_not_split(tree, weight) -> None:
+    """By room, too, a parent that nothing shrinks is kept where its children together take as much of it."""
+    problem = Problem(SLOT, weight, native=(32, 32, 32), context=(3, 3, 3))
+    chosen = greedy(tree, problem)
+    for parent, children in zip(tree.parents, tree.children, strict=True):
+        if problem.slots(parent.box) <= sum(problem.slots(child.box) for child in children):
+            assert parent in chosen
+
+
+@pytest.mark.parametrize(("weight", "split"), [(0.0, False), (0.029, False), (0.035, True)])
+def test_greedy__same_scale_packing__splits_where_room_is_worth_more_than_mass(weight, split) -> None:
+    """The native parent takes 4096 voxels and its parts 2 x 512: 3 of their cost saved, for a tenth of the mass."""
+    problem = Problem(SLOT, weight, native=(16, 16, 16), context=(0, 0, 0))
+    assert problem.slots(WIDE.box) == 8
+    assert greedy(family(WIDE, *PARTS), problem) == (PARTS if split else (WIDE,))
+
+
+@relaxed
+@given(trees(), problems)
+def test_greedy__no_drop__covers_every_parent(tree, problem) -> None:
+    """Whatever the weight, each parent is there itself or with all its children."""
+    chosen = set(greedy(tree, problem))
+    for parent, children in zip(tree.parents, tree.children, strict=True):
+        assert parent in chosen or set(children) <= chosen
+
+
+def test_greedy__drop__leaves_out_what_is_not_worth_its_cost() -> None:
+    """The lone region holds 10 of 110 in mass for a third of the slots: too little from a weight of 0.2727 on."""
+    tree = RoiTree((WIDE, LONE), (PARTS, (LONE,)), VOLUME)
+    assert LONE in greedy(tree, Problem(SLOT, weight=0.28))
+    assert LONE in greedy(tree, Problem(SLOT, weight=0.27, drop=True))
+    assert LONE not in greedy(tree, Problem(SLOT, weight=0.28, drop=True))
+
+
+def test_greedy__no_mass_at_all__still_covers() -> None:
+    """Regions without mass divide nothing by zero and stay selected."""
+    blank = roi((0, 0, 0), (4, 4, 4), mass=0.0)
+    assert greedy(family(blank), Problem(SLOT, weight=1.0)) == (blank,)
+
+
+# --- all rules
+
+
+def test_all_parents_and_all_children__tree__take_their_level() -> None:
+    """The two fixed rules differ in the split parent and share the leaf."""
+    tree = RoiTree((WIDE, LONE), (PARTS, (LONE,)), VOLUME)
+    assert set(all_parents(tree, Problem(SLOT))) == {WIDE, LONE}
+    assert set(all_children(tree, Problem(SLOT))) == {*PARTS, LONE}
+
+
+@pytest.mark.parametrize("name", RULES)
+@given(tree=trees(), problem=problems)
+@settings(max_examples=50, deadline=None)
+def test_rules__any_tree__select_validly_and_repeatably(name, tree, problem) -> None:
+    """Every rule returns a valid selection, and the same one again; along the curve, unless its order is random."""
+    rule: Assigner = RULES[name]
+    selection = rule(tree, problem)
+    check_selection(tree, selection)
+    assert name == "random" or selection == in_space_order(selection, problem.slot)
+    assert rule(tree, problem) == selection
+
+
+def test_rules__registry__has_the_documented_names() -> None:
+    """Configurations refer to the rules by these names."""
+    assert dict(RULES) == {
+        "all_parents": all_parents,
+        "all_children": all_children,
+        "greedy": greedy,
+        "top_k": top_k,
+        "random": random_rule,
+    }
+
+
+# --- rules to compare with
+
+
+def scored(*scores: float) -> RoiTree:
+    """Leaves in a row with these scores."""
+    leaves = tuple(Roi(Box.of((0, 0, 8 * index), SLOT), score, 1.0) for index, score in enumerate(scores))
+    return RoiTree(leaves, tuple((leaf,) for leaf in leaves), VOLUME)
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"), [(None, {1, 3, 4}), (1, {3}), (2, {1, 3}), (4, {0, 1, 3, 4}), (9, {0, 1, 2, 3, 4})]
+)
+def test_top_k__five_leaves__takes_the_highest_scores(keep, expected) -> None:
+    """As many as wanted, by default three of five."""
+    tree = scored(0.2, 0.7, 0.1, 0.9, 0.5)
+    chosen = top_k(tree, Problem(SLOT, keep=keep))
+    assert {tree.parents.index(roi) for roi in chosen} == expected
+
+
+@relaxed
+@given(trees(), st.none() | st.integers(1, 8))
+def test_top_k__any_tree__leaves_out_no_parent_that_scores_higher(tree, keep) -> None:
+    """It keeps the wanted number of parents, and whoever is out scores no higher than whoever is in."""
+    graded = {roi: replace(roi, score=roi.mass / 100) for roi in tree.rois}
+    families = tuple(tuple(graded[roi] for roi in family) for family in tree.children)
+    tree = RoiTree(tuple(graded[roi] for roi in tree.parents), families, tree.volume)
+    chosen = set(top_k(tree, Problem(SLOT, keep=keep)))
+    out = set(tree.parents) - chosen
+    assert chosen <= set(tree.parents)
+    assert len(chosen) == min(len(tree.parents), -(-len(tree.parents) // 2) if keep is None else keep)
+    assert max((roi.score for roi in out), default=0) <= min((roi.score for roi in chosen), default=1)
+
+
+def test_top_k__equal_scores__takes_the_greater_mass_then_the_first_box() -> None:
+    """The result depends on nothing but the tree's regions."""
+    light, heavy, also = (Roi(Box.of((0, 0, x), SLOT), 0.5, mass) for x, mass in ((0, 1.0), (8, 9.0), (16, 9.0)))
+    for order in ((light, heavy, also), (also, heavy, light)):
+        tree = RoiTree(order, tuple((roi,) for roi in order), VOLUME)
+        assert top_k(tree, Problem(SLOT, keep=1)) == (heavy,)
+        assert set(top_k(tree, Problem(SLOT, keep=2))) == {heavy, also}
+
+
+def many_families(count: int) -> RoiTree:
+    """As many parents of two, and leaves, in turn."""
+    parents, children = [], []
+    for index in range(count):
+        for offset, parts in ((0, PARTS), (1, (LONE,))):
+            moved = tuple(Roi(part.box.shift((64 * (2 * index + offset), 0, 0)), 0.5, 1.0) for part in parts)
+            children.append(moved)
+            hull = moved[0].box.hull(moved[-1].box)
+            parents.append(Roi(hull, 0.5, 1.0) if len(moved) > 1 else moved[0])
+    return RoiTree(tuple(parents), tuple(children), (128 * count, 64, 64))
+
+
+def test_random_rule__many_families__is_fair() -> None:
+    """Of 1500 families a third each takes the parent, the children, nothing; of as many leaves half are taken."""
+    tree = many_families(1500)
+    chosen = set(random_rule(tree, Problem(SLOT)))
+    ways: Counter[str] = Counter()
+    for index, (parent, children) in enumerate(zip(tree.parents, tree.children, strict=True)):
+        taken = sum(child in chosen for child in children)
+        if tree.is_leaf(index):
+            ways["leaf"] += taken
+        else:
+            assert taken in (0, 2)
+            ways["parent" if parent in chosen else "children" if taken else "nothing"] += 1
+    # Four standard deviations are 73 of 1500 at a third, and 77 at a half.
+    assert all(abs(ways[name] - 500) < 73 for name in ("parent", "children", "nothing"))
+    assert abs(ways["leaf"] - 750) < 77
+
+
+def test_random_rule__order__is_random_and_depends_on_the_boxes_only() -> None:
+    """Scores and the problem change nothing; another place of the boxes does, and the order follows no curve."""
+    tree = many_families(30)
+    chosen = random_rule(tree, Problem(SLOT))
+    assert chosen != in_space_order(chosen, SLOT)
+    other = RoiTree(
+        tuple(replace(roi, score=0.1) for roi in tree.parents),
+        tuple(tuple(replace(roi, score=0.1) for roi in family) for family in tree.children),
+        tree.volume,
+    )
+    assert [roi.box for roi in random_rule(other, Problem((4, 4, 4), 0.5))] == [roi.box for roi in chosen]
+    shifted = RoiTree(
+        tuple(replace(roi, box=roi.box.shift((1, 0, -3))) for roi in tree.parents),
+        tuple(tuple(replace(roi, box=roi.box.shift((1, 0, -3))) for roi in family) for family in tree.children),
+        tree.volume,
+    )
+    assert [roi.box.shift((-1, 0, 3)) for roi in random_rule(shifted, Problem(SLOT))] != [roi.box for roi in chosen]
+
+
+# --- check_selection
+
+
+def test_check_selection__valid__accepts() -> None:
+    """Children together, a leaf once, and leaving something out are all allowed."""
+    tree = RoiTree((WIDE, LONE), (PARTS, (LONE,)), VOLUME)
+    for selection in ((), (WIDE,), (LONE, WIDE), (*PARTS, LONE), (PARTS[1],)):
+        check_selection(tree, selection)
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        ((LONE, LONE), "more than once"),
+        ((PARTS[0], PARTS[1], PARTS[0]), "more than once"),
+        ((WIDE, PARTS[1]), "together with its parent"),
+        ((PARTS[0], LONE, WIDE), "together with its parent"),
+        ((roi((1, 1, 1), SLOT),), "not a node"),
+    ],
+)
+def test_check_selection__invalid__raises(selection, message) -> None:
+    """A node listed twice, together with its parent, or from elsewhere is refused."""
+    with pytest.raises(ValueError, match=message):
+        check_selection(RoiTree((WIDE, LONE), (PARTS, (LONE,)), VOLUME), selection)
+
+
+# --- order
+
+
+@pytest.mark.parametrize("slot", [(8, 8, 8), (2, 16, 16)])
+def test_in_space_order__lattice_of_slots__fills_blocks_of_eight(slot) -> None:
+    """Each eight slots in a row form one 2 x 2 x 2 block, where scan order would give rows of four."""
+    lattice = [
+        roi(tuple(i * edge for i, edge in zip(index, slot, strict=True)), slot) for index in product(range(4), repeat=3)
+    ]
+    random.Random(0).shuffle(lattice)
+    ordered = in_space_order(lattice, slot)
+    for first in range(0, 64, 8):
+        hull = ordered[first].box
+        for other in ordered[first + 1 : first + 8]:
+            hull = hull.hull(other.box)
+        assert hull.shape == tuple(2 * edge for edge in slot)
+
+
+@relaxed
+@given(st.lists(st.tuples(*[st.integers(-50, 5000)] * 3), max_size=20), st.randoms(use_true_random=False))
+def test_in_space_order__any_order_of_input__follows_the_curve(starts, shuffler) -> None:
+    """Sorting by interleaved bits, written out as strings, gives the same order for every permutation."""
+    rois = [roi(start, (8, 8, 8), mass=number) for number, start in enumerate(starts)]
+
+    def interleaved(item: Roi) -> str:
+        eighths_of_a_slot = [max(start + 4, 0) for start in item.box.start]
+        bits = [format(cell, "021b") for cell in eighths_of_a_slot]
+        return "".join(z + y + x for z, y, x in zip(*bits, strict=True))
+
+    expected = sorted(rois, key=lambda item: (interleaved(item), item.box, item.mass))
+    shuffler.shuffle(rois)
+    assert in_space_order(rois, (8, 8, 8)) == tuple(expected)

@@ -1,0 +1,500 @@
+"""Choosing with a trained agent, and its files, which come from strangers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save
+
+from assignnet import Features, Problem, RoiTree, check_selection
+from assignnet.learn.agent import Agent, AgentCard, check_fit, load_agent, save_agent
+from assignnet.learn.env import AssignEnv
+from assignnet.learn.network import AssignNetwork, NetworkSize
+from assignnet.learn.supervised import GainNetwork
+from assignnet.value.instance import Instance, total_slots
+from assignnet.value.reward import GainReward
+from assignnet.value.synthetic import synthetic_instance
+
+FEATURES = 3
+SIZE = NetworkSize(features=FEATURES, width=16, layers=1, heads=2, start_label=True)
+CARD = AgentCard(
+    kind="policy",
+    network=SIZE,
+    features={"source": "fine", "downsample_mode": "center", "global_info": False, "fingerprint": "ab" * 32},
+    problem={"packing": "same_size", "large": "resize", "slot": [8, 8, 8], "native": [8, 8, 8]},
+    metric="dice",
+    weights=(0.01, 0.5),
+    training={"seed": 3, "cases": ["a", "b"]},
+    metrics={"reward": 0.5},
+)
+
+
+def policy(seed: int = 0, size: NetworkSize = SIZE, eager: float = 1.0) -> Agent:
+    """An untrained agent whose scores differ between regions; the higher ``eager``, the later it stops."""
+    torch.manual_seed(seed)
+    network = AssignNetwork(size)
+    with torch.no_grad():
+        pointer = network.pointer
+        pointer.key.weight.mul_(eager)
+        pointer.stop.copy_(-pointer.key.weight.T @ pointer.score.weight[0].sign())
+        pointer.score.weight.mul_(5)
+    return Agent(replace(CARD, network=size), network)
+
+
+def gains(seed: int = 0) -> Agent:
+    """An untrained agent that chooses by predicted gains; untrained, it believes the heatmap."""
+    torch.manual_seed(seed)
+    return Agent(replace(CARD, kind="gains"), GainNetwork(SIZE))
+
+
+def example(seed: int = 0, regions: int = 20) -> Instance:
+    return synthetic_instance(np.random.default_rng(seed), regions, features=FEATURES)
+
+
+def run(agent: Agent, instance: Instance, **changes: Any) -> list[int]:
+    """Chosen rows."""
+    chosen = agent(instance.tree, replace(instance.problem, **changes), instance.features)
+    return [instance.tree.rois.index(roi) for roi in chosen]
+
+
+def played(agent: Agent, instance: Instance, weight: float, budget: float) -> list[int]:
+    """Rows that the best valid scores choose in the environment in which agents are trained."""
+    most = len(instance.tree.rois) + 5
+    env = AssignEnv(lambda random: instance, GainReward("dice"), max_nodes=most, features=FEATURES)
+    seen, _ = env.reset(options={"weight": weight, "budget": budget})
+    over, rows = False, []
+    while not over:
+        batch = {name: torch.from_numpy(part)[None] for name, part in seen.items()}
+        with torch.no_grad():
+            present = batch["present"].bool()
+            encoded = agent.network.encoder(
+                batch["nodes"], batch["standing"], batch["parent"], present, torch.zeros(1, 0)
+            )
+            scores, _ = agent.network.pointer(encoded, batch["taken"].bool(), batch["last"][:, 0], batch["status"])
+        action = int(np.where(env.action_masks(), scores[0].numpy(), -np.inf).argmax())
+        rows.append(action - 1)
+        seen, _, over, _, _ = env.step(action)
+    return rows[:-1]
+
+
+# --- choosing
+
+
+@pytest.mark.parametrize(("weight", "budget"), [(0.1, np.inf), (0.1, 0.3), (20.0, np.inf)])
+def test_agent__policy__chooses_what_its_scores_choose_in_the_environment(weight: float, budget: float) -> None:
+    """What an agent sees and may do is the same in use as in training, padding and masks included."""
+    lengths = []
+    for seed in range(6):
+        agent, instance = policy(seed, eager=0.6), example(seed)
+        slots = None if budget == np.inf else budget * total_slots(instance.tree, instance.problem)
+        expected = played(agent, instance, weight, budget)
+        assert run(agent, instance, weight=weight, budget=slots) == expected
+        lengths.append(len(expected))
+    assert sum(length > 3 for length in lengths) >= 2, "the test needs agents that choose much"
+
+
+@pytest.mark.parametrize("make", [policy, gains])
+@pytest.mark.parametrize("share", [None, 0.0, 0.15, 0.5, 1.0])
+def test_agent__any_budget__is_kept_by_a_valid_selection(make: Callable[[int], Agent], share: float | None) -> None:
+    """No region is chosen twice or beside its parent, and the selection costs no more than the budget."""
+    for seed in range(3):
+        instance = example(seed)
+        budget = None if share is None else share * total_slots(instance.tree, instance.problem)
+        rows = run(make(seed), instance, weight=0.01, budget=budget)
+        check_selection(instance.tree, [instance.tree.rois[row] for row in rows])
+        assert budget is None or instance.slots[rows].sum() <= budget + 1e-6
+        assert rows or share in (0.0, 0.15)
+
+
+@pytest.mark.parametrize("make", [policy, gains])
+def test_agent__families_in_another_order__chooses_the_same_regions(make: Callable[[], Agent]) -> None:
+    """An agent sees a set: how the tree is written down does not matter."""
+    instance, agent = example(), make()
+    tree, rois = instance.tree, instance.tree.rois
+    turned = RoiTree(tree.parents[::-1], tree.children[::-1], tree.volume)
+    features = Features(instance.features.nodes[[rois.index(roi) for roi in turned.rois]])
+    chosen = agent(tree, instance.problem, instance.features)
+    assert agent(turned, instance.problem, features) == chosen
+    assert len(chosen) > 2
+
+
+def test_agent__policy__encodes_a_tree_once() -> None:
+    """Only the pointer runs for every choice, which is what makes an agent fast."""
+    agent, calls = policy(), []
+    agent.network.encoder.register_forward_hook(lambda *_: calls.append(1))
+    assert len(run(agent, example())) > 2
+    assert len(calls) == 1
+
+
+def test_agent__equal_scores__stops_first_and_takes_the_lowest_row_next() -> None:
+    """Ties do not depend on the machine."""
+    agent, instance = policy(), example()
+    with torch.no_grad():
+        agent.network.pointer.score.weight.zero_()
+    assert run(agent, instance) == []
+
+
+@pytest.mark.parametrize("make", [policy, gains])
+def test_agent__no_region__chooses_nothing(make: Callable[[], Agent]) -> None:
+    """An empty heatmap gives an empty tree, for which nobody computes features."""
+    assert make()(RoiTree((), (), (8, 8, 8)), Problem(slot=(8, 8, 8))) == ()
+
+
+def test_agent__other_features__are_refused() -> None:
+    """Features of another number, or not finite, are an error and not a bad choice."""
+    agent, instance = policy(), example()
+    few = Features(instance.features.nodes[:, 1:])
+    with pytest.raises(ValueError, match=r"2 features per region .* trained with 3"):
+        agent(instance.tree, instance.problem, few)
+    broken = instance.features.nodes.copy()
+    broken[4, 1] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        agent(instance.tree, instance.problem, Features(broken))
+    with pytest.raises(ValueError, match=r"0 of the volume, .* trained with 3 and 4"):
+        policy(size=replace(SIZE, volume=4))(instance.tree, instance.problem, instance.features)
+
+
+def test_agent__another_network_than_the_card_says__is_refused() -> None:
+    """Kind and size on the card are those of the network."""
+    with pytest.raises(ValueError, match="GainNetwork"):
+        Agent(CARD, GainNetwork(SIZE))
+    with pytest.raises(ValueError, match="width"):
+        Agent(CARD, AssignNetwork(replace(SIZE, width=32)))
+
+
+# --- files
+
+
+@pytest.mark.parametrize("make", [policy, gains])
+def test_save_agent__loaded_again__has_the_same_card_and_chooses_the_same(
+    make: Callable[[], Agent], tmp_path: Path
+) -> None:
+    """Nothing is lost on the way."""
+    agent = make().with_metrics({"dice": 0.75, "cases": 3})
+    save_agent(tmp_path / "deep" / "agent", agent)
+    loaded = load_agent(tmp_path / "deep" / "agent")
+    assert loaded.card == agent.card
+    assert loaded.card.metrics == {"dice": 0.75, "cases": 3}
+    for seed in range(3):
+        assert run(loaded, example(seed)) == run(agent, example(seed))
+    assert {path.name for path in (tmp_path / "deep" / "agent").iterdir()} == {"agent.json", "weights.safetensors"}
+
+
+def test_save_agent__twice__writes_the_same_bytes(tmp_path: Path) -> None:
+    """Files can be compared; keys are sorted."""
+    for name in ("a", "b"):
+        save_agent(tmp_path / name, policy())
+    for file in ("agent.json", "weights.safetensors"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    keys = list(json.loads((tmp_path / "a" / "agent.json").read_text()))
+    assert all(one < other for one, other in pairwise(keys))
+
+
+def test_save_agent__cannot_replace_a_file__leaves_the_old_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file appears as a whole or not at all, and nothing else remains."""
+    save_agent(tmp_path, policy(0))
+
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        save_agent(tmp_path, policy(1))
+    assert len(list(tmp_path.iterdir())) == 2
+    assert run(load_agent(tmp_path), example()) == run(policy(0), example())
+
+
+def test_save_agent__what_cannot_be_loaded__is_not_written(tmp_path: Path) -> None:
+    """A training that went wrong is noticed when its agent is written."""
+    agent = policy()
+    with torch.no_grad():
+        agent.network.pointer.stop[0] = torch.nan
+    with pytest.raises(ValueError, match=r"pointer\.stop .*not finite"):
+        save_agent(tmp_path, agent)
+    with pytest.raises(ValueError, match=r"JSON|metrics"):
+        save_agent(tmp_path, policy().with_metrics({"dice": float("nan")}))
+    for training, message in (({"seed": tmp_path}, "JSON cannot"), ({"cases": "a" * (1 << 20)}, "shorten 'training'")):
+        with pytest.raises(ValueError, match=message):
+            save_agent(tmp_path, Agent(replace(CARD, training=training), policy().network))
+    assert not list(tmp_path.iterdir())
+
+
+def test_load_agent__files_of_two_agents__are_told_apart(tmp_path: Path) -> None:
+    """A card beside weights of the same shapes but of another agent would describe what it does not know."""
+    save_agent(tmp_path / "a", policy(0))
+    save_agent(tmp_path / "b", policy(1))
+    (tmp_path / "a" / "agent.json").replace(tmp_path / "b" / "agent.json")
+    with pytest.raises(ValueError, match=r"weights\.safetensors is not the file that agent.json was written with"):
+        load_agent(tmp_path / "b")
+
+
+# --- strangers' files
+
+
+def change(folder: Path, key: str, value: object) -> None:
+    """Set a key of the card, dots between levels; ``...`` removes it."""
+    path = folder / "agent.json"
+    document = json.loads(path.read_text())
+    *above, name = key.split(".")
+    table = document
+    for level in above:
+        table = table[level]
+    table[name] = value
+    if value is ...:
+        del table[name]
+    path.write_text(json.dumps(document))
+
+
+def replace_weights(folder: Path, data: bytes) -> None:
+    """Put other bytes in place of the weights, and their checksum on the card."""
+    (folder / "weights.safetensors").write_bytes(data)
+    change(folder, "checksum", hashlib.sha256(data).hexdigest())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Of an agent."""
+    save_agent(tmp_path, policy())
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("format", "coarse2fine agent 2"),
+        ("kind", "pickle"),
+        ("kind", ["policy"]),
+        ("checksum", "AB" * 32),
+        ("checksum", ...),
+        ("network", [1]),
+        ("network", ...),
+        ("network.features", 10**9),
+        ("network.features", -1),
+        ("network.features", 3.0),
+        ("network.features", True),
+        ("network.volume", 10**6),
+        ("network.width", 2**40),
+        ("network.width", "16"),
+        ("network.width", 0),
+        ("network.layers", 10**6),
+        ("network.layers", ...),
+        ("network.heads", 3),
+        ("network.start_label", 1),
+        ("network.dropout", 0.5),
+        ("features", None),
+        ("features.source", "middle"),
+        ("features.source", ...),
+        ("features.fingerprint", "abc"),
+        ("problem", {}),
+        ("problem.packing", "tight"),
+        ("problem.slot", [8, 8]),
+        ("problem.slot", [8, 8, 0]),
+        ("problem.native", [8.5, 8, 8]),
+        ("metric", "hd95"),
+        ("weights", [0.5, 0.01]),
+        ("weights", [-0.1, 0.01]),
+        ("weights", [0.1, 10**400]),
+        ("weights", 0.1),
+        ("training", []),
+        ("metrics", {"dice": "0.9"}),
+        ("metrics", {"dice": False}),
+        ("hook", "os.system"),
+    ],
+)
+def test_load_agent__card_with_a_wrong_value__is_refused(folder: Path, key: str, value: object) -> None:
+    """The message names the file, the key and what to do."""
+    change(folder, key, value)
+    with pytest.raises(ValueError, match=r"agent\.json") as caught:
+        load_agent(folder)
+    assert key.split(".")[-1] in str(caught.value)
+    assert "train the agent anew" in str(caught.value) or "use the version" in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[1, 2]",
+        b"null",
+        b"{'kind': 1}",
+        b'{"format": "coarse2fine agent 1", "format": "coarse2fine agent 1"}',
+        b'{"metrics": NaN}',
+        b'{"metrics": ' + b"9" * 5000 + b"}",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b" " * (2 << 20),
+    ],
+    ids=range(11),
+)
+def test_load_agent__card_that_is_no_json_object__is_refused(folder: Path, text: bytes) -> None:
+    """Damage, tricks of the JSON reader, and files of any size."""
+    (folder / "agent.json").write_bytes(text)
+    with pytest.raises(ValueError, match=r"agent\.json") as caught:
+        load_agent(folder)
+    assert "train the agent anew" in str(caught.value) or "use the version" in str(caught.value)
+
+
+def test_load_agent__repeated_key__is_refused(folder: Path) -> None:
+    """Readers differ in which of two values they take, so a card must not look different to another program."""
+    text = (folder / "agent.json").read_text()
+    (folder / "agent.json").write_text(text.replace('"metric"', '"kind": "gains", "metric"'))
+    with pytest.raises(ValueError, match=r"agent\.json .* repeated"):
+        load_agent(folder)
+
+
+@pytest.mark.parametrize("name", ["agent.json", "weights.safetensors"])
+def test_load_agent__missing_file_or_folder_in_its_place__is_refused(folder: Path, name: str) -> None:
+    """The message names what is missing."""
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match=f"{name} is no file"):
+        load_agent(folder)
+    (folder / name).mkdir()
+    with pytest.raises(ValueError, match=f"{name} is no file"):
+        load_agent(folder)
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pytest.fail, ("unpickled",)
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_load_agent__pickle_renamed__is_not_executed(folder: Path, honest: bool) -> None:
+    """A pickle is no safetensors file, whether or not the card's checksum is its own."""
+    data = pickle.dumps(Bomb())
+    if honest:
+        (folder / "weights.safetensors").write_bytes(data)
+    else:
+        replace_weights(folder, data)
+    with pytest.raises(ValueError, match=r"weights\.safetensors is not"):
+        load_agent(folder)
+
+
+def wrong(
+    name: str, change: Callable[[torch.Tensor], torch.Tensor | None]
+) -> Callable[[dict[str, torch.Tensor]], None]:
+    def apply(tensors: dict[str, torch.Tensor]) -> None:
+        changed = change(tensors.pop(name, torch.zeros(2)))
+        if changed is not None:
+            tensors[name] = changed
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (wrong("pointer.stop", lambda value: value[:-1].clone()), "pointer.stop has shape"),
+        (wrong("pointer.stop", lambda value: value.double()), "float64"),
+        (wrong("pointer.stop", lambda value: value * torch.nan), "pointer.stop holds a number that is not finite"),
+        (wrong("pointer.stop", lambda value: value + torch.inf), "not finite"),
+        (wrong("pointer.stop", lambda value: None), "'pointer.stop' is missing"),
+        (wrong("pointer.go", lambda value: value), "'pointer.go' belongs to no network"),
+        (wrong("pointer.go" * 50, lambda value: value), "belongs to no network"),
+        (wrong("pointer.go", lambda value: torch.zeros(1 << 20)), "larger than"),
+    ],
+)
+def test_load_agent__other_tensors__are_refused(
+    folder: Path, edit: Callable[[dict[str, torch.Tensor]], None], message: str
+) -> None:
+    """Shapes, types and values are those that the card's network has."""
+    tensors = load_file(folder / "weights.safetensors")
+    edit(tensors)
+    replace_weights(folder, save(tensors))
+    with pytest.raises(ValueError, match=message) as caught:
+        load_agent(folder)
+    assert "weights.safetensors" in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00" * 8, b"\xff" * 64, b'\x08\x00\x00\x00\x00\x00\x00\x00{"a":{}}'])
+def test_load_agent__broken_weights__are_refused(folder: Path, data: bytes) -> None:
+    """Headers that promise what does not follow."""
+    replace_weights(folder, data)
+    with pytest.raises(ValueError, match=r"weights\.safetensors"):
+        load_agent(folder)
+
+
+def test_load_agent__card_of_the_largest_network__takes_no_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few bytes of card cannot make us reserve gigabytes: real weights come first."""
+    for key, value in {"features": 100_000, "volume": 100_000, "width": 1024, "layers": 16}.items():
+        change(folder, f"network.{key}", value)
+    reserved = []
+    original = torch.nn.Parameter.__new__
+
+    def watched(cls: type, data: torch.Tensor, *rest: Any, **options: Any) -> torch.nn.Parameter:
+        if data.device.type != "meta":
+            reserved.append(data.numel())
+        return original(cls, data, *rest, **options)
+
+    monkeypatch.setattr(torch.nn.Parameter, "__new__", watched)
+    with pytest.raises(ValueError, match=r"weights\.safetensors: "):
+        load_agent(folder)
+    assert not reserved
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+PATHS = [f"{name}" for name in ("format", "checksum", "kind", "network", "features", "problem", "metric", "weights")]
+PATHS += ["training", "metrics", "network.width", "network.heads", "features.source", "problem.slot", "problem.large"]
+
+
+@pytest.mark.long
+@settings(deadline=None, max_examples=150)
+@given(key=st.sampled_from(PATHS), value=values)
+def test_load_agent__any_value_anywhere__loads_or_is_a_value_error(
+    tmp_path_factory: pytest.TempPathFactory, key: str, value: object
+) -> None:
+    """No content of a card causes any other exception."""
+    where = tmp_path_factory.mktemp("agent")
+    save_agent(where, policy())
+    change(where, key, value)
+    with suppress(ValueError):
+        load_agent(where)
+
+
+# --- fit
+
+
+def test_check_fit__the_run_it_was_trained_for__has_no_reason() -> None:
+    """Names that one side lacks are not compared, nor is the size of a slot."""
+    features = {"source": "fine", "fingerprint": "ab" * 32, "pooling_mode": "max"}
+    assert check_fit(CARD, features=features, problem=Problem(slot=(12, 12, 12)), count=3, volume=9) == []
+
+
+def test_check_fit__another_run__gives_every_reason() -> None:
+    """Each reason names the setting and both values."""
+    features = {"source": "coarse", "fingerprint": "cd" * 32, "downsample_mode": "center"}
+    problem = Problem(slot=(8, 8, 8), large="native", context=(1, 1, 1))
+    reasons = check_fit(CARD, features=features, problem=problem, count=7)
+    assert len(reasons) == 5
+    for text, expected in [
+        ("features.source", "'coarse', but the agent was trained with 'fine'"),
+        ("features.fingerprint", "cdcd"),
+        ("problem.packing", "'same_scale', but the agent was trained with 'same_size'"),
+        ("problem.large", "'native', but the agent was trained with 'resize'"),
+        ("features per region", "7, but the agent was trained with 3"),
+    ]:
+        assert [reason for reason in reasons if text in reason and expected in reason]

@@ -1,0 +1,506 @@
+"""Model folders from strangers: none runs code, every bad one ends in an error that names the file and a remedy."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import os
+import pickle
+import shutil
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from coarse2fine.errors import C2FError, ModelError, UntrustedModelError
+from coarse2fine.nnunet.model import load_model
+
+CHECKPOINT = "fold_all/checkpoint_final.pth"
+USED, SPARE = "configurations.3d_fullres", "configurations.spare"
+
+
+@pytest.fixture(scope="module")
+def pristine(model_folder: Callable[..., Path]) -> Path:
+    """A model folder that works, with a second configuration in its plans; not to be changed."""
+    folder = model_folder(labels={"background": 0, "a": 1, "b": 2})
+    edit_json(folder / "plans.json", lambda plans: put(plans, SPARE, copy.deepcopy(get(plans, USED))))
+    return folder
+
+
+@pytest.fixture
+def folder(pristine: Path, tmp_path: Path) -> Path:
+    """A copy of it to damage."""
+    return shutil.copytree(pristine, tmp_path / "model")
+
+
+def get(document: Any, key: str) -> Any:
+    for part in key.split("."):
+        document = document[part]
+    return document
+
+
+def put(document: Any, key: str, value: object) -> None:
+    parent, _, last = key.rpartition(".")
+    (get(document, parent) if parent else document)[last] = value
+
+
+def edit_json(path: Path, change: Callable[[Any], object]) -> None:
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def set_key(file: str, key: str, value: object) -> Callable[[Path], object]:
+    """A way to damage a folder: overwrite one value of a JSON file."""
+    return lambda folder: edit_json(folder / file, lambda document: put(document, key, value))
+
+
+def edit_checkpoint(folder: Path, change: Callable[[dict[str, Any]], object], **options: Any) -> None:
+    content = torch.load(folder / CHECKPOINT, weights_only=False)
+    change(content)
+    torch.save(content, folder / CHECKPOINT, **options)
+
+
+def in_checkpoint(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    """A way to damage a folder: change what the checkpoint holds."""
+    return lambda folder: edit_checkpoint(folder, change)
+
+
+def edit_pickle(path: Path, change: Callable[[bytes], bytes]) -> None:
+    """Rewrites the instructions inside a checkpoint in PyTorch's zip format."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, change(content) if name.endswith("data.pkl") else content)
+
+
+# --- code in checkpoints ---------------------------------------------------------------------------------------------
+
+
+class Runs:
+    """Calls a function when it is unpickled."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: object) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call
+
+
+PAYLOADS: dict[str, Callable[[Path], object]] = {
+    "os.system": lambda canary: Runs(os.system, f"touch '{canary}'"),
+    "open": lambda canary: Runs(exec, f"open({str(canary)!r}, 'w').write('sung')"),
+    "object array": lambda canary: np.array([Runs(os.system, f"touch '{canary}'")], object),
+}
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"_use_new_zipfile_serialization": False}, {"pickle_protocol": 4}],
+    ids=["zip", "legacy", "protocol 4"],
+)
+def test_load_model__checkpoint_that_runs_code__is_refused_unrun(
+    folder: Path, tmp_path: Path, payload: str, options: dict[str, Any]
+) -> None:
+    """Code in a checkpoint runs under full pickle and with ``trust``, and never without."""
+    canary = tmp_path / "canary"
+    edit_checkpoint(folder, lambda content: content["logging"].update(bomb=PAYLOADS[payload](canary)), **options)
+
+    torch.load(folder / CHECKPOINT, weights_only=False)
+    assert canary.exists()
+    canary.unlink()
+
+    with pytest.raises(UntrustedModelError, match="--trust-checkpoint") as caught:
+        load_model(folder)
+    assert str(folder / CHECKPOINT) in caught.value.problem
+    assert not canary.exists()
+
+    load_model(folder, trust=True)
+    assert canary.exists()
+
+
+@pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
+def test_load_model__numpy_scalars_in_the_training_log__are_skipped(folder: Path, module: str) -> None:
+    """What nnU-Net's trainers write under NumPy 1 and 2 loads, although PyTorch's own allowlist refuses it."""
+    scalars = [np.float64(1), np.float32(2), np.uint8(3), np.bool_(True), np.str_("x"), np.datetime64("2026-01-01")]
+    edit_checkpoint(folder, lambda content: content["logging"].update(scalars=scalars))
+    expected = load_model(folder)
+    old, new = (f"c{name}\nscalar\n".encode() for name in (np.float64(0).__reduce__()[0].__module__, module))
+    edit_pickle(folder / CHECKPOINT, lambda content: content.replace(old, new))
+
+    with zipfile.ZipFile(folder / CHECKPOINT) as archive:
+        assert new in archive.read("checkpoint_final/data.pkl")
+    with pytest.raises(pickle.UnpicklingError, match="scalar"):
+        torch.load(folder / CHECKPOINT, weights_only=True)
+    image = torch.rand(1, 1, 8, 16, 16)
+    model = load_model(folder)
+    assert model.mirror_axes == (0, 1, 2)
+    assert torch.equal(model.forward(image, mirroring=False), expected.forward(image, mirroring=False))
+
+
+# --- code in plans ---------------------------------------------------------------------------------------------------
+
+NETWORK = "dynamic_network_architectures.architectures.unet"
+IMPORTED = {  # nnU-Net imports what these name, and with it runs any file that Python finds under that name
+    "architecture.network_class_name": "canary_module.Network",
+    "architecture.arch_kwargs.nonlin": "canary_module.Layer",
+    "architecture.arch_kwargs.conv_op": "canary_module.Layer",
+    "architecture.arch_kwargs.norm_op": "canary_module.Layer",
+    "architecture.arch_kwargs.dropout_op": "canary_module.Layer",
+}
+NAMES = {
+    "architecture.network_class_name": [
+        "os.system",
+        f"{NETWORK}.torch",
+        f"{NETWORK}.AbstractDynamicNetworkArchitectures",
+        "PlainConvUNet",
+        "canary_module.PlainConvUNet",
+        [f"{NETWORK}.PlainConvUNet"],
+        None,
+    ],
+    "architecture._kw_requires_import": [["conv_op", "kernel_sizes"], "conv_op", None, [["conv_op"]], {"conv_op": 1}],
+    "architecture.arch_kwargs.nonlin": ["os.system", "torch.nn.Module", "torch.hub.load", ["torch.nn.ReLU"], 1],
+    "preprocessor_name": ["Evil", ["DefaultPreprocessor"], None],
+    "resampling_fn_data": ["system", {"name": "no_resampling_hack"}],
+    "resampling_fn_probabilities": ["system"],
+    "normalization_schemes": [["ZScoreNormalization", "Evil"], "ZScoreNormalization", [["ZScoreNormalization"]]],
+}
+HOSTILE = [
+    *((f"{USED}.{key}", value) for key, values in NAMES.items() for value in values),
+    *((f"{SPARE}.{key}", values[0]) for key, values in NAMES.items()),
+    ("label_manager", "Evil"),
+    ("label_manager", {"LabelManager": 1}),
+    ("image_reader_writer", "Evil"),
+]
+
+
+@pytest.fixture
+def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file that appears when ``canary_module``, which Python can find, is imported."""
+    path = tmp_path / "canary"
+    (tmp_path / "canary_module.py").write_text(f"open({str(path)!r}, 'w').write('sung')")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield path
+    sys.modules.pop("canary_module", None)
+
+
+def build_with_nnunet(folder: Path) -> None:
+    """What nnU-Net does to build a network; its errors do not matter, only what it ran on the way."""
+    plans = PlansManager(json.loads((folder / "plans.json").read_text()))
+    configuration = plans.get_configuration("3d_fullres")
+    with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        get_network_from_plans(
+            configuration.network_arch_class_name,
+            configuration.network_arch_init_kwargs,
+            configuration.network_arch_init_kwargs_req_import,
+            1,
+            3,
+        )
+
+
+@pytest.mark.parametrize("inherited", [False, True], ids=["direct", "inherited"])
+@pytest.mark.parametrize("key", [*IMPORTED, "shell", "extra"])
+def test_load_model__plans_that_run_code__are_refused_unrun(
+    folder: Path, canary: Path, key: str, inherited: bool
+) -> None:
+    """Values in plans with which nnU-Net runs code are refused by name, also when they are inherited."""
+    section = SPARE if inherited else USED
+    changes = {key: IMPORTED.get(key)}
+    if key == "shell":  # the layer is the shell, and its options are the command
+        key = "architecture.arch_kwargs.nonlin"
+        changes = {key: "os.system", f"{key}_kwargs": {"command": f"touch '{canary}'"}}
+    if key == "extra":  # another argument is declared to be a name to import
+        key = "architecture._kw_requires_import"
+        changes = {key: ["conv_op", "extra"], "architecture.arch_kwargs.extra": "canary_module.Layer"}
+    for name, value in changes.items():
+        set_key("plans.json", f"{section}.{name}", value)(folder)
+    if inherited:
+        set_key("plans.json", USED, {"inherits_from": "spare"})(folder)
+
+    build_with_nnunet(folder)
+    assert canary.exists()
+    canary.unlink()
+    sys.modules.pop("canary_module", None)
+
+    with pytest.raises(UntrustedModelError) as caught:
+        load_model(folder)
+    assert f"{section}.{key} is {changes[key]!r}" in caught.value.problem
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(("key", "value"), HOSTILE)
+def test_load_model__unknown_name_in_plans__is_refused_by_key_and_value(folder: Path, key: str, value: object) -> None:
+    """Whatever nnU-Net would look up by name must be on a list, also where this run would not use it."""
+    set_key("plans.json", key, value)(folder)
+    with pytest.raises(UntrustedModelError) as caught:
+        load_model(folder)
+    assert f"{folder / 'plans.json'}: {key} is {value!r}" in caught.value.problem
+    assert caught.value.remedy
+
+
+# --- what must work --------------------------------------------------------------------------------------------------
+
+
+def with_2d(plans: dict[str, Any]) -> None:
+    """The usual plans of nnU-Net describe a 2D configuration, too."""
+    flat = json.dumps(get(plans, USED)).replace("Conv3d", "Conv2d").replace("InstanceNorm3d", "InstanceNorm2d")
+    put(plans, "configurations.2d", json.loads(flat) | {"patch_size": [16, 16], "spacing": [1.0, 1.0]})
+
+
+def in_old_format(plans: dict[str, Any]) -> None:
+    """Before version 2.5 nnU-Net described the network beside the other settings."""
+    for section in plans["configurations"].values():
+        arguments = section.pop("architecture")["arch_kwargs"]
+        section |= {
+            "UNet_class_name": "PlainConvUNet", "UNet_base_num_features": 4, "unet_max_num_features": 8,
+            "n_conv_per_stage_encoder": [1, 1, 1], "n_conv_per_stage_decoder": [1, 1], "num_pool_per_axis": [1, 2, 2],
+            "pool_op_kernel_sizes": arguments["strides"], "conv_kernel_sizes": arguments["kernel_sizes"],
+        }  # fmt: skip
+
+
+def residual(plans: dict[str, Any]) -> None:
+    """The residual encoder, under the shorter names of layers and with dropout."""
+    architecture = get(plans, f"{USED}.architecture")
+    architecture["network_class_name"] = f"{NETWORK}.ResidualEncoderUNet"
+    arguments = architecture["arch_kwargs"]
+    arguments["n_blocks_per_stage"] = arguments.pop("n_conv_per_stage")
+    arguments |= {"conv_op": "torch.nn.Conv3d", "dropout_op": "torch.nn.Dropout3d", "dropout_op_kwargs": {"p": 0.5}}
+
+
+VARIANTS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "2d beside": with_2d,
+    "old format": in_old_format,
+    "residual encoder": residual,
+    "inheritance": lambda plans: put(plans, USED, {"inherits_from": "spare", "batch_size": 7}),
+    "no statistics": lambda plans: put(plans, "foreground_intensity_properties_per_channel", {"0": {"mean": np.nan}}),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_load_model__usual_variants_of_plans__give_nnunets_network(
+    folder: Path, variant: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Plans as nnU-Net's versions write them load quietly, into the network that nnU-Net builds from them."""
+    edit_json(folder / "plans.json", VARIANTS[variant])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plans = PlansManager(json.loads((folder / "plans.json").read_text()))
+        configuration = plans.get_configuration("3d_fullres")
+    network = get_network_from_plans(
+        configuration.network_arch_class_name,
+        configuration.network_arch_init_kwargs,
+        configuration.network_arch_init_kwargs_req_import,
+        1,
+        3,
+        deep_supervision=False,
+    ).eval()
+    edit_checkpoint(folder, lambda content: content.update(network_weights=network.state_dict()))
+    capfd.readouterr()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = load_model(folder)
+    assert capfd.readouterr() == ("", "")
+    image = torch.rand(1, 1, 8, 16, 16)
+    with torch.inference_mode():
+        assert torch.equal(model.forward(image, mirroring=False), network(image))
+    assert (model.patch, model.divisor, model.spacing) == ((8, 16, 16), (2, 4, 4), (2.0, 1.0, 1.0))
+
+
+# --- broken folders --------------------------------------------------------------------------------------------------
+
+
+def cut(file: str, share: float) -> Callable[[Path], object]:
+    """A way to damage a folder: keep only the first part of a file."""
+
+    def shorten(folder: Path) -> None:
+        content = (folder / file).read_bytes()
+        (folder / file).write_bytes(content[: int(len(content) * share)])
+
+    return shorten
+
+
+def write(file: str, content: bytes) -> Callable[[Path], object]:
+    """A way to damage a folder: replace a file."""
+    return lambda folder: (folder / file).write_bytes(content)
+
+
+def misfit(content: dict[str, Any]) -> None:
+    content["network_weights"]["decoder.seg_layers.1.weight"] = torch.zeros(7, 4, 1, 1, 1)
+
+
+def not_plain(tensor: torch.Tensor) -> Callable[[dict[str, Any]], object]:
+    return lambda content: content["network_weights"].update({"encoder.stages.0.0.convs.0.conv.weight": tensor})
+
+
+PLANS, DATA = "plans.json", "dataset.json"
+KWARGS = f"{USED}.architecture.arch_kwargs"
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no folder": (shutil.rmtree, r"model folder .*model does not exist"),
+    "no plans": (lambda folder: (folder / PLANS).unlink(), r"plans\.json does not exist"),
+    "no dataset": (lambda folder: (folder / DATA).unlink(), r"dataset\.json does not exist"),
+    "no fold": (lambda folder: shutil.rmtree(folder / "fold_all"), r"no fold with a checkpoint_final\.pth"),
+    "other checkpoint": (
+        lambda folder: (folder / CHECKPOINT).rename(folder / "fold_all" / "checkpoint_best.pth"),
+        r"found there: fold_all.checkpoint_best\.pth",
+    ),
+    "plans are a folder": (lambda folder: ((folder / PLANS).unlink(), (folder / PLANS).mkdir()), "Is a directory"),
+    "cut plans": (cut(PLANS, 0.9), r"plans\.json cannot be read"),
+    "cut dataset": (cut(DATA, 0.5), r"dataset\.json cannot be read"),
+    "list as plans": (write(PLANS, b"[]"), "not a JSON object"),
+    "binary plans": (write(PLANS, b"\x80\x04\xff"), "cannot be read"),
+    "deep plans": (write(PLANS, b"[" * 100_000), "cannot be read"),
+    "endless number": (write(PLANS, b"1" * 10_000), "cannot be read"),
+    "empty plans": (write(PLANS, b"{}"), "no 'configurations'"),
+    "empty checkpoint": (write(CHECKPOINT, b""), "is damaged"),
+    "text as checkpoint": (write(CHECKPOINT, b"no checkpoint" * 9), "damaged or no checkpoint"),
+    "half a checkpoint": (cut(CHECKPOINT, 0.5), "is damaged"),
+    "almost a checkpoint": (cut(CHECKPOINT, 0.99), "is damaged"),
+    "only weights": (in_checkpoint(lambda content: content.pop("init_args")), "not a checkpoint of nnU-Net v2"),
+    "tensor as checkpoint": (lambda folder: torch.save(torch.ones(3), folder / CHECKPOINT), "not a checkpoint"),
+    "scalar as name": (
+        in_checkpoint(lambda content: content["init_args"].update(configuration=np.str_("3d_fullres"))),
+        "not a checkpoint of nnU-Net v2",
+    ),
+    "mirror axis 5": (
+        in_checkpoint(lambda content: content.update(inference_allowed_mirroring_axes=(0, 5))),
+        r"inference_allowed_mirroring_axes \(0, 5\)",
+    ),
+    "other configuration": (
+        in_checkpoint(lambda content: content["init_args"].update(configuration="3d_lowres")),
+        "'3d_lowres', which is not in plans.json",
+    ),
+    "misfit": (
+        in_checkpoint(misfit),
+        r"decoder\.seg_layers\.1\.weight is \(7, 4, 1, 1, 1\) instead of \(3, 4, 1, 1, 1\)",
+    ),
+    "weights missing": (in_checkpoint(lambda content: content.update(network_weights={})), "missing instead of"),
+    "numbers as weights": (in_checkpoint(lambda content: content["network_weights"].update(x=1)), "not plain tensors"),
+    "sparse weights": (in_checkpoint(not_plain(torch.zeros(4, 1, 3, 3, 3).to_sparse())), "not plain tensors"),
+    "weights without memory": (in_checkpoint(not_plain(torch.zeros(4, 1, 3, 3, 3, device="meta"))), "not plain"),
+    "2D": (set_key(PLANS, f"{USED}.patch_size", [16, 16]), "2D"),
+    "patch is text": (set_key(PLANS, f"{USED}.patch_size", "888"), "patch_size is '888'"),
+    "patch is odd": (set_key(PLANS, f"{USED}.patch_size", [8, 16, 15]), "strides"),
+    "patch is huge": (set_key(PLANS, f"{USED}.patch_size", [8, 16, 10**9]), "patch_size"),
+    "spacing 0": (set_key(PLANS, f"{USED}.spacing", [1, 0, 1]), "spacing"),
+    "spacing NaN": (set_key(PLANS, f"{USED}.spacing", [1, float("nan"), 1]), "spacing"),
+    "axes twice": (set_key(PLANS, "transpose_forward", [0, 1, 1]), "transpose_forward"),
+    "a channel too many": (set_key(DATA, "channel_names", {"0": "a", "1": "b"}), "normalization_schemes"),
+    "channels are a number": (set_key(DATA, "channel_names", 1), "channel_names is 1"),
+    "CT without numbers": (
+        lambda folder: (
+            set_key(PLANS, f"{USED}.normalization_schemes", ["CTNormalization"])(folder),
+            set_key(PLANS, "foreground_intensity_properties_per_channel", {"0": {"mean": 1, "std": 1}})(folder),
+        ),
+        "percentile",
+    ),
+    "labels are text": (set_key(DATA, "labels", {"background": 0, "a": "x", "b": 2}), r"dataset\.json is .*malformed"),
+    "label too high": (set_key(DATA, "labels", {"background": 0, "a": 1, "b": 70_000}), "labels is"),
+    "no background": (set_key(DATA, "labels", {"a": 1, "b": 2}), "[Bb]ackground"),
+    "a billion stages": (set_key(PLANS, f"{KWARGS}.n_stages", 10**9), "n_stages is 1000000000"),
+    "a billion layers": (set_key(PLANS, f"{KWARGS}.n_conv_per_stage", [10**9, 1, 1]), "n_conv_per_stage is"),
+    "a billion features": (set_key(PLANS, f"{KWARGS}.features_per_stage", [10**9] * 3), "does not fit|malformed"),
+    "options are text": (set_key(PLANS, f"{KWARGS}.norm_op_kwargs", {"eps": "x"}), "norm_op_kwargs"),
+    "own parent": (set_key(PLANS, USED, {"inherits_from": "3d_fullres"}), "malformed"),
+    "no architecture": (set_key(PLANS, f"{USED}.architecture", None), "architecture"),
+    "spline of order 9": (
+        set_key(PLANS, f"{USED}.resampling_fn_data_kwargs", {"order": 9}),
+        "resampling_fn_data_kwargs",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_load_model__broken_folder__says_what_is_wrong(
+    folder: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each kind of damage ends in a short error with the path, the problem and a remedy, and prints nothing."""
+    damage, message = BROKEN[name]
+    damage(folder)
+    capfd.readouterr()
+    with pytest.raises(ModelError, match=message) as caught:
+        load_model(folder)
+    assert str(folder) in caught.value.problem
+    assert caught.value.remedy
+    assert len(str(caught.value)) < 1000
+    assert capfd.readouterr() == ("", "")
+
+
+# --- anything else ---------------------------------------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(-1, 20)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["os.system", "torch.nn.ReLU", "3d_fullres", "spare"]),
+    lambda values: st.lists(values, max_size=4) | st.dictionaries(st.text(max_size=5), values, max_size=3),
+    max_leaves=5,
+)
+FUZZ = settings(
+    max_examples=150, deadline=None, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+
+
+def places(document: Any) -> Iterator[tuple[Any, Any]]:
+    """Every (container, key) in a JSON document."""
+    for key in document if isinstance(document, dict) else range(len(document)):
+        yield document, key
+        if isinstance(document[key], dict | list):
+            yield from places(document[key])
+
+
+def returns_or_explains(folder: Path) -> None:
+    with contextlib.suppress(C2FError):
+        load_model(folder)
+
+
+@FUZZ
+@given(data=st.data(), file=st.sampled_from([PLANS, PLANS, DATA]), value=JSON, delete=st.booleans())
+def test_load_model__any_json_anywhere__returns_or_explains(
+    pristine: Path, folder: Path, data: st.DataObject, file: str, value: object, delete: bool
+) -> None:
+    """No value in any place of plans or dataset description gets through to a crash."""
+    document = json.loads((pristine / file).read_text())
+    container, key = data.draw(st.sampled_from(list(places(document))))
+    if delete:
+        del container[key]
+    else:
+        container[key] = value
+    (folder / file).write_text(json.dumps(document))
+    returns_or_explains(folder)
+    shutil.copy(pristine / file, folder / file)
+
+
+@FUZZ
+@given(position=st.floats(0, 1, exclude_max=True), junk=st.binary(max_size=3), removed=st.integers(0, 3))
+def test_load_model__any_damage_to_the_pickle__returns_or_explains(
+    pristine: Path, folder: Path, position: float, junk: bytes, removed: int
+) -> None:
+    """Instructions of the pickle that are altered, missing or too many do not get through to a crash either."""
+
+    def damage(content: bytes) -> bytes:
+        place = int(position * len(content))
+        return content[:place] + junk + content[place + removed :]
+
+    shutil.copy(pristine / CHECKPOINT, folder / CHECKPOINT)
+    edit_pickle(folder / CHECKPOINT, damage)
+    returns_or_explains(folder)
