@@ -42,10 +42,12 @@ from benchmarks.common.registry import (
     find_model,
     load_dataset,
 )
-from coarse2fine.config.schema import Config, load_config
+from coarse2fine.config.reader import load_config
+from coarse2fine.config.schema import Config
 from coarse2fine.evaluation.masks import dice, iou, leave_out, mean_over_labels
 from coarse2fine.io import atomic_write, check_writable, find_cases, read_volume
-from coarse2fine.nnunet.model import load_model, nnunet_predictor
+from coarse2fine.nnunet.loading import load_model
+from coarse2fine.nnunet.model import nnunet_predictor
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.report import RunReport
 from coarse2fine.system.memory import keep_freed_memory

@@ -29,7 +29,7 @@ from benchmarks.studies import plots as plots
 from benchmarks.studies.foreground import SEED, SHARES, foreground_share
 from benchmarks.studies.geometry import AnyBench, MaskBench, Rows, resize_ratio, roi_threshold
 from benchmarks.studies.growth import FACTORS, grow
-from coarse2fine.config.schema import config_hash
+from coarse2fine.config.reader import config_hash
 from coarse2fine.config.validation import did_you_mean
 from coarse2fine.errors import ConfigError
 from coarse2fine.io import atomic_write

@@ -38,14 +38,14 @@ from benchmarks.scaling.table import figures, markdown, summary
 from benchmarks.scaling.volume import CHUNK, GIGA, Stacks, read_stacks, shape_for, write_volume
 from benchmarks.studies.growth import count_tiles
 from canvas import Triple, triple
-from coarse2fine.config.schema import load_config
+from coarse2fine.config.reader import load_config
 from coarse2fine.errors import C2FError
 from coarse2fine.io import atomic_write
 from coarse2fine.large.execution.engine import Engine, in_process, on_cluster
 from coarse2fine.large.output import plan_output
 from coarse2fine.large.run import segment_store
 from coarse2fine.large.source import Source
-from coarse2fine.nnunet.model import load_model
+from coarse2fine.nnunet.loading import load_model
 
 Figures = dict[str, Any]
 ONE_BY_ONE = "blocks.per_block=[1, 1, 1]"

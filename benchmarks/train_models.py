@@ -410,7 +410,7 @@ def publish(trained: Path, target: Path, checkpoint: Path, progress: Progress) -
         with atomic_write(target / name) as path:
             shutil.copyfile(trained / name, path)
     strip(checkpoint, target / "fold_all" / "checkpoint_final.pth")
-    from coarse2fine.nnunet.model import load_model
+    from coarse2fine.nnunet.loading import load_model
 
     load_model(target)
     with atomic_write(target / "training.json") as path:
@@ -419,7 +419,7 @@ def publish(trained: Path, target: Path, checkpoint: Path, progress: Progress) -
 
 def evaluate(folder: Path, data: Path) -> float:
     """Mean Dice of a model's plain sliding window on a data set's training cases, file to file, without mirroring."""
-    from coarse2fine.config.schema import load_config
+    from coarse2fine.config.reader import load_config
     from coarse2fine.evaluation.masks import dice, leave_out
     from coarse2fine.io import find_cases, read_volume
     from coarse2fine.pipeline import Pipeline

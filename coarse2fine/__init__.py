@@ -14,28 +14,38 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from coarse2fine.coarse.heatmap import CoarseResult, look_coarsely
-    from coarse2fine.config.schema import Config, load_config
+    from coarse2fine.config.reader import load_config
+    from coarse2fine.config.schema import Config
     from coarse2fine.errors import C2FError
-    from coarse2fine.fine.segment import plan_canvases, plan_sizes, segment_boxes
+    from coarse2fine.fine.canvases import plan_canvases
+    from coarse2fine.fine.segment import segment_boxes
+    from coarse2fine.fine.sizes import plan_sizes
     from coarse2fine.fine.writeback import LabelWriter
     from coarse2fine.io import Grid, Volume, read_volume, write_labels
-    from coarse2fine.nnunet.model import Model, load_model
+    from coarse2fine.nnunet.loading import load_model
+    from coarse2fine.nnunet.model import Model
     from coarse2fine.nnunet.sliding_window import sliding_window
     from coarse2fine.pipeline import Pipeline, Result
     from coarse2fine.preprocessing.working_grid import WorkingView, view_volume
-    from coarse2fine.regions.detect import RoiSettings, build_tree, find_rois
+    from coarse2fine.regions.detect import RoiSettings, find_rois
+    from coarse2fine.regions.tree import build_tree
     from coarse2fine.report import RunReport
 
 _HOMES = {
     "coarse.heatmap": ("CoarseResult", "look_coarsely"),
-    "config.schema": ("Config", "load_config"),
+    "config.reader": ("load_config",),
+    "config.schema": ("Config",),
     "errors": ("C2FError",),
-    "fine.segment": ("plan_canvases", "plan_sizes", "segment_boxes"),
+    "fine.canvases": ("plan_canvases",),
+    "fine.segment": ("segment_boxes",),
+    "fine.sizes": ("plan_sizes",),
     "io": ("Grid", "Volume", "read_volume", "write_labels"),
-    "nnunet.model": ("Model", "load_model"),
+    "nnunet.loading": ("load_model",),
+    "nnunet.model": ("Model",),
     "pipeline": ("Pipeline", "Result"),
     "report": ("RunReport",),
-    "regions.detect": ("RoiSettings", "build_tree", "find_rois"),
+    "regions.detect": ("RoiSettings", "find_rois"),
+    "regions.tree": ("build_tree",),
     "nnunet.sliding_window": ("sliding_window",),
     "preprocessing.working_grid": ("WorkingView", "view_volume"),
     "fine.writeback": ("LabelWriter",),

@@ -19,11 +19,12 @@ from coarse2fine.config.schema import Config
 from coarse2fine.counts import Tally, tally
 from coarse2fine.errors import ConfigError, ModelError
 from coarse2fine.fine.previous_stage import previous_labels
-from coarse2fine.fine.segment import plan_sizes
+from coarse2fine.fine.sizes import plan_sizes
 from coarse2fine.fine.writeback import LabelWriter, export_labels
 from coarse2fine.io import Volume, read_volume, write_labels
 from coarse2fine.nnunet.cpu_layers import lean
-from coarse2fine.nnunet.model import Model, load_model
+from coarse2fine.nnunet.loading import load_model
+from coarse2fine.nnunet.model import Model
 from coarse2fine.nnunet.sliding_window import sliding_window
 from coarse2fine.preprocessing.working_grid import view_volume, volume_doubts
 from coarse2fine.refine import refine

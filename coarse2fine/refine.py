@@ -9,7 +9,8 @@ from assignnet import Roi, RoiTree, in_space_order
 from canvas import Box
 from coarse2fine.coarse.heatmap import CoarseResult, paint_coarse
 from coarse2fine.config.schema import Config
-from coarse2fine.fine.segment import CanvasPlan, FineResult, segment_boxes
+from coarse2fine.fine.segment import FineResult, segment_boxes
+from coarse2fine.fine.sizes import CanvasPlan
 from coarse2fine.fine.writeback import LabelWriter
 from coarse2fine.nnunet.instance_norm import NormStatistics
 from coarse2fine.nnunet.model import Model

@@ -19,9 +19,9 @@ from torch import nn
 from assignnet.learn.agent import Agent, AgentCard, save_agent
 from assignnet.learn.network import AssignNetwork, NetworkSize
 from assignnet.learn.supervised import GainNetwork
-from coarse2fine.config.schema import load_config
-from coarse2fine.fine.segment import plan_sizes
-from coarse2fine.nnunet.model import load_model
+from coarse2fine.config.reader import load_config
+from coarse2fine.fine.sizes import plan_sizes
+from coarse2fine.nnunet.loading import load_model
 from coarse2fine.selection.features import FeatureSettings, feature_card
 from coarse2fine.selection.selector import problem_of
 

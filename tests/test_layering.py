@@ -179,10 +179,9 @@ def test_package__geometry_and_choice__need_only_numpy(package: str) -> None:
     assert not used
 
 
-def test_nnunet__only_its_own_module__imports_it() -> None:
-    """nnU-Net's interfaces change between releases; one module has to follow them, and that one does use them."""
-    users = {name for name in MODULES if offences(name, NNUNET)}
-    assert users == {"coarse2fine.nnunet.model"}
+def test_nnunet__only_its_own_room__imports_it() -> None:
+    """nnU-Net's interfaces change between releases; one room has to follow them."""
+    assert {room(name) for name in MODULES if offences(name, NNUNET)} == {"coarse2fine/nnunet"}
 
 
 @pytest.mark.parametrize("folder", ["benchmarks", "tests"])

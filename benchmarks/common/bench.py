@@ -23,10 +23,12 @@ from torch import nn
 
 from benchmarks.common.machine import PeakMemory, forget, relative
 from benchmarks.common.registry import Case, Dataset, MissingDataError, config_file, find_model
-from coarse2fine.config.schema import Config, load_config
+from coarse2fine.config.reader import load_config
+from coarse2fine.config.schema import Config
 from coarse2fine.evaluation.masks import leave_out
 from coarse2fine.io import find_cases, read_volume
-from coarse2fine.nnunet.model import Model, load_model, nnunet_predictor
+from coarse2fine.nnunet.loading import load_model
+from coarse2fine.nnunet.model import Model, nnunet_predictor
 from coarse2fine.pipeline import Pipeline, pick_device
 from coarse2fine.report import RunReport
 from coarse2fine.system.timing import Clock

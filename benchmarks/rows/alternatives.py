@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from canvas import Box, Placement, Triple, triple
 from coarse2fine.coarse.heatmap import CERTAIN, CoarseResult, paint_coarse
-from coarse2fine.fine.segment import input_channels, input_reader
+from coarse2fine.fine.inputs import input_channels, input_reader
 from coarse2fine.fine.writeback import LabelWriter, export_labels
 from coarse2fine.nnunet.cpu_layers import lean
 from coarse2fine.nnunet.model import Model, tile_starts

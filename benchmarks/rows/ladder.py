@@ -17,7 +17,7 @@ from rich.console import Console
 from benchmarks.common.bench import Bench, Effort, portable, portable_agent
 from benchmarks.common.machine import environment
 from benchmarks.rows.methods import BASELINE, BOUND, ROWS, Method
-from coarse2fine.config.schema import config_hash
+from coarse2fine.config.reader import config_hash
 from coarse2fine.errors import C2FError
 from coarse2fine.evaluation.instances import average_precision, label_objects, object_recall
 from coarse2fine.evaluation.masks import Surfaces, dice, iou

@@ -16,7 +16,7 @@ from typing import Any, Self
 import psutil  # type: ignore[import-untyped]  # comes with Dask
 
 from benchmarks.common.machine import THREAD_VARIABLES, PeakMemory
-from coarse2fine.config.schema import load_config
+from coarse2fine.config.reader import load_config
 from coarse2fine.errors import C2FError
 from coarse2fine.pipeline import Pipeline
 

@@ -32,10 +32,12 @@ from canvas import share_filled
 from coarse2fine.cli import train as train_cli
 from coarse2fine.cli.train_run import RATES, STEPS
 from coarse2fine.coarse.heatmap import CoarseResult, look_coarsely
-from coarse2fine.config.schema import Config, load_config
+from coarse2fine.config.reader import load_config
+from coarse2fine.config.schema import Config
 from coarse2fine.errors import C2FError
 from coarse2fine.evaluation.masks import dice, iou, leave_out, mean_over_labels
-from coarse2fine.fine.segment import plan_sizes, segment_boxes
+from coarse2fine.fine.segment import segment_boxes
+from coarse2fine.fine.sizes import plan_sizes
 from coarse2fine.fine.writeback import LabelWriter
 from coarse2fine.io import find_cases, read_volume
 from coarse2fine.nnunet.model import Model

@@ -24,9 +24,11 @@ from benchmarks.common.bench import Bench
 from benchmarks.common.registry import Case, Dataset, MissingDataError, config_file
 from benchmarks.selection.measures import RealCase, look
 from canvas import Box, Canvas, Triple, share_filled, share_of_volume, triple
-from coarse2fine.config.schema import Config, load_config
+from coarse2fine.config.reader import load_config
+from coarse2fine.config.schema import Config
 from coarse2fine.evaluation.instances import label_objects, object_recall
-from coarse2fine.fine.segment import CanvasPlan, plan_canvases, plan_sizes
+from coarse2fine.fine.canvases import plan_canvases
+from coarse2fine.fine.sizes import CanvasPlan, plan_sizes
 from coarse2fine.io import read_volume
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import WorkingView

@@ -41,7 +41,8 @@ from benchmarks.studies.geometry import (
 from canvas import canvas_grids, share_filled
 from coarse2fine.errors import ModelError
 from coarse2fine.evaluation.masks import dice, iou, mean_over_labels
-from coarse2fine.fine.segment import plan_sizes, segment_boxes
+from coarse2fine.fine.segment import segment_boxes
+from coarse2fine.fine.sizes import plan_sizes
 from coarse2fine.fine.writeback import LabelWriter
 from coarse2fine.io import read_volume
 from coarse2fine.system.timing import Clock

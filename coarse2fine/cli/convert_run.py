@@ -14,7 +14,8 @@ from rich.progress import Progress as Bars
 from coarse2fine.convert.covid import find_covid
 from coarse2fine.convert.cremi import find_cremi
 from coarse2fine.convert.fafb import StoreOptions, find_fafb
-from coarse2fine.convert.rawdata import RawData, Written, build, hold_out, target_folder
+from coarse2fine.convert.rawdata import build, hold_out, target_folder
+from coarse2fine.convert.samples import RawData, Written
 from coarse2fine.convert.word import find_word
 from coarse2fine.system.terminal import plain
 

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from coarse2fine.cli import stores as large
 from coarse2fine.cli.guard import fail
-from coarse2fine.config.schema import Config, load_config
+from coarse2fine.config.reader import load_config
+from coarse2fine.config.schema import Config
 from coarse2fine.errors import C2FError, ConfigError, OutputError
 from coarse2fine.io import (
     Case,

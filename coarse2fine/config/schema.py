@@ -1,4 +1,4 @@
-"""The configuration: its schema, and how it is read from YAML files and ``key=value`` overrides.
+"""The schema of the configuration.
 
 All sizes and spacings are [z, y, x] on the axes of the working grid. ``configs/README.md`` lists every key; a test
 keeps that list equal to this schema.
@@ -6,11 +6,8 @@ keeps that list equal to this schema.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
@@ -33,24 +30,8 @@ from coarse2fine.config.types import (
     Spacing,
     unknown_agent,
 )
-from coarse2fine.config.validation import ConflictError, ModelReader, did_you_mean, section_of
-from coarse2fine.config.yaml import Keys, Origin, YamlTree, parse_yaml
-from coarse2fine.errors import ConfigError
-
-__all__ = [
-    "RECORD_NAMES",
-    "AssignConfig",
-    "BlocksConfig",
-    "BodyCrop",
-    "CanvasConfig",
-    "CoarseConfig",
-    "Config",
-    "FineConfig",
-    "RoisConfig",
-    "config_hash",
-    "load_config",
-    "shipped_config",
-]
+from coarse2fine.config.validation import ConflictError, section_of
+from coarse2fine.config.yaml import Keys
 
 # What the original system called our keys, so that people who know it are pointed to the new names.
 RECORD_NAMES = {
@@ -72,8 +53,6 @@ RECORD_NAMES = {
     "crop_threshold": "fine.crop_threshold",
     "use_prior": "fine.use_prior",
 }
-
-_MAX_BYTES = 100_000  # the YAML parser is slow on purpose-made input; a configuration has a few thousand bytes
 
 
 # Defaults go by keyword: mypy sees no other ones, and would ask callers for every field.
@@ -321,93 +300,3 @@ def _conflicts(config: Config) -> Iterator[tuple[Keys, str]]:
 
 def _exceeds(part: Sequence[int], whole: Sequence[int]) -> bool:
     return any(a > b for a, b in zip(part, whole, strict=True))
-
-
-def load_config(path: Path | str | None, overrides: Sequence[str] = ()) -> Config:
-    """Reads the settings of a run.
-
-    Args:
-        path: A YAML file, or the name of a shipped one (``covid``); None means all defaults. Model folders that it
-            names are relative to the file.
-        overrides: Settings such as ``canvas.slot=[12, 128, 128]`` that win over the file's. Their values are YAML;
-            model folders are relative to the current folder.
-
-    Returns:
-        The validated settings.
-
-    Raises:
-        ConfigError: With every problem of the file and of the overrides, one per line.
-
-    Example:
-        >>> load_config(None, ["rois.threshold=0.5"]).rois.threshold
-        0.5
-    """
-    tree, base = YamlTree(), Path.cwd()
-    if path is not None:
-        file = _find(Path(path))
-        tree, base = _read(file), file.absolute().parent
-    reader = ModelReader(Config, tree, RECORD_NAMES)
-    for number, text in enumerate(overrides):
-        reader.override(text, Origin(_MAX_BYTES + number, f"--set {text}"))
-    return reader.validate(base)
-
-
-def shipped_config(name: str) -> Path:
-    """The path of a configuration that comes with the software.
-
-    Args:
-        name: Its name without suffix, such as ``covid``.
-
-    Raises:
-        ConfigError: If there is none of that name.
-    """
-    shipped = _shipped()
-    if name not in shipped:
-        raise ConfigError(f"no configuration named '{name}'", _shipped_hint(name))
-    return shipped[name]
-
-
-def config_hash(config: Config) -> str:
-    """A short fingerprint, equal for equal settings whatever file or override they came from.
-
-    Example:
-        >>> config_hash(Config()) == config_hash(load_config(None, ["rois.threshold=0.3"]))
-        True
-    """
-    text = json.dumps(config.to_dict(), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _shipped() -> dict[str, Path]:
-    package = Path(__file__).parents[1]
-    for folder in (package / "configs", package.parent / "configs"):  # in a wheel; in a checkout
-        found = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-        if found:
-            return found
-    return {}
-
-
-def _shipped_hint(name: str) -> str:
-    names = sorted(_shipped())
-    question = did_you_mean(name, names).replace("did", "Did", 1)
-    return f"{question} Shipped configurations: {', '.join(names)}; the name alone is enough.".lstrip()
-
-
-def _find(path: Path) -> Path:
-    if path.is_file():
-        return path
-    if not path.suffix and path.name == str(path):
-        return shipped_config(path.name)
-    raise ConfigError(f"no configuration file at '{path}'", _shipped_hint(path.stem))
-
-
-def _read(file: Path) -> YamlTree:
-    try:
-        if file.stat().st_size > _MAX_BYTES:
-            raise ConfigError(f"'{file}' is larger than {_MAX_BYTES} bytes", "Is it really a configuration?")
-        text = file.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"cannot read '{file}': {error.strerror}", "Check the file and its permissions.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"'{file}' is not UTF-8 text", "Save it as UTF-8.") from error
-    return parse_yaml(text, lambda line: Origin(line, f"{file}:{line}"))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coarse2fine.convert.files import left_out, list_files, paired, unlabelled, volumes
-from coarse2fine.convert.rawdata import RawData, Sample
+from coarse2fine.convert.samples import RawData, Sample
 from coarse2fine.errors import VolumeError
 
 _CT, _SEG = "_ct.nii.gz", "_seg.nii.gz"

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from canvas import Box
 from coarse2fine.convert.crops import covered, crop_sample
 from coarse2fine.convert.files import list_files
-from coarse2fine.convert.rawdata import Part, RawData, Sample
+from coarse2fine.convert.samples import Part, RawData, Sample
 from coarse2fine.errors import VolumeError
 from coarse2fine.io import Volume, open_store
 

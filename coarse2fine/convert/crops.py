@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canvas import Box, triple
-from coarse2fine.convert.rawdata import Part, Sample
+from coarse2fine.convert.samples import Part, Sample
 from coarse2fine.errors import VolumeError
 from coarse2fine.io import Grid, LazyArray, Scales, Volume
 

@@ -15,7 +15,7 @@ from itertools import combinations
 from canvas import Box
 from coarse2fine.convert.cremi import BACKGROUND
 from coarse2fine.convert.crops import covered, crop_sample
-from coarse2fine.convert.rawdata import RawData, Sample
+from coarse2fine.convert.samples import RawData, Sample
 from coarse2fine.errors import VolumeError
 from coarse2fine.io import Scales, open_store
 from coarse2fine.io.region import parse_region

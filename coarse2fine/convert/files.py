@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from coarse2fine.convert.rawdata import ENDING, Part, Sample
+from coarse2fine.convert.rawdata import ENDING
+from coarse2fine.convert.samples import Part, Sample
 from coarse2fine.errors import VolumeError
 from coarse2fine.io import read_volume
 

@@ -6,21 +6,29 @@ The layout is nnU-Net's: https://github.com/MIC-DKFZ/nnUNet/blob/master/document
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from hashlib import blake2b
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coarse2fine.convert.checks import (
+    Findings,
+    check_grids,
+    check_image,
+    count_labels,
+    judge,
+    listed,
+    note_image,
+)
+from coarse2fine.convert.samples import Part, RawData, Sample, Written
 from coarse2fine.errors import ConfigError, OutputError, VolumeError
 from coarse2fine.io import Volume, atomic_write, check_folder, write_labels
 from coarse2fine.report import versions
@@ -28,100 +36,14 @@ from coarse2fine.report import versions
 ENDING = ".nii.gz"
 """Of all files in a data set that we write."""
 
+
 _FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
+
+
 _OURS = {*_FOLDERS, "dataset.json"}
+
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_MOST_LISTED = 20  # problems in one message
-_MOST_VALUES = 10  # that are no label, in one message
-_SAME_PLACE = 0.01  # voxels that origins may differ by; float32 headers are better than that
-_SAME_DIRECTION = 1e-4
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """An image or a label map that is yet to be read.
-
-    Attributes:
-        where: The file and the place in it, for messages.
-        load: Reads it as a volume of one channel.
-        file: A ``.nii.gz`` file that holds just this and becomes part of the data set as it is. None if what ``load``
-            gives is written.
-    """
-
-    where: str
-    load: Callable[[], Volume[NDArray[Any]]]
-    file: Path | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Sample:
-    """One case.
-
-    Attributes:
-        name: Of the case, unique in the data set.
-        image: Its only channel.
-        labels: What is true; None for a test case without labels.
-        test: Whether it is a test case (imagesTs, labelsTs) and not one for training.
-        source: Where it comes from, for dataset.json; nothing that says where on this machine.
-    """
-
-    name: str
-    image: Part
-    labels: Part | None
-    test: bool
-    source: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RawData:
-    """A data set before it is read.
-
-    Attributes:
-        name: After ``Dataset123_``.
-        channel: Name of the channel; nnU-Net normalises "CT" by the foreground's statistics, all others by z-score.
-        labels: Value of each label by name, 0 (background) to the highest without a gap.
-        unit: Of the spacing.
-        spacings: Lowest and highest voxel distance that makes sense, in ``unit``.
-        about: Further entries of dataset.json, which nnU-Net ignores: reference, licence and the like.
-        samples: The cases.
-        warnings: What the user should know about how they were found.
-    """
-
-    name: str
-    channel: str
-    labels: Mapping[str, int]
-    unit: str
-    spacings: tuple[float, float]
-    about: Mapping[str, str]
-    samples: tuple[Sample, ...]
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A finished data set.
-
-    Attributes:
-        folder: Where it lies.
-        training: Number of training cases.
-        test: Number of test cases.
-        warnings: What is allowed, but maybe not wanted.
-    """
-
-    folder: Path
-    training: int
-    test: int
-    warnings: tuple[str, ...]
-
-
-@dataclass(slots=True)
-class _Findings:
-    """What is seen while cases are read, to be judged over the whole data set."""
-
-    problems: list[VolumeError] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    seen: dict[bytes, str] = field(default_factory=dict)
-    voxels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 def hold_out(samples: Sequence[Sample], names: Sequence[str]) -> tuple[Sample, ...]:
@@ -141,7 +63,7 @@ def hold_out(samples: Sequence[Sample], names: Sequence[str]) -> tuple[Sample, .
         if len(fitting) != 1:
             raise ConfigError(
                 f"--split {name} fits {'several cases' if fitting else 'no case'}",
-                f"Name one of {_listed([sample.name for sample in samples])}.",
+                f"Name one of {listed([sample.name for sample in samples])}.",
             )
         chosen.add(fitting[0])
     return tuple(replace(sample, test=True) if sample.name in chosen else sample for sample in samples)
@@ -207,7 +129,7 @@ def build(
     """
     _check_names(data.samples)
     _check_sources(data.samples, target)
-    findings = _Findings(voxels=np.zeros(len(data.labels), np.int64))
+    findings = Findings(voxels=np.zeros(len(data.labels), np.int64))
     try:
         with _new_folder(target, overwrite) as folder:
             for done, sample in enumerate(data.samples):
@@ -217,7 +139,7 @@ def build(
                 except VolumeError as error:
                     findings.problems.append(error)
             progress(len(data.samples), len(data.samples))
-            _judge(data, findings)
+            judge(data, findings)
             _write_json(data, folder)
     except OSError as error:
         raise _output_error(target, error) from error
@@ -233,7 +155,7 @@ def _check_replaceable(target: Path, overwrite: bool) -> None:
     foreign = sorted({path.name for path in target.iterdir()} - _OURS)
     if foreign:
         raise OutputError(
-            f"{target} holds more than a data set: {_listed(foreign)}",
+            f"{target} holds more than a data set: {listed(foreign)}",
             "Move these away first: replacing the folder would delete them.",
         )
 
@@ -288,17 +210,17 @@ def _exchange(new: Path, target: Path, old: Path) -> None:
         raise
 
 
-def _add(sample: Sample, data: RawData, folder: Path, findings: _Findings, link: bool) -> None:
+def _add(sample: Sample, data: RawData, folder: Path, findings: Findings, link: bool) -> None:
     """Checks a case and adds it to the folder."""
     kind = "Ts" if sample.test else "Tr"
     image = sample.image.load()
-    _check_image(sample, image, data)
-    _note_image(sample, image, findings)
+    check_image(sample, image, data)
+    note_image(sample, image, findings)
     labels = None
     if sample.labels is not None:
         labels = sample.labels.load()
-        _check_grids(sample, image, labels)
-        counts = _count_labels(sample.labels.where, labels.channels[0], data.labels)
+        check_grids(sample, image, labels)
+        counts = count_labels(sample.labels.where, labels.channels[0], data.labels)
         if not counts[1:].any():
             findings.warnings.append(f"{sample.name}: no voxel of any label but background")
         if not sample.test:
@@ -308,76 +230,6 @@ def _add(sample: Sample, data: RawData, folder: Path, findings: _Findings, link:
     _put(sample.image, image, folder / f"images{kind}" / f"{sample.name}_0000{ENDING}", link)
     if sample.labels is not None and labels is not None:
         _put(sample.labels, labels, folder / f"labels{kind}" / f"{sample.name}{ENDING}", link)
-
-
-def _check_image(sample: Sample, image: Volume[NDArray[Any]], data: RawData) -> None:
-    low, high = data.spacings
-    spacing = image.grid.spacing
-    if not all(low <= step <= high for step in spacing):
-        raise VolumeError(
-            f"{sample.image.where}: a voxel spacing of {_numbers(spacing)} {data.unit} (z, y, x) is not plausible",
-            f"It should lie between {low:g} and {high:g} {data.unit}: correct the header or the unit.",
-        )
-
-
-def _note_image(sample: Sample, image: Volume[NDArray[Any]], findings: _Findings) -> None:
-    """Warns of empty images, and of those with two names: one in training and test makes a test worthless."""
-    voxels = np.ascontiguousarray(image.channels[0])
-    digest = blake2b(repr((voxels.shape, voxels.dtype.str)).encode(), digest_size=16)
-    digest.update(voxels.data.cast("B"))
-    twin = findings.seen.setdefault(digest.digest(), sample.name)
-    if twin != sample.name:
-        findings.warnings.append(f"{sample.name}: the image has the same voxels as {twin}")
-    if voxels.min() == voxels.max():  # a missing chunk of a store is no error, but all of them are none to learn from
-        findings.warnings.append(f"{sample.name}: all voxels of the image are {voxels.flat[0]}")
-
-
-def _check_grids(sample: Sample, image: Volume[NDArray[Any]], labels: Volume[NDArray[Any]]) -> None:
-    """Raises a VolumeError unless voxels of image and labels have the same places."""
-    one, other = image.grid, labels.grid
-    off = math.dist(one.origin, other.origin)
-    for what, same, first, second in (
-        ("shapes (z, y, x)", one.shape == other.shape, one.shape, other.shape),
-        # nnU-Net's own tolerance: it refuses what differs by more
-        ("spacings (z, y, x)", np.allclose(one.spacing, other.spacing), one.spacing, other.spacing),
-        ("origins (x, y, z)", off <= _SAME_PLACE * min(one.spacing), one.origin, other.origin),
-        (
-            "directions",
-            np.allclose(one.cosines, other.cosines, rtol=0, atol=_SAME_DIRECTION),
-            one.cosines,
-            other.cosines,
-        ),
-    ):
-        if not same:
-            raise VolumeError(
-                f"{sample.name}: image and labels have different {what}: {_numbers(first)} and {_numbers(second)}",
-                "Check that they belong together; resample the labels to the image if they do.",
-            )
-
-
-def _count_labels(where: str, labels: NDArray[Any], names: Mapping[str, int]) -> NDArray[np.int64]:
-    """Voxels per label.
-
-    Raises:
-        VolumeError: If there are values that are no label.
-    """
-    counts = np.zeros(len(names), np.int64)
-    odd: set[float] = set()
-    for plane in labels:  # temporaries of a plane are small
-        valid = (plane >= 0) & (plane < len(names))
-        whole = plane.astype(np.int64, casting="unsafe") if valid.all() else np.where(valid, plane, 0).astype(np.int64)
-        valid &= whole == plane
-        counts += np.bincount(whole[valid], minlength=len(names))
-        if not valid.all():
-            odd |= {value.item() for value in np.unique(plane[~valid])[:_MOST_VALUES]}
-    if odd:
-        values = ", ".join(f"{value:g}" for value in sorted(odd)[:_MOST_VALUES])
-        values += ", ..." if len(odd) > _MOST_VALUES else ""
-        raise VolumeError(
-            f"{where} holds values that are no label: {values}",
-            f"Labels are whole numbers from 0 to {len(names) - 1}: {', '.join(names)}.",
-        )
-    return counts
 
 
 def _put(part: Part, volume: Volume[NDArray[Any]], path: Path, link: bool) -> None:
@@ -400,27 +252,6 @@ def _put(part: Part, volume: Volume[NDArray[Any]], path: Path, link: bool) -> No
         os.fsync(stream.fileno())
 
 
-def _judge(data: RawData, findings: _Findings) -> None:
-    """Raises what was found about single cases, or about all together."""
-    problems = findings.problems
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        lines = [f"\n  - {error.problem}" for error in problems[:_MOST_LISTED]]
-        more = f"\n  - and {len(problems) - _MOST_LISTED} more" if len(problems) > _MOST_LISTED else ""
-        raise VolumeError(
-            f"{len(problems)} of {len(data.samples)} cases cannot be used:{''.join(lines)}{more}",
-            problems[0].remedy + " Nothing was written.",
-        )
-    if not findings.voxels[1:].any():
-        raise VolumeError(
-            "no training case has a voxel of any label but background", "Check that these are the right labels."
-        )
-    missing = [name for name, value in data.labels.items() if value and not findings.voxels[value]]
-    if missing:
-        findings.warnings.append(f"no training case has a voxel of: {', '.join(missing)}")
-
-
 def _write_json(data: RawData, folder: Path) -> None:
     content = {
         "channel_names": {"0": data.channel},
@@ -441,13 +272,3 @@ def _output_error(target: Path, error: OSError) -> OutputError:
         f"cannot write {target}: {error.strerror or error}",
         "Check that you may write there and that there is space on the disk.",
     )
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.7g}" for value in values)
-
-
-def _listed(names: Sequence[str]) -> str:
-    """The names, or the first of many."""
-    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
-    return ", ".join(names[:_MOST_LISTED]) + more

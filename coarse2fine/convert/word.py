@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from coarse2fine.convert.files import left_out, paired, volumes
-from coarse2fine.convert.rawdata import RawData
+from coarse2fine.convert.samples import RawData
 from coarse2fine.errors import VolumeError
 
 LABELS = {

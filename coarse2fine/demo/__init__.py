@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from coarse2fine.config.schema import load_config, shipped_config
+from coarse2fine.config.reader import load_config, shipped_config
 from coarse2fine.demo.picture import draw_overlay
 from coarse2fine.evaluation.masks import dice
 from coarse2fine.io import LABEL_SUFFIXES, Volume, check_writable, read_volume, write_labels

@@ -15,7 +15,8 @@ from typing import Any
 
 from canvas import Box, Triple, triple
 from coarse2fine.config.schema import Config
-from coarse2fine.fine.segment import better_alone, input_reader, norm_tiles
+from coarse2fine.fine.canvases import better_alone
+from coarse2fine.fine.inputs import input_reader, norm_tiles
 from coarse2fine.large.cells import Scene, VolumeNorm, look_around, look_at_cell
 from coarse2fine.large.execution.work import Key
 from coarse2fine.large.job import Job, scene_of, write_json

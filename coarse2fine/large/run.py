@@ -21,7 +21,8 @@ from coarse2fine.io import Grid, LabelSpec, Volume, atomic_write, create_labels,
 from coarse2fine.io.stores.presence import check_stored
 from coarse2fine.large.cells import open_scene
 from coarse2fine.large.execution.engine import Engine, Failure, Task, run_phase
-from coarse2fine.large.execution.work import Key, Manifest, WorkFolder, open_work
+from coarse2fine.large.execution.manifest import Manifest
+from coarse2fine.large.execution.work import Key, WorkFolder, open_work
 from coarse2fine.large.job import SCAN, Job, store_of, write_json
 from coarse2fine.large.lattice import Lattice, plan_lattice
 from coarse2fine.large.norm import settle_norm

@@ -6,8 +6,6 @@ import contextlib
 import copy
 import io
 import itertools
-import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,28 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from numpy.typing import NDArray
 from torch import nn
 
 from canvas import Triple, triple
-from coarse2fine.errors import C2FError, ModelError, UntrustedModelError
-from coarse2fine.io.files.readers import READERS, Reader, default_reader
-from coarse2fine.nnunet.checkpoint import OPERATIONS, Checkpoint, check_plans, find_folds, load_checkpoint, read_json
+from coarse2fine.errors import ModelError
+from coarse2fine.io.files.readers import Reader
 from coarse2fine.nnunet.labels import Labels
-from coarse2fine.nnunet.plans import check_label_resampling, demand, resampling_of
 from coarse2fine.resampling.operators import Method
-from coarse2fine.system.terminal import plain, shown
 
 with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints about environment variables that inference needs not
     from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
-    from nnunetv2.utilities.label_handling.label_handling import LabelManager
-    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-
-__all__ = ["Model", "Scheme", "gaussian", "load_model", "nnunet_predictor", "tile_starts"]
-
-MOST_VOXELS = 1 << 28  # of a patch; the largest patches that fit into a GPU have a tenth
-NETWORKS = {"PlainConvUNet": PlainConvUNet, "ResidualEncoderUNet": ResidualEncoderUNet}
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,228 +137,6 @@ class Model:
         if total is None:
             raise ModelError(f"{self.folder} has no network", "Load the model with load_model.")
         return total / len(networks) if len(networks) > 1 else total
-
-
-def load_model(
-    folder: Path | str,
-    *,
-    folds: tuple[str, ...] | None = None,
-    checkpoint: str = "checkpoint_final.pth",
-    device: torch.device | str = "cpu",
-    trust: bool = False,
-) -> Model:
-    """Load an nnU-Net v2 model folder without executing anything it contains.
-
-    Args:
-        folder: ``Trainer__Plans__Configuration`` folder with ``plans.json``, ``dataset.json`` and ``fold_*``.
-        folds: Folds to average; None takes all numbered ones, else ``all``.
-        checkpoint: File name in each fold.
-        device: Where to run.
-        trust: Unpickle checkpoints without restriction.
-
-    Raises:
-        ModelError: If something is missing or does not fit together.
-        UntrustedModelError: If the folder names code outside the allowlists.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ModelError(f"model folder {folder} does not exist", "Give the folder that holds plans.json and fold_*.")
-    plans, dataset = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
-    check_plans(plans, folder / "plans.json")
-    reader = _reader(plans, dataset, folder)
-    names = folds or find_folds(folder, checkpoint)
-    checkpoints = [load_checkpoint(folder / f"fold_{name}" / checkpoint, trust=trust) for name in names]
-    with _well_formed(folder / "dataset.json"):
-        labels, channels = _labels(dataset), _channels(dataset)
-    with _well_formed(folder / "plans.json"):
-        manager = PlansManager(dict(plans))
-        configuration = _configuration(manager, checkpoints[0])
-        patch, transpose = _patch(configuration, checkpoints[0]), triple(plans["transpose_forward"])
-        spacing = tuple(float(size) for size in configuration.spacing)
-        schemes = _schemes(manager, configuration)
-        strides = np.array(configuration.pool_op_kernel_sizes)
-        divisor = triple(np.prod(strides, axis=0))
-        demand(bool((strides > 0).all()) and not any(np.mod(patch, divisor)), "strides", strides.tolist())
-        demand(sorted(transpose) == [0, 1, 2], "transpose_forward", transpose)
-        demand(len(spacing) == 3 and all(0 < size < np.inf for size in spacing), "spacing", spacing)
-        demand(len(schemes) == channels, "normalization_schemes", configuration.normalization_schemes)
-        cascade = configuration.previous_stage_name is not None
-        inputs = channels + (len(labels.foreground) if cascade else 0)
-        data_method, logit_method = (
-            resampling_of(configuration.configuration, what, folder / "plans.json")
-            for what in ("data", "probabilities")
-        )
-        if logit_method.library == "none" != data_method.library:
-            raise ModelError(
-                f"{folder / 'plans.json'}: images are resampled, but outputs are not brought back (no_resampling_hack)",
-                "Name the same kind of function in resampling_fn_data and resampling_fn_probabilities.",
-            )
-        if cascade:
-            check_label_resampling(configuration.configuration, folder / "plans.json")
-        networks = [_network(configuration, inputs, labels.heads, weights) for weights in checkpoints]
-    device = torch.device(device)
-    return Model(
-        folder,
-        checkpoints[0].configuration,
-        names,
-        tuple(network.to(device) for network in networks),
-        device,
-        patch,
-        divisor,
-        (spacing[0], spacing[1], spacing[2]),
-        transpose,
-        channels,
-        cascade,
-        labels,
-        schemes,
-        reader,
-        data_method,
-        logit_method,
-        checkpoints[0].mirror_axes,
-        checkpoints[0].trainer,
-        plans,
-        dataset,
-    )
-
-
-@contextlib.contextmanager
-def _well_formed(path: Path) -> Iterator[None]:
-    """Turns whatever nonsense in a file makes its readers raise into an error that names the file."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of plans in nnU-Net's older format, which work
-            yield
-    except (C2FError, MemoryError):
-        raise
-    except Exception as error:  # a stranger's JSON may hold any value in any place
-        reason = plain(f"{type(error).__name__}: {error}".partition("\n")[0][:300])
-        raise ModelError(
-            f"{path} is incomplete or malformed: {reason}", f"Use the {path.name} that nnU-Net wrote with this model."
-        ) from error
-
-
-def _configuration(manager: PlansManager, checkpoint: Checkpoint) -> ConfigurationManager:
-    """The checkpoint's configuration."""
-    name = checkpoint.configuration
-    if name not in manager.plans["configurations"]:
-        raise ModelError(
-            f"{checkpoint.path} was trained for configuration {shown(name)}, which is not in plans.json",
-            "Use the plans.json that belongs to this checkpoint.",
-        )
-    return manager.get_configuration(name)
-
-
-def _patch(configuration: ConfigurationManager, checkpoint: Checkpoint) -> Triple:
-    """Input size of the network, which must be three-dimensional."""
-    patch = configuration.patch_size
-    is_size = isinstance(patch, list) and all(type(edge) is int and edge > 0 for edge in patch)
-    demand(is_size and math.prod(patch) <= MOST_VOXELS, "patch_size", patch)
-    if len(patch) != 3:
-        raise ModelError(
-            f"{checkpoint.path} is a {len(patch)}D model: configuration {checkpoint.configuration!r} has the "
-            f"patch {patch}",
-            "Use a 3D configuration, such as 3d_fullres.",
-        )
-    return triple(patch)
-
-
-def _channels(dataset: Mapping[str, Any]) -> int:
-    """Number of image channels."""
-    names = dataset.get("modality", dataset.get("channel_names"))  # if both are there, nnU-Net counts the former
-    demand(isinstance(names, dict | list) and len(names) > 0, "channel_names", names)
-    return len(names)
-
-
-def _reader(plans: Mapping[str, Any], dataset: Mapping[str, Any], folder: Path) -> Reader:
-    """The image reader that the plans name; where they name none, the one that nnU-Net would plan with."""
-    path, key = folder / "plans.json", "image_reader_writer"
-    name = plans.get(key)
-    if name is None:
-        path, key = folder / "dataset.json", "overwrite_image_reader_writer"
-        name = dataset.get(key)
-    if name in (None, "None"):
-        ending = dataset.get("file_ending")
-        return default_reader(ending.lower() if isinstance(ending, str) else "")
-    if isinstance(name, str) and name in READERS:
-        return READERS[name]
-    if name == "NaturalImage2DIO":
-        raise ModelError(
-            f"{path}: {key} is {shown(name)}, which reads 2D images", "Use a model that was trained on volumes."
-        )
-    raise UntrustedModelError(
-        f"{path}: {key} is {shown(name)}, which is none of nnU-Net's readers of volumes",
-        f"If one of {', '.join(READERS)} gives the same voxels of these images, write its name there instead.",
-    )
-
-
-def _labels(dataset: Mapping[str, Any]) -> Labels:
-    """Label rules of ``dataset.json``, as nnU-Net's LabelManager reads them."""
-    manager = LabelManager(dict(dataset["labels"]), dataset.get("regions_class_order"))
-    regions = tuple(int(label) for label in manager.regions_class_order) if manager.has_regions else ()
-    foreground = tuple(int(label) for label in manager.foreground_labels)
-    heads = int(manager.num_segmentation_heads)
-    demand(all(0 <= label <= np.iinfo(np.uint16).max for label in foreground), "labels", dataset["labels"])
-    demand(set(regions) <= {0, *foreground}, "regions_class_order", regions)
-    return Labels(dict(dataset["labels"]), heads, foreground, regions)
-
-
-def _network(configuration: ConfigurationManager, inputs: int, heads: int, checkpoint: Checkpoint) -> nn.Module:
-    """Build the network from allowlisted names and fill in one fold's weights.
-
-    It is built without memory first (PyTorch's ``meta`` device), so that one of the wrong size costs nothing.
-    """
-    arguments = dict(configuration.network_arch_init_kwargs)
-    if checkpoint.trainer == "nnUNetTrainerBN":  # the one of nnU-Net's trainers that changes a network of these kinds
-        arguments |= {"norm_op": "torch.nn.BatchNorm3d", "norm_op_kwargs": {"eps": 1e-5, "affine": True}}
-    for key in configuration.network_arch_init_kwargs_req_import:
-        arguments[key] = None if arguments[key] is None else OPERATIONS[arguments[key]]
-    build = NETWORKS[configuration.network_arch_class_name.rpartition(".")[2]]
-    with torch.device("meta"):
-        arguments["deep_supervision"] = False  # whatever the plans say, as in nnU-Net
-        network: nn.Module = build(input_channels=inputs, num_classes=heads, **arguments)
-    blank = network.state_dict(keep_vars=True)
-    expected = {name: tuple(tensor.shape) for name, tensor in blank.items()}
-    found = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
-    if expected != found:
-        raise ModelError(
-            f"{checkpoint.path} does not fit the network in plans.json: {_difference(expected, found)}",
-            "Use plans.json and dataset.json of the same training; trainers that change the network "
-            "itself are not supported.",
-        )
-    # A parameter has several names; as when a state is loaded, the last one counts, and nothing is read twice.
-    names = {id(tensor): name for name, tensor in blank.items()}
-    values = checkpoint.read(names.values())
-    for name in list(values):
-        values[name] = values[name].detach().to(blank[name].dtype).contiguous()
-        if not values[name].isfinite().all():
-            raise ModelError(
-                f"{checkpoint.path}: {name} holds numbers that are not finite",
-                "Use another checkpoint or fold: this training has failed.",
-            )
-    network.load_state_dict({name: values[names[id(tensor)]] for name, tensor in blank.items()}, assign=True)
-    return network.eval().requires_grad_(False)
-
-
-def _difference(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str:
-    """The first parameter in which two networks differ."""
-    name = next(name for name in (*expected, *found) if expected.get(name) != found.get(name))
-    have, want = (shown(shapes[name]) if name in shapes else "missing" for shapes in (found, expected))
-    return f"{plain(name)[:200]} is {have} instead of {want}"
-
-
-def _schemes(manager: PlansManager, configuration: ConfigurationManager) -> tuple[Scheme, ...]:
-    """Normalisation of each channel."""
-    schemes = []
-    for channel, (name, masked) in enumerate(
-        zip(configuration.normalization_schemes, configuration.use_mask_for_norm, strict=True)
-    ):
-        values = [0.0] * 4
-        if name == "CTNormalization":  # no other scheme uses the statistics of the data set
-            numbers = manager.foreground_intensity_properties_per_channel[str(channel)]
-            values = [float(numbers[key]) for key in ("mean", "std", "percentile_00_5", "percentile_99_5")]
-            demand(bool(np.isfinite(values).all()), f"foreground_intensity_properties_per_channel.{channel}", numbers)
-        schemes.append(Scheme(name, bool(masked), *values))
-    return tuple(schemes)
 
 
 def resample_labels(

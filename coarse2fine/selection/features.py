@@ -27,7 +27,7 @@ from assignnet import NO_FEATURES, Features, RoiTree
 from canvas import Box, Triple, to_array, triple
 from coarse2fine.coarse.feature_map import BottleneckMap, encoder_of, feature_channels
 from coarse2fine.coarse.heatmap import CoarseResult
-from coarse2fine.fine.segment import input_reader
+from coarse2fine.fine.inputs import input_reader
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import WorkingView
 from coarse2fine.resampling.operators import Floats

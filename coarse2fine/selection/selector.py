@@ -18,11 +18,12 @@ from coarse2fine.coarse.heatmap import CoarseResult
 from coarse2fine.config.schema import Config
 from coarse2fine.config.types import shipped_agents
 from coarse2fine.errors import ModelError
-from coarse2fine.fine.segment import CanvasPlan, same_scale
+from coarse2fine.fine.sizes import CanvasPlan, same_scale
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import WorkingView
-from coarse2fine.regions.detect import RoiSettings, build_tree, find_rois
+from coarse2fine.regions.detect import RoiSettings, find_rois
 from coarse2fine.regions.search_grid import Place
+from coarse2fine.regions.tree import build_tree
 from coarse2fine.selection.features import FeatureSettings, feature_model_fingerprint, tree_features
 from coarse2fine.system.timing import Clock
 

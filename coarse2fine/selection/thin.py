@@ -13,7 +13,8 @@ from dataclasses import replace
 from assignnet import RoiTree
 from canvas import Box, Triple
 from coarse2fine.config.schema import Config
-from coarse2fine.fine.segment import CanvasPlan, plan_sizes, tiles_of, tiles_under
+from coarse2fine.fine.canvases import tiles_of, tiles_under
+from coarse2fine.fine.sizes import CanvasPlan, plan_sizes
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import WorkingView
 from coarse2fine.resampling.operators import Floats

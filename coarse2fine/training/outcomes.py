@@ -19,7 +19,9 @@ from canvas import Box, triple
 from coarse2fine.coarse.heatmap import CoarseResult, look_coarsely, paint_coarse
 from coarse2fine.config.schema import Config
 from coarse2fine.errors import VolumeError
-from coarse2fine.fine.segment import better_alone, plan_sizes, segment_boxes
+from coarse2fine.fine.canvases import better_alone
+from coarse2fine.fine.segment import segment_boxes
+from coarse2fine.fine.sizes import plan_sizes
 from coarse2fine.fine.writeback import LabelWriter
 from coarse2fine.io import Volume
 from coarse2fine.nnunet.model import Model

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from conftest import blobs, import_benchmark
 from rich.console import Console
 
-from coarse2fine.config.schema import load_config
+from coarse2fine.config.reader import load_config
 
 SPACING = (2.5, 0.8, 1.3)
 KEYS = {

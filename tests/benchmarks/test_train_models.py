@@ -24,7 +24,8 @@ from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor impo
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
 from coarse2fine.errors import ModelError, UntrustedModelError
-from coarse2fine.nnunet.model import load_model, nnunet_predictor
+from coarse2fine.nnunet.loading import load_model
+from coarse2fine.nnunet.model import nnunet_predictor
 
 SHAPE, SLOT = (8, 32, 48), (4, 16, 24)
 SCALES = [[1, 1, 1], [1, 0.5, 0.5], [0.5, 0.25, 0.25]]

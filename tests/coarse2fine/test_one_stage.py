@@ -15,11 +15,12 @@ from conftest import blobs, shared
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import nn
 
-from coarse2fine.config.schema import load_config
+from coarse2fine.config.reader import load_config
 from coarse2fine.demo import ASSETS, IMAGE
 from coarse2fine.errors import ModelError
 from coarse2fine.io import Grid, Volume, read_volume
-from coarse2fine.nnunet.model import load_model, nnunet_predictor
+from coarse2fine.nnunet.loading import load_model
+from coarse2fine.nnunet.model import nnunet_predictor
 from coarse2fine.pipeline import Pipeline
 
 SPACING = (2.5, 0.8, 1.3)

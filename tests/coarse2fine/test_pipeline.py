@@ -14,14 +14,16 @@ import pytest
 from conftest import blobs, write_agent
 
 from canvas import Box
-from coarse2fine.config.schema import load_config
+from coarse2fine.config.reader import load_config
 from coarse2fine.demo import IMAGE, REFERENCE, demo_pipeline
 from coarse2fine.errors import ModelError
 from coarse2fine.evaluation.masks import dice
-from coarse2fine.fine import segment as fine_stage
+from coarse2fine.fine import canvases as packing
+from coarse2fine.fine.sizes import plan_sizes
 from coarse2fine.io import Grid, LazyArray, Volume, read_volume
 from coarse2fine.nnunet.instance_norm import NormStatistics, measure_statistics
-from coarse2fine.nnunet.model import Model, load_model
+from coarse2fine.nnunet.loading import load_model
+from coarse2fine.nnunet.model import Model
 from coarse2fine.pipeline import Pipeline, Result
 from coarse2fine.selection.features import FeatureSettings
 
@@ -176,7 +178,7 @@ def test_run__canvases_with_unused_ends__are_trimmed(tiny: tuple[Path, Path], mo
     """The network is spared what no crop reaches; with frozen statistics nearly every voxel stays the same."""
     settings = ["rois.window=[4, 8, 8]", "canvas.size=[8, 48, 48]", "canvas.norm_tiles=1"]
     trimmed = run(tiny, settings)
-    monkeypatch.setattr(fine_stage, "trim", lambda canvas, divisor: canvas)
+    monkeypatch.setattr(packing, "trim", lambda canvas, divisor: canvas)
     whole = run(tiny, settings)
     assert trimmed.report.canvases["count"] == whole.report.canvases["count"]
     assert trimmed.report.canvases["voxels"] < whole.report.canvases["voxels"]
@@ -187,10 +189,10 @@ def test_run__canvases_with_unused_ends__are_trimmed(tiny: tuple[Path, Path], mo
 def test_plan_canvases__of_several_sizes__largest_first(tiny: tuple[Path, Path]) -> None:
     """The memory of its feature maps is then large enough for all others; as packed, it would come in between."""
     config = load_config(None, ["canvas.size=[8, 48, 48]", "canvas.context=[0, 0, 0]"])
-    plan, volume = fine_stage.plan_sizes(config, load_model(tiny[1])), (64, 64, 64)
+    plan, volume = plan_sizes(config, load_model(tiny[1])), (64, 64, 64)
     edges = np.random.default_rng(0).integers([2, 4, 4], [9, 40, 40], (40, 3))
     boxes = [Box.of((0, 0, 0), edge) for edge in edges.tolist()]
-    canvases = fine_stage.plan_canvases(boxes, config, plan, volume)
+    canvases = packing.plan_canvases(boxes, config, plan, volume)
     sizes = [prod(canvas.shape) for canvas in canvases]
     assert sizes[0] == max(sizes) > min(sizes)
     shown = sorted(placement.crop for canvas in canvases for placement in canvas.placements)
@@ -380,7 +382,7 @@ def test_run__norm_case__is_measured_on_the_same_tiles_whatever_is_chosen(
         seen.append(list(tiles))
         return measure_statistics(model, tiles)
 
-    monkeypatch.setattr(importlib.import_module("coarse2fine.fine.segment"), "measure_statistics", record)
+    monkeypatch.setattr(importlib.import_module("coarse2fine.fine.inputs"), "measure_statistics", record)
     for rule in ("all_children", "all_parents"):
         assert run(tiny, [*SPLIT, f"assign.agent={rule}", "canvas.norm=case"]).report.canvases["count"] > 1
     first, second = seen

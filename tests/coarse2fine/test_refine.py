@@ -13,8 +13,8 @@ from large_volumes import bright_models
 from assignnet import Roi, RoiTree
 from canvas import Box
 from coarse2fine.coarse.heatmap import CoarseResult, look_coarsely
-from coarse2fine.config.schema import load_config
-from coarse2fine.fine.segment import plan_sizes
+from coarse2fine.config.reader import load_config
+from coarse2fine.fine.sizes import plan_sizes
 from coarse2fine.io.turn import Turn
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import WorkingView, open_view

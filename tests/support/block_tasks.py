@@ -12,7 +12,8 @@ from typing import Any
 
 from coarse2fine.errors import C2FError, OutputError
 from coarse2fine.large.execution.engine import on_cluster, run_phase
-from coarse2fine.large.execution.work import Manifest, open_work
+from coarse2fine.large.execution.manifest import Manifest
+from coarse2fine.large.execution.work import open_work
 from coarse2fine.system.signals import exit_code, stoppable
 
 MANIFEST = Manifest({"step": 1}, {"name": "volume"}, {"coarse": "1a2b"}, "1.0", {"block": [64, 64, 64]})

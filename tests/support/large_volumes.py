@@ -12,12 +12,13 @@ import zarr
 from torch import nn
 
 from canvas import Box, Triple
-from coarse2fine.config.schema import load_config
+from coarse2fine.config.reader import load_config
 from coarse2fine.io import Grid, LazyArray, Volume
 from coarse2fine.large.cells import UNSETTLED, CellResult, VolumeNorm, look_at_cell, open_scene, segment_cells
 from coarse2fine.large.lattice import Lattice
 from coarse2fine.large.norm import settle
-from coarse2fine.nnunet.model import Model, load_model
+from coarse2fine.nnunet.loading import load_model
+from coarse2fine.nnunet.model import Model
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.preprocessing.statistics import Scan, join_scans, scan_part
 from coarse2fine.system.timing import Clock

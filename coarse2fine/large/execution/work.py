@@ -32,38 +32,33 @@ from typing import Any
 from coarse2fine.errors import OutputError
 from coarse2fine.io.atomic import atomic_write
 from coarse2fine.io.owned import make_own, open_own
+from coarse2fine.large.execution.manifest import Manifest, manifest_differences, plain
 
 __all__ = ["Key", "Manifest", "WorkFolder", "manifest_differences", "open_work", "remove_work"]
 
+
 Key = tuple[int, ...]
 
+
 _FORMAT = "coarse2fine work folder 1"
+
+
 _MANIFEST, _DONE, _DATA = "manifest.json", "done", "data"
+
+
 _HIDDEN = ".c2f-"  # what we create beside these: the lock, temporary files, folders on their way out
+
+
 _LOCK = f"{_HIDDEN}lock"
+
+
 _PHASE = re.compile(r"[a-z][a-z0-9_-]*")
+
+
 _SHOWN = 10  # differences of manifests that a message lists
-_WIDTH = 60  # characters of a value in such a list
+
+
 _ANOTHER = "Choose another work folder (--work)"
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a run is; two runs may share a work folder only if these are equal. All values can be written as JSON.
-
-    Attributes:
-        config: All settings.
-        volume: Identity of the input volume.
-        models: Fingerprints of the models by role.
-        version: Version of this package.
-        layout: Lattice of blocks, region and output.
-    """
-
-    config: Mapping[str, Any]
-    volume: Mapping[str, Any]
-    models: Mapping[str, Any]
-    version: str
-    layout: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,17 +164,6 @@ class WorkFolder:
         return self._phase(phase) / f"{zlib.crc32(name.encode()) % 256:02x}" / f"{name}.json"
 
 
-def manifest_differences(old: Manifest, new: Manifest) -> list[str]:
-    """What differs between two runs, one line per value.
-
-    >>> base = Manifest({"rois": {"threshold": 0.1}}, {}, {}, "1.0", {"block": (64, 64, 64)})
-    >>> manifest_differences(base, Manifest({"rois": {"threshold": 0.3}}, {}, {}, "1.0", {"block": [64, 64, 32]}))
-    ['config.rois.threshold: 0.1 before, 0.3 now', 'layout.block[2]: 64 before, 32 now']
-    """
-    before, now = _plain(old), _plain(new)
-    return [line for name in before for line in _differences(name, before[name], now[name])]
-
-
 @contextmanager
 def open_work(folder: Path, manifest: Manifest, *, restart: bool = False) -> Iterator[WorkFolder]:
     """Opens the work folder of a run, a new one or that of an equal run before; locks it until the end.
@@ -229,7 +213,7 @@ def _prepare(folder: Path, manifest: Manifest, restart: bool) -> str:
     else:
         _remove(folder / _DONE, folder)  # first: without markers nothing of the rest counts, wherever this is cut short
         _remove(folder / _DATA, folder)
-        found = {"format": _FORMAT, "run": secrets.token_hex(8), "manifest": _plain(manifest)}
+        found = {"format": _FORMAT, "run": secrets.token_hex(8), "manifest": plain(manifest)}
         with atomic_write(folder / _MANIFEST) as temp:
             temp.write_text(json.dumps(found, indent=1))
         _sync_folder(folder)
@@ -330,44 +314,6 @@ def _read_json(path: Path) -> Any:
     with suppress(FileNotFoundError, NotADirectoryError, ValueError):
         return json.loads(path.read_bytes())
     return None
-
-
-def _plain(manifest: Manifest) -> dict[str, Any]:
-    """A manifest as it comes back from a file: with lists for tuples."""
-    values = {field.name: getattr(manifest, field.name) for field in fields(manifest)}
-    plain: dict[str, Any] = json.loads(json.dumps(values, default=_as_dict))
-    return plain
-
-
-def _as_dict(value: object) -> dict[Any, Any]:
-    """Mappings that are no dictionaries, for JSON."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"a manifest holds what can be written as JSON, not {type(value).__name__}")
-
-
-_ABSENT = object()
-
-
-def _differences(name: str, old: Any, new: Any) -> Iterator[str]:
-    """Lines for all leaves below ``name`` that differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(key for key in new if key not in old)]:
-            yield from _differences(f"{name}.{key}", old.get(key, _ABSENT), new.get(key, _ABSENT))
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for index, (before, now) in enumerate(zip(old, new, strict=True)):
-            yield from _differences(f"{name}[{index}]", before, now)
-    elif old != new or isinstance(old, bool) != isinstance(new, bool):
-        yield f"{name}: {_short(old)} before, {_short(new)} now"
-
-
-def _short(value: Any) -> str:
-    """A value in few characters. Both ends are kept: paths differ at theirs."""
-    if value is _ABSENT:
-        return "absent"
-    text = json.dumps(value, ensure_ascii=False)
-    half = (_WIDTH - 3) // 2
-    return text if len(text) <= _WIDTH else f"{text[:half]}...{text[-half:]}"
 
 
 def _make_folders(path: Path, base: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import import_benchmark, shared
 
-from coarse2fine.config.schema import load_config
+from coarse2fine.config.reader import load_config
 from coarse2fine.errors import ConfigError
 
 NAMES = ["covid", "covid_masks", "cremi", "em", "fafb", "lung", "ms", "organs", "word"]

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from canvas import Box, Triple, share_of_volume
 from coarse2fine.coarse.heatmap import CoarseResult
-from coarse2fine.config.schema import load_config
+from coarse2fine.config.reader import load_config
 from coarse2fine.io import Grid, Volume
-from coarse2fine.nnunet.model import Model, gaussian, load_model, tile_starts
+from coarse2fine.nnunet.loading import load_model
+from coarse2fine.nnunet.model import Model, gaussian, tile_starts
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.preprocessing.working_grid import WorkingView, open_view
 from coarse2fine.system.timing import Clock

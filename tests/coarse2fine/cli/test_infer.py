@@ -20,7 +20,7 @@ from conftest import blobs, write_agent
 
 import coarse2fine
 from coarse2fine.cli import infer as cli
-from coarse2fine.config.schema import load_config
+from coarse2fine.config.reader import load_config
 from coarse2fine.io import Grid, read_volume
 from coarse2fine.pipeline import Pipeline, preset
 

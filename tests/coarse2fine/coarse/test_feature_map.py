@@ -21,7 +21,8 @@ from canvas import Box
 from coarse2fine.coarse.feature_map import BottleneckMap, encoder_of, feature_channels, record_bottleneck
 from coarse2fine.coarse.heatmap import CoarseResult, body_box, look_coarsely
 from coarse2fine.config.schema import BodyCrop, CoarseConfig
-from coarse2fine.nnunet.model import Model, load_model, tile_starts
+from coarse2fine.nnunet.loading import load_model
+from coarse2fine.nnunet.model import Model, tile_starts
 from coarse2fine.nnunet.sliding_window import sliding_window
 from coarse2fine.preprocessing.working_grid import WorkingView, open_view
 from coarse2fine.system.timing import Clock

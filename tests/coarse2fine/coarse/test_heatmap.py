@@ -16,9 +16,11 @@ from torch.nn import functional as F
 
 from canvas import Box, Triple
 from coarse2fine.coarse.heatmap import CoarseResult, body_box, look_coarsely, paint_coarse
-from coarse2fine.config.schema import BodyCrop, load_config
+from coarse2fine.config.reader import load_config
+from coarse2fine.config.schema import BodyCrop
 from coarse2fine.large.window import outwards
-from coarse2fine.nnunet.model import Model, load_model
+from coarse2fine.nnunet.loading import load_model
+from coarse2fine.nnunet.model import Model
 from coarse2fine.nnunet.sliding_window import sliding_window
 from coarse2fine.preprocessing.working_grid import open_view
 from coarse2fine.regions.search_grid import Place

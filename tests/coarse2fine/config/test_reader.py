@@ -12,15 +12,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 import assignnet
-from coarse2fine.config.schema import (
-    RECORD_NAMES,
-    AssignConfig,
-    CanvasConfig,
-    Config,
-    config_hash,
-    load_config,
-    shipped_config,
-)
+from coarse2fine.config.reader import config_hash, load_config, shipped_config
+from coarse2fine.config.schema import RECORD_NAMES, AssignConfig, CanvasConfig, Config
 from coarse2fine.config.types import shipped_agents
 from coarse2fine.errors import ConfigError
 

@@ -464,7 +464,7 @@ def test_interrupt__while_reading__leaves_nothing(
     def interrupt(*_: object) -> None:
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(rawdata, "_judge", interrupt)
+    monkeypatch.setattr(rawdata, "judge", interrupt)
     try:
         assert run("covid", covid, "-o", tmp_path / "raw") == 128 + number
     finally:

@@ -15,11 +15,14 @@ from torch.nn import functional as F
 
 from canvas import Box, Canvas, Triple, share_of_volume
 from coarse2fine.coarse.heatmap import look_coarsely
-from coarse2fine.config.schema import load_config
-from coarse2fine.fine.segment import better_alone, count_tiles, input_reader, norm_tiles, plan_canvases, plan_sizes
+from coarse2fine.config.reader import load_config
+from coarse2fine.fine.canvases import better_alone, count_tiles, plan_canvases
+from coarse2fine.fine.inputs import input_reader, norm_tiles
+from coarse2fine.fine.sizes import plan_sizes
 from coarse2fine.fine.writeback import LabelWriter
 from coarse2fine.io import Grid, Volume
-from coarse2fine.nnunet.model import Model, load_model
+from coarse2fine.nnunet.loading import load_model
+from coarse2fine.nnunet.model import Model
 from coarse2fine.pipeline import Result
 from coarse2fine.preprocessing.working_grid import open_view
 from coarse2fine.system.timing import Clock

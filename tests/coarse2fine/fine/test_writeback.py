@@ -13,7 +13,8 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from canvas import Box, Placement
 from coarse2fine.evaluation.masks import dice
 from coarse2fine.fine.writeback import LabelWriter, export_labels
-from coarse2fine.nnunet.model import Model, load_model, nnunet_predictor
+from coarse2fine.nnunet.loading import load_model
+from coarse2fine.nnunet.model import Model, nnunet_predictor
 from coarse2fine.preprocessing.working_grid import WorkingView, open_view
 
 SPACING = (2.5, 0.8, 1.3)

@@ -18,7 +18,8 @@ from coarse2fine.io import Grid, LazyArray, Volume
 from coarse2fine.large.cells import open_scene, segment_cells
 from coarse2fine.large.lattice import plan_lattice
 from coarse2fine.large.levels import open_level, part_of, reaches_over, uncovered
-from coarse2fine.nnunet.model import Model, load_model
+from coarse2fine.nnunet.loading import load_model
+from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import open_view
 from coarse2fine.system.timing import Clock
 

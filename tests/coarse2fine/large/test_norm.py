@@ -13,7 +13,7 @@ from conftest import blobs
 from large_volumes import SPACING, lazy_volume, merged, pipeline_of, scan_of, side_by_side, write_image
 from large_volumes import segment as segment_volume
 
-from coarse2fine.fine import segment as fine_stage
+from coarse2fine.fine import inputs as fine_stage
 from coarse2fine.io import Grid, LabelSpec, Volume
 from coarse2fine.large.cells import VolumeNorm, look_at_cell, open_scene
 from coarse2fine.large.execution.engine import in_process

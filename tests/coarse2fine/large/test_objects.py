@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import label as label_with_scipy
 
 from canvas import Box, Triple
-from coarse2fine.config.schema import load_config
+from coarse2fine.config.reader import load_config
 from coarse2fine.io import Grid, LabelSpec, create_labels
 from coarse2fine.large import objects
 from coarse2fine.large.execution.work import WorkFolder

@@ -21,7 +21,8 @@ from large_volumes import bright_models, lazy_volume, merged, pipeline_of, segme
 from scipy.ndimage import label as label_with_scipy
 
 from canvas import Box, triple
-from coarse2fine.config.schema import Config, load_config
+from coarse2fine.config.reader import load_config
+from coarse2fine.config.schema import Config
 from coarse2fine.errors import C2FError, ConfigError, ModelError, OutputError, VolumeError
 from coarse2fine.io import Grid, LabelStore, LazyArray, Volume
 from coarse2fine.large.execution.engine import in_process

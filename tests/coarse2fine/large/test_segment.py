@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from canvas import Box, Triple
-from coarse2fine.config.schema import load_config
+from coarse2fine.config.reader import load_config
 from coarse2fine.counts import Tally
 from coarse2fine.io import Grid, LabelSpec, create_labels
 from coarse2fine.large import segment as segment_module

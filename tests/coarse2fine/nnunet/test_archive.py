@@ -22,7 +22,7 @@ from hypothesis.extra import numpy as numbers
 
 from coarse2fine.errors import ModelError
 from coarse2fine.nnunet.archive import Archive, DamagedError, StoredTensor
-from coarse2fine.nnunet.model import load_model
+from coarse2fine.nnunet.loading import load_model
 
 CHECKPOINT = "fold_all/checkpoint_final.pth"
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int8, torch.uint8, torch.bool]
@@ -279,7 +279,7 @@ PROGRAM = """
 import json, resource, sys, time
 from pathlib import Path
 from coarse2fine.errors import C2FError
-from coarse2fine.nnunet.model import load_model
+from coarse2fine.nnunet.loading import load_model
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 for name in sys.argv[1:]:
     before, start = peak(), time.process_time()

@@ -25,7 +25,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from coarse2fine.errors import C2FError, ModelError, UntrustedModelError
-from coarse2fine.nnunet.model import load_model
+from coarse2fine.nnunet.loading import load_model
 
 CHECKPOINT = "fold_all/checkpoint_final.pth"
 USED, SPARE = "configurations.3d_fullres", "configurations.spare"

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from coarse2fine.nnunet.cpu_layers import ChannelsLast, InPlaceNorm, lean
-from coarse2fine.nnunet.model import Model, load_model
+from coarse2fine.nnunet.loading import load_model
+from coarse2fine.nnunet.model import Model
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -26,7 +26,8 @@ from coarse2fine.nnunet.instance_norm import (
     with_frozen_statistics,
     with_slot_statistics,
 )
-from coarse2fine.nnunet.model import Model, load_model
+from coarse2fine.nnunet.loading import load_model
+from coarse2fine.nnunet.model import Model
 
 LEFT, RIGHT = Box((0, 0, 0), (8, 16, 16)), Box((0, 0, 16), (8, 16, 32))
 CANVAS = Canvas(

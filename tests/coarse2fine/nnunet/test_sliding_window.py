@@ -16,7 +16,8 @@ from nnunetv2.inference.sliding_window_prediction import compute_steps_for_slidi
 from torch import nn
 
 from canvas import Box, Triple
-from coarse2fine.nnunet.model import Model, load_model, nnunet_predictor
+from coarse2fine.nnunet.loading import load_model
+from coarse2fine.nnunet.model import Model, nnunet_predictor
 from coarse2fine.nnunet.sliding_window import sliding_window, tiles_touching
 
 PATCH: Triple = (8, 16, 16)

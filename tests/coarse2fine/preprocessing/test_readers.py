@@ -18,10 +18,10 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from coarse2fine.coarse.heatmap import look_coarsely
-from coarse2fine.config.schema import load_config
+from coarse2fine.config.reader import load_config
 from coarse2fine.errors import ModelError, UntrustedModelError, VolumeError
 from coarse2fine.io import Grid, Volume, read_volume
-from coarse2fine.nnunet.model import load_model
+from coarse2fine.nnunet.loading import load_model
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.preprocessing.working_grid import view_volume, volume_doubts
 from coarse2fine.system.timing import Clock

@@ -18,7 +18,8 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from canvas import Box
 from coarse2fine.errors import VolumeError
 from coarse2fine.io import Grid, Volume
-from coarse2fine.nnunet.model import load_model, nnunet_predictor
+from coarse2fine.nnunet.loading import load_model
+from coarse2fine.nnunet.model import nnunet_predictor
 from coarse2fine.nnunet.plans import trainer_doubts
 from coarse2fine.preprocessing.statistics import join_scans, scan_part
 from coarse2fine.preprocessing.working_grid import nonzero_box, open_view, spacing_doubts, volume_doubts

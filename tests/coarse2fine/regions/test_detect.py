@@ -16,10 +16,11 @@ from scipy import ndimage
 
 from assignnet import Roi
 from canvas import Box, Triple, share_of_volume
-from coarse2fine.regions import detect as module
 from coarse2fine.regions import search_grid as heatmap_module
-from coarse2fine.regions.detect import RoiSettings, build_tree, find_rois
+from coarse2fine.regions import tree as tree_module
+from coarse2fine.regions.detect import RoiSettings, find_rois
 from coarse2fine.regions.search_grid import box_mass, downsample_max, mass_inside
+from coarse2fine.regions.tree import build_tree
 
 SHAPES = st.tuples(*[st.integers(1, 4)] * 3)
 VOLUMES = st.tuples(*[st.integers(1, 9)] * 3)
@@ -391,7 +392,7 @@ def test_build_tree__hull_equals_a_child_of_another_group__joins_the_groups(monk
     tree = build_tree(rois, heatmap, heatmap.shape, **arguments)
     assert [roi.box for roi in tree.parents] == [Box((0, 0, 0), (1, 14, 20))]
     assert tree.leaves == tuple(rois)
-    monkeypatch.setattr(module, "_without_repeats", lambda groups: groups)
+    monkeypatch.setattr(tree_module, "_without_repeats", lambda groups: groups)
     with pytest.raises(ValueError, match="more than one node"):
         build_tree(rois, heatmap, heatmap.shape, **arguments)
 
@@ -413,7 +414,7 @@ def test_build_tree__any_candidates__is_a_valid_tree_that_covers_the_survivors(s
     rois = [Roi(box, 1 - index / 16, box_mass(heatmap, volume, box)) for index, box in enumerate(boxes)]
     arguments = {"threshold": 0.0, "nms_overlap": one, "nmm_overlap": two, "nmm_merging": how}
     tree = build_tree(rois, heatmap, volume, nms_threshold=nms, nmm_threshold=nmm, **arguments)
-    kept = module.suppress(module.to_array(boxes), [roi.score for roi in rois], nms, one)
+    kept = tree_module.suppress(tree_module.to_array(boxes), [roi.score for roi in rois], nms, one)
     held = painted([boxes[index] for index in kept], volume)
     assert (painted([roi.box for roi in tree.leaves], volume) == held).all()
     assert not (held & ~painted([roi.box for roi in tree.parents], volume)).any()
@@ -425,7 +426,7 @@ def test_build_tree__any_candidates__is_a_valid_tree_that_covers_the_survivors(s
 def test_without_repeats__group_touches_two_others__joins_all_three() -> None:
     """Joining goes on until no box is left in two groups, which here takes a second pass."""
     left, right = (Roi(Box.of((0, 0, x), (1, 1, 1)), 0.5, 1.0) for x in (0, 5))
-    assert module._without_repeats([[left], [right], [left, right]]) == [[left, right]]
+    assert tree_module._without_repeats([[left], [right], [left, right]]) == [[left, right]]
 
 
 def test_build_tree__no_candidates__is_empty() -> None:

@@ -21,9 +21,10 @@ from canvas import Box, Triple
 from coarse2fine.coarse.feature_map import BottleneckMap, encoder_of
 from coarse2fine.coarse.heatmap import CoarseResult, look_coarsely
 from coarse2fine.config.schema import CoarseConfig
-from coarse2fine.fine.segment import input_reader
+from coarse2fine.fine.inputs import input_reader
 from coarse2fine.io.turn import Turn
-from coarse2fine.nnunet.model import Model, load_model
+from coarse2fine.nnunet.loading import load_model
+from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import WorkingView, open_view
 from coarse2fine.selection.features import (
     FeatureSettings,

@@ -16,10 +16,10 @@ from assignnet import RULES
 from assignnet.learn.agent import load_agent
 from canvas import Box
 from coarse2fine.coarse.heatmap import look_coarsely
-from coarse2fine.config.schema import load_config
+from coarse2fine.config.reader import load_config
 from coarse2fine.errors import ModelError
-from coarse2fine.fine.segment import plan_sizes
-from coarse2fine.nnunet.model import load_model
+from coarse2fine.fine.sizes import plan_sizes
+from coarse2fine.nnunet.loading import load_model
 from coarse2fine.pipeline import preset
 from coarse2fine.preprocessing.working_grid import open_view
 from coarse2fine.regions.search_grid import Place

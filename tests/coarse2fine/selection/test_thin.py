@@ -14,12 +14,14 @@ from large_volumes import SPACING, pipeline_of, segment, settled
 from assignnet import Roi, RoiTree
 from canvas import Box
 from coarse2fine.coarse.heatmap import look_coarsely
-from coarse2fine.config.schema import Config, load_config
+from coarse2fine.config.reader import load_config
+from coarse2fine.config.schema import Config
 from coarse2fine.counts import Tally
-from coarse2fine.fine.segment import plan_sizes
+from coarse2fine.fine.sizes import plan_sizes
 from coarse2fine.io import Grid, Volume
 from coarse2fine.large.lattice import plan_lattice
-from coarse2fine.nnunet.model import Model, load_model
+from coarse2fine.nnunet.loading import load_model
+from coarse2fine.nnunet.model import Model
 from coarse2fine.nnunet.sliding_window import sliding_window
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.preprocessing.working_grid import WorkingView, open_view

@@ -20,10 +20,11 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from assignnet.value.instance import Instance, write_instances
 from assignnet.value.synthetic import synthetic_instance
-from coarse2fine.config.schema import load_config
+from coarse2fine.config.reader import load_config
 from coarse2fine.errors import C2FError, VolumeError
 from coarse2fine.io import read_volume
-from coarse2fine.nnunet.model import Model, load_model
+from coarse2fine.nnunet.loading import load_model
+from coarse2fine.nnunet.model import Model
 from coarse2fine.selection.features import FeatureSettings
 from coarse2fine.training.dataset import (
     FEW,

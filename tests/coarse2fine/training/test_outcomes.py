@@ -12,7 +12,8 @@ from conftest import blobs
 from assignnet import RULES
 from assignnet.value.instance import Instance
 from canvas import share_of_volume
-from coarse2fine.config.schema import Config, load_config
+from coarse2fine.config.reader import load_config
+from coarse2fine.config.schema import Config
 from coarse2fine.errors import VolumeError
 from coarse2fine.evaluation.masks import dice
 from coarse2fine.io import Grid, Volume

@@ -18,7 +18,8 @@ import pytest
 
 from coarse2fine.errors import OutputError
 from coarse2fine.large.execution import work as module
-from coarse2fine.large.execution.work import Manifest, WorkFolder, manifest_differences, open_work, remove_work
+from coarse2fine.large.execution.manifest import Manifest, manifest_differences
+from coarse2fine.large.execution.work import WorkFolder, open_work, remove_work
 
 MANIFEST = Manifest(
     config={"rois": {"threshold": 0.1}, "name": None},
@@ -236,7 +237,8 @@ def test_open_work__links_of_ours_inside__are_never_followed(tmp_path: Path, res
 HOLDER = """
 import sys, time
 from pathlib import Path
-from coarse2fine.large.execution.work import Manifest, open_work
+from coarse2fine.large.execution.manifest import Manifest
+from coarse2fine.large.execution.work import open_work
 with open_work(Path(sys.argv[1]), Manifest({}, {}, {}, "", {})):
     print("open", flush=True)
     time.sleep(60)

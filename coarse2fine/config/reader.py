@@ -1,0 +1,105 @@
+"""How a configuration is read: shipped or own YAML files, and ``key=value`` overrides."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from coarse2fine.config.schema import RECORD_NAMES, Config
+from coarse2fine.config.validation import ModelReader, did_you_mean
+from coarse2fine.config.yaml import Origin, YamlTree, parse_yaml
+from coarse2fine.errors import ConfigError
+
+_MAX_BYTES = 100_000  # the YAML parser is slow on purpose-made input; a configuration has a few thousand bytes
+
+
+def load_config(path: Path | str | None, overrides: Sequence[str] = ()) -> Config:
+    """Reads the settings of a run.
+
+    Args:
+        path: A YAML file, or the name of a shipped one (``covid``); None means all defaults. Model folders that it
+            names are relative to the file.
+        overrides: Settings such as ``canvas.slot=[12, 128, 128]`` that win over the file's. Their values are YAML;
+            model folders are relative to the current folder.
+
+    Returns:
+        The validated settings.
+
+    Raises:
+        ConfigError: With every problem of the file and of the overrides, one per line.
+
+    Example:
+        >>> load_config(None, ["rois.threshold=0.5"]).rois.threshold
+        0.5
+    """
+    tree, base = YamlTree(), Path.cwd()
+    if path is not None:
+        file = _find(Path(path))
+        tree, base = _read(file), file.absolute().parent
+    reader = ModelReader(Config, tree, RECORD_NAMES)
+    for number, text in enumerate(overrides):
+        reader.override(text, Origin(_MAX_BYTES + number, f"--set {text}"))
+    return reader.validate(base)
+
+
+def shipped_config(name: str) -> Path:
+    """The path of a configuration that comes with the software.
+
+    Args:
+        name: Its name without suffix, such as ``covid``.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    shipped = _shipped()
+    if name not in shipped:
+        raise ConfigError(f"no configuration named '{name}'", _shipped_hint(name))
+    return shipped[name]
+
+
+def config_hash(config: Config) -> str:
+    """A short fingerprint, equal for equal settings whatever file or override they came from.
+
+    Example:
+        >>> config_hash(Config()) == config_hash(load_config(None, ["rois.threshold=0.3"]))
+        True
+    """
+    text = json.dumps(config.to_dict(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _shipped() -> dict[str, Path]:
+    package = Path(__file__).parents[1]
+    for folder in (package / "configs", package.parent / "configs"):  # in a wheel; in a checkout
+        found = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+        if found:
+            return found
+    return {}
+
+
+def _shipped_hint(name: str) -> str:
+    names = sorted(_shipped())
+    question = did_you_mean(name, names).replace("did", "Did", 1)
+    return f"{question} Shipped configurations: {', '.join(names)}; the name alone is enough.".lstrip()
+
+
+def _find(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if not path.suffix and path.name == str(path):
+        return shipped_config(path.name)
+    raise ConfigError(f"no configuration file at '{path}'", _shipped_hint(path.stem))
+
+
+def _read(file: Path) -> YamlTree:
+    try:
+        if file.stat().st_size > _MAX_BYTES:
+            raise ConfigError(f"'{file}' is larger than {_MAX_BYTES} bytes", "Is it really a configuration?")
+        text = file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"cannot read '{file}': {error.strerror}", "Check the file and its permissions.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"'{file}' is not UTF-8 text", "Save it as UTF-8.") from error
+    return parse_yaml(text, lambda line: Origin(line, f"{file}:{line}"))

@@ -1,0 +1,84 @@
+"""Inputs of the fine network, and the tiles on which ``norm: case`` is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from assignnet import Roi, in_space_order
+from canvas import (
+    Box,
+    Read,
+    Triple,
+)
+from coarse2fine.coarse.heatmap import CoarseResult
+from coarse2fine.config.schema import Config
+from coarse2fine.fine.sizes import CanvasPlan
+from coarse2fine.nnunet.instance_norm import (
+    NormStatistics,
+    measure_statistics,
+)
+from coarse2fine.nnunet.model import Model
+from coarse2fine.preprocessing.working_grid import WorkingView
+from coarse2fine.resampling.operators import Floats
+from coarse2fine.system.timing import Clock
+
+
+def input_reader(view: WorkingView, prior: CoarseResult | None) -> Read:
+    """Reads network inputs: the image's channels, and in a cascade the coarse labels as further channels."""
+
+    def read(box: Box, shape: Triple) -> Floats:
+        data = view.read(box, shape)
+        if prior is None:
+            return data
+        labels = prior.one_hot(box.shift(view.window.start), view.whole)
+        if shape != box.shape:
+            index = [
+                ((np.arange(new) + 0.5) * old / new).astype(int) for old, new in zip(box.shape, shape, strict=True)
+            ]
+            labels = labels[np.ix_(np.arange(len(labels)), *index)]
+        return np.concatenate([data, labels])
+
+    return read
+
+
+def input_channels(model: Model) -> int:
+    """Input channels of a model: the image's, and in a cascade one for each foreground label."""
+    return model.channels + (len(model.labels.foreground) if model.cascade else 0)
+
+
+def norm_tiles(boxes: Sequence[Box], config: Config, plan: CanvasPlan, model: Model, volume: Triple) -> list[Box]:
+    """The native tiles that ``norm: case`` is measured on: around some of the boxes, spread over space.
+
+    Which they are does not depend on the order of the boxes.
+
+    Args:
+        boxes: Of the case.
+        config: Says how many.
+        plan: Sizes.
+        model: Its patch is the size of a tile.
+        volume: Shape of the working grid.
+    """
+    spread = in_space_order([Roi(box, 0.0, 0.0) for box in boxes], plan.native)
+    count = min(config.canvas.norm_tiles, len(boxes))
+    picked = [spread[round(index)].box for index in np.linspace(0, len(boxes) - 1, count)]
+    return [box.centred(model.patch, Box.whole(volume)) for box in picked]
+
+
+def measure_case(
+    view: WorkingView, model: Model, tiles: Sequence[Box], coarse: CoarseResult, clock: Clock
+) -> NormStatistics:
+    """The statistics of ``norm: case``.
+
+    Args:
+        view: The fine model's view of the volume.
+        model: The fine model.
+        tiles: From ``norm_tiles``.
+        coarse: Coarse result, an input of cascades.
+        clock: Books network passes under ``fine.network``.
+    """
+    read = input_reader(view, coarse if model.cascade else None)
+    inputs = [read(tile, tile.shape) for tile in tiles]
+    with clock.time("fine.network"):
+        return measure_statistics(model, inputs)
