@@ -61,14 +61,17 @@ from coarse2fine.errors import C2FError
 from coarse2fine.io import atomic_write, check_writable
 from coarse2fine.selection.features import FeatureSettings
 from coarse2fine.system.memory import keep_freed_memory
-from coarse2fine.training.outcomes import TeachSettings
+from coarse2fine.training.outcomes import OutcomeSettings
 
 METRICS: Mapping[str, Metric] = {"lung": "dice", "em": "iou", "ms": "dice", "synthetic": "dice"}
 """Quality by which each data set is judged, and for which its agents are trained."""
 LAMBDAS, ABLATION_LAMBDAS, QUICK_LAMBDAS = (
     (0.01, 0.03, 0.05, 0.1, 0.1275, 0.2, 0.5), (0.03, 0.05, 0.1275), (0.05, 0.2),
 )  # fmt: skip
-TEACH, QUICK_TEACH = TeachSettings(variants=3, regions=6, most=1000), TeachSettings(variants=1, regions=1, most=1000)
+TEACH, QUICK_TEACH = (
+    OutcomeSettings(variants=3, regions=6, most=1000),
+    OutcomeSettings(variants=1, regions=1, most=1000),
+)
 ALL_FEATURES = FeatureSettings(global_info=True)
 GAP = 1e-4
 """The oracle counts as proven to be the best where no more reward than this lies between it and its bound."""
@@ -117,7 +120,7 @@ def all_policies(folder: Path, real: RealCase | None) -> list[Policy]:
         except ValueError as error:
             raise C2FError(str(error)) from error
         number = int(seed[1]) if seed else int(agent.card.training.get("settings", {}).get("seed", 0))
-        shown = real.chooser(str(path.parent)).features if real else None
+        shown = real.selector(str(path.parent)).features if real else None
         policies.append(Policy(name, agent, number, agent.card, shown))
     return policies
 
@@ -253,7 +256,7 @@ def real_figures(options: argparse.Namespace, real: RealCase, policies: Sequence
         figures |= {"order": compare_orders(real, seen, agents[name]), "order_agent": name}
     if options.plots:
         chosen = choose(real, seen, agents[name], ORDER_WEIGHT)
-        orders = {name: chosen, "in space": in_space_order(chosen, real.pipeline.plan.slot)}
+        orders = {name: chosen, "in space": in_space_order(chosen, real.pipeline.stage.plan.slot)}
         aspect = real.pipeline.fine.spacing[1] / real.pipeline.fine.spacing[2]
         title = f"{real.labelled.name}: {name} at lambda {ORDER_WEIGHT:g}"
         picture = (seen.image, seen.truth, seen.tree)

@@ -13,12 +13,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from coarse2fine.coarse.heatmap import CoarseResult, look_coarsely
+    from coarse2fine.coarse.heatmap import CoarseResult, CoarseStage, predict_heatmap
+    from coarse2fine.coarse.scene import Scene
     from coarse2fine.config.reader import load_config
     from coarse2fine.config.schema import Config
     from coarse2fine.errors import C2FError
     from coarse2fine.fine.canvases import plan_canvases
-    from coarse2fine.fine.segment import segment_boxes
+    from coarse2fine.fine.segment import FineStage, segment_boxes
     from coarse2fine.fine.sizes import plan_sizes
     from coarse2fine.fine.writeback import LabelWriter
     from coarse2fine.io import Grid, Volume, read_volume, write_labels
@@ -30,14 +31,16 @@ if TYPE_CHECKING:
     from coarse2fine.regions.detect import RoiSettings, find_rois
     from coarse2fine.regions.tree import build_tree
     from coarse2fine.report import RunReport
+    from coarse2fine.system.timing import Run
 
 _HOMES = {
-    "coarse.heatmap": ("CoarseResult", "look_coarsely"),
+    "coarse.heatmap": ("CoarseResult", "CoarseStage", "predict_heatmap"),
+    "coarse.scene": ("Scene",),
     "config.reader": ("load_config",),
     "config.schema": ("Config",),
     "errors": ("C2FError",),
     "fine.canvases": ("plan_canvases",),
-    "fine.segment": ("segment_boxes",),
+    "fine.segment": ("FineStage", "segment_boxes"),
     "fine.sizes": ("plan_sizes",),
     "io": ("Grid", "Volume", "read_volume", "write_labels"),
     "nnunet.loading": ("load_model",),
@@ -48,14 +51,16 @@ _HOMES = {
     "regions.tree": ("build_tree",),
     "nnunet.sliding_window": ("sliding_window",),
     "preprocessing.working_grid": ("WorkingView", "view_volume"),
+    "system.timing": ("Run",),
     "fine.writeback": ("LabelWriter",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "C2FError", "CoarseResult", "Config", "Grid", "LabelWriter", "Model", "Pipeline", "Result", "RoiSettings",
-    "RunReport", "Volume", "WorkingView", "build_tree", "find_rois", "load_config", "load_model", "look_coarsely",
-    "plan_canvases", "plan_sizes", "read_volume", "segment_boxes", "sliding_window", "view_volume", "write_labels",
+    "C2FError", "CoarseResult", "CoarseStage", "Config", "FineStage", "Grid", "LabelWriter", "Model", "Pipeline",
+    "Result", "RoiSettings", "Run", "RunReport", "Scene", "Volume", "WorkingView", "build_tree", "find_rois",
+    "load_config", "load_model", "plan_canvases", "plan_sizes", "predict_heatmap", "read_volume",
+    "segment_boxes", "sliding_window", "view_volume", "write_labels",
 ]  # fmt: skip
 
 

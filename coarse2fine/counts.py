@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from assignnet import Roi, RoiTree
 from canvas import Box, Triple, share_of_volume
-from coarse2fine.fine.segment import FineResult
+from coarse2fine.coarse.scene import Scene
 from coarse2fine.regions.search_grid import Heatmap, Place, SearchGrid
+from coarse2fine.segmenter import Segmented
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Tally:
         covered: Of these, in boxes that were processed.
         mass: Sum of the heatmap.
         mass_covered: Of this, in boxes that were processed.
-        unpacked: Regions that were segmented as two-stage mode does it, see ``thin.py``.
+        unpacked: Regions that were segmented as two-stage mode does it, see ``selection.thin``.
     """
 
     children: int = 0
@@ -98,37 +99,34 @@ class Tally:
         return {"volume": volume, "heatmap_mass": mass}
 
 
-def tally(
-    tree: RoiTree,
-    chosen: Sequence[Roi],
-    fine: FineResult,
-    heatmap: Heatmap,
-    volume: Triple,
-    place: Place | None = None,
-    *,
-    own: Box | None = None,
-    core: Box | None = None,
-    offset: Triple = (0, 0, 0),
-    elsewhere: Sequence[Box] = (),
-    unpacked: bool = False,
-) -> Tally:
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which part of what is seen is one's own; by default all of it.
+
+    Attributes:
+        heatmap: Voxels of the heatmap whose mass is one's own; None for all.
+        core: Voxels of the working grid that are one's own; None for all.
+        elsewhere: Boxes of the working grid that others count.
+    """
+
+    heatmap: Box | None = None
+    core: Box | None = None
+    elsewhere: tuple[Box, ...] = ()
+
+
+def tally(found: Segmented, scene: Scene, share: Share = Share()) -> Tally:
     """Numbers of a volume, or of a cell of one.
 
     Args:
-        tree: Regions.
-        chosen: Those of them that were chosen.
-        fine: What the fine stage did.
-        heatmap: The heatmap, or what a cell sees of it.
-        volume: Shape of the whole working grid.
-        place: Where the heatmap lies, if it is a part of one.
-        own: Voxels of the heatmap whose mass is the cell's; None for all.
-        core: Voxels of the working grid that are the cell's; None for all.
-        offset: Where boxes are counted from on the working grid.
-        elsewhere: Boxes of the working grid that other cells count.
-        unpacked: Whether the regions were segmented as two-stage mode does it.
+        found: What was segmented.
+        scene: In what.
+        share: What counts of it.
     """
+    tree, chosen, fine = found.tree, found.chosen, found.fine
+    heatmap, volume, place = scene.coarse.heatmap, scene.view.whole, scene.coarse.place
+    own, elsewhere, offset = share.heatmap, share.elsewhere, scene.view.window.start
     boxes = [box.shift(offset).clip(Box.whole(volume)) for box in fine.boxes]
-    core = core or Box.whole(volume)
+    core = share.core or Box.whole(volume)
     # What boxes reach of other cells counts where these do not count it themselves, as far as is known here.
     covered = _union([box.clip(core) for box in boxes], volume)
     covered += _union([*boxes, *elsewhere, core], volume) - _union([*elsewhere, core], volume)
@@ -153,7 +151,7 @@ def tally(
         covered=covered,
         mass=float(heatmap.sum(where=mine, dtype=np.float64)),
         mass_covered=float(heatmap.sum(where=counted, dtype=np.float64)),
-        unpacked=len(chosen) if unpacked else 0,
+        unpacked=len(chosen) if found.unpacked else 0,
     )
 
 

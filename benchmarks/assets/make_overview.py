@@ -15,13 +15,20 @@ from numpy.typing import NDArray
 
 from assignnet import RULES, Problem
 from canvas import Canvas, Triple, gather
-from coarse2fine import build_tree, find_rois, look_coarsely, plan_canvases, read_volume, view_volume
+from coarse2fine import (
+    CoarseStage,
+    build_tree,
+    find_rois,
+    plan_canvases,
+    predict_heatmap,
+    read_volume,
+    view_volume,
+)
 from coarse2fine.coarse.heatmap import CoarseResult
 from coarse2fine.demo import IMAGE, demo_pipeline
 from coarse2fine.demo.orientation import as_displayed, display_axes
 from coarse2fine.io import Grid
 from coarse2fine.regions.detect import RoiSettings
-from coarse2fine.system.timing import Clock
 
 TARGET = Path(__file__).parents[2] / "docs" / "overview.png"
 WINDOW = {"cmap": "gray", "vmin": -1200, "vmax": 400, "interpolation": "bilinear"}
@@ -34,11 +41,9 @@ def main() -> None:
     if pipeline.coarse is None:
         raise SystemExit("the demo has a coarse model")
     coarse_view = view_volume(volume, pipeline.coarse)
-    coarse = look_coarsely(
-        coarse_view, pipeline.coarse, pipeline.fine, pipeline.config.coarse, Clock(), lambda *_: None
-    )
+    coarse = predict_heatmap(CoarseStage(pipeline.coarse, pipeline.fine, pipeline.config.coarse), coarse_view)
     view = view_volume(volume, pipeline.fine)
-    settings = RoiSettings(threshold=pipeline.config.rois.threshold, window=pipeline.plan.window)
+    settings = RoiSettings(threshold=pipeline.config.rois.threshold, window=pipeline.stage.plan.window)
     tree = build_tree(
         find_rois(coarse.heatmap, view.shape, settings),
         coarse.heatmap,
@@ -47,8 +52,8 @@ def main() -> None:
         nms_threshold=0.75,
         nmm_threshold=0.35,
     )
-    boxes = [roi.box for roi in RULES["greedy"](tree, Problem(slot=pipeline.plan.slot))]
-    canvas = plan_canvases(boxes, pipeline.config, pipeline.plan, view.shape)[0]
+    boxes = [roi.box for roi in RULES["greedy"](tree, Problem(slot=pipeline.stage.plan.slot))]
+    canvas = plan_canvases(boxes, pipeline.config, pipeline.stage.plan, view.shape)[0]
     shown = gather(canvas, view.read, 1)[0]
     labels = pipeline(volume).labels
     draw(volume.channels[0], volume.grid, coarse, view.shape, canvas, shown, labels)

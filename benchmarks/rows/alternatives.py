@@ -1,6 +1,6 @@
 """Other ways to choose where the fine network looks: what users have today, for comparison with coarse2fine.
 
-Every method starts from the same :class:`Scene` and differs in nothing but the choice of tiles. Models, precision, tile
+Every method starts from the same :class:`Given` and differs in nothing but the choice of tiles. Models, precision, tile
 step and mirroring are the same, and so are the coarse look, and our reading, lazy resampling and write-back, which are
 faster than what the originals come with. On the CPU all of them run the *lean* network, as coarse2fine does, for else
 they would lose by our faster layers and not by their choice. A tile is always the model's own patch at native
@@ -44,7 +44,7 @@ SHARE_OF_MASS = 0.99
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scene:
+class Given:
     """What every method starts from.
 
     Attributes:
@@ -86,7 +86,7 @@ class _Tiles:
     weights; no array of classes x volume exists.
 
     Args:
-        scene: Models and settings.
+        given: Models and settings.
         region: Box of the working grid. The network sees nothing outside of it: where the region is smaller than a
             tile, it is padded with 0 on both sides, as nnU-Net pads.
 
@@ -95,12 +95,12 @@ class _Tiles:
         writer: Receives outputs; who wants other labels than background elsewhere paints them first.
     """
 
-    def __init__(self, scene: Scene, region: Box) -> None:
-        self._scene, self._region, self._model = scene, region, lean(scene.model)
-        self._read = input_reader(scene.view, scene.coarse if scene.model.cascade else None)
+    def __init__(self, given: Given, region: Box) -> None:
+        self._given, self._region, self._model = given, region, lean(given.model)
+        self._read = input_reader(given.view, given.coarse if given.model.cascade else None)
         self._clock, self._run = Clock(), 0
-        self.boxes = window_boxes(region, scene.model.patch, scene.tile_step)
-        self.writer = LabelWriter(scene.view, scene.model)
+        self.boxes = window_boxes(region, given.model.patch, given.tile_step)
+        self.writer = LabelWriter(given.view, given.model)
         self.writer.expect(tile.clip(region) for tile in self.boxes)
 
     def run(self, index: int) -> Floats:
@@ -110,7 +110,7 @@ class _Tiles:
         shown = placement.box.relative_to(placement.source).slices
         data[(slice(None), *shown)] = self._read(placement.box, placement.box.shape)
         with self._clock.time("network"):
-            outputs = model.forward(torch.from_numpy(data)[None], mirroring=self._scene.mirroring)
+            outputs = model.forward(torch.from_numpy(data)[None], mirroring=self._given.mirroring)
             logits: Floats = outputs[0].float().cpu().numpy()
         self._run += 1
         self.writer.add(placement, logits)
@@ -154,7 +154,7 @@ def window_boxes(region: Box, patch: Triple, step: float) -> list[Box]:
     return [Box.of(corner, patch).shift(origin) for corner in tile_starts(padded, patch, step)]
 
 
-def crop_foreground(scene: Scene, margin: float = CROP_MARGIN) -> Looked:
+def crop_foreground(given: Given, margin: float = CROP_MARGIN) -> Looked:
     """The sliding window inside one box around all coarse foreground, as TotalSegmentator does it.
 
     TotalSegmentator (Wasserthal et al. 2023, github.com/wasserth/TotalSegmentator) runs a 6 mm model first, crops the
@@ -162,39 +162,39 @@ def crop_foreground(scene: Scene, margin: float = CROP_MARGIN) -> Looked:
     Its ``python_api.py`` sets ``crop_addon = [20, 20, 20]`` for such crops, in mm, which ``cropping.py`` divides by the
     voxel size and rounds down. Its default, ``[3, 3, 3]``, remains for crops to a body mask (``--body_seg``).
 
-    Foreground is what exceeds the scene's threshold; TotalSegmentator takes labels. As there, the network sees nothing
+    Foreground is what exceeds the given's threshold; TotalSegmentator takes labels. As there, the network sees nothing
     outside of the crop. Unlike there, intensities are normalised as of the whole case, as everywhere here.
 
     Args:
-        scene: What to look at.
+        given: What to look at.
         margin: Added on each side of the box, in the unit of the spacing.
     """
-    whole = Box.whole(scene.view.shape)
-    region = foreground_box(scene)
+    whole = Box.whole(given.view.shape)
+    region = foreground_box(given)
     if region.volume:
-        region = region.grow(triple(int(margin / size) for size in scene.model.spacing)).clip(whole)
-    tiles = _Tiles(scene, region)
+        region = region.grow(triple(int(margin / size) for size in given.model.spacing)).clip(whole)
+    tiles = _Tiles(given, region)
     for index in range(len(tiles.boxes)):
         tiles.run(index)
     return tiles.finish()
 
 
-def foreground_box(scene: Scene) -> Box:
+def foreground_box(given: Given) -> Box:
     """The smallest box of the working grid that holds every heatmap voxel above the threshold; empty if there is none.
 
     A working-grid voxel that a heatmap voxel covers in part belongs to the box.
     """
-    above, start, stop = scene.coarse.heatmap > scene.threshold, [], []
+    above, start, stop = given.coarse.heatmap > given.threshold, [], []
     if not above.any():
         return Box((0, 0, 0), (0, 0, 0))
-    for axis, (small, large) in enumerate(zip(above.shape, scene.view.shape, strict=True)):
+    for axis, (small, large) in enumerate(zip(above.shape, given.view.shape, strict=True)):
         found = np.flatnonzero(above.any(axis=tuple({0, 1, 2} - {axis})))
         start.append(int(found[0]) * large // small)
         stop.append(-(-(int(found[-1]) + 1) * large // small))
     return Box(triple(start), triple(stop))
 
 
-def masked_tiles(scene: Scene) -> Looked:
+def masked_tiles(given: Given) -> Looked:
     """MONAI's sliding window, whose predictor skips tiles that the coarse mask does not touch.
 
     This is ``monai.inferers.SlidingWindowInferer`` with Gaussian blending and ``with_coord=True``, which tells the
@@ -206,32 +206,32 @@ def masked_tiles(scene: Scene) -> Looked:
     single precision, classes x volume, which is what its users live with. Its tiles are a full step apart and the last
     one is moved back, while nnU-Net spreads them evenly. Its Gaussian lies half a voxel beside nnU-Net's.
     """
-    view, model, clock = scene.view, lean(scene.model), Clock()
-    read = input_reader(view, scene.coarse if model.cascade else None)
+    view, model, clock = given.view, lean(given.model), Clock()
+    read = input_reader(view, given.coarse if model.cascade else None)
     whole, seen = Box.whole(view.shape), 0
 
     def predict(batch: torch.Tensor, where: Sequence[Sequence[slice]]) -> torch.Tensor:
         nonlocal seen
         # Along axes that MONAI pads these count from its padding, but there the only tile holds everything anyway.
         place = Box.of((axis.start for axis in where[0][2:]), model.patch).clip(whole)
-        if scene.coarse.peak_in(place, view.shape) <= scene.threshold:
+        if given.coarse.peak_in(place, view.shape) <= given.threshold:
             return certain_background(model, batch)
         seen += 1
         with clock.time("network"):
-            logits = model.forward(batch, mirroring=scene.mirroring).float()
+            logits = model.forward(batch, mirroring=given.mirroring).float()
             if model.device.type == "cuda":
                 torch.cuda.synchronize(model.device)
         return logits
 
     inferer = SlidingWindowInferer(
-        roi_size=model.patch, sw_batch_size=1, overlap=1 - scene.tile_step, mode="gaussian", with_coord=True
+        roi_size=model.patch, sw_batch_size=1, overlap=1 - given.tile_step, mode="gaussian", with_coord=True
     )
     with torch.inference_mode():  # MONAI changes the outputs of the network in place
         data = torch.from_numpy(read(whole, whole.shape))[None].to(model.device)
         outputs = cast(torch.Tensor, inferer(data, predict))
         logits = outputs[0].half().cpu().numpy()
-    writer = LabelWriter(view, scene.model)
-    export_labels(writer, scene.model, logits)
+    writer = LabelWriter(view, given.model)
+    export_labels(writer, given.model, logits)
     return Looked(writer.finish(), seen, clock.seconds["network"])
 
 
@@ -250,7 +250,7 @@ def certain_background(model: Model, batch: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-def centre_windows(scene: Scene, least: int = LEAST_FOREGROUND) -> Looked:
+def centre_windows(given: Given, least: int = LEAST_FOREGROUND) -> Looked:
     """No coarse network: central windows first, and where they are empty nothing else at that height, as in FLARE22.
 
     Team Blackbean won the FLARE22 challenge with it (Huang et al. 2022, "Revisiting nnU-Net for Iterative Pseudo
@@ -264,11 +264,11 @@ def centre_windows(scene: Scene, least: int = LEAST_FOREGROUND) -> Looked:
     so less is lost than there. Heights are positions along the first axis of the working grid.
 
     Args:
-        scene: What to look at; its heatmap is not used.
+        given: What to look at; its heatmap is not used.
         least: Foreground voxels that the central windows of a height need together for the others to be looked at. The
             original's 1000 would be too many for small lesions.
     """
-    tiles, labels = _Tiles(scene, Box.whole(scene.view.shape)), scene.model.labels
+    tiles, labels = _Tiles(given, Box.whole(given.view.shape)), given.model.labels
     for _, group in groupby(range(len(tiles.boxes)), key=lambda index: tiles.boxes[index].start[0]):
         plane = list(group)
         middle = central([tiles.boxes[index] for index in plane])
@@ -293,7 +293,7 @@ def central(plane: Sequence[Box]) -> set[Box]:
     return {box for box in plane if box.start[1] in middle[0] and box.start[2] in middle[1]}
 
 
-def top_patches(scene: Scene, count: int | None = None) -> Looked:
+def top_patches(given: Given, count: int | None = None) -> Looked:
     """The most promising patches at native resolution, coarse labels elsewhere, as No-More-Sliding-Window does it.
 
     NMSW (Jeon et al. 2025, arXiv 2501.10814, github.com/Youngseok0001/open_nmsw) scores the patches of a fixed
@@ -306,16 +306,16 @@ def top_patches(scene: Scene, count: int | None = None) -> Looked:
     The grid is nnU-Net's. Of patches with the same score the first in its order wins.
 
     Args:
-        scene: What to look at.
+        given: What to look at.
         count: Number of patches k; more than there are takes all. By default as many as together hold 99 % of the
             heatmap's mass above the threshold, which needs no reference; NMSW's k is chosen by hand.
     """
-    coarse, shape = scene.coarse, scene.view.shape
-    tiles = _Tiles(scene, Box.whole(shape))
-    scores = [box_mass(coarse.heatmap, shape, tile, scene.threshold) for tile in tiles.boxes]
+    coarse, shape = given.coarse, given.view.shape
+    tiles = _Tiles(given, Box.whole(shape))
+    scores = [box_mass(coarse.heatmap, shape, tile, given.threshold) for tile in tiles.boxes]
     ranking = sorted(range(len(scores)), key=lambda index: -scores[index])
     if count is None:
-        count = patches_for_mass(scene, [tiles.boxes[index] for index in ranking])
+        count = patches_for_mass(given, [tiles.boxes[index] for index in ranking])
     wanted = set(ranking[:count])
     paint_coarse(coarse, tiles.writer.labels)
     for index in range(len(tiles.boxes)):
@@ -323,29 +323,29 @@ def top_patches(scene: Scene, count: int | None = None) -> Looked:
     return tiles.finish()
 
 
-def patches_for_mass(scene: Scene, ranking: Sequence[Box], share: float = SHARE_OF_MASS) -> int:
+def patches_for_mass(given: Given, ranking: Sequence[Box], share: float = SHARE_OF_MASS) -> int:
     """How many patches from the top of a ranking hold a share of the heatmap's mass above the threshold.
 
     Args:
-        scene: Heatmap and threshold.
+        given: Heatmap and threshold.
         ranking: Patches, best first; together they cover the working grid.
         share: Of the mass in their union, 0 to 1.
 
     Returns:
         The smallest such number; 0 if nothing is above the threshold.
     """
-    heatmap, shape = scene.coarse.heatmap, scene.view.shape
+    heatmap, shape = given.coarse.heatmap, given.view.shape
     low, high = 0, len(ranking)
     while low < high:
         middle = (low + high) // 2
-        if mass_inside(heatmap, shape, ranking[:middle], scene.threshold) >= share:
+        if mass_inside(heatmap, shape, ranking[:middle], given.threshold) >= share:
             high = middle
         else:
             low = middle + 1
     return low
 
 
-METHODS: Mapping[str, Callable[[Scene], Looked]] = MappingProxyType(
+METHODS: Mapping[str, Callable[[Given], Looked]] = MappingProxyType(
     {
         "coarse_only": partial(top_patches, count=0),
         "lean_window": partial(centre_windows, least=0),

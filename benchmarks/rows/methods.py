@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import Final
 
 from benchmarks.common.bench import Bench, Effort, count_voxels, run_nnunet, run_ours
-from benchmarks.rows.alternatives import METHODS, Scene
-from coarse2fine.coarse.heatmap import look_coarsely
+from benchmarks.rows.alternatives import METHODS, Given
+from coarse2fine.coarse.heatmap import CoarseStage, predict_heatmap
 from coarse2fine.io import read_volume, write_labels
 from coarse2fine.nnunet.cpu_layers import lean
 from coarse2fine.preprocessing.working_grid import view_volume
@@ -48,11 +48,11 @@ def run_alternative(bench: Bench, output: Path, *, name: str) -> Effort:
         volume = read_volume(bench.files)
         with clock.time("coarse"):
             seen = view_volume(volume, coarse_model, config.coarse.spacing)
-            coarse = look_coarsely(seen, lean(coarse_model), fine, config.coarse, Clock(), lambda done, total: None)
+            coarse = predict_heatmap(CoarseStage(lean(coarse_model), fine, config.coarse), seen)
         with clock.time("fine"):
             view = view_volume(volume, fine)
-            scene = Scene(view, fine, coarse, config.rois.threshold, config.fine.tile_step, config.fine.mirroring)
-            looked = METHODS[name](scene)
+            given = Given(view, fine, coarse, config.rois.threshold, config.fine.tile_step, config.fine.mirroring)
+            looked = METHODS[name](given)
         write_labels(looked.labels, volume.grid, output)
     seconds = clock.seconds
     effort = (seconds["total"], seconds["coarse"], seconds["fine"], looked.network_s)

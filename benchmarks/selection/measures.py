@@ -31,23 +31,23 @@ from benchmarks.common.registry import MissingDataError, choose_case, config_fil
 from canvas import share_filled
 from coarse2fine.cli import train as train_cli
 from coarse2fine.cli.train_run import RATES, STEPS
-from coarse2fine.coarse.heatmap import CoarseResult, look_coarsely
+from coarse2fine.coarse.heatmap import CoarseStage, predict_heatmap
+from coarse2fine.coarse.scene import Scene
 from coarse2fine.config.reader import load_config
 from coarse2fine.config.schema import Config
 from coarse2fine.errors import C2FError
 from coarse2fine.evaluation.masks import dice, iou, leave_out, mean_over_labels
-from coarse2fine.fine.segment import segment_boxes
-from coarse2fine.fine.sizes import plan_sizes
+from coarse2fine.fine.segment import FineStage, segment_boxes
 from coarse2fine.fine.writeback import LabelWriter
 from coarse2fine.io import find_cases, read_volume
 from coarse2fine.nnunet.model import Model
 from coarse2fine.pipeline import Pipeline
-from coarse2fine.preprocessing.working_grid import WorkingView, view_volume
+from coarse2fine.preprocessing.working_grid import view_volume
 from coarse2fine.selection.features import FeatureSettings
-from coarse2fine.selection.selector import Chooser, find_chooser, find_tree
-from coarse2fine.system.timing import Clock
+from coarse2fine.selection.selector import Selector, find_selector, find_tree
+from coarse2fine.system.timing import Clock, Run
 from coarse2fine.training.dataset import LabelledCase, build_instances, cached_instances, how_made
-from coarse2fine.training.outcomes import TeachSettings
+from coarse2fine.training.outcomes import OutcomeSettings
 
 ORDER_WEIGHT = 0.05
 """Lambda at which orders are compared."""
@@ -120,13 +120,13 @@ class RealCase:
             config[stage]["model"] = relative(Path(config[stage]["model"]))
         return config
 
-    def chooser(self, agent: str, weight: float | None = None) -> Chooser:
+    def selector(self, agent: str, weight: float | None = None) -> Selector:
         """A rule or the agent of a folder.
 
         Raises:
             ModelError: If the agent cannot be read, or was trained for something else than this case.
         """
-        return find_chooser(self.config(agent, weight), self.pipeline.plan, self.coarse, self.pipeline.fine)
+        return find_selector(self.config(agent, weight), self.pipeline.stage.plan, self.coarse, self.pipeline.fine)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,15 +137,13 @@ class Seen:
         image: First channel of the transposed, cropped volume.
         truth: Its true labels, same shape.
         tree: The regions, on the working grid.
-        coarse: The coarse result.
-        view: The working grid.
+        scene: The working grid and the coarse result.
     """
 
     image: NDArray[Any]
     truth: NDArray[Any]
     tree: RoiTree
-    coarse: CoarseResult
-    view: WorkingView
+    scene: Scene
 
 
 def open_case(name: str, models: str, overrides: Sequence[str], data: Path | None = None) -> RealCase:
@@ -181,7 +179,7 @@ def model_folders(name: str, models: str) -> dict[str, Path]:
     return {stage: find_model(dataset, stage, models) for stage in ("coarse", "fine")}
 
 
-def held_out(real: RealCase, features: FeatureSettings, settings: TeachSettings, work: Path) -> list[Instance]:
+def held_out(real: RealCase, features: FeatureSettings, settings: OutcomeSettings, work: Path) -> list[Instance]:
     """Instances of the test case, built once: first the whole case with the configured thresholds.
 
     Raises:
@@ -205,17 +203,18 @@ def look(real: RealCase) -> Seen:
     pipeline, fine = real.pipeline, real.pipeline.fine
     volume = read_volume(list(real.labelled.images))
     coarse_view = view_volume(volume, real.coarse, pipeline.config.coarse.spacing)
-    settings = pipeline.config.coarse
-    coarse = look_coarsely(coarse_view, real.coarse, fine, settings, Clock(), lambda *_: None, bottleneck=True)
+    coarse = predict_heatmap(CoarseStage(real.coarse, fine, pipeline.config.coarse, keep_features=True), coarse_view)
     view = view_volume(volume, fine)
     truth = read_volume([real.labelled.labels]).channels[0].astype(fine.labels.dtype)
     image, truth = (np.asarray(view.turn.array(array))[view.crop.slices] for array in (volume.channels[0], truth))
-    return Seen(image, truth, find_tree(pipeline.config, pipeline.plan, coarse.heatmap, view), coarse, view)
+    return Seen(
+        image, truth, find_tree(pipeline.config, pipeline.stage.plan, coarse.heatmap, view), Scene(view, coarse)
+    )
 
 
 def choose(real: RealCase, seen: Seen, agent: str, weight: float) -> tuple[Roi, ...]:
     """What a rule or agent chooses for the case."""
-    return real.chooser(agent, weight).choose(seen.tree, seen.coarse, seen.view, real.pipeline.fine, Clock())
+    return real.selector(agent, weight).choose(seen.tree, seen.scene, real.pipeline.fine, Clock())
 
 
 def compare_orders(real: RealCase, seen: Seen, agent: str) -> list[dict[str, Any]]:
@@ -227,7 +226,7 @@ def compare_orders(real: RealCase, seen: Seen, agent: str) -> list[dict[str, Any
         agent: Chooses them, and one of the orders.
     """
     chosen = choose(real, seen, agent, ORDER_WEIGHT)
-    orders = {"agent": chosen, "space": in_space_order(chosen, real.pipeline.plan.slot)}
+    orders = {"agent": chosen, "space": in_space_order(chosen, real.pipeline.stage.plan.slot)}
     for seed in range(RANDOM_ORDERS):
         shuffled = np.random.default_rng(seed).permutation(len(chosen))
         orders[f"random-{seed}"] = tuple(chosen[index] for index in shuffled)
@@ -244,13 +243,13 @@ def _segment(real: RealCase, seen: Seen, order: Sequence[Roi], changes: Mapping[
     """One run of the fine stage, with other settings of the canvas."""
     fine, config = real.pipeline.fine, real.pipeline.config
     config = config.model_copy(update={"canvas": config.canvas.model_copy(update=changes)})
-    boxes, plan = [roi.box for roi in order], plan_sizes(config, fine)
+    boxes, stage = [roi.box for roi in order], FineStage.of(fine, config)
     forget()
-    clock = Clock()
+    run = Run()
+    clock = run.clock
     with clock.time("fine"):
-        writer = LabelWriter(seen.view, fine)
-        arguments = (boxes, config, plan, writer, seen.coarse, clock, lambda *_: None)
-        result = segment_boxes(seen.view, fine, *arguments)
+        writer = LabelWriter(seen.scene.view, fine)
+        result = segment_boxes(stage, seen.scene, boxes, writer, run)
         writer.finish()
     foreground, ignore = fine.labels.foreground, fine.labels.ignore
     labels, truth = (leave_out(one, seen.truth, ignore) for one in (writer.labels, seen.truth))

@@ -146,7 +146,7 @@ def ground_of(bench: AnyBench) -> Ground:
         ground = Ground(Heat(block_average(truth != 0, voxel), triple(truth.shape)), truth, "reference")
     else:
         seen = look(real_case(bench))
-        ground = Ground(Heat(seen.coarse.heatmap, seen.view.shape), seen.truth, "coarse network")
+        ground = Ground(Heat(seen.scene.coarse.heatmap, seen.scene.view.shape), seen.truth, "coarse network")
     if not ground.truth.any():
         raise MissingDataError(f"{bench.case.reference.name} has no foreground", "Choose another --cases.")
     return ground

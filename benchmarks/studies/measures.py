@@ -41,11 +41,12 @@ from benchmarks.studies.geometry import (
 from canvas import canvas_grids, share_filled
 from coarse2fine.errors import ModelError
 from coarse2fine.evaluation.masks import dice, iou, mean_over_labels
-from coarse2fine.fine.segment import segment_boxes
+from coarse2fine.fine.inputs import VolumeNorm
+from coarse2fine.fine.segment import FineStage, segment_boxes
 from coarse2fine.fine.sizes import plan_sizes
 from coarse2fine.fine.writeback import LabelWriter
 from coarse2fine.io import read_volume
-from coarse2fine.system.timing import Clock
+from coarse2fine.system.timing import Run
 
 AGENTS = ROOT / "benchmarks" / "agents"
 RULES = ("all_parents", "all_children", "top_k", "greedy")
@@ -176,12 +177,12 @@ def segment(bench: Bench, real: RealCase, seen: Seen, rois: Sequence[Roi], *over
     """The fine stage on given regions in a given order, always packed."""
     config, fine, boxes = bench.config(*overrides), real.pipeline.fine, [roi.box for roi in rois]
     forget()
-    clock = Clock()
+    run = Run()
+    clock = run.clock
     with clock.time("fine"):
-        writer = LabelWriter(seen.view, fine)
-        arguments = (boxes, config, plan_sizes(config, fine), writer, seen.coarse, clock, lambda *_: None)
-        known = [roi.box for roi in seen.tree.leaves]
-        result = segment_boxes(seen.view, fine, *arguments, known=known, alone=False)
+        writer = LabelWriter(seen.scene.view, fine)
+        known, stage = [roi.box for roi in seen.tree.leaves], FineStage.of(fine, config)
+        result = segment_boxes(stage, seen.scene, boxes, writer, run, known=known, norm=VolumeNorm(alone=False))
         writer.finish()
     return quality(writer.labels, seen.truth, fine.labels.foreground) | {
         "boxes": len(boxes),
@@ -314,7 +315,7 @@ def draw_paths(bench: Bench, console: Console, path: Path) -> None:
     name, chosen = next(iter(orders.items()))
     shown = {
         f"{bench.dataset.name}, case {bench.case.name}, {name}": chosen,
-        "in space": in_space_order(chosen, real.pipeline.plan.slot),
+        "in space": in_space_order(chosen, real.pipeline.stage.plan.slot),
     }
     spacing = real.pipeline.fine.spacing
     draw_orders(path, seen.image, seen.truth, seen.tree, shown, spacing[1] / spacing[2])

@@ -36,7 +36,7 @@ from coarse2fine.training.dataset import (
     how_made,
     split_instances,
 )
-from coarse2fine.training.outcomes import TeachSettings
+from coarse2fine.training.outcomes import OutcomeSettings
 
 STEPS = {"policy": 40_000, "gains": 30}
 RATES = {"policy": 3e-4, "gains": 1e-3}
@@ -69,7 +69,7 @@ def train(options: argparse.Namespace, console: Console) -> None:
             raise C2FError(
                 f"{options.cases}: {len(learn)} instances to learn from and {len(held)} to validate on",
                 "Add labelled cases, or change rois.threshold: trees count that have regions, "
-                f"but no more than {TeachSettings().most} of them.",
+                f"but no more than {OutcomeSettings().most} of them.",
             )
         task = bars.add_task("learn", total=settings.steps)
         try:
@@ -117,7 +117,7 @@ def find_instances(
 ) -> tuple[dict[str, Any], list[Instance]]:
     """How the instances were made, and the instances, built now or earlier."""
     config, fine = pipeline.config, pipeline.fine
-    settings = TeachSettings(variants=options.variants, regions=options.regions)
+    settings = OutcomeSettings(variants=options.variants, regions=options.regions)
     cases = find_labelled_cases(options.cases, fine.channels, fine.reader)
     task = bars.add_task("instances", total=len(cases))
     made = how_made(cases, coarse, fine, config, features, settings, BUILD_SEED)

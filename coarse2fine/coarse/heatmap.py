@@ -15,12 +15,12 @@ from canvas import Box, Triple, triple
 from coarse2fine.coarse.feature_map import BottleneckMap, record_bottleneck
 from coarse2fine.config.schema import BodyCrop, CoarseConfig
 from coarse2fine.nnunet.model import Model
-from coarse2fine.nnunet.sliding_window import Progress, sliding_window, tiles_touching
+from coarse2fine.nnunet.sliding_window import sliding_window, tiles_touching
 from coarse2fine.preprocessing.working_grid import WorkingView, turn_of
 from coarse2fine.regions.components import label_components
 from coarse2fine.regions.search_grid import Place
 from coarse2fine.resampling.operators import Axis, Floats, axis_operator, multiply_axis
-from coarse2fine.system.timing import Clock
+from coarse2fine.system.timing import Run
 
 CERTAIN = 20.0
 """Logit of what is not looked at: background with probability one in half precision."""
@@ -133,31 +133,37 @@ def _linear(size_in: int, size_out: int) -> Axis:
     return axis_operator(size_in, size_out, 1)
 
 
-def look_coarsely(
-    view: WorkingView,
-    model: Model,
-    fine: Model,
-    settings: CoarseConfig,
-    clock: Clock,
-    progress: Progress,
-    *,
-    bottleneck: bool = False,
-    window: Box | None = None,
+@dataclass(frozen=True, slots=True, eq=False)
+class CoarseStage:
+    """The coarse model, and how it looks at volumes.
+
+    Attributes:
+        model: The coarse model.
+        fine: The fine model, whose axes the result gets.
+        settings: Tile step, mirroring, patch and body crop.
+        keep_features: Whether to keep the deepest features of the first network.
+    """
+
+    model: Model
+    fine: Model
+    settings: CoarseConfig
+    keep_features: bool = False
+
+
+def predict_heatmap(
+    stage: CoarseStage, view: WorkingView, run: Run | None = None, window: Box | None = None
 ) -> CoarseResult:
     """Run the coarse network over the whole volume, or over a window of it.
 
     The tiles that touch a window are those of the whole volume, and so is what comes out of them.
 
     Args:
+        stage: The coarse model and its settings.
         view: The coarse model's view of the volume.
-        model: The coarse model.
-        fine: The fine model, whose axes the result gets.
-        settings: Tile step, mirroring, patch and body crop.
-        clock: Books network time under ``coarse.network``.
-        progress: Called after every tile.
-        bottleneck: Whether to keep the deepest features of the first network.
+        run: Books network time under ``coarse.network``; told of every tile.
         window: Part of the coarse grid, axes of the coarse model; the result is this part's alone.
     """
+    run, model, settings = run or Run(), stage.model, stage.settings
     if settings.patch_size is not None:
         model = dataclasses.replace(model, patch=settings.patch_size)
     # The region that the network runs over, and the one that the result is of.
@@ -170,19 +176,19 @@ def look_coarsely(
     elif settings.body_crop is not None:
         region = body_box(view, settings.body_crop)
     data = view.read(region)
-    with clock.time("coarse.network"), ExitStack() as stack:
-        recorder = stack.enter_context(record_bottleneck(model, region.shape)) if bottleneck else None
+    with run.clock.time("coarse.network"), ExitStack() as stack:
+        recorder = stack.enter_context(record_bottleneck(model, region.shape)) if stage.keep_features else None
         inside = sliding_window(
             model,
             data,
             tile_step=settings.tile_step,
             mirroring=settings.mirroring,
-            progress=progress,
+            ticks=run.ticks("coarse"),
             on_tile=recorder.on_tile if recorder else lambda box: None,
             corners=corners,
         )
     logits = _in_grid(inside, region, grid, model)
-    turn = view.turn.inverse.then(turn_of(view.grid, fine))
+    turn = view.turn.inverse.then(turn_of(view.grid, stage.fine))
     logits = logits.permute(0, *(axis + 1 for axis in turn.axes)).flip([axis + 1 for axis in turn.reversed_axes])
     heatmap = model.labels.foreground_probability(logits)
     kept = recorder.finish(region.start, view.shape).turned(turn) if recorder else None

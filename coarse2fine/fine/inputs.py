@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from canvas import (
     Triple,
 )
 from coarse2fine.coarse.heatmap import CoarseResult
+from coarse2fine.coarse.scene import Scene
 from coarse2fine.config.schema import Config
 from coarse2fine.fine.sizes import CanvasPlan
 from coarse2fine.nnunet.instance_norm import (
@@ -23,6 +25,23 @@ from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import WorkingView
 from coarse2fine.resampling.operators import Floats
 from coarse2fine.system.timing import Clock
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VolumeNorm:
+    """What is settled about ``norm: case`` before boxes are segmented.
+
+    Attributes:
+        statistics: Measured once; None if there are none.
+        alone: Whether each box gets a canvas of its own; None if that is decided by the boxes.
+    """
+
+    statistics: NormStatistics | None = None
+    alone: bool | None = None
+
+
+UNSETTLED = VolumeNorm()
+"""Boxes are treated as if they were all that there are."""
 
 
 def input_reader(view: WorkingView, prior: CoarseResult | None) -> Read:
@@ -66,19 +85,16 @@ def norm_tiles(boxes: Sequence[Box], config: Config, plan: CanvasPlan, model: Mo
     return [box.centred(model.patch, Box.whole(volume)) for box in picked]
 
 
-def measure_case(
-    view: WorkingView, model: Model, tiles: Sequence[Box], coarse: CoarseResult, clock: Clock
-) -> NormStatistics:
+def measure_case(scene: Scene, model: Model, tiles: Sequence[Box], clock: Clock) -> NormStatistics:
     """The statistics of ``norm: case``.
 
     Args:
-        view: The fine model's view of the volume.
+        scene: What the tiles are of.
         model: The fine model.
         tiles: From ``norm_tiles``.
-        coarse: Coarse result, an input of cascades.
         clock: Books network passes under ``fine.network``.
     """
-    read = input_reader(view, coarse if model.cascade else None)
+    read = input_reader(scene.view, scene.coarse if model.cascade else None)
     inputs = [read(tile, tile.shape) for tile in tiles]
     with clock.time("fine.network"):
         return measure_statistics(model, inputs)

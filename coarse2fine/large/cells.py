@@ -13,27 +13,27 @@ from numpy.typing import NDArray
 
 from assignnet import Roi, RoiTree
 from canvas import Box, Triple, triple
-from coarse2fine.coarse.heatmap import CoarseResult, look_coarsely
-from coarse2fine.counts import Tally, tally
+from coarse2fine.coarse.heatmap import CoarseResult
+from coarse2fine.coarse.scene import Scene
+from coarse2fine.counts import Share, Tally, tally
 from coarse2fine.errors import ConfigError
+from coarse2fine.fine.inputs import UNSETTLED, VolumeNorm
 from coarse2fine.fine.writeback import LabelWriter, export_labels
 from coarse2fine.io import Volume
 from coarse2fine.large.levels import open_level
 from coarse2fine.large.territory import divide
 from coarse2fine.large.window import Window, outwards, window_of
 from coarse2fine.nnunet.cpu_layers import lean
-from coarse2fine.nnunet.instance_norm import NormStatistics
-from coarse2fine.nnunet.model import Model
 from coarse2fine.nnunet.sliding_window import sliding_window, tiles_touching
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.preprocessing.statistics import Scan
 from coarse2fine.preprocessing.working_grid import WorkingView, view_volume
-from coarse2fine.refine import refine
 from coarse2fine.regions.detect import candidates, find_components, search_grid
 from coarse2fine.resampling.operators import REACH
+from coarse2fine.segmenter import Segmenter
 from coarse2fine.selection.selector import grow_tree, roi_settings
-from coarse2fine.system.memory import SteadyHeap, return_freed_memory
-from coarse2fine.system.timing import Clock
+from coarse2fine.system.memory import return_freed_memory
+from coarse2fine.system.timing import Run
 
 RIM = 4
 """Voxels of the working grid around a cell that linear resampling of its outputs needs; splines need ``REACH``."""
@@ -42,28 +42,33 @@ Labels = NDArray[np.unsignedinteger[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scene:
+class OpenVolume:
     """A volume as both networks see it; nothing of it is in memory.
 
     Attributes:
         pipeline: Models and settings.
         view: The fine model's view.
-        coarse: The coarse model, prepared for inference, and its view; None in one-stage mode.
+        coarse: The coarse model's view; None in one-stage mode.
         halo: Voxels of the volume around a cell, axes as in the file.
     """
 
     pipeline: Pipeline
     view: WorkingView
-    coarse: tuple[Model, WorkingView] | None
+    coarse: WorkingView | None
     halo: Triple
 
     @property
     def coarse_shape(self) -> Triple:
         """Shape of the coarse grid, axes of the fine model; not in one-stage mode."""
-        if self.coarse is None:
+        segmenter, view = self.both
+        return triple(view.shape[segmenter.coarse.untranspose[axis]] for axis in segmenter.stage.model.transpose)
+
+    @property
+    def both(self) -> tuple[Segmenter, WorkingView]:
+        """The segmenter and the coarse model's view; not in one-stage mode."""
+        if self.pipeline.segmenter is None or self.coarse is None:
             raise RuntimeError("there is no coarse network in one-stage mode")
-        model, view = self.coarse
-        return triple(view.shape[model.untranspose[axis]] for axis in self.pipeline.fine.transpose)
+        return self.pipeline.segmenter, self.coarse
 
     def inside(self, core: Box) -> Box:
         """The part of a cell that is not cropped away, in voxels of the cropped, transposed volume."""
@@ -78,19 +83,6 @@ class Scene:
             for edges in (box.start, box.stop)
         )
         return Box(start, stop)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class VolumeNorm:
-    """What is settled about ``norm: case`` for a whole volume.
-
-    Attributes:
-        statistics: Measured once; None if there are none.
-        alone: Whether each box gets a canvas of its own; None if each cell decides.
-    """
-
-    statistics: NormStatistics | None = None
-    alone: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,11 +117,7 @@ class CellResult:
         return result
 
 
-UNSETTLED = VolumeNorm()
-"""Each cell is treated as if it were the volume."""
-
-
-def open_scene(pipeline: Pipeline, levels: Sequence[Volume[Any]], scan: Scan, coarse_level: int) -> Scene:
+def open_volume(pipeline: Pipeline, levels: Sequence[Volume[Any]], scan: Scan, coarse_level: int) -> OpenVolume:
     """Prepare a volume for segmentation cell by cell.
 
     Args:
@@ -146,20 +134,19 @@ def open_scene(pipeline: Pipeline, levels: Sequence[Volume[Any]], scan: Scan, co
     finest = levels[0]
     view = view_volume(finest, fine, scan=scan)
     coarse = None
-    if config.mode != "one-stage" and pipeline.coarse is not None:
-        model = lean(pipeline.coarse)
+    if pipeline.segmenter is not None:
+        model = pipeline.segmenter.coarse
         if coarse_level == 0:
-            seen = view_volume(finest, model, config.coarse.spacing, scan)
+            coarse = view_volume(finest, model, config.coarse.spacing, scan)
         else:
-            seen = open_level(levels[coarse_level], finest, model, config.coarse.spacing, scan)
-        coarse = model, seen
+            coarse = open_level(levels[coarse_level], finest, model, config.coarse.spacing, scan)
     slot = (
         -(-edge * before // after)
-        for edge, before, after in zip(pipeline.plan.slot, view.crop.shape, view.shape, strict=True)
+        for edge, before, after in zip(pipeline.stage.plan.slot, view.crop.shape, view.shape, strict=True)
     )
     turned = triple(slot)
     halo = config.blocks.halo or triple(turned[axis] for axis in fine.untranspose)
-    return Scene(pipeline, view, coarse, halo)
+    return OpenVolume(pipeline, view, coarse, halo)
 
 
 def check_settings(pipeline: Pipeline) -> None:
@@ -183,141 +170,112 @@ def check_settings(pipeline: Pipeline) -> None:
 
 
 def segment_cells(
-    scene: Scene, cores: Sequence[Box], clock: Clock, norm: VolumeNorm = UNSETTLED
+    opened: OpenVolume, cores: Sequence[Box], run: Run, norm: VolumeNorm = UNSETTLED
 ) -> Iterator[CellResult]:
     """Segment some neighbouring cells.
 
     Args:
-        scene: The volume.
+        opened: The volume.
         cores: The cells, voxels of the volume, axes as in the file.
-        clock: Books ``coarse``, ``rois``, ``assign``, ``fine`` and their network passes.
-        norm: What holds for all cells of the volume; see ``UNSETTLED``.
+        run: Books ``coarse``, ``rois``, ``assign``, ``fine`` and their network passes; told of every pass.
+        norm: What holds for all cells of the volume.
     """
-    if scene.coarse is None:
-        yield from (_one_stage(scene, core, scene.inside(core), clock) for core in cores)
+    if opened.coarse is None:
+        yield from (_one_stage(opened, core, opened.inside(core), run) for core in cores)
         return
-    for core, looked in zip(cores, _looks(scene, cores, clock), strict=True):
+    for core, looked in zip(cores, _looks(opened, cores, run), strict=True):
         if looked is None:
-            yield CellResult(np.zeros(core.shape, scene.pipeline.fine.labels.dtype), core)
+            yield CellResult(np.zeros(core.shape, opened.pipeline.fine.labels.dtype), core)
         else:
-            yield _segment_cell(scene, core, *looked, clock, norm)
+            yield _segment_cell(opened, core, *looked, run, norm)
 
 
-def look_at_cell(scene: Scene, core: Box, clock: Clock) -> tuple[list[Box], list[Box]]:
+def look_at_cell(opened: OpenVolume, core: Box, run: Run) -> tuple[list[Box], list[Box]]:
     """The regions of a cell, and those that are chosen of them, in voxels of the whole working grid.
 
     Args:
-        scene: The volume; not in one-stage mode.
+        opened: The volume; not in one-stage mode.
         core: The cell, voxels of the volume, axes as in the file.
-        clock: As for ``segment_cells``.
+        run: As for ``segment_cells``.
     """
-    (looked,) = _looks(scene, [core], clock)
-    chooser = scene.pipeline.chooser
-    if looked is None or chooser is None:
+    (looked,) = _looks(opened, [core], run)
+    if looked is None:
         return [], []
-    window, coarse = looked
-    tree, _ = _regions(scene, window, coarse)
+    (segmenter, _), (window, coarse) = opened.both, looked
+    tree, _ = _regions(opened, window, coarse)
     around = _around(tree, window)
-    chosen = chooser.choose(_moved(tree, around), coarse, scene.view.within(around), scene.pipeline.fine, clock)
+    scene = Scene(opened.view.within(around), coarse)
+    chosen = segmenter.selector.choose(_moved(tree, around), scene, segmenter.stage.model, run.clock)
     return [roi.box for roi in tree.leaves], [roi.box.shift(around.start) for roi in chosen]
 
 
-def look_around(scene: Scene, box: Box, clock: Clock) -> CoarseResult:
+def look_around(opened: OpenVolume, box: Box, run: Run) -> CoarseResult:
     """The coarse result in a box of the working grid and what interpolation needs around it; not in one-stage mode."""
-    return _look(scene, outwards(box, scene.view.whole, scene.coarse_shape).grow((1, 1, 1)), clock)
+    return _look(opened, outwards(box, opened.view.whole, opened.coarse_shape).grow((1, 1, 1)), run)
 
 
-def _looks(scene: Scene, cores: Sequence[Box], clock: Clock) -> Iterator[tuple[Window, CoarseResult] | None]:
+def _looks(opened: OpenVolume, cores: Sequence[Box], run: Run) -> Iterator[tuple[Window, CoarseResult] | None]:
     """Where each cell lies and what the coarse network says there; None where all of a cell is cropped away."""
-    inside = [scene.inside(core) for core in cores]
-    windows = [_window(scene, box, scene.coarse_shape) if box.volume else None for box in inside]
+    inside = [opened.inside(core) for core in cores]
+    windows = [_window(opened, box, opened.coarse_shape) if box.volume else None for box in inside]
     around = [window.coarse for window in windows if window]
-    looked = _look(scene, reduce(Box.hull, around), clock) if around else None
+    looked = _look(opened, reduce(Box.hull, around), run) if around else None
     for window in windows:
         return_freed_memory()  # of the coarse stage, or the cell before
         yield None if window is None or looked is None else (window, looked.part(window.coarse))
 
 
-def _look(scene: Scene, box: Box, clock: Clock) -> CoarseResult:
+def _look(opened: OpenVolume, box: Box, run: Run) -> CoarseResult:
     """The coarse result in a box of the coarse grid, axes of the fine model."""
-    if scene.coarse is None:
-        raise RuntimeError("there is no coarse network in one-stage mode")
-    (model, view), pipeline = scene.coarse, scene.pipeline
-    turn = [model.untranspose[axis] for axis in pipeline.fine.transpose]
-    features = pipeline.chooser.features if pipeline.chooser else None
-    with clock.time("coarse"):
-        return look_coarsely(
-            view,
-            model,
-            pipeline.fine,
-            pipeline.config.coarse,
-            clock,
-            lambda done, total: None,
-            bottleneck=features is not None and features.wants_coarse,
-            window=box.clip(Box.whole(scene.coarse_shape)).turned(turn.index(axis) for axis in range(3)),
-        )
+    segmenter, view = opened.both
+    turn = [segmenter.coarse.untranspose[axis] for axis in segmenter.stage.model.transpose]
+    window = box.clip(Box.whole(opened.coarse_shape)).turned(turn.index(axis) for axis in range(3))
+    return segmenter.heatmap(view, run, window)
 
 
-def _window(scene: Scene, cell: Box, coarse: Triple) -> Window:
+def _window(opened: OpenVolume, cell: Box, coarse: Triple) -> Window:
     """Where a cell lies, given in voxels of the cropped, transposed volume; ``coarse`` is the coarse grid's shape."""
-    view, rois = scene.view, scene.pipeline.config.rois
-    halo = triple(scene.halo[axis] for axis in scene.pipeline.fine.transpose)
+    view, rois = opened.view, opened.pipeline.config.rois
+    halo = triple(opened.halo[axis] for axis in opened.pipeline.fine.transpose)
     search = search_grid(coarse, view.whole, rois.heatmap_voxel)
     return window_of(cell, halo, view.crop.shape, coarse, search, rois.margin)
 
 
 def _segment_cell(
-    scene: Scene, core: Box, window: Window, coarse: CoarseResult, clock: Clock, norm: VolumeNorm
+    opened: OpenVolume, core: Box, window: Window, coarse: CoarseResult, run: Run, norm: VolumeNorm
 ) -> CellResult:
     """Regions of the cell -> labels of the cell and its surroundings."""
-    pipeline = scene.pipeline
-    config, fine, chooser = pipeline.config, pipeline.fine, pipeline.chooser
-    with clock.time("rois"):
-        tree, elsewhere = _regions(scene, window, coarse)
-        if chooser is None or (not tree.parents and config.fine.outside == "background"):
-            mass = coarse.heatmap[window.own.relative_to(coarse.held).slices].sum(dtype=np.float64)
-            counts = Tally(working=scene.working(core).volume, mass=float(mass))
-            return CellResult(np.zeros(core.shape, fine.labels.dtype), core, counts)
+    segmenter, _ = opened.both
+    mine, outside = window.own.relative_to(coarse.held), segmenter.config.fine.outside
+    with run.clock.time("rois"):
+        tree, elsewhere = _regions(opened, window, coarse)
+        if not tree.parents and outside == "background":
+            mass = coarse.heatmap[mine.slices].sum(dtype=np.float64)
+            counts = Tally(working=opened.working(core).volume, mass=float(mass))
+            return CellResult(np.zeros(core.shape, segmenter.stage.model.labels.dtype), core, counts)
         around = _around(tree, window)
-    refined = refine(
+    scene = Scene(opened.view.within(around), coarse)
+    found = segmenter.segment(
         _moved(tree, around),
-        scene.view.within(around),
-        fine,
-        coarse,
-        chooser,
-        config,
-        pipeline.plan,
-        clock,
-        SteadyHeap(),
+        scene,
+        run,
         elsewhere=[box.relative_to(around) for box in elsewhere],
-        track=config.fine.outside == "coarse",
-        statistics=norm.statistics,
-        alone=norm.alone,
+        norm=norm,
+        track=outside == "coarse",
     )
-    counts = tally(
-        refined.tree,
-        refined.chosen,
-        refined.fine,
-        coarse.heatmap,
-        scene.view.whole,
-        coarse.place,
-        own=window.own.relative_to(coarse.held),
-        core=scene.working(core),
-        offset=around.start,
-        elsewhere=elsewhere,
-        unpacked=refined.unpacked,
-    )
-    return _result(refined.writer, scene, counts)
+    share = Share(mine, opened.working(core), tuple(elsewhere))
+    return _result(found.writer, opened, tally(found, scene, share))
 
 
-def _regions(scene: Scene, window: Window, coarse: CoarseResult) -> tuple[RoiTree, list[Box]]:
+def _regions(opened: OpenVolume, window: Window, coarse: CoarseResult) -> tuple[RoiTree, list[Box]]:
     """The cell's own regions, and boxes that other cells segment; both in voxels of the whole working grid."""
-    pipeline, volume, heatmap, place = scene.pipeline, scene.view.whole, coarse.heatmap, coarse.place
-    settings = roi_settings(pipeline.config, pipeline.plan)
+    (segmenter, _), volume, heatmap, place = opened.both, opened.view.whole, coarse.heatmap, coarse.place
+    stage = segmenter.stage_over(opened.view)
+    config, settings = stage.config, roi_settings(stage.config, stage.plan)
     found = find_components(heatmap, volume, settings, place)
     territory = divide(found, window.core, window.reach, settings)
     own, others = (
-        grow_tree(pipeline.config, candidates(found, names, heatmap, volume, settings, place), heatmap, volume, place)
+        grow_tree(config, candidates(found, names, heatmap, volume, settings, place), heatmap, volume, place)
         for names in (territory.own, territory.others)
     )
     return own, [roi.box for roi in others.leaves]
@@ -338,9 +296,9 @@ def _moved(tree: RoiTree, window: Box) -> RoiTree:
     return RoiTree(tuple(move(roi) for roi in tree.parents), children, window.shape)
 
 
-def _one_stage(scene: Scene, core: Box, inside: Box, clock: Clock) -> CellResult:
+def _one_stage(opened: OpenVolume, core: Box, inside: Box, run: Run) -> CellResult:
     """nnU-Net's sliding window, of which only the tiles run that touch the cell."""
-    fine, view, config = scene.pipeline.fine, scene.view, scene.pipeline.config.fine
+    fine, view, config = opened.pipeline.fine, opened.view, opened.pipeline.config.fine
     if not inside.volume:
         return CellResult(np.zeros(core.shape, fine.labels.dtype), core)
     window = outwards(inside, view.crop.shape, view.shape)
@@ -349,9 +307,9 @@ def _one_stage(scene: Scene, core: Box, inside: Box, clock: Clock) -> CellResult
     needed = window.grow((rim, rim, rim)).clip(Box.whole(view.shape))
     tiles = tiles_touching(needed, view.shape, fine.patch, config.tile_step)
     hull = reduce(Box.hull, tiles)
-    with clock.time("fine"):
+    with run.clock.time("fine"):
         data = view.read(hull)
-        with clock.time("fine.network"):
+        with run.clock.time("fine.network"):
             logits = sliding_window(
                 lean(fine),
                 data,
@@ -363,14 +321,14 @@ def _one_stage(scene: Scene, core: Box, inside: Box, clock: Clock) -> CellResult
         held = logits[(slice(None), *needed.relative_to(hull).slices)].numpy()
         export_labels(writer, fine, held, needed)
     voxels = len(tiles) * prod(fine.patch)
-    own = scene.working(core).volume
+    own = opened.working(core).volume
     counts = Tally(
         canvases=len(tiles), canvas_voxels=voxels, filled=voxels, network_voxels=voxels, working=own, covered=own
     )
-    return _result(writer, scene, counts)
+    return _result(writer, opened, counts)
 
 
-def _result(writer: LabelWriter, scene: Scene, counts: Tally) -> CellResult:
-    fine = scene.pipeline.fine
+def _result(writer: LabelWriter, opened: OpenVolume, counts: Tally) -> CellResult:
+    fine = opened.pipeline.fine
     labels = writer.finish()
     return CellResult(labels, writer.hull.turned(fine.untranspose), counts, writer.decided())

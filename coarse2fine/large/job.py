@@ -11,7 +11,7 @@ from typing import Any
 from canvas import Box
 from coarse2fine.config.schema import Config
 from coarse2fine.io import LabelSpec, LabelStore, atomic_write, open_labels
-from coarse2fine.large.cells import Scene, open_scene
+from coarse2fine.large.cells import OpenVolume, open_volume
 from coarse2fine.large.execution.work import WorkFolder
 from coarse2fine.large.lattice import Lattice
 from coarse2fine.large.source import Source
@@ -60,12 +60,12 @@ class Job:
 
 # Each process works on one job, block after block: models are loaded and stores opened for the first.
 @lru_cache(maxsize=1)
-def scene_of(job: Job) -> Scene:
+def volume_of(job: Job) -> OpenVolume:
     """The volume as both networks see it."""
     keep_freed_memory(steady=True)
     scan = Scan.from_dict(json.loads(job.work.path(SCAN).read_text()))
     pipeline = Pipeline.from_config(job.config, trust_checkpoint=job.trust)
-    return open_scene(pipeline, job.source.open()[1], scan, job.coarse_level)
+    return open_volume(pipeline, job.source.open()[1], scan, job.coarse_level)
 
 
 @lru_cache(maxsize=4)

@@ -16,13 +16,13 @@ from typing import Any
 from canvas import Box, Triple, triple
 from coarse2fine.config.schema import Config
 from coarse2fine.fine.canvases import better_alone
-from coarse2fine.fine.inputs import input_reader, norm_tiles
-from coarse2fine.large.cells import Scene, VolumeNorm, look_around, look_at_cell
+from coarse2fine.fine.inputs import VolumeNorm, input_reader, norm_tiles
+from coarse2fine.large.cells import OpenVolume, look_around, look_at_cell
 from coarse2fine.large.execution.work import Key
-from coarse2fine.large.job import Job, scene_of, write_json
+from coarse2fine.large.job import Job, volume_of, write_json
 from coarse2fine.nnunet.instance_norm import NormStatistics, measure_statistics
 from coarse2fine.system.memory import return_freed_memory
-from coarse2fine.system.timing import Clock
+from coarse2fine.system.timing import Run
 
 NORM = "norm.json"
 FIRST_CELLS = 64
@@ -40,14 +40,14 @@ class LookAtCell:
 
     def __call__(self, key: Key) -> Mapping[str, Any]:
         """Boxes of all ``regions`` and of the ``chosen`` ones; ``seconds`` by stage."""
-        clock = Clock()
-        with clock.time("total"):
-            regions, chosen = look_at_cell(scene_of(self.job), self.job.lattice.core(triple(key)), clock)
+        run = Run()
+        with run.clock.time("total"):
+            regions, chosen = look_at_cell(volume_of(self.job), self.job.lattice.core(triple(key)), run)
         return_freed_memory()
         return {
             "regions": [[*box.start, *box.stop] for box in regions],
             "chosen": [[*box.start, *box.stop] for box in chosen],
-            "seconds": {name: round(value, 4) for name, value in clock.seconds.items()},
+            "seconds": run.clock.rounded(),
         }
 
 
@@ -62,40 +62,40 @@ class MeasureTile:
 
     def __call__(self, key: Key) -> Mapping[str, Any]:
         """The statistics, or that there are none; ``counts`` and ``seconds`` as of other blocks."""
-        scene, clock = scene_of(self.job), Clock()
-        with clock.time("total"):
-            alone, statistics, voxels = settle(scene, self.known, self.chosen, self.complete, clock)
+        run = Run()
+        with run.clock.time("total"):
+            alone, statistics, voxels = settle(volume_of(self.job), self.known, self.chosen, self.complete, run)
         return_freed_memory()
         return {
             "alone": alone,
             "statistics": None if statistics is None else statistics.to_json(),
             "counts": {"network_voxels": voxels},
-            "seconds": {name: round(value, 4) for name, value in clock.seconds.items()},
+            "seconds": run.clock.rounded(),
         }
 
 
 def settle(
-    scene: Scene, known: Sequence[Box], chosen: Sequence[Box], complete: bool, clock: Clock
+    opened: OpenVolume, known: Sequence[Box], chosen: Sequence[Box], complete: bool, run: Run
 ) -> tuple[bool, NormStatistics | None, int]:
     """Whether boxes get canvases of their own, else the statistics, and voxels that these were measured on.
 
     Args:
-        scene: The volume.
+        opened: The volume.
         known: Regions, in voxels of the whole working grid.
         chosen: Those of them that were chosen.
         complete: Whether that is all that there are.
-        clock: Books network passes under ``fine.network``.
+        run: Books network passes under ``fine.network``.
     """
-    pipeline, volume = scene.pipeline, scene.view.whole
-    config, plan, fine = pipeline.config, pipeline.plan, pipeline.fine
+    stage, volume = opened.pipeline.stage, opened.view.whole
+    config, plan, fine = stage.config, stage.plan, stage.model
     if not known or (complete and better_alone(chosen, config, plan, volume)):
         return True, None, 0
     inputs = []
     tiles = norm_tiles(known, config, plan, fine, volume)
     for tile in tiles:
-        coarse = look_around(scene, tile.clip(Box.whole(volume)), clock) if fine.cascade else None
-        inputs.append(input_reader(scene.view, coarse)(tile, tile.shape))
-    with clock.time("fine.network"):
+        coarse = look_around(opened, tile.clip(Box.whole(volume)), run) if fine.cascade else None
+        inputs.append(input_reader(opened.view, coarse)(tile, tile.shape))
+    with run.clock.time("fine.network"):
         return False, measure_statistics(fine, inputs), sum(tile.volume for tile in tiles)
 
 

@@ -105,7 +105,7 @@ def make_report(
     stages = ("read", "coarse", "rois", "assign", "pack", "fine", "write")
     timing = {stage: work_s.get(stage, 0.0) for stage in stages} | {"total": of_store["seconds"]["total"]}
     timing["fine"] -= timing["pack"]  # packing happens inside the fine stage
-    chooser = pipeline.chooser
+    selector = pipeline.segmenter.selector if pipeline.segmenter else None
     return StoreReport(
         case=str(of_store["volume"]["where"]).rstrip("/").rpartition("/")[2],
         mode=pipeline.config.mode,
@@ -117,14 +117,14 @@ def make_report(
         coverage_is=EXACT if count_cells(of_store["layout"]) == 1 else ESTIMATE,
         labels=dict(labels),
         warnings=(
-            *(chooser.warnings if chooser else ()),
+            *(selector.warnings if selector else ()),
             *total.warnings,
             *doubts,
             *(() if labels else (NOTHING_FOUND,)),
         ),
         device=str(pipeline.fine.device),
         config=pipeline.config.to_dict(),
-        agent=chooser.describe() if chooser else {},
+        agent=selector.describe() if selector else {},
         peak_memory_mb=peak_memory_mb(pipeline.fine.device),
         versions=versions(),
         work_s=work_s,

@@ -19,7 +19,7 @@ from coarse2fine.config.schema import Config
 from coarse2fine.errors import C2FError, VolumeError
 from coarse2fine.io import Grid, LabelSpec, Volume, atomic_write, create_labels, pyramid_factors
 from coarse2fine.io.stores.presence import check_stored
-from coarse2fine.large.cells import open_scene
+from coarse2fine.large.cells import open_volume
 from coarse2fine.large.execution.engine import Engine, Failure, Task, run_phase
 from coarse2fine.large.execution.manifest import Manifest
 from coarse2fine.large.execution.work import Key, WorkFolder, open_work
@@ -100,7 +100,7 @@ def segment_store(
     lattice, layout = plan.lattice, {**plan.layout, "output": output.describe()}
     models = {role: _fingerprints(model) for role, model in _models(plan.pipeline).items()}
     manifest = Manifest(config.to_dict(), plan.identity, models, versions()["coarse2fine"], layout)
-    run = _Run(engine, settings, progress)
+    run = _Phases(engine, settings, progress)
     with open_work(work, manifest, restart=settings.restart) as folder:
         job = _job(plan, source, output, folder, settings.trust)
         if not folder.finished("create"):  # once: a result that has been moved to its place must not be begun anew
@@ -171,7 +171,7 @@ def _plan(config: Config, source: Source, trust: bool) -> _Plan:
     pipeline = Pipeline.from_config(config, trust_checkpoint=trust)
     lattice, level = plan_cells(pipeline, levels[0]), coarse_level_of(pipeline, levels)
     # Statistics are not needed for that.
-    open_scene(pipeline, levels, blank_scan(len(levels[0].channels), lattice.shape), level)
+    open_volume(pipeline, levels, blank_scan(len(levels[0].channels), lattice.shape), level)
     stored = check_stored(scales, source.region)
     level, passed_over = fitting_level(level, config.blocks.coarse_level, scales, source.region)
     warnings = (*scales.warnings, *stored, *passed_over)
@@ -248,7 +248,7 @@ def _fingerprints(model: Model) -> list[str]:
 
 
 @dataclass(slots=True)
-class _Run:
+class _Phases:
     """Runs phases, and keeps book of them."""
 
     engine: Engine
@@ -297,7 +297,7 @@ class _Run:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def _scan(run: _Run, job: Job) -> None:
+def _scan(run: _Phases, job: Job) -> None:
     """Stream the volume once for its statistics."""
     if job.work.path(SCAN).exists():  # blocks that failed then must not change what the others were normalised by
         return
@@ -318,7 +318,7 @@ def _scan(run: _Run, job: Job) -> None:
     write_json(job.work.path(SCAN), scan.to_dict())
 
 
-def _number_objects(run: _Run, job: Job, cells: Sequence[Triple]) -> int:
+def _number_objects(run: _Phases, job: Job, cells: Sequence[Triple]) -> int:
     """Labels -> objects with numbers that are unique in the volume; returns how many there are."""
     lattice = job.lattice
     numbered = run.phase(job, "number", NumberCell(job), cells, lattice.core)
@@ -357,7 +357,7 @@ def pyramid_box(spec: LabelSpec, level: int, key: Triple) -> Box:
     return Box.of(start, edges).clip(Box.whole(spec.shape(level)))
 
 
-def _build_pyramid(run: _Run, job: Job) -> None:
+def _build_pyramid(run: _Phases, job: Job) -> None:
     spec = job.result
     for level in range(1, len(spec.factors)):
         ranges = (range(-(-edge // (4 * chunk))) for edge, chunk in zip(spec.shape(level), spec.chunk, strict=True))

@@ -13,12 +13,12 @@ from coarse2fine.counts import Tally
 from coarse2fine.io import atomic_write
 from coarse2fine.large.cells import CellResult, segment_cells
 from coarse2fine.large.execution.work import Key
-from coarse2fine.large.job import Job, scene_of, store_of
+from coarse2fine.large.job import Job, store_of, volume_of
 from coarse2fine.large.norm import norm_of
 from coarse2fine.preprocessing.statistics import scan_part
 from coarse2fine.report import count_labels
-from coarse2fine.system.memory import return_freed_memory
-from coarse2fine.system.timing import Clock
+from coarse2fine.system.memory import SteadyHeap, return_freed_memory
+from coarse2fine.system.timing import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +51,21 @@ class SegmentBlock:
             ``counts`` summed over cells, ``seconds`` by stage, ``labels`` of each cell (voxels by label), and ``to``:
             the cells that something was found for.
         """
-        lattice, clock = self.job.lattice, Clock()
+        lattice, run = self.job.lattice, Run(progress=SteadyHeap())
         cells = lattice.cells_of(triple(key))
         store, counts, labels, receivers = store_of(self.job.labels), Tally(), {}, set()
-        with clock.time("total"):
-            results = segment_cells(
-                scene_of(self.job), [lattice.core(cell) for cell in cells], clock, norm_of(self.job)
-            )
+        with run.clock.time("total"):
+            results = segment_cells(volume_of(self.job), [lattice.core(cell) for cell in cells], run, norm_of(self.job))
             for cell, result in zip(cells, results, strict=True):
                 core = lattice.core(cell)
-                with clock.time("write"):
+                with run.clock.time("write"):
                     own = result.part(core)
                     store.write(core, own)
                     labels[name_of(cell)] = count_labels(own)
                     receivers.update(self._hand_over(cell, result))
                 counts += result.counts
         return_freed_memory()
-        seconds = {name: round(value, 4) for name, value in clock.seconds.items()}
-        return {"counts": counts.to_dict(), "labels": labels, "seconds": seconds, "to": sorted(receivers)}
+        return {"counts": counts.to_dict(), "labels": labels, "seconds": run.clock.rounded(), "to": sorted(receivers)}
 
     def _hand_over(self, cell: Triple, result: CellResult) -> list[Triple]:
         """Write what the fine network decided in other cells, and which ones these are.

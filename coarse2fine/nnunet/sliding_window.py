@@ -13,9 +13,8 @@ from canvas import Box, Triple, triple
 from coarse2fine.errors import ModelError
 from coarse2fine.nnunet.model import Model, gaussian, tile_starts
 from coarse2fine.resampling.operators import Floats
+from coarse2fine.system.timing import Ticks
 
-Progress = Callable[[int, int], None]
-"""Called with (done, total) after every step."""
 OnTile = Callable[[Box], None]
 """Called before every tile with its place in the data, once for each network."""
 
@@ -26,7 +25,7 @@ def sliding_window(
     *,
     tile_step: float,
     mirroring: bool,
-    progress: Progress = lambda done, total: None,
+    ticks: Ticks = lambda done, total: None,
     on_tile: OnTile = lambda box: None,
     corners: Sequence[Triple] | None = None,
 ) -> torch.Tensor:
@@ -40,7 +39,7 @@ def sliding_window(
         data: Normalised voxels, shape (channels, z, y, x). Smaller volumes are padded with 0.
         tile_step: Distance of neighbouring tiles as a share of the tile, 0 to 1.
         mirroring: Average over mirrored inputs.
-        progress: Called after every tile.
+        ticks: Called after every tile.
         on_tile: Called before every tile; its box begins below 0 where the data are padded.
         corners: Where tiles begin, which together cover the data; None puts them where nnU-Net does.
 
@@ -67,7 +66,7 @@ def sliding_window(
             output = model.forward(padded[(slice(None), *tile)][None], mirroring=mirroring, fold=fold)[0].to(keep)
             logits[(slice(None), *tile)] += output * weight
             weights[tile] += weight
-            progress(fold * len(corners) + index + 1, total)
+            ticks(fold * len(corners) + index + 1, total)
         logits = torch.div(logits, weights, out=logits).cpu()
         if not bool(torch.isfinite(logits).all()):
             raise ModelError(

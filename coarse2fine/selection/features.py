@@ -26,10 +26,9 @@ from torch.nn import functional as F
 from assignnet import NO_FEATURES, Features, RoiTree
 from canvas import Box, Triple, to_array, triple
 from coarse2fine.coarse.feature_map import BottleneckMap, encoder_of, feature_channels
-from coarse2fine.coarse.heatmap import CoarseResult
+from coarse2fine.coarse.scene import Scene
 from coarse2fine.fine.inputs import input_reader
 from coarse2fine.nnunet.model import Model
-from coarse2fine.preprocessing.working_grid import WorkingView
 from coarse2fine.resampling.operators import Floats
 from coarse2fine.system.timing import Clock
 
@@ -107,8 +106,7 @@ def feature_model_fingerprint(model: Model) -> str:
 def tree_features(
     settings: FeatureSettings,
     tree: RoiTree,
-    coarse: CoarseResult,
-    view: WorkingView,
+    scene: Scene,
     fine: Model,
     slot: Triple,
     clock: Clock | None = None,
@@ -118,8 +116,7 @@ def tree_features(
     Args:
         settings: Which network, and how it is asked.
         tree: The regions, in voxels of the working grid.
-        coarse: The coarse result, with its bottleneck for source ``coarse``.
-        view: The fine model's view of the volume.
+        scene: What the regions are of; its coarse result with the bottleneck for source ``coarse``.
         fine: The fine model.
         slot: Size of the crops for source ``fine``.
         clock: Books network passes under ``assign.network``.
@@ -133,9 +130,9 @@ def tree_features(
     """
     if settings.source == "none":
         return Features(np.zeros((len(tree.rois), 0), np.float32), NO_FEATURES.volume)
-    boxes = [roi.box for roi in tree.rois]
+    boxes, view, coarse = [roi.box for roi in tree.rois], scene.view, scene.coarse
     if settings.source == "fine":
-        nodes = _seen_by_fine(settings, boxes, coarse, view, fine, slot, clock or Clock())
+        nodes = _seen_by_fine(settings, boxes, scene, fine, slot, clock or Clock())
         everything = nodes.reshape(len(nodes) * CELLS, nodes.shape[1] // CELLS).T
     elif coarse.bottleneck is None:
         raise ValueError("the coarse stage ran without keeping its bottleneck")
@@ -188,8 +185,7 @@ def pool_boxes(kept: BottleneckMap, boxes: Sequence[Box], grid: Triple, mode: Po
 def _seen_by_fine(
     settings: FeatureSettings,
     boxes: Sequence[Box],
-    coarse: CoarseResult,
-    view: WorkingView,
+    scene: Scene,
     fine: Model,
     slot: Triple,
     clock: Clock,
@@ -197,11 +193,11 @@ def _seen_by_fine(
     """Features of crops by the fine encoder, shape (boxes, 4 * channels)."""
     # A crop is a network input of its own here, so its edges must be divisible as often as the network halves them.
     shape = triple(-(-edge // by) * by for edge, by in zip(slot, fine.divisor, strict=True))
-    read = input_reader(view, coarse if fine.cascade else None)
+    read = input_reader(scene.view, scene.coarse if fine.cascade else None)
     nodes = np.zeros((len(boxes), CELLS * feature_channels(fine)), np.float32)
-    done = 0
+    done, volume = 0, scene.view.shape
     for group in _batches(boxes, max(1, prod(fine.patch) // prod(shape))):
-        crops = np.stack([read(_source(box, shape, view.shape, settings.downsample_mode), shape) for box in group])
+        crops = np.stack([read(_source(box, shape, volume, settings.downsample_mode), shape) for box in group])
         with clock.time("assign.network"):
             nodes[done : done + len(group)] = _encode(fine, torch.from_numpy(crops), settings.pooling_mode)
         done += len(group)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from assignnet import NO_FEATURES, RULES, Assigner, Problem, Roi, RoiTree, check_selection
 from assignnet.learn.agent import Agent, AgentCard, check_fit, load_agent
 from canvas import Triple
-from coarse2fine.coarse.heatmap import CoarseResult
+from coarse2fine.coarse.scene import Scene
 from coarse2fine.config.schema import Config
 from coarse2fine.config.types import shipped_agents
 from coarse2fine.errors import ModelError
@@ -112,7 +112,7 @@ def feature_settings(config: Config) -> FeatureSettings:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Chooser:
+class Selector:
     """Who chooses.
 
     Attributes:
@@ -131,21 +131,18 @@ class Chooser:
     problem: Problem
     warnings: tuple[str, ...] = ()
 
-    def choose(
-        self, tree: RoiTree, coarse: CoarseResult, view: WorkingView, fine: Model, clock: Clock
-    ) -> tuple[Roi, ...]:
+    def choose(self, tree: RoiTree, scene: Scene, fine: Model, clock: Clock) -> tuple[Roi, ...]:
         """ROI tree -> ordered boxes.
 
         Args:
             tree: The regions.
-            coarse: The coarse result, with its bottleneck if ``features`` wants it.
-            view: The fine model's view of the volume.
+            scene: What the regions are of; its coarse result with the bottleneck if ``features`` wants it.
             fine: The fine model.
             clock: Books network passes, if there are any, under ``assign.network``.
         """
         seen = NO_FEATURES
         if self.features.source != "none":
-            seen = tree_features(self.features, tree, coarse, view, fine, self.problem.slot, clock)
+            seen = tree_features(self.features, tree, scene, fine, self.problem.slot, clock)
         chosen = self.assigner(tree, self.problem, seen)
         check_selection(tree, chosen)
         return chosen
@@ -155,7 +152,7 @@ class Chooser:
         return {"name": self.name, "kind": self.kind}
 
 
-def find_chooser(config: Config, plan: CanvasPlan, coarse: Model, fine: Model) -> Chooser:
+def find_selector(config: Config, plan: CanvasPlan, coarse: Model, fine: Model) -> Selector:
     """The rule or agent that ``assign.agent`` names.
 
     Args:
@@ -169,12 +166,12 @@ def find_chooser(config: Config, plan: CanvasPlan, coarse: Model, fine: Model) -
     """
     name, problem = config.assign.agent, problem_of(config, plan)
     if name in RULES:
-        return Chooser(name, "rule", RULES[name], FeatureSettings("none"), problem)
+        return Selector(name, "rule", RULES[name], FeatureSettings("none"), problem)
     folder = shipped_agents().get(name, Path(name))
     agent = _load(folder)
     settings = _settings(agent.card, folder)
     _check(agent.card, settings, folder, problem, coarse, fine)
-    return Chooser(name, agent.card.kind, agent, settings, problem, tuple(_doubts(agent.card, name, problem)))
+    return Selector(name, agent.card.kind, agent, settings, problem, tuple(_doubts(agent.card, name, problem)))
 
 
 def _load(folder: Path) -> Agent:

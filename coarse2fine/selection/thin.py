@@ -11,14 +11,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from assignnet import RoiTree
-from canvas import Box, Triple
+from canvas import Triple
 from coarse2fine.config.schema import Config
 from coarse2fine.fine.canvases import tiles_of, tiles_under
-from coarse2fine.fine.sizes import CanvasPlan, plan_sizes
-from coarse2fine.nnunet.model import Model
-from coarse2fine.preprocessing.working_grid import WorkingView
-from coarse2fine.resampling.operators import Floats
-from coarse2fine.selection.selector import find_tree
+from coarse2fine.fine.segment import FineStage
 
 
 def two_stage(config: Config) -> Config:
@@ -43,31 +39,34 @@ def is_thin(volume: Triple, patch: Triple) -> bool:
     return any(edge < limit for edge, limit in zip(volume, patch, strict=True))
 
 
-def unpacked(
-    tree: RoiTree, heatmap: Floats, view: WorkingView, model: Model, config: Config
-) -> tuple[RoiTree, Config, CanvasPlan] | None:
-    """The regions of a thin volume and the settings that segment them as two-stage mode does.
-
-    Where patches around the regions would be more than the tiles of nnU-Net's sliding window over the volume that touch
-    them, regions are seen on these tiles instead. So no thin volume takes more passes than in one-stage mode.
+def stage_for(stage: FineStage, volume: Triple) -> FineStage:
+    """The stage that segments a volume: in accelerated mode of a thin one that of two-stage mode, else the given one.
 
     Args:
-        tree: The regions.
-        heatmap: Where they come from, shape (z, y, x).
-        view: The fine model's view of the volume, or of a window of it.
-        model: The fine model.
-        config: Settings of accelerated mode.
+        stage: As the settings ask for it.
+        volume: Shape of the whole working grid.
 
     Returns:
-        None if the volume is not thin, or the settings ask for resized crops or for inputs smaller than a patch.
+        The given one, too, if the settings ask for resized crops or for inputs smaller than a patch.
     """
+    config, model = stage.config, stage.model
     asked = not config.canvas.enabled or config.fine.postprocess == "resize_only"
-    if asked or config.mode != "accelerated" or not is_thin(view.whole, model.patch):
-        return None
-    classical = two_stage(config)
-    plan, step = plan_sizes(classical, model), config.fine.tile_step
-    if view.window == Box.whole(view.whole):  # regions of a part of a volume may belong to somebody else
-        tree = find_tree(classical, plan, heatmap, view)
-    boxes = [parent.box for parent in tree.parents]
-    around = sum(len(tiles_of(box, plan.native, step)) for box in boxes)
-    return tree, classical, replace(plan, shared=len(tiles_under(boxes, model.patch, step, view.shape)) < around)
+    if asked or config.mode != "accelerated" or not is_thin(volume, model.patch):
+        return stage
+    return FineStage.of(model, two_stage(config))
+
+
+def share_tiles(stage: FineStage, tree: RoiTree, volume: Triple) -> FineStage:
+    """Two-stage mode's stage, but with regions seen on tiles of nnU-Net's sliding window where these are fewer.
+
+    So no thin volume takes more passes than in one-stage mode.
+
+    Args:
+        stage: From ``stage_for``.
+        tree: The regions.
+        volume: Shape of what they are counted in.
+    """
+    patch, step, boxes = stage.model.patch, stage.config.fine.tile_step, [parent.box for parent in tree.parents]
+    around = sum(len(tiles_of(box, stage.plan.native, step)) for box in boxes)
+    shared = len(tiles_under(boxes, patch, step, volume)) < around
+    return replace(stage, plan=replace(stage.plan, shared=shared))

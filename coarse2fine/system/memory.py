@@ -61,7 +61,7 @@ def return_freed_memory() -> None:
 
 @dataclass(slots=True)
 class SteadyHeap:
-    """Returns freed memory whenever the process has grown noticeably since the first call; a callback of a stage.
+    """Progress of a run that returns freed memory whenever the process has grown noticeably since the first pass.
 
     What is too small for a mapping of its own leaves holes on the heap, pass after pass, and makes the process grow
     though no more is in use.
@@ -74,9 +74,11 @@ class SteadyHeap:
     growth: float = 1.03
     first: int | None = None
 
-    def __call__(self, done: int, total: int) -> None:
-        """Called after each of ``total`` passes."""
-        if self.first is None:
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Called after each pass; a fine stage's first one is what its others are compared with."""
+        if stage != "fine":
+            return
+        if self.first is None or done == 1:
             self.first = _resident()
         elif _resident() > self.growth * self.first:
             return_freed_memory()

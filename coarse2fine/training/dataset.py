@@ -17,7 +17,7 @@ from coarse2fine.io import Volume, atomic_write, find_cases, input_suffixes, lab
 from coarse2fine.io.files.readers import SIMPLE_ITK, Reader, look_with
 from coarse2fine.nnunet.model import Model
 from coarse2fine.selection.features import FeatureSettings, feature_model_fingerprint
-from coarse2fine.training.outcomes import Labels, TeachSettings, teach_case
+from coarse2fine.training.outcomes import Labels, OutcomeSettings, measure_outcomes
 
 FEW = 4
 """From this many cases on, whole cases are held out for validation; of fewer, a part of each."""
@@ -70,7 +70,7 @@ def build_instances(
     fine: Model,
     config: Config,
     features: FeatureSettings,
-    settings: TeachSettings,
+    settings: OutcomeSettings,
     *,
     seed: int = 0,
     split: bool = True,
@@ -97,7 +97,7 @@ def build_instances(
     for index, case in enumerate(cases):
         volume = read_volume(list(case.images), [coarse.reader, fine.reader])
         labels = read_labels(case.labels, fine, volume)
-        instances += teach_case(
+        instances += measure_outcomes(
             volume, labels, coarse, fine, config, features, settings, parts=parts, seed=seed + index
         )
         progress(index + 1, len(cases))
@@ -174,7 +174,7 @@ def how_made(
     fine: Model,
     config: Config,
     features: FeatureSettings,
-    settings: TeachSettings,
+    settings: OutcomeSettings,
     seed: int,
 ) -> dict[str, Any]:
     """Everything that instances depend on, JSON-ready: files by name, size and time, models by their weights."""

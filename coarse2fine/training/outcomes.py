@@ -16,25 +16,26 @@ from assignnet import Features, Problem, Roi, RoiTree
 from assignnet.value.instance import Instance
 from assignnet.value.voxel_counts import count_outcomes
 from canvas import Box, triple
-from coarse2fine.coarse.heatmap import CoarseResult, look_coarsely, paint_coarse
+from coarse2fine.coarse.heatmap import CoarseStage, paint_coarse, predict_heatmap
+from coarse2fine.coarse.scene import Scene
 from coarse2fine.config.schema import Config
 from coarse2fine.errors import VolumeError
 from coarse2fine.fine.canvases import better_alone
-from coarse2fine.fine.segment import segment_boxes
-from coarse2fine.fine.sizes import plan_sizes
+from coarse2fine.fine.inputs import VolumeNorm
+from coarse2fine.fine.segment import FineStage, segment_boxes
 from coarse2fine.fine.writeback import LabelWriter
 from coarse2fine.io import Volume
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import WorkingView, view_volume
 from coarse2fine.selection.features import FeatureSettings, tree_features
 from coarse2fine.selection.selector import find_tree, problem_of
-from coarse2fine.system.timing import Clock
+from coarse2fine.system.timing import Run
 
 Labels = NDArray[np.unsignedinteger]
 
 
 @dataclass(frozen=True, slots=True)
-class TeachSettings:
+class OutcomeSettings:
     """How many instances come of a case.
 
     Attributes:
@@ -49,7 +50,7 @@ class TeachSettings:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Lesson:
+class LabelledTree:
     """One tree of a case with everything that is known about it, on the whole volume.
 
     Attributes:
@@ -75,14 +76,14 @@ class Lesson:
     seconds_per_slot: float
 
 
-def teach_case(
+def measure_outcomes(
     volume: Volume,
     reference: Labels,
     coarse: Model,
     fine: Model,
     config: Config,
     features: FeatureSettings,
-    settings: TeachSettings,
+    settings: OutcomeSettings,
     *,
     parts: Sequence[tuple[str, tuple[float, float]]] = (("whole", (0.0, 1.0)),),
     seed: int = 0,
@@ -111,16 +112,13 @@ def teach_case(
         )
     random = np.random.default_rng(seed)
     coarse_view = view_volume(volume, coarse, config.coarse.spacing)
-    clock = Clock()
-    looked = look_coarsely(
-        coarse_view, coarse, fine, config.coarse, clock, lambda done, total: None, bottleneck=features.wants_coarse
-    )
+    looked = predict_heatmap(CoarseStage(coarse, fine, config.coarse, features.wants_coarse), coarse_view)
     view = view_volume(volume, fine)
     truth = np.ascontiguousarray(np.asarray(view.turn.array(reference))[view.crop.slices])
     axis = int(np.argmax(view.shape))
     for variant, changed in enumerate(perturbed(config, settings.variants, random)):
-        lesson = learn_tree(changed, looked, view, fine, truth, features, settings.most)
-        if lesson is None:
+        labelled = label_tree(FineStage.of(fine, changed), Scene(view, looked), truth, features, settings.most)
+        if labelled is None:
             continue
         for name, (low, high) in parts:
             start, stop = [0, 0, 0], list(view.shape)
@@ -128,7 +126,7 @@ def teach_case(
             part = Box(triple(start), triple(stop))
             for index, region in enumerate([part, *random_boxes(part, settings.regions, random)]):
                 case = f"{volume.name}/{name}"
-                instance = restrict(lesson, part, region, view, fine, f"{case}/{variant}/{index}", case)
+                instance = restrict(labelled, part, region, view, fine, f"{case}/{variant}/{index}", case)
                 # Where there is nothing to find, quality is all or nothing, and says little about regions.
                 if instance.tree.parents and instance.outcomes.truth.any():
                     yield instance
@@ -153,17 +151,12 @@ def perturbed(config: Config, count: int, random: np.random.Generator) -> Iterat
         yield fixed.model_copy(update={"rois": rois.model_copy(update=changes)})
 
 
-def learn_tree(
-    config: Config,
-    coarse: CoarseResult,
-    view: WorkingView,
-    fine: Model,
-    truth: Labels,
-    features: FeatureSettings,
-    most: int,
-) -> Lesson | None:
+def label_tree(
+    stage: FineStage, scene: Scene, truth: Labels, features: FeatureSettings, most: int
+) -> LabelledTree | None:
     """Find the tree and segment every region of it; None if it has no regions, or more than ``most``."""
-    plan = plan_sizes(config, fine)
+    fine, config, plan = stage.model, stage.config, stage.plan
+    view, coarse = scene.view, scene.coarse
     tree = find_tree(config, plan, coarse.heatmap, view)
     if not 0 < len(tree.rois) <= most:
         return None
@@ -175,40 +168,28 @@ def learn_tree(
     ignored = np.zeros(truth.shape, bool) if fine.labels.ignore is None else truth == fine.labels.ignore
     truth = np.where(ignored, 0, truth).astype(truth.dtype)
     outside[ignored] = 0
-    clock, labels = Clock(), dict[Box, Labels]()
+    run, labels = Run(), dict[Box, Labels]()
     places: dict[Box, Box] = {}
     known = [roi.box for roi in tree.leaves]
-    alone = better_alone(known, config, plan, view.shape)
+    norm = VolumeNorm(alone=better_alone(known, config, plan, view.shape))
     for group in disjoint_groups(tree.rois):
         writer, boxes = LabelWriter(view, fine), [roi.box for roi in group]
-        segment_boxes(
-            view,
-            fine,
-            boxes,
-            config,
-            plan,
-            writer,
-            coarse,
-            clock,
-            lambda done, total: None,
-            known=known,
-            alone=alone,
-        )
+        segment_boxes(stage, scene, boxes, writer, run, known=known, norm=norm)
         writer.finish()
         writer.labels[ignored] = 0
         places |= {box: writer.native(box) for box in boxes}
         labels |= {box: writer.labels[places[box].slices].copy() for box in boxes}
     slots = sum(problem.slots(roi.box) for roi in tree.rois)
-    return Lesson(
+    return LabelledTree(
         tree,
         problem,
-        tree_features(features, tree, coarse, view, fine, plan.slot),
+        tree_features(features, tree, scene, fine, plan.slot),
         truth,
         outside,
         tuple(places[roi.box] for roi in tree.rois),
         tuple(labels[roi.box] for roi in tree.rois),
         tuple(fine.labels.foreground),
-        clock.seconds["fine.network"] / slots,
+        run.clock.seconds["fine.network"] / slots,
     )
 
 
@@ -233,11 +214,13 @@ def random_boxes(part: Box, count: int, random: np.random.Generator) -> Iterator
         yield Box.of(triple(start), triple(shape))
 
 
-def restrict(lesson: Lesson, part: Box, region: Box, view: WorkingView, fine: Model, name: str, case: str) -> Instance:
+def restrict(
+    labelled: LabelledTree, part: Box, region: Box, view: WorkingView, fine: Model, name: str, case: str
+) -> Instance:
     """The instance of a sub-volume: the families in its midst, and the voxels that no other region holds.
 
     Args:
-        lesson: Of the whole volume.
+        labelled: Of the whole volume.
         part: Part of the volume that the instance must not leave.
         region: The sub-volume, on the working grid. Families whose parent's centre it holds belong to it; it grows to
             hold them.
@@ -246,7 +229,7 @@ def restrict(lesson: Lesson, part: Box, region: Box, view: WorkingView, fine: Mo
         name: Of the instance.
         case: That it belongs to.
     """
-    tree = lesson.tree
+    tree = labelled.tree
     kept = [
         index
         for index, parent in enumerate(tree.parents)
@@ -257,9 +240,9 @@ def restrict(lesson: Lesson, part: Box, region: Box, view: WorkingView, fine: Mo
     held = LabelWriter(view, fine).native(region)
     inside = {roi for index in kept for roi in (tree.parents[index], *tree.children[index])}
     rows = [row for row, roi in enumerate(tree.rois) if roi in inside]
-    places = {row: lesson.places[row].relative_to(held).slices for row in rows}
+    places = {row: labelled.places[row].relative_to(held).slices for row in rows}
     counts = np.ones(held.shape, bool)
-    for place in (place.clip(held) for row, place in enumerate(lesson.places) if row not in rows):
+    for place in (place.clip(held) for row, place in enumerate(labelled.places) if row not in rows):
         counts[place.relative_to(held).slices] = False
     for row in rows:
         counts[places[row]] = True
@@ -272,12 +255,12 @@ def restrict(lesson: Lesson, part: Box, region: Box, view: WorkingView, fine: Mo
         tuple(tuple(map(moved, tree.children[index])) for index in kept),
         region.shape,
     )
-    nodes = lesson.features.nodes
+    nodes = labelled.features.nodes
     outcomes = count_outcomes(
-        lesson.truth[held.slices] * counts,
-        lesson.outside[held.slices] * counts,
-        [(places[row], lesson.labels[row]) for row in rows],
-        lesson.classes,
+        labelled.truth[held.slices] * counts,
+        labelled.outside[held.slices] * counts,
+        [(places[row], labelled.labels[row]) for row in rows],
+        labelled.classes,
     )
-    features = Features(nodes[rows] if nodes.shape[1] else nodes, lesson.features.volume)
-    return Instance(name, case, small, lesson.problem, features, outcomes, lesson.seconds_per_slot)
+    features = Features(nodes[rows] if nodes.shape[1] else nodes, labelled.features.volume)
+    return Instance(name, case, small, labelled.problem, features, outcomes, labelled.seconds_per_slot)

@@ -235,7 +235,9 @@ def test_segment__boxes_of_different_sizes__only_same_size_packing_depends_on_or
     runs, order = import_benchmark("studies.measures"), import_benchmark("selection.measures")
     real = geometry.real_case(bench)
     seen = order.look(real)
-    regions = geometry.find_regions(bench, geometry.Heat(seen.coarse.heatmap, seen.view.shape), "rois.threshold=0.47")
+    regions = geometry.find_regions(
+        bench, geometry.Heat(seen.scene.coarse.heatmap, seen.scene.view.shape), "rois.threshold=0.47"
+    )
     placements = [placement for canvas in regions.canvases() for placement in canvas.placements]
     volumes = {placement.crop: placement.slot.volume for placement in placements}
     rois = list({volumes[crop]: roi for crop, roi in enumerate(regions.chosen)}.values())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,9 +11,11 @@ from hypothesis import strategies as st
 
 from assignnet import Roi, RoiTree
 from canvas import Box, Canvas, Placement, Triple
-from coarse2fine.counts import Tally, tally
+from coarse2fine.coarse.scene import Scene
+from coarse2fine.counts import Share, Tally, tally
 from coarse2fine.fine.segment import FineResult
 from coarse2fine.regions.search_grid import Place
+from coarse2fine.segmenter import Segmented
 
 VOLUME: Triple = (4, 12, 24)
 COARSE: Triple = (4, 6, 8)  # voxels of 1 x 2 x 3
@@ -40,8 +44,22 @@ def mass_of(boxes: list[Box]) -> float:
     return float(HEATMAP[centres].sum(dtype=np.float64))
 
 
-def fine_of(boxes: list[Box]) -> FineResult:
-    return FineResult((), tuple(boxes), 0, 0)
+def tally_of(
+    fine: FineResult | list[Box],
+    share: Share | None = None,
+    *,
+    heatmap: np.ndarray = HEATMAP,
+    place: Place | None = None,
+    offset: Triple = (0, 0, 0),
+    tree: RoiTree = NO_TREE,
+    chosen: tuple[Roi, ...] = (),
+    unpacked: bool = False,
+) -> Tally:
+    """What is counted of boxes in a heatmap, neither of which needs networks."""
+    result = FineResult((), tuple(fine), 0, 0) if isinstance(fine, list) else fine
+    view = SimpleNamespace(whole=VOLUME, window=Box(offset, VOLUME))
+    scene = Scene(view, SimpleNamespace(heatmap=heatmap, place=place))  # type: ignore[arg-type]
+    return tally(Segmented(None, tree, chosen, result, unpacked), scene, share or Share())  # type: ignore[arg-type]
 
 
 @settings(max_examples=30, deadline=None)
@@ -49,7 +67,7 @@ def fine_of(boxes: list[Box]) -> FineResult:
 def test_tally__whole_volume__counts_what_painting_counts(data: st.DataObject) -> None:
     """Boxes that overlap count once, and what reaches out of the volume does not count."""
     boxes = boxes_of(data, 5)
-    counts = tally(NO_TREE, [], fine_of(boxes), HEATMAP, VOLUME)
+    counts = tally_of(boxes)
     assert counts.working == np.prod(VOLUME)
     assert counts.covered == painted(boxes).sum()
     assert counts.mass == HEATMAP.sum(dtype=np.float64)
@@ -66,17 +84,12 @@ def test_tally__cells__add_up_to_the_whole_volume(data: st.DataObject) -> None:
         own = Box((0, core.start[1] // 2, core.start[2] // 3), (4, core.stop[1] // 2, core.stop[2] // 3))
         seen = own.grow((0, 2, 3)).clip(Box.whole(COARSE))
         offset = (0, core.start[1], core.start[2])
-        total += tally(
-            NO_TREE,
-            [],
-            fine_of([box.shift(tuple(-by for by in offset)) for box in boxes[number]]),
-            HEATMAP[seen.slices],
-            VOLUME,
-            Place(seen.start, COARSE),
-            own=own.relative_to(seen),
-            core=core,
+        total += tally_of(
+            [box.shift(tuple(-by for by in offset)) for box in boxes[number]],
+            Share(own.relative_to(seen), core, tuple(cell for cell in CELLS if cell != core)),
+            heatmap=HEATMAP[seen.slices],
+            place=Place(seen.start, COARSE),
             offset=offset,
-            elsewhere=[cell for cell in CELLS if cell != core],
         )
     assert total.working == np.prod(VOLUME)
     assert total.mass == pytest.approx(HEATMAP.sum(dtype=np.float64))
@@ -88,13 +101,13 @@ def test_tally__cells__add_up_to_the_whole_volume(data: st.DataObject) -> None:
 def test_tally__box_in_another_cell__counts_there_unless_that_cell_is_known_to_look_at_it() -> None:
     """A cell adds what its boxes reach of others to what lies in itself."""
     core, box, own = CELLS[0], Box((0, 0, 6), (4, 6, 18)), Box((0, 0, 0), (4, 3, 4))
-    one = tally(NO_TREE, [], fine_of([box]), HEATMAP, VOLUME, own=own, core=core)
+    one = tally_of([box], Share(own, core))
     assert one.working == core.volume
     assert one.covered == box.volume
     assert one.mass == pytest.approx(HEATMAP[own.slices].sum(dtype=np.float64))
     assert one.mass_covered == pytest.approx(mass_of([box]))
     theirs = Box((0, 0, 12), (4, 6, 15))
-    known = tally(NO_TREE, [], fine_of([box]), HEATMAP, VOLUME, own=own, core=core, elsewhere=[theirs])
+    known = tally_of([box], Share(own, core, (theirs,)))
     assert known.covered == box.volume - theirs.volume
     assert known.mass_covered == pytest.approx(mass_of([box]) - mass_of([theirs]))
 
@@ -107,12 +120,12 @@ def test_tally__regions_and_canvases__are_counted() -> None:
     box = Box((0, 0, 0), (2, 2, 2))
     canvases = tuple(Canvas(shape, (1, 1, 1), (Placement(0, box, box, box),)) for shape in ((4, 4, 4), (2, 4, 4)))
     fine = FineResult(canvases, (box, box), 3, 5, 7)
-    counts = tally(tree, [parents[0], children[3]], fine, HEATMAP, VOLUME)
+    counts = tally_of(fine, tree=tree, chosen=(parents[0], children[3]))
     assert counts.boxes == {"children": 5, "parents": 3, "selected": 2, "dropped": 1, "grown": 3, "cut": 5}
     assert counts.network_inputs == {"count": 2, "voxels": 96, "network_voxels": 103, "fill": 16 / 96}
     assert counts.unpacked == 0
-    assert tally(tree, parents, fine, HEATMAP, VOLUME, unpacked=True).unpacked == 3
-    assert tally(tree, [], fine, HEATMAP, VOLUME).dropped == 3
+    assert tally_of(fine, tree=tree, chosen=tuple(parents), unpacked=True).unpacked == 3
+    assert tally_of(fine, tree=tree).dropped == 3
 
 
 def test_tally__sum__adds_each_number_to_its_own() -> None:

@@ -14,14 +14,14 @@ from torch import nn
 from canvas import Box, Triple
 from coarse2fine.config.reader import load_config
 from coarse2fine.io import Grid, LazyArray, Volume
-from coarse2fine.large.cells import UNSETTLED, CellResult, VolumeNorm, look_at_cell, open_scene, segment_cells
+from coarse2fine.large.cells import UNSETTLED, CellResult, VolumeNorm, look_at_cell, open_volume, segment_cells
 from coarse2fine.large.lattice import Lattice
 from coarse2fine.large.norm import settle
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.preprocessing.statistics import Scan, join_scans, scan_part
-from coarse2fine.system.timing import Clock
+from coarse2fine.system.timing import Run
 
 SPACING = (2.0, 1.0, 1.0)
 
@@ -92,21 +92,21 @@ def segment(
     norm: VolumeNorm = UNSETTLED,
 ) -> dict[Triple, CellResult]:
     """What comes of each cell, block by block, in scan order (``order`` 1) or from the end (-1)."""
-    scene = open_scene(pipeline, [lazy_volume(image, spacing)], scan_of(image), 0)
+    scene = open_volume(pipeline, [lazy_volume(image, spacing)], scan_of(image), 0)
     results: dict[Triple, CellResult] = {}
     for block in lattice.blocks()[::order]:
         cells = lattice.cells_of(block)
-        found = segment_cells(scene, [lattice.core(cell) for cell in cells], Clock(), norm)
+        found = segment_cells(scene, [lattice.core(cell) for cell in cells], Run(), norm)
         results |= dict(zip(cells, found, strict=True))
     return results
 
 
 def settled(pipeline: Pipeline, image: np.ndarray, lattice: Lattice) -> VolumeNorm:
     """What a run settles of ``norm: case`` before it segments, from the regions of all cells."""
-    scene = open_scene(pipeline, [lazy_volume(image)], scan_of(image), 0)
-    seen = [look_at_cell(scene, lattice.core(index), Clock()) for index in lattice.cells()]
+    scene = open_volume(pipeline, [lazy_volume(image)], scan_of(image), 0)
+    seen = [look_at_cell(scene, lattice.core(index), Run()) for index in lattice.cells()]
     known, chosen = ([box for pair in seen for box in pair[number]] for number in (0, 1))
-    alone, statistics, _ = settle(scene, known, chosen, True, Clock())
+    alone, statistics, _ = settle(scene, known, chosen, True, Run())
     return VolumeNorm(statistics, alone)
 
 

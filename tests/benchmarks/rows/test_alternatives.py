@@ -17,14 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from canvas import Box, Triple, share_of_volume
-from coarse2fine.coarse.heatmap import CoarseResult
+from coarse2fine.coarse.heatmap import CoarseResult, CoarseStage, predict_heatmap
 from coarse2fine.config.reader import load_config
+from coarse2fine.config.schema import Config
 from coarse2fine.io import Grid, Volume
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model, gaussian, tile_starts
 from coarse2fine.pipeline import Pipeline
-from coarse2fine.preprocessing.working_grid import WorkingView, open_view
-from coarse2fine.system.timing import Clock
+from coarse2fine.preprocessing.working_grid import WorkingView, open_view, view_volume
 
 SPACING, SHAPE = (2.0, 1.0, 1.0), (18, 33, 34)
 # What is left without the zero border: there nnU-Net and MONAI place tiles of 8 x 16 x 16 alike.
@@ -66,7 +66,7 @@ def scene(script: ModuleType, model: Model, heatmap: np.ndarray, **changes: Any)
     logits[0 if model.labels.regions else 1] = odds
     coarse = CoarseResult(logits, heatmap.astype(np.float32), model)
     view = open_view([blobs(SHAPE, seed=seed) for seed in range(model.channels)], SPACING, model)
-    return script.Scene(view, model, coarse, **{"threshold": 0.5, "tile_step": 0.5, "mirroring": False} | changes)
+    return script.Given(view, model, coarse, **{"threshold": 0.5, "tile_step": 0.5, "mirroring": False} | changes)
 
 
 def corner() -> np.ndarray:
@@ -100,13 +100,17 @@ def volume(model: Model) -> Volume:
     return Volume(channels, Grid(SHAPE, SPACING), "blobs")
 
 
+def looked(case: Volume, config: Config, coarse: Model, fine: Model) -> CoarseResult:
+    return predict_heatmap(CoarseStage(coarse, fine, config.coarse), view_volume(case, coarse))
+
+
 def everywhere(script: ModuleType, model: Model, coarse: Model, mirroring: bool = False) -> Any:
     """A scene as the pipeline would see it, with a threshold below every value of the heatmap."""
     options = ["fine.use_prior=true"] if model.cascade else []
     case = volume(model)
-    look = Pipeline(load_config(None, options), coarse, model)._look(case, coarse, lambda *_: None, Clock())
+    look = looked(case, load_config(None, options), coarse, model)
     assert look.heatmap.min() > 0
-    return script.Scene(open_view(case.channels, SPACING, model), model, look, 0.0, 0.5, mirroring)
+    return script.Given(open_view(case.channels, SPACING, model), model, look, 0.0, 0.5, mirroring)
 
 
 def inner(labels: np.ndarray) -> np.ndarray:

@@ -19,13 +19,12 @@ from hypothesis import strategies as st
 
 from canvas import Box
 from coarse2fine.coarse.feature_map import BottleneckMap, encoder_of, feature_channels, record_bottleneck
-from coarse2fine.coarse.heatmap import CoarseResult, body_box, look_coarsely
+from coarse2fine.coarse.heatmap import CoarseResult, CoarseStage, body_box, predict_heatmap
 from coarse2fine.config.schema import BodyCrop, CoarseConfig
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model, tile_starts
 from coarse2fine.nnunet.sliding_window import sliding_window
 from coarse2fine.preprocessing.working_grid import WorkingView, open_view
-from coarse2fine.system.timing import Clock
 
 SPACING = (2.0, 1.0, 1.0)
 STRIDE = (2, 4, 4)  # of the tiny models: the product of their strides
@@ -37,7 +36,7 @@ def look(
     """A coarse stage over blobs that keeps its bottleneck."""
     view = open_view((blobs(shape),), SPACING, coarse)
     config = CoarseConfig(**options)
-    result = look_coarsely(view, coarse, fine, config, Clock(), lambda done, total: None, bottleneck=True)
+    result = predict_heatmap(CoarseStage(coarse, fine, config, keep_features=True), view)
     assert result.bottleneck is not None
     return view, result, result.bottleneck
 
@@ -49,7 +48,7 @@ def encode(model: Model, data: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("transposes", [((0, 1, 2), (0, 1, 2)), ((1, 2, 0), (2, 0, 1))], ids=["plain", "turned"])
-def test_look_coarsely__one_tile_covers_the_volume__bottleneck_is_the_encoders_output(
+def test_predict_heatmap__one_tile_covers_the_volume__bottleneck_is_the_encoders_output(
     transposes: tuple[tuple[int, int, int], tuple[int, int, int]], model_folder: Callable[..., Path]
 ) -> None:
     """Exactly the unflipped output of the first of several networks, on the fine model's axes, padding included."""
@@ -74,7 +73,7 @@ def test_look_coarsely__one_tile_covers_the_volume__bottleneck_is_the_encoders_o
 
 
 @pytest.mark.parametrize("tile_step", [0.5, 0.3, 1.0])
-def test_look_coarsely__many_tiles__are_averaged_where_their_rounded_corners_put_them(
+def test_predict_heatmap__many_tiles__are_averaged_where_their_rounded_corners_put_them(
     tile_step: float, model_folder: Callable[..., Path]
 ) -> None:
     """Every map voxel is the mean of what the tiles that lie on it say, tiles off the stride's multiples included."""
@@ -101,21 +100,21 @@ def test_look_coarsely__many_tiles__are_averaged_where_their_rounded_corners_put
 
 
 @pytest.mark.parametrize("mirroring", [False, True])
-def test_look_coarsely__bottleneck_kept_or_not__gives_the_same_bits(
+def test_predict_heatmap__bottleneck_kept_or_not__gives_the_same_bits(
     mirroring: bool, model_folder: Callable[..., Path]
 ) -> None:
     """Recording changes no output, and leaves no hook behind."""
     coarse = load_model(model_folder(spacing=(4.0, 2.0, 2.0)))
     view, recorded, _ = look(coarse, coarse, (30, 50, 46), mirroring=mirroring)
     config = CoarseConfig(mirroring=mirroring)
-    plain = look_coarsely(view, coarse, coarse, config, Clock(), lambda done, total: None)
+    plain = predict_heatmap(CoarseStage(coarse, coarse, config), view)
     np.testing.assert_array_equal(recorded.logits, plain.logits)
     np.testing.assert_array_equal(recorded.heatmap, plain.heatmap)
     assert plain.bottleneck is None
     assert not any(module._forward_hooks for module in coarse.networks[0].modules())
 
 
-def test_look_coarsely__body_crop__map_begins_where_the_body_does(model_folder: Callable[..., Path]) -> None:
+def test_predict_heatmap__body_crop__map_begins_where_the_body_does(model_folder: Callable[..., Path]) -> None:
     """Cropped to the body, the map is that of the body alone, and knows where it lies."""
     coarse = load_model(model_folder(spacing=(2.0, 1.0, 1.0)))
     crop = {"above": 120.0, "margin_mm": 2.0}

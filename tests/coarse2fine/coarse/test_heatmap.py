@@ -15,7 +15,7 @@ from scipy.ndimage import find_objects, label
 from torch.nn import functional as F
 
 from canvas import Box, Triple
-from coarse2fine.coarse.heatmap import CoarseResult, body_box, look_coarsely, paint_coarse
+from coarse2fine.coarse.heatmap import CoarseResult, CoarseStage, body_box, paint_coarse, predict_heatmap
 from coarse2fine.config.reader import load_config
 from coarse2fine.config.schema import BodyCrop
 from coarse2fine.large.window import outwards
@@ -24,7 +24,6 @@ from coarse2fine.nnunet.model import Model
 from coarse2fine.nnunet.sliding_window import sliding_window
 from coarse2fine.preprocessing.working_grid import open_view
 from coarse2fine.regions.search_grid import Place
-from coarse2fine.system.timing import Clock
 
 SPACING = (2.0, 1.0, 1.0)
 REGIONS = {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
@@ -50,7 +49,7 @@ def test_body_box__margin__is_kept_around_the_largest_bright_object(step: int, m
 
 
 @pytest.mark.parametrize("options", [{}, REGIONS], ids=["classes", "regions"])
-def test_look_coarsely__outside_of_the_body__is_certain_background(
+def test_predict_heatmap__outside_of_the_body__is_certain_background(
     options: dict[str, object], model_folder: Callable[..., Path]
 ) -> None:
     """Whatever the labels; inside of the body are the outputs of a sliding window over it."""
@@ -60,7 +59,7 @@ def test_look_coarsely__outside_of_the_body__is_certain_background(
     view = open_view([image], SPACING, coarse)
     crop = {"above": 40.0, "margin_mm": 1.0}
     config = load_config(None, [f"coarse.body_crop={crop}"]).coarse
-    result = look_coarsely(view, coarse, coarse, config, Clock(), lambda done, total: None)
+    result = predict_heatmap(CoarseStage(coarse, coarse, config), view)
     body = body_box(view, BodyCrop(**crop))
     inside = np.zeros(view.shape, bool)
     inside[body.slices] = True

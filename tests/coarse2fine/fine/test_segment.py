@@ -14,7 +14,7 @@ from large_volumes import bright_pipeline
 from torch.nn import functional as F
 
 from canvas import Box, Canvas, Triple, share_of_volume
-from coarse2fine.coarse.heatmap import look_coarsely
+from coarse2fine.coarse.heatmap import CoarseStage, predict_heatmap
 from coarse2fine.config.reader import load_config
 from coarse2fine.fine.canvases import better_alone, count_tiles, plan_canvases
 from coarse2fine.fine.inputs import input_reader, norm_tiles
@@ -25,7 +25,6 @@ from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
 from coarse2fine.pipeline import Result
 from coarse2fine.preprocessing.working_grid import open_view
-from coarse2fine.system.timing import Clock
 
 SPACING = (2.0, 1.0, 1.0)  # the tiny models' own
 ORGANS = {"background": 0} | {f"organ {label}": label for label in range(1, 17)}
@@ -111,8 +110,8 @@ def test_input_reader__cascade_resized__labels_lie_where_the_image_does(
 ) -> None:
     """A resized crop's labels are the nearest ones, as PyTorch finds them, in the channels after the image's."""
     coarse = load_model(model_folder(labels=ORGANS, seed=5))
-    view, quiet = open_view([blobs((16, 40, 40))], SPACING, coarse), lambda done, total: None
-    prior = look_coarsely(view, coarse, coarse, load_config(None, []).coarse, Clock(), quiet)
+    view = open_view([blobs((16, 40, 40))], SPACING, coarse)
+    prior = predict_heatmap(CoarseStage(coarse, coarse, load_config(None, []).coarse), view)
     box, read = Box.of((2, 5, 7), (8, 20, 16)), input_reader(view, prior)
     labels = torch.from_numpy(prior.one_hot(box, view.shape))
     expected = F.interpolate(labels[None], shape, mode="nearest-exact")[0].numpy()

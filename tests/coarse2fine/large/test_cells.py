@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,12 @@ from scipy.ndimage import find_objects, label
 from canvas import Box, Triple
 from coarse2fine.errors import ConfigError, VolumeError
 from coarse2fine.io import Grid, Volume
-from coarse2fine.large.cells import CellResult, open_scene, segment_cells
+from coarse2fine.large.cells import CellResult, open_volume, segment_cells
 from coarse2fine.large.lattice import Lattice, plan_lattice
 from coarse2fine.nnunet.model import Model
+from coarse2fine.segmenter import Segmenter
 from coarse2fine.selection.features import FeatureSettings
-from coarse2fine.system.timing import Clock
+from coarse2fine.system.timing import Run
 
 SHAPE = (16, 40, 36)
 OTHER_SPACING = (2.5, 0.8, 1.3)
@@ -195,7 +195,7 @@ def test_open_scene__no_halo_given__is_a_slot_in_voxels_of_the_file(
     """The slot of 4 x 8 x 8 voxels is the network's; a file of other voxel size has as much space around a cell."""
     image = np.ones((16, 32, 32), np.uint8)
     pipeline = bright_pipeline(bright, coarse=150, fine=60)
-    assert open_scene(pipeline, [lazy_volume(image, spacing)], scan_of(image), 0).halo == halo
+    assert open_volume(pipeline, [lazy_volume(image, spacing)], scan_of(image), 0).halo == halo
 
 
 def test_segment_cells__model_with_other_axis_order__follows_as_far(model_folder: Callable[..., Path]) -> None:
@@ -214,14 +214,13 @@ def test_segment_cells__boxes_of_the_neighbour__are_not_followed_into(
     """Both cells know of the object: each segments its side of it, and what the other one does is not done twice."""
     image, pipeline = bar(20, 50), bright_pipeline(bright, GROWING, coarse=150, fine=60)
     shared = segment(pipeline, image, TWO)
-    module = importlib.import_module("coarse2fine.large.cells")
-    refine, left = module.refine, []
+    segment_all, left = Segmenter.segment, []
 
-    def refine_alone(*args: Any, elsewhere: list[Box], **more: Any) -> Any:
+    def segment_alone(*args: Any, elsewhere: list[Box], **more: Any) -> Any:
         left.append(elsewhere)
-        return refine(*args, **more)
+        return segment_all(*args, **more)
 
-    monkeypatch.setattr(module, "refine", refine_alone)
+    monkeypatch.setattr(Segmenter, "segment", segment_alone)
     alone = segment(pipeline, image, TWO)
     # Counted from the start of each window; the second begins a halo before its cell.
     assert min(box.start[2] for box in left[0]) == 32
@@ -296,13 +295,13 @@ def test_segment_cells__nothing_in_a_cell__neither_network_nor_finest_level_are_
         lazy_volume(image, SPACING, fine_reads),
         lazy_volume(image[:, ::2, ::2].copy(), (2.0, 2.0, 2.0), coarse_reads),
     ]
-    scene = open_scene(pipeline, levels, scan_of(image), 1)
+    scene = open_volume(pipeline, levels, scan_of(image), 1)
     assert not fine_reads + coarse_reads
     passes: list[Model] = []
     forward = Model.forward
     monkeypatch.setattr(Model, "forward", lambda self, *a, **k: passes.append(self) or forward(self, *a, **k))
     empty, full = (
-        (next(segment_cells(scene, [TWO.core(cell)], Clock())), len(fine_reads), {m.networks[0].level for m in passes})
+        (next(segment_cells(scene, [TWO.core(cell)], Run())), len(fine_reads), {m.networks[0].level for m in passes})
         for cell in TWO.cells()
     )
     assert (empty[1], empty[2], empty[0].counts.canvases, empty[0].labels.any()) == (0, {150}, 0, False)
@@ -320,10 +319,10 @@ def test_segment_cells__larger_volume__is_not_read_in_larger_pieces(mode: str, b
     for count in (3, 6):
         image = np.tile(bar(4, 20, shape=(8, 32, 24)), (1, count, count))
         reads: list[Box] = []
-        scene = open_scene(pipeline, [lazy_volume(image, SPACING, reads)], scan_of(image), 0)
+        scene = open_volume(pipeline, [lazy_volume(image, SPACING, reads)], scan_of(image), 0)
         lattice = plan_lattice(image.shape, (8, 32, 24), (8, 8, 8))
         for cell in lattice.cells():
-            assert next(segment_cells(scene, [lattice.core(cell)], Clock())).labels.any()
+            assert next(segment_cells(scene, [lattice.core(cell)], Run())).labels.any()
         largest.append(max(box.volume for box in reads))
     assert largest[0] == largest[1] < 3 * image.size / 4
 
@@ -349,7 +348,7 @@ def test_open_scene__settings_that_need_the_whole_volume__are_refused(
         pipeline = pipeline_of(models["plain"], [override])
     image = blobs(SHAPE)
     with pytest.raises(ConfigError, match=name):
-        open_scene(pipeline, [lazy_volume(image)], scan_of(image), 0)
+        open_volume(pipeline, [lazy_volume(image)], scan_of(image), 0)
 
 
 def test_open_scene__model_that_normalises_inside_of_a_mask__is_refused(model_folder: Callable[..., Path]) -> None:
@@ -358,4 +357,4 @@ def test_open_scene__model_that_normalises_inside_of_a_mask__is_refused(model_fo
     for masked in ("coarse", "fine"):
         folders = (model_folder(masked=masked == "coarse"), model_folder(masked=masked == "fine"))
         with pytest.raises(VolumeError, match="use_mask_for_norm"):
-            open_scene(pipeline_of(folders), [lazy_volume(image)], scan_of(image), 0)
+            open_volume(pipeline_of(folders), [lazy_volume(image)], scan_of(image), 0)

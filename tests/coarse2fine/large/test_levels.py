@@ -15,13 +15,13 @@ from large_volumes import SPACING, bright_pipeline, lazy_volume, merged, scan_of
 
 from canvas import Box, Triple
 from coarse2fine.io import Grid, LazyArray, Volume
-from coarse2fine.large.cells import open_scene, segment_cells
+from coarse2fine.large.cells import open_volume, segment_cells
 from coarse2fine.large.lattice import plan_lattice
 from coarse2fine.large.levels import open_level, part_of, reaches_over, uncovered
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import open_view
-from coarse2fine.system.timing import Clock
+from coarse2fine.system.timing import Run
 
 Kind = str
 
@@ -141,9 +141,9 @@ def test_segment_cells__coarse_level_under_a_region__finds_what_the_run_in_memor
     cut = image[region.slices].copy()
     whole = pipeline(Volume((cut,), Grid(cut.shape, SPACING), "cut")).labels
     finest, level = part_of(lazy_volume(image, SPACING), region), coarser(image, factor, kind)
-    scene = open_scene(pipeline, [finest, level], scan_of(cut), 1)
+    scene = open_volume(pipeline, [finest, level], scan_of(cut), 1)
     lattice = plan_lattice(region.shape, (14, 24, 24), (1, 1, 1))
-    results = {cell: next(segment_cells(scene, [lattice.core(cell)], Clock())) for cell in lattice.cells()}
+    results = {cell: next(segment_cells(scene, [lattice.core(cell)], Run())) for cell in lattice.cells()}
     np.testing.assert_array_equal(merged(results, lattice), whole)
     np.testing.assert_array_equal(whole, cut > 50)
 

@@ -15,7 +15,7 @@ from large_volumes import segment as segment_volume
 
 from coarse2fine.fine import inputs as fine_stage
 from coarse2fine.io import Grid, LabelSpec, Volume
-from coarse2fine.large.cells import VolumeNorm, look_at_cell, open_scene
+from coarse2fine.large.cells import VolumeNorm, look_at_cell, open_volume
 from coarse2fine.large.execution.engine import in_process
 from coarse2fine.large.execution.work import WorkFolder
 from coarse2fine.large.job import Job
@@ -24,7 +24,7 @@ from coarse2fine.large.norm import FIRST_CELLS, LookAtCell, MeasureTile, settle,
 from coarse2fine.large.output import plan_output
 from coarse2fine.large.run import segment_store
 from coarse2fine.large.source import Source
-from coarse2fine.system.timing import Clock
+from coarse2fine.system.timing import Run
 
 SHAPE = (16, 40, 36)
 SETTINGS = ["rois.window_step=0.5", "rois.window=[4, 8, 8]", "canvas.packing=same_size", "canvas.norm_tiles=2"]
@@ -53,12 +53,12 @@ def test_settle__regions_of_all_cells__are_measured_as_in_memory(
     monkeypatch.setattr(fine_stage, "measure_statistics", measure)
     whole = pipeline(Volume((image,), Grid(SHAPE, SPACING), "whole"))
     (expected,) = measured
-    scene = open_scene(pipeline, [lazy_volume(image)], scan_of(image), 0)
+    scene = open_volume(pipeline, [lazy_volume(image)], scan_of(image), 0)
     for cell in ((99, 99, 99), (8, 20, 18)):
         lattice = plan_lattice(SHAPE, cell, (4, 4, 4))
-        known = [look_at_cell(scene, lattice.core(index), Clock()) for index in lattice.cells()]
+        known = [look_at_cell(scene, lattice.core(index), Run()) for index in lattice.cells()]
         regions, chosen = ([box for pair in known for box in pair[number]] for number in (0, 1))
-        alone, statistics, voxels = settle(scene, regions, chosen, True, Clock())
+        alone, statistics, voxels = settle(scene, regions, chosen, True, Run())
         assert not alone
         assert voxels == 2 * 8 * 16 * 16
         if len(known) == 1:

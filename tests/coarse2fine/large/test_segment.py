@@ -36,7 +36,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> dict[Triple, tuple[Box, int]]:
     """What each cell finds, in place of networks: a label in a box that may reach into its neighbours."""
     cells: dict[Triple, tuple[Box, int]] = {}
 
-    def segment_cells(scene: None, cores: list[Box], clock: object, norm: None) -> list[CellResult]:
+    def segment_cells(volume: None, cores: list[Box], run: object, norm: None) -> list[CellResult]:
         results = []
         for core in cores:
             box, label = cells.get(next(LATTICE.touching(core)), (core, 0))
@@ -47,7 +47,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> dict[Triple, tuple[Box, int]]:
         return results
 
     monkeypatch.setattr(segment_module, "segment_cells", segment_cells)
-    for name in ("scene_of", "norm_of"):
+    for name in ("volume_of", "norm_of"):
         monkeypatch.setattr(segment_module, name, lambda job: None)
     return cells
 
@@ -121,7 +121,7 @@ def test_merge_cell__coarse_labels_outside__give_way_to_what_any_fine_network_de
     own[2], own_decided[2] = 0, 1
     found, decided = [1, 0, 3, 0], [0, 1, 1, 1]
 
-    def segment_cells(scene: None, cores: list[Box], clock: object, norm: None) -> list[CellResult]:
+    def segment_cells(volume: None, cores: list[Box], run: object, norm: None) -> list[CellResult]:
         results = []
         for core in cores:
             hull = core.hull(Box((0, 0, 4), (4, 4, 8))) if core.start == (0, 0, 0) else core
@@ -133,7 +133,7 @@ def test_merge_cell__coarse_labels_outside__give_way_to_what_any_fine_network_de
         return results
 
     monkeypatch.setattr(segment_module, "segment_cells", segment_cells)
-    for name in ("scene_of", "norm_of"):
+    for name in ("volume_of", "norm_of"):
         monkeypatch.setattr(segment_module, name, lambda job: None)
     assert [SegmentBlock(job)(block)["to"] for block in LATTICE.blocks()] == [[(0, 0, 1)], [], []]
     assert MergeCell(job)((0, 0, 1)) == {"filled": 1, "cleared": 1, "labels": {"1": 61, "2": 1, "3": 1}}

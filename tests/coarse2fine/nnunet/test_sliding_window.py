@@ -91,7 +91,7 @@ def test_sliding_window__progress_and_places__are_told_for_every_tile_of_every_f
         voxels((5, 16, 24)),
         tile_step=0.5,
         mirroring=False,
-        progress=lambda done, total: told.append((done, total)),
+        ticks=lambda done, total: told.append((done, total)),
         on_tile=places.append,
     )
     assert told == [(done, 6) for done in range(1, 7)]

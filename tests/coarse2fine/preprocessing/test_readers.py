@@ -17,14 +17,13 @@ from conftest import blobs
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from coarse2fine.coarse.heatmap import look_coarsely
+from coarse2fine.coarse.heatmap import CoarseStage, predict_heatmap
 from coarse2fine.config.reader import load_config
 from coarse2fine.errors import ModelError, UntrustedModelError, VolumeError
 from coarse2fine.io import Grid, Volume, read_volume
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.preprocessing.working_grid import view_volume, volume_doubts
-from coarse2fine.system.timing import Clock
 
 SHAPE = (12, 26, 24)  # z, y, x of the scan as it would be in RAS
 LABELS = {"background": 0, "a": 1, "b": 2}
@@ -218,7 +217,7 @@ def test_load_model__plans_without_reader__takes_what_nnunet_would_plan_with(
     assert load_model(folder).reader.name == name
 
 
-def test_look_coarsely__models_turn_volumes_differently__result_lies_as_the_fine_one_sees_it(
+def test_predict_heatmap__models_turn_volumes_differently__result_lies_as_the_fine_one_sees_it(
     tmp_path: Path, model_folder: Callable[..., Path]
 ) -> None:
     """What a coarse model says of the file's own voxel order is turned as nibabel turns a scan to RAS."""
@@ -227,9 +226,7 @@ def test_look_coarsely__models_turn_volumes_differently__result_lies_as_the_fine
     coarse, fine = (load_model(model_folder(reader=name)) for name in ("SimpleITKIO", "NibabelIOWithReorient"))
     view = view_volume(volume, coarse)
     config = load_config(None, ["coarse.mirroring=false"]).coarse
-    own, other = (
-        look_coarsely(view, coarse, model, config, Clock(), lambda done, total: None) for model in (coarse, fine)
-    )
+    own, other = (predict_heatmap(CoarseStage(coarse, model, config), view) for model in (coarse, fine))
     np.testing.assert_array_equal(other.heatmap, own.heatmap[:, ::-1, ::-1])
     np.testing.assert_array_equal(other.logits, own.logits[:, :, ::-1, ::-1])
     assert not np.allclose(other.heatmap, own.heatmap)

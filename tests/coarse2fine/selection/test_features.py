@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from assignnet import Roi, RoiTree
 from canvas import Box, Triple
 from coarse2fine.coarse.feature_map import BottleneckMap, encoder_of
-from coarse2fine.coarse.heatmap import CoarseResult, look_coarsely
+from coarse2fine.coarse.heatmap import CoarseResult, CoarseStage, predict_heatmap
+from coarse2fine.coarse.scene import Scene
 from coarse2fine.config.schema import CoarseConfig
 from coarse2fine.fine.inputs import input_reader
 from coarse2fine.io.turn import Turn
@@ -50,11 +51,15 @@ class Seen:
     model: Model
     fine: Model
 
+    @property
+    def scene(self) -> Scene:
+        return Scene(self.view, self.coarse)
+
 
 def see(coarse: Model, fine: Model) -> Seen:
     image, config = (blobs(SHAPE),), CoarseConfig()
     view = open_view(image, SPACING, coarse)
-    result = look_coarsely(view, coarse, fine, config, Clock(), lambda done, total: None, bottleneck=True)
+    result = predict_heatmap(CoarseStage(coarse, fine, config, keep_features=True), view)
     return Seen(result, open_view(image, SPACING, fine), coarse, fine)
 
 
@@ -133,7 +138,7 @@ def test_tree_features__source_coarse__has_a_row_for_every_node(seen: Seen, mode
     tree, kept = tree_of(seen.view.shape), seen.coarse.bottleneck
     assert kept is not None
     settings = FeatureSettings("coarse", pooling_mode=mode, global_info=True)
-    found = tree_features(settings, tree, seen.coarse, seen.view, seen.fine, (8, 16, 16))
+    found = tree_features(settings, tree, seen.scene, seen.fine, (8, 16, 16))
     expected = [pooled_by_hand(kept, roi.box, seen.view.shape, mode) for roi in tree.rois]
     np.testing.assert_allclose(found.nodes, expected, atol=1e-6)
     assert len(np.unique(found.nodes, axis=0)) > 3
@@ -152,7 +157,7 @@ def test_tree_features__source_fine__equals_the_encoder_crop_by_crop(
     tree, clock = tree_of(seen.view.shape), Clock()
     size = tuple(-(-a // b) * b for a, b in zip(slot, (2, 4, 4), strict=True))
     settings = FeatureSettings("fine", mode, pooling, global_info=True)  # type: ignore[arg-type]
-    found = tree_features(settings, tree, seen.coarse, seen.view, seen.fine, slot, clock)
+    found = tree_features(settings, tree, seen.scene, seen.fine, slot, clock)
     expected = []
     for roi in tree.rois:
         start, stop = [], []
@@ -181,7 +186,7 @@ def test_tree_features__fine_model_is_a_cascade__shows_it_the_coarse_labels(
     fine = load_model(model_folder(cascade=True, seed=3))
     box = Box((4, 8, 8), (8, 16, 16))
     tree = RoiTree((Roi(box, 0.5, 1.0),), ((Roi(box, 0.5, 1.0),),), seen.view.shape)
-    found = tree_features(FeatureSettings("fine"), tree, seen.coarse, seen.view, fine, box.shape)
+    found = tree_features(FeatureSettings("fine"), tree, seen.scene, fine, box.shape)
     data = input_reader(seen.view, seen.coarse)(box, box.shape)
     assert data[1].any()
     with torch.inference_mode():
@@ -213,7 +218,7 @@ def test_tree_features__models_with_other_axes__see_the_same_places(model_folder
         stop = [z + 1 if a == axis else edge for a, edge in enumerate(volume)]
         roi = Roi(Box(tuple(start), tuple(stop)), 0.5, 1.0)
         tree = RoiTree((roi,), ((roi,),), volume)
-        nodes = tree_features(FeatureSettings(), tree, marked, turned.view, fine, (8, 16, 16)).nodes
+        nodes = tree_features(FeatureSettings(), tree, Scene(turned.view, marked), fine, (8, 16, 16)).nodes
         coarse_z = z * turned.coarse.heatmap.shape[axis] / volume[axis]
         assert nodes.max() == pytest.approx(coarse_z / kept.stride[axis], abs=1.01)
 
@@ -223,11 +228,11 @@ def test_tree_features__no_regions__are_empty_but_have_their_width(seen: Seen) -
     empty = RoiTree((), (), seen.view.shape)
     for source, width in (("coarse", 32), ("fine", 32), ("none", 0)):
         settings = FeatureSettings(source, global_info=True)  # type: ignore[arg-type]
-        found = tree_features(settings, empty, seen.coarse, seen.view, seen.fine, (8, 16, 16))
+        found = tree_features(settings, empty, seen.scene, seen.fine, (8, 16, 16))
         assert found.nodes.shape == (0, width)
         assert len(found.volume) == settings.size(seen.model, seen.fine)[1] == width // 2
     assert tree_features(
-        FeatureSettings("none"), tree_of(seen.view.shape), seen.coarse, seen.view, seen.fine, (8, 16, 16)
+        FeatureSettings("none"), tree_of(seen.view.shape), seen.scene, seen.fine, (8, 16, 16)
     ).nodes.shape == (6, 0)
 
 
@@ -235,7 +240,7 @@ def test_tree_features__bottleneck_was_not_kept__is_refused(seen: Seen) -> None:
     """Features that nobody recorded are an error, not zeros."""
     without = dataclasses.replace(seen.coarse, bottleneck=None)
     with pytest.raises(ValueError, match="without keeping its bottleneck"):
-        tree_features(FeatureSettings(), tree_of(seen.view.shape), without, seen.view, seen.fine, (8, 16, 16))
+        tree_features(FeatureSettings(), tree_of(seen.view.shape), Scene(seen.view, without), seen.fine, (8, 16, 16))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from conftest import blobs, write_agent
 from assignnet import RULES
 from assignnet.learn.agent import load_agent
 from canvas import Box
-from coarse2fine.coarse.heatmap import look_coarsely
+from coarse2fine.coarse.heatmap import CoarseStage, predict_heatmap
+from coarse2fine.coarse.scene import Scene
 from coarse2fine.config.reader import load_config
 from coarse2fine.errors import ModelError
 from coarse2fine.fine.sizes import plan_sizes
@@ -25,7 +26,7 @@ from coarse2fine.preprocessing.working_grid import open_view
 from coarse2fine.regions.search_grid import Place
 from coarse2fine.selection import selector as choose_module
 from coarse2fine.selection.features import FeatureSettings, tree_features
-from coarse2fine.selection.selector import Chooser, find_chooser, find_tree, grow_tree, problem_of, roi_settings
+from coarse2fine.selection.selector import Selector, find_selector, find_tree, grow_tree, problem_of, roi_settings
 from coarse2fine.system.timing import Clock
 
 SPACING = (2.0, 1.0, 1.0)
@@ -38,19 +39,19 @@ def folders(model_folder: Callable[..., Path]) -> Folders:
     return model_folder(spacing=(4.0, 2.0, 2.0), seed=5), model_folder(seed=6)
 
 
-def find(models: Folders, overrides: Sequence[str]) -> Chooser:
+def find(models: Folders, overrides: Sequence[str]) -> Selector:
     coarse, fine = (load_model(model) for model in models)
     config = load_config(None, overrides)
-    return find_chooser(config, plan_sizes(config, fine), coarse, fine)
+    return find_selector(config, plan_sizes(config, fine), coarse, fine)
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_find_chooser__name_of_a_rule__is_that_rule(name: str, folders: Folders) -> None:
+def test_find_selector__name_of_a_rule__is_that_rule(name: str, folders: Folders) -> None:
     """Rules look at boxes only, and there is nothing to warn of."""
-    chooser = find(folders, [f"assign.agent={name}", "assign.lambda=7"])
-    assert (chooser.name, chooser.kind, chooser.assigner) == (name, "rule", RULES[name])
-    assert chooser.features.source == "none"
-    assert chooser.warnings == ()
+    selector = find(folders, [f"assign.agent={name}", "assign.lambda=7"])
+    assert (selector.name, selector.kind, selector.assigner) == (name, "rule", RULES[name])
+    assert selector.features.source == "none"
+    assert selector.warnings == ()
 
 
 @pytest.mark.parametrize("kind", ["gains", "policy"])
@@ -64,21 +65,20 @@ def test_choose__agent_that_fits__chooses_by_the_features_of_its_card(
     coarse, fine = (load_model(model) for model in folders)
     config = load_config(None, [f"assign.agent={folder}", "rois.threshold=0.55", "assign.lambda=0.02"])
     plan, image = plan_sizes(config, fine), (blobs((24, 48, 48)),)
-    chooser, clock = find_chooser(config, plan, coarse, fine), Clock()
-    assert (chooser.kind, chooser.features, chooser.warnings) == (kind, settings, ())
+    selector, clock = find_selector(config, plan, coarse, fine), Clock()
+    assert (selector.kind, selector.features, selector.warnings) == (kind, settings, ())
 
     view, coarse_view = open_view(image, SPACING, fine), open_view(image, SPACING, coarse)
-    looked = look_coarsely(
-        coarse_view, coarse, fine, config.coarse, clock, lambda done, total: None, bottleneck=source == "coarse"
-    )
+    looked = predict_heatmap(CoarseStage(coarse, fine, config.coarse, source == "coarse"), coarse_view)
+    scene = Scene(view, looked)
     tree = find_tree(config, plan, looked.heatmap, view)
-    chosen = chooser.choose(tree, looked, view, fine, clock)
-    features = tree_features(settings, tree, looked, view, fine, plan.slot)
+    chosen = selector.choose(tree, scene, fine, clock)
+    features = tree_features(settings, tree, scene, fine, plan.slot)
     assert chosen == load_agent(folder)(tree, problem_of(config, plan), features)
     assert 0 < len(chosen) <= len(tree.leaves)
     assert ("assign.network" in clock.seconds) == (source == "fine")
-    nothing = replace(chooser, problem=replace(chooser.problem, budget=0.0))
-    assert nothing.choose(tree, looked, view, fine, clock) == ()
+    nothing = replace(selector, problem=replace(selector.problem, budget=0.0))
+    assert nothing.choose(tree, scene, fine, clock) == ()
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_choose__agent_that_fits__chooses_by_the_features_of_its_card(
     ],
     ids=["packing", "no canvas", "large boxes", "fine model", "coarse model"],
 )
-def test_find_chooser__agent_of_another_setting__is_refused_with_folder_and_remedy(
+def test_find_selector__agent_of_another_setting__is_refused_with_folder_and_remedy(
     options: dict, overrides: list[str], says: str, folders: Folders, tmp_path: Path, model_folder: Callable[..., Path]
 ) -> None:
     """An agent that would not know what it looks at does not run; the message names what differs."""
@@ -109,7 +109,7 @@ def test_find_chooser__agent_of_another_setting__is_refused_with_folder_and_reme
         assert str(models[which == "fine"]) in caught.value.problem
 
 
-def test_find_chooser__agent_of_other_feature_settings__is_refused(folders: Folders, tmp_path: Path) -> None:
+def test_find_selector__agent_of_other_feature_settings__is_refused(folders: Folders, tmp_path: Path) -> None:
     """A card that asks for fewer numbers than the network takes does not fit any run."""
     card = {"source": "none", "fingerprint": None}
     folder = write_agent(tmp_path / "agent", folders, features=FeatureSettings("coarse"))
@@ -119,7 +119,7 @@ def test_find_chooser__agent_of_other_feature_settings__is_refused(folders: Fold
         find(folders, [f"assign.agent={folder}"])
 
 
-def test_find_chooser__strange_feature_settings__are_refused(folders: Folders, tmp_path: Path) -> None:
+def test_find_selector__strange_feature_settings__are_refused(folders: Folders, tmp_path: Path) -> None:
     """A stranger's card may hold anything."""
     folder = write_agent(tmp_path / "agent", folders)
     document = json.loads((folder / "agent.json").read_text())
@@ -130,7 +130,9 @@ def test_find_chooser__strange_feature_settings__are_refused(folders: Folders, t
 
 
 @pytest.mark.parametrize("content", [None, b"", b"junk", b"{}"])
-def test_find_chooser__broken_folder__is_a_model_error(content: bytes | None, folders: Folders, tmp_path: Path) -> None:
+def test_find_selector__broken_folder__is_a_model_error(
+    content: bytes | None, folders: Folders, tmp_path: Path
+) -> None:
     """Whatever is wrong with an agent's files is told in one message that names the file."""
     if content is not None:
         (tmp_path / "agent.json").write_bytes(content)
@@ -138,7 +140,7 @@ def test_find_chooser__broken_folder__is_a_model_error(content: bytes | None, fo
         find(folders, [f"assign.agent={tmp_path}/"])
 
 
-def test_find_chooser__beyond_the_agents_experience__warns(folders: Folders, tmp_path: Path) -> None:
+def test_find_selector__beyond_the_agents_experience__warns(folders: Folders, tmp_path: Path) -> None:
     """Another lambda or slot than in training still works, with a warning for each."""
     folder = write_agent(tmp_path / "agent", folders, ["canvas.size=[16, 16, 16]"])
     assert find(folders, [f"assign.agent={folder}", "canvas.size=[16, 16, 16]"]).warnings == ()

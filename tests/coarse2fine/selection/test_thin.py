@@ -13,11 +13,12 @@ from large_volumes import SPACING, pipeline_of, segment, settled
 
 from assignnet import Roi, RoiTree
 from canvas import Box
-from coarse2fine.coarse.heatmap import look_coarsely
+from coarse2fine.coarse.heatmap import CoarseStage, predict_heatmap
+from coarse2fine.coarse.scene import Scene
 from coarse2fine.config.reader import load_config
 from coarse2fine.config.schema import Config
 from coarse2fine.counts import Tally
-from coarse2fine.fine.sizes import plan_sizes
+from coarse2fine.fine.segment import FineStage
 from coarse2fine.io import Grid, Volume
 from coarse2fine.large.lattice import plan_lattice
 from coarse2fine.nnunet.loading import load_model
@@ -25,10 +26,9 @@ from coarse2fine.nnunet.model import Model
 from coarse2fine.nnunet.sliding_window import sliding_window
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.preprocessing.working_grid import WorkingView, open_view
-from coarse2fine.refine import Refined, refine
-from coarse2fine.selection.selector import find_chooser
-from coarse2fine.selection.thin import is_thin, two_stage, unpacked
-from coarse2fine.system.timing import Clock
+from coarse2fine.segmenter import Segmented, make_segmenter
+from coarse2fine.selection.thin import is_thin, share_tiles, stage_for, two_stage
+from coarse2fine.system.timing import Run
 
 # The tiny models' patch is 8 x 16 x 16, their spacing SPACING.
 SHARING = ["fine.grow=0", "canvas.norm=canvas", "fine.tile_step=1", "fine.mirroring=false"]
@@ -64,21 +64,24 @@ def heatmap_of(tree: RoiTree) -> np.ndarray:
     return heatmap
 
 
-def is_unpacked(tree: RoiTree, view: WorkingView, model: Model, settings: Sequence[str] = ()) -> bool:
-    config = load_config(None, settings)
-    return unpacked(tree, heatmap_of(tree), view, model, config) is not None
+def is_unpacked(view: WorkingView, model: Model, settings: Sequence[str] = ()) -> bool:
+    stage = FineStage.of(model, load_config(None, settings))
+    return stage_for(stage, view.whole) is not stage
 
 
-def refined(view: WorkingView, model: Model, tree: RoiTree, config: Config) -> Refined:
-    plan, quiet = plan_sizes(config, model), lambda done, total: None
-    coarse = look_coarsely(view, model, model, config.coarse, Clock(), quiet)
-    coarse = dataclasses.replace(coarse, heatmap=heatmap_of(tree))
-    chooser = find_chooser(config, plan, model, model)
-    return refine(tree, view, model, coarse, chooser, config, plan, Clock(), quiet)
+def scene_of(tree: RoiTree, view: WorkingView, model: Model) -> Scene:
+    """A volume in which the coarse network saw the regions of a tree."""
+    coarse = predict_heatmap(CoarseStage(model, model, load_config(None, []).coarse), view)
+    return Scene(view, dataclasses.replace(coarse, heatmap=heatmap_of(tree)))
+
+
+def segmented(view: WorkingView, model: Model, tree: RoiTree, config: Config) -> Segmented:
+    segmenter = make_segmenter(config, model, FineStage.of(model, config))
+    return segmenter.segment(tree, scene_of(tree, view, model), Run())
 
 
 @pytest.mark.parametrize(("thickness", "norm"), [(1, "case"), (3, "canvas"), (7, "slot")])
-def test_refine__volume_thinner_than_a_patch__gives_what_two_stage_mode_gives(
+def test_segment__volume_thinner_than_a_patch__gives_what_two_stage_mode_gives(
     model: Model, thickness: int, norm: str
 ) -> None:
     """Six regions in a thin volume would share few canvases, but are seen as nnU-Net's tiles are, padding included."""
@@ -87,30 +90,30 @@ def test_refine__volume_thinner_than_a_patch__gives_what_two_stage_mode_gives(
         load_config(None, ["assign.agent=greedy", f"canvas.norm={norm}", "fine.mirroring=false"]),
     )
     tree = tree_of(view, 6)
-    accelerated, classical = (refined(view, model, tree, chosen) for chosen in (config, two_stage(config)))
+    accelerated, classical = (segmented(view, model, tree, chosen) for chosen in (config, two_stage(config)))
     np.testing.assert_array_equal(accelerated.writer.labels, classical.writer.labels)
     assert accelerated.writer.labels.any()
     assert {canvas.shape for canvas in accelerated.fine.canvases} == {model.patch}
 
 
 @pytest.mark.parametrize(
-    ("thickness", "regions", "settings"),
+    ("thickness", "settings"),
     [
-        (8, 6, []),  # as thick as the patch
-        (7, 0, ["canvas.enabled=false"]),
-        (7, 0, ["fine.postprocess=resize_only"]),
+        (8, []),  # as thick as the patch
+        (7, ["canvas.enabled=false"]),
+        (7, ["fine.postprocess=resize_only"]),
     ],
 )
-def test_unpacked__thick_volume_or_other_settings__packs_as_asked(
-    model: Model, thickness: int, regions: int, settings: list[str]
+def test_stage_for__thick_volume_or_other_settings__packs_as_asked(
+    model: Model, thickness: int, settings: list[str]
 ) -> None:
     """What users ask for by name is done in thin volumes, too."""
-    view = view_of(model, thickness)
-    assert not is_unpacked(tree_of(view, regions), view, model, settings)
+    assert not is_unpacked(view_of(model, thickness), model, settings)
+    assert is_unpacked(view_of(model, 7), model)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_refine__regions_everywhere_in_a_thin_volume__share_the_tiles_of_one_stage_mode(
+def test_segment__regions_everywhere_in_a_thin_volume__share_the_tiles_of_one_stage_mode(
     model: Model, axis: int
 ) -> None:
     """Patches around the regions would be more than nnU-Net's tiles, so these show what one-stage mode finds there."""
@@ -119,7 +122,7 @@ def test_refine__regions_everywhere_in_a_thin_volume__share_the_tiles_of_one_sta
     boxes = [Box.of(np.insert(place, axis, 0), np.insert((6, 6), axis, 5)) for place in places]
     rois = tuple(Roi(box, 0.9, 1.0) for box in boxes)
     tree = RoiTree(rois, tuple((roi,) for roi in rois), view.shape)
-    seen = refined(view, model, tree, config)
+    seen = segmented(view, model, tree, config)
     data = view.read(Box.whole(view.shape))
     tiles = list[Box]()
     logits = sliding_window(model, data, tile_step=1, mirroring=False, on_tile=tiles.append).float().numpy()
@@ -133,18 +136,17 @@ def test_refine__regions_everywhere_in_a_thin_volume__share_the_tiles_of_one_sta
     assert (inside & (expected == 0)).any()
 
 
-def test_unpacked__few_regions__get_patches_around_them(model: Model) -> None:
+def test_share_tiles__few_regions__get_patches_around_them(model: Model) -> None:
     """A patch is shared only where that takes fewer passes."""
-    view, config = view_of(model, 5), load_config(None, [])
-    trees = [tree_of(view, 2), tree_of(view, 6)]
-    shared = [unpacked(tree, heatmap_of(tree), view, model, config) for tree in trees]
-    assert [plain is not None and plain[2].shared for plain in shared] == [False, False]
+    view, stage = view_of(model, 5), FineStage.of(model, load_config(None, []))
+    classical = stage_for(stage, view.whole)
+    assert [share_tiles(classical, tree_of(view, count), view.shape).plan.shared for count in (2, 6)] == [False, False]
 
 
-def test_unpacked__window_of_a_thick_volume__is_not_thin(model: Model) -> None:
+def test_stage_for__window_of_a_thick_volume__is_not_thin(model: Model) -> None:
     """What counts is the volume, and not the part of it that is worked on."""
     view = view_of(model, 20).within(Box((4, 0, 0), (8, 80, 80)))
-    assert not is_unpacked(tree_of(view, 2), view, model)
+    assert not is_unpacked(view, model)
     assert is_thin((20, 80, 15), model.patch)
 
 

@@ -23,12 +23,12 @@ def resident():
 GROWTH = """
 keep_freed_memory()
 steady = SteadyHeap(growth=float(sys.argv[1]))
-steady(1, 3)
+steady("fine", 1, 3)
 maps = [np.ones(1 << 20) for _ in range(50)]
 kept = maps[::10]
 del maps
 before = resident()
-steady(2, 3)
+steady("fine", 2, 3)
 assert all((one == 1).all() for one in kept)
 print(before - resident())
 """

@@ -36,10 +36,10 @@ from coarse2fine.training.dataset import (
     read_labels,
     split_instances,
 )
-from coarse2fine.training.outcomes import TeachSettings
+from coarse2fine.training.outcomes import OutcomeSettings
 
 SHAPE, SPACING = (12, 32, 32), (2.0, 1.0, 1.0)
-SETTINGS = TeachSettings(variants=1, regions=1)
+SETTINGS = OutcomeSettings(variants=1, regions=1)
 ABOUT: dict[str, Any] = {"cases": ["a", "b"], "settings": {"variants": 8, "rate": 0.5}, "seed": 0, "fine": "abc"}
 
 
@@ -60,7 +60,7 @@ class Lab:
         cases: Sequence[LabelledCase],
         *overrides: str,
         features: FeatureSettings | None = None,
-        settings: TeachSettings = SETTINGS,
+        settings: OutcomeSettings = SETTINGS,
         seed: int = 0,
     ) -> dict[str, Any]:
         config = load_config(None, [*self.options, *overrides])

@@ -19,13 +19,13 @@ from coarse2fine.evaluation.masks import dice
 from coarse2fine.io import Grid, Volume
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.selection.features import FeatureSettings
-from coarse2fine.training.outcomes import Labels, TeachSettings, perturbed, random_boxes, teach_case
+from coarse2fine.training.outcomes import Labels, OutcomeSettings, measure_outcomes, perturbed, random_boxes
 
 SHAPE, SPACING = (24, 48, 48), (2.0, 1.0, 1.0)
 # Each crop is a network input of its own, so that what a region yields does not depend on what else is selected.
 ALONE = ["canvas.enabled=false", "canvas.norm=canvas", "fine.mirroring=false", "fine.grow=0", "rois.threshold=0.58"]
 TREE = ["rois.window_step=0.5", "canvas.packing=same_size"]
-ONE = TeachSettings(variants=1, regions=0)
+ONE = OutcomeSettings(variants=1, regions=0)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def teach(
     models: Sequence[str],
     volume: Volume,
     reference: Labels,
-    settings: TeachSettings,
+    settings: OutcomeSettings,
     *overrides: str,
     **options: object,
 ) -> list[Instance]:
@@ -64,7 +64,9 @@ def teach(
     pipeline = Pipeline.from_config(config)
     assert pipeline.coarse is not None
     features = FeatureSettings("coarse")
-    return list(teach_case(volume, reference, pipeline.coarse, pipeline.fine, config, features, settings, **options))
+    return list(
+        measure_outcomes(volume, reference, pipeline.coarse, pipeline.fine, config, features, settings, **options)
+    )
 
 
 @pytest.mark.long
@@ -118,7 +120,7 @@ def test_teach_case__sub_volumes__lie_in_their_part_and_count_its_voxels(
 ) -> None:
     """Instances for training and validation come from parts of the volume that do not touch."""
     parts = (("train", (0.0, 0.6)), ("validation", (0.6, 1.0)))
-    instances = teach(models, volume, reference, TeachSettings(variants=2, regions=4), parts=parts, seed=3)
+    instances = teach(models, volume, reference, OutcomeSettings(variants=2, regions=4), parts=parts, seed=3)
     whole = teach(models, volume, reference, ONE)[0]
     cases = {instance.case for instance in instances}
     assert cases == {"blobs/train", "blobs/validation"}
@@ -136,7 +138,7 @@ def test_teach_case__sub_volumes__lie_in_their_part_and_count_its_voxels(
 
 def test_teach_case__same_seed__gives_the_same(models: list[str], volume: Volume, reference: Labels) -> None:
     """Instances can be made again."""
-    settings = TeachSettings(variants=2, regions=2)
+    settings = OutcomeSettings(variants=2, regions=2)
     first, second = (teach(models, volume, reference, settings, seed=1) for _ in range(2))
     assert [one.tree for one in first] == [one.tree for one in second]
     assert len({one.tree for one in first}) > 2

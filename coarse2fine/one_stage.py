@@ -1,0 +1,62 @@
+"""One-stage mode: nnU-Net's own procedure, a sliding window over everything; our reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from canvas import Box
+from coarse2fine.coarse.heatmap import CoarseStage, predict_heatmap
+from coarse2fine.config.schema import Config
+from coarse2fine.fine.previous_stage import previous_labels
+from coarse2fine.fine.writeback import LabelWriter, export_labels
+from coarse2fine.io import Volume
+from coarse2fine.nnunet.model import Model
+from coarse2fine.nnunet.sliding_window import sliding_window
+from coarse2fine.preprocessing.working_grid import WorkingView, view_volume
+from coarse2fine.resampling.operators import Floats
+from coarse2fine.system.timing import Run
+
+
+def segment_one_stage(
+    volume: Volume[Any], config: Config, coarse: Model | None, fine: Model, run: Run
+) -> NDArray[np.unsignedinteger[Any]]:
+    """Labels of a volume in memory, as nnU-Net's predictor makes them.
+
+    Args:
+        volume: Channels of shape (z, y, x) with their grid.
+        config: All settings.
+        coarse: The previous stage of a cascade, which is run first, likewise; not needed by others.
+        fine: The model.
+        run: Books ``fine`` and ``fine.network``, and of a cascade ``coarse``; told of every tile.
+
+    Returns:
+        Shape (z, y, x) of the volume.
+    """
+    view = view_volume(volume, fine)
+    previous = _previous(volume, config, coarse, fine, view, run) if fine.cascade and coarse is not None else ()
+    with run.clock.time("fine"):
+        data = np.concatenate([view.read(Box.whole(view.shape)), *previous])
+        with run.clock.time("fine.network"):
+            logits = sliding_window(
+                fine,
+                data,
+                tile_step=config.fine.tile_step,
+                mirroring=config.fine.mirroring,
+                ticks=run.ticks("fine"),
+            )
+        writer = LabelWriter(view, fine)
+        export_labels(writer, fine, logits.numpy())
+        return writer.finish()
+
+
+def _previous(
+    volume: Volume[Any], config: Config, coarse: Model, fine: Model, view: WorkingView, run: Run
+) -> tuple[Floats]:
+    """The previous stage's labels, as further input channels."""
+    with run.clock.time("coarse"):
+        seen = view_volume(volume, coarse, config.coarse.spacing)
+        result = predict_heatmap(CoarseStage(coarse, fine, config.coarse), seen, run)
+        return (previous_labels(result, seen, view, fine),)
