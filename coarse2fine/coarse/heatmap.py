@@ -247,6 +247,8 @@ def paint_coarse(
     grid = grid or triple(labels.shape)
     region = region or Box.whole(grid)
     box = coarse.foreground_box(grid).clip(region)
+    if not box.volume:
+        return
     for start in range(box.start[0], box.stop[0], 16):
         slab = Box((start, *box.start[1:]), (min(start + 16, box.stop[0]), *box.stop[1:]))
         labels[slab.relative_to(region).slices] = coarse.labels_in(slab, grid)

@@ -340,7 +340,10 @@ def test_bin_pack__5000_random_boxes__is_within_6_percent_of_the_volume_bound():
 
 @pytest.mark.parametrize(
     ("low", "high", "better"),
-    [((1, 1, 1), (25, 257, 257), pack_spaces), ((4, 48, 48), (13, 129, 129), pack_shelves)],
+    [
+        pytest.param((1, 1, 1), (25, 257, 257), pack_spaces, marks=pytest.mark.long),
+        ((4, 48, 48), (13, 129, 129), pack_shelves),
+    ],
 )
 def test_bin_pack__packers_that_differ__keeps_the_better(low, high, better):
     """Each packer wins on one of two kinds of boxes, and the winner's number of canvases is what we get."""

@@ -77,6 +77,7 @@ def test_imitate__one_instance__makes_the_oracles_choice_and_stops() -> None:
     assert len(selections[0]) > len(selections[1]) > 2, "lambda makes a difference, or the test would prove little"
 
 
+@pytest.mark.long
 def test_imitate__lambda__is_what_the_choice_depends_on() -> None:
     """The same tree at different weights of cost: many regions where they are cheap, few where they are dear."""
     one = synthetic_instance(np.random.default_rng(8), 12, features=4)

@@ -166,6 +166,7 @@ def test_train_agent__finished_training__is_not_run_again(
     assert same(run(SHORT, tmp_path, progress=refuse), uninterrupted)
 
 
+@pytest.mark.long
 def test_train_agent__every_round__plays_episodes_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No environment begins a round with the seed of another one, or of an earlier round: it would see the same."""
     seeds = []

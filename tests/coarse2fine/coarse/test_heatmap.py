@@ -167,6 +167,17 @@ def test_paint_coarse__any_outputs__paints_what_the_whole_grid_shows(model: Mode
     assert (box.stop <= np.ceil((found.max(0) + 3) * ratio)).all()
 
 
+def test_paint_coarse__foreground_beside_the_region__leaves_background(model: Model) -> None:
+    """A window may share slices with foreground, but no column."""
+    outputs = np.zeros((2, 4, 8, 8), np.float32)
+    outputs[0], outputs[1, :, :2, :2] = 1, 3
+    coarse = CoarseResult(outputs, np.zeros((4, 8, 8), np.float32), model)
+    region = Box((0, 16, 16), (8, 24, 32))
+    labels = np.zeros(region.shape, np.uint8)
+    paint_coarse(coarse, labels, region, (8, 32, 32))
+    assert not labels.any()
+
+
 def test_paint_coarse__nothing_found__leaves_background(model: Model) -> None:
     """There is no box of foreground then."""
     outputs = np.zeros((2, 3, 4, 5), np.float32)
