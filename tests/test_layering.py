@@ -72,6 +72,8 @@ FOREIGN = {
 NNUNET = {"nnunetv2", "dynamic_network_architectures"}
 # Where these can be imported depends on how torch was built (see docs/design.md, "Dependencies").
 BROKEN = {"timm", "torchvision"}
+MOST_LINES = 400
+MOST_LINES_OF_FUNCTION = 60
 # Folders of one machine, at the start of a path. Tests may say /tmp, which they never write to by name.
 MACHINE_PATH = re.compile(r"(?<![\w.~\-})])/(work|home|root|Users|mnt|media|opt|srv|tmp|private)/")
 
@@ -157,6 +159,29 @@ def test_rooms__any_module__imports_only_from_above(name: str) -> None:
 def test_rooms__that_are_listed__exist() -> None:
     """Each is the room of some module, and is listed once."""
     assert sorted(ROOMS) == sorted({room(name) for name in HOUSE})
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules__any_of_ours__are_short_and_so_are_their_functions(name: str) -> None:
+    """What does not fit on a few screens is two things; docstrings of functions do not count."""
+    text = MODULES[name].read_text(encoding="utf-8")
+    long = [
+        f"line {node.lineno}: {node.name} has {_length(node)} lines (at most {MOST_LINES_OF_FUNCTION})"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and _length(node) > MOST_LINES_OF_FUNCTION
+    ]
+    assert not long, f"{name}: give parts of it names of their own: {'; '.join(long)}"
+    lines = len(text.splitlines())
+    assert lines <= MOST_LINES, f"{name} has {lines} lines (at most {MOST_LINES}): split it by what its parts know"
+
+
+def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function from ``def`` to its end, without its docstring."""
+    first, last = function.body[0], function.end_lineno
+    assert last is not None
+    assert first.end_lineno is not None
+    documented = ast.get_docstring(function, clean=False) is not None
+    return last - function.lineno + 1 - (first.end_lineno - first.lineno + 1 if documented else 0)
 
 
 def test_modules__of_one_room__import_each_other_in_one_direction() -> None:

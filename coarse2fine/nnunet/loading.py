@@ -20,17 +20,16 @@ from coarse2fine.errors import C2FError, ModelError, UntrustedModelError
 from coarse2fine.io.files.readers import READERS, Reader, default_reader
 from coarse2fine.nnunet.checkpoint import OPERATIONS, Checkpoint, check_plans, find_folds, load_checkpoint, read_json
 from coarse2fine.nnunet.labels import Labels
+from coarse2fine.nnunet.model import Model, Scheme
 from coarse2fine.nnunet.plans import check_label_resampling, demand, resampling_of
+from coarse2fine.resampling.operators import Method
 from coarse2fine.system.terminal import plain, shown
 
 with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints about environment variables that inference needs not
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from coarse2fine.nnunet.model import Model, Scheme
 
 MOST_VOXELS = 1 << 28  # of a patch; the largest patches that fit into a GPU have a tenth
-
-
 NETWORKS = {"PlainConvUNet": PlainConvUNet, "ResidualEncoderUNet": ResidualEncoderUNet}
 
 
@@ -68,51 +67,35 @@ def load_model(
     with _well_formed(folder / "plans.json"):
         manager = PlansManager(dict(plans))
         configuration = _configuration(manager, checkpoints[0])
-        patch, transpose = _patch(configuration, checkpoints[0]), triple(plans["transpose_forward"])
-        spacing = tuple(float(size) for size in configuration.spacing)
-        schemes = _schemes(manager, configuration)
-        strides = np.array(configuration.pool_op_kernel_sizes)
-        divisor = triple(np.prod(strides, axis=0))
-        demand(bool((strides > 0).all()) and not any(np.mod(patch, divisor)), "strides", strides.tolist())
-        demand(sorted(transpose) == [0, 1, 2], "transpose_forward", transpose)
-        demand(len(spacing) == 3 and all(0 < size < np.inf for size in spacing), "spacing", spacing)
-        demand(len(schemes) == channels, "normalization_schemes", configuration.normalization_schemes)
+        patch, divisor, spacing = _geometry(configuration, checkpoints[0])
+        transpose = _transpose(plans)
+        schemes = _schemes(manager, configuration, channels)
         cascade = configuration.previous_stage_name is not None
+        data_method, logit_method = _resampling(configuration, folder / "plans.json", cascade=cascade)
         inputs = channels + (len(labels.foreground) if cascade else 0)
-        data_method, logit_method = (
-            resampling_of(configuration.configuration, what, folder / "plans.json")
-            for what in ("data", "probabilities")
-        )
-        if logit_method.library == "none" != data_method.library:
-            raise ModelError(
-                f"{folder / 'plans.json'}: images are resampled, but outputs are not brought back (no_resampling_hack)",
-                "Name the same kind of function in resampling_fn_data and resampling_fn_probabilities.",
-            )
-        if cascade:
-            check_label_resampling(configuration.configuration, folder / "plans.json")
         networks = [_network(configuration, inputs, labels.heads, weights) for weights in checkpoints]
     device = torch.device(device)
     return Model(
-        folder,
-        checkpoints[0].configuration,
-        names,
-        tuple(network.to(device) for network in networks),
-        device,
-        patch,
-        divisor,
-        (spacing[0], spacing[1], spacing[2]),
-        transpose,
-        channels,
-        cascade,
-        labels,
-        schemes,
-        reader,
-        data_method,
-        logit_method,
-        checkpoints[0].mirror_axes,
-        checkpoints[0].trainer,
-        plans,
-        dataset,
+        folder=folder,
+        configuration=checkpoints[0].configuration,
+        folds=names,
+        networks=tuple(network.to(device) for network in networks),
+        device=device,
+        patch=patch,
+        divisor=divisor,
+        spacing=spacing,
+        transpose=transpose,
+        channels=channels,
+        cascade=cascade,
+        labels=labels,
+        schemes=schemes,
+        reader=reader,
+        data_method=data_method,
+        logit_method=logit_method,
+        mirror_axes=checkpoints[0].mirror_axes,
+        trainer=checkpoints[0].trainer,
+        plans=plans,
+        dataset=dataset,
     )
 
 
@@ -155,6 +138,39 @@ def _patch(configuration: ConfigurationManager, checkpoint: Checkpoint) -> Tripl
             "Use a 3D configuration, such as 3d_fullres.",
         )
     return triple(patch)
+
+
+def _geometry(
+    configuration: ConfigurationManager, checkpoint: Checkpoint
+) -> tuple[Triple, Triple, tuple[float, float, float]]:
+    """Patch, what the edges of inputs must be multiples of, and voxel size."""
+    patch = _patch(configuration, checkpoint)
+    strides = np.array(configuration.pool_op_kernel_sizes)
+    divisor = triple(np.prod(strides, axis=0))
+    demand(bool((strides > 0).all()) and not any(np.mod(patch, divisor)), "strides", strides.tolist())
+    spacing = tuple(float(size) for size in configuration.spacing)
+    demand(len(spacing) == 3 and all(0 < size < np.inf for size in spacing), "spacing", spacing)
+    return patch, divisor, (spacing[0], spacing[1], spacing[2])
+
+
+def _transpose(plans: Mapping[str, Any]) -> Triple:
+    """Axis of the file that becomes each axis of the working grid."""
+    transpose = triple(plans["transpose_forward"])
+    demand(sorted(transpose) == [0, 1, 2], "transpose_forward", transpose)
+    return transpose
+
+
+def _resampling(configuration: ConfigurationManager, path: Path, *, cascade: bool) -> tuple[Method, Method]:
+    """How images are resampled, and how outputs are brought back."""
+    data, logits = (resampling_of(configuration.configuration, what, path) for what in ("data", "probabilities"))
+    if logits.library == "none" != data.library:
+        raise ModelError(
+            f"{path}: images are resampled, but outputs are not brought back (no_resampling_hack)",
+            "Name the same kind of function in resampling_fn_data and resampling_fn_probabilities.",
+        )
+    if cascade:
+        check_label_resampling(configuration.configuration, path)
+    return data, logits
 
 
 def _channels(dataset: Mapping[str, Any]) -> int:
@@ -241,7 +257,7 @@ def _difference(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tup
     return f"{plain(name)[:200]} is {have} instead of {want}"
 
 
-def _schemes(manager: PlansManager, configuration: ConfigurationManager) -> tuple[Scheme, ...]:
+def _schemes(manager: PlansManager, configuration: ConfigurationManager, channels: int) -> tuple[Scheme, ...]:
     """Normalisation of each channel."""
     schemes = []
     for channel, (name, masked) in enumerate(
@@ -253,4 +269,5 @@ def _schemes(manager: PlansManager, configuration: ConfigurationManager) -> tupl
             values = [float(numbers[key]) for key in ("mean", "std", "percentile_00_5", "percentile_99_5")]
             demand(bool(np.isfinite(values).all()), f"foreground_intensity_properties_per_channel.{channel}", numbers)
         schemes.append(Scheme(name, bool(masked), *values))
+    demand(len(schemes) == channels, "normalization_schemes", configuration.normalization_schemes)
     return tuple(schemes)
