@@ -61,6 +61,7 @@ ROOMS = (
     "benchmarks/selection",
     "benchmarks/studies",
     "benchmarks/page",
+    "benchmarks/training",
     "benchmarks/scaling",
     "benchmarks",
 )

@@ -1,0 +1,97 @@
+"""A training's model folder: weights to start from, how far the training has come, and what inference needs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.common.registry import MissingDataError
+from coarse2fine.errors import ModelError
+from coarse2fine.io import atomic_write
+from coarse2fine.nnunet.checkpoint import find_folds, load_checkpoint, read_json
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a training has come, as in ``training.json``.
+
+    Attributes:
+        steps: Training steps so far.
+        total: Steps that the learning rate is planned for.
+        seconds: Time that they took.
+        curve: (steps, pseudo-Dice of nnU-Net's validation patches) after each epoch.
+    """
+
+    steps: int
+    total: int
+    seconds: float = 0.0
+    curve: tuple[tuple[int, float], ...] = ()
+
+    @classmethod
+    def of(cls, folder: Path | None, total: int) -> Progress:
+        """Of the model folder to be written, if a training of as many steps was begun there."""
+        file = folder / "training.json" if folder else None
+        if file is None or not file.exists():
+            return cls(0, total)
+        found = read_json(file)
+        if found["total"] != total:
+            raise MissingDataError(
+                f"{file} tells of a training of {found['total']} steps, not {total}",
+                f"Give --steps {found['total']} to go on, or another folder (-o).",
+            )
+        return cls(found["steps"], total, found["seconds"], tuple((int(a), float(b)) for a, b in found["curve"]))
+
+    def after(self, epoch: int, pseudo: float, seconds: float) -> Progress:
+        """One epoch further."""
+        steps = self.steps + epoch
+        return Progress(steps, self.total, self.seconds + seconds, (*self.curve, (steps, round(pseudo, 4))))
+
+
+def load_weights(network: torch.nn.Module, folder: Path) -> None:
+    """Fill a network with the weights of a model folder's first fold.
+
+    Raises:
+        ModelError: If there are none, or they belong to another network.
+    """
+    fold = find_folds(folder, "checkpoint_final.pth")[0]
+    checkpoint = load_checkpoint(folder / f"fold_{fold}" / "checkpoint_final.pth")
+    weights = checkpoint.read(checkpoint.weights)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ModelError(f"{folder} holds another network: {reason}", "Start from the fine model.") from None
+
+
+def strip(checkpoint: Path, target: Path) -> None:
+    """Write what inference needs of a checkpoint, with weights in half precision, which loaders convert back."""
+    trained = load_checkpoint(checkpoint)
+    # nnU-Net's state dict lists many tensors under several names; converted once, they are also stored once.
+    weights = trained.read(trained.weights)
+    halves = {tensor.data_ptr(): tensor.half() for tensor in weights.values()}
+    content = {
+        "network_weights": {name: halves[tensor.data_ptr()] for name, tensor in weights.items()},
+        "trainer_name": "nnUNetTrainer",  # what else a role does in training is nothing to inference
+        "init_args": {"configuration": trained.configuration},
+        "inference_allowed_mirroring_axes": trained.mirror_axes,
+    }
+    with atomic_write(target) as path:
+        torch.save(content, path)
+
+
+def publish(trained: Path, target: Path, checkpoint: Path, progress: Progress) -> None:
+    """Copy a trained model folder without what only training needs, and see that it can be loaded."""
+    (target / "fold_all").mkdir(parents=True, exist_ok=True)
+    for name in ("plans.json", "dataset.json", "dataset_fingerprint.json"):
+        with atomic_write(target / name) as path:
+            shutil.copyfile(trained / name, path)
+    strip(checkpoint, target / "fold_all" / "checkpoint_final.pth")
+    from coarse2fine.nnunet.loading import load_model
+
+    load_model(target)
+    with atomic_write(target / "training.json") as path:
+        path.write_text(json.dumps(asdict(progress), indent=1) + "\n")

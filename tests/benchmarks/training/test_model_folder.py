@@ -1,0 +1,68 @@
+"""What a training reads and writes of a model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import import_benchmark
+
+from coarse2fine.errors import ModelError, UntrustedModelError
+from coarse2fine.nnunet.loading import load_model
+
+folders = import_benchmark("training.model_folder")
+
+
+def test_strip__a_training_checkpoint__keeps_what_inference_needs(
+    model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Optimiser, log and plans are gone; weights are halved, stored once, and the loader restores their type."""
+    folder = model_folder(mirror_axes=(1, 2))
+    before, path = load_model(folder), folder / "fold_all" / "checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    torch.save(checkpoint | {"optimizer_state": {"x": 1}, "command": "rm"}, path)
+    folders.strip(path, tmp_path / "stripped.pth")
+    stripped = torch.load(tmp_path / "stripped.pth", weights_only=True)
+    assert set(stripped) == {
+        "network_weights", "trainer_name", "init_args", "inference_allowed_mirroring_axes"
+    }  # fmt: skip
+    assert stripped["init_args"] == {"configuration": "3d_fullres"}
+    assert stripped["trainer_name"] == "nnUNetTrainer"
+    assert {tensor.dtype for tensor in stripped["network_weights"].values()} == {torch.float16}
+    (tmp_path / "stripped.pth").replace(path)
+    after = load_model(folder)
+    assert after.mirror_axes == (1, 2)
+    for old, new in zip(before.networks[0].parameters(), after.networks[0].parameters(), strict=True):
+        assert new.dtype == torch.float32
+        assert torch.allclose(old, new, rtol=1e-3, atol=1e-6)
+
+
+class Hostile:
+    """Would run a command when unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return print, ("unpickled",)
+
+
+def test_strip__hostile_checkpoint__is_refused_and_nothing_is_written(
+    model_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Even an object in a key that stripping would drop is never unpickled."""
+    path = model_folder() / "fold_all" / "checkpoint_final.pth"
+    torch.save(torch.load(path, weights_only=False) | {"logging": Hostile()}, path)
+    with pytest.raises(UntrustedModelError):
+        folders.strip(path, tmp_path / "stripped.pth")
+    assert "unpickled" not in capsys.readouterr().out
+    assert not [*tmp_path.iterdir()]
+
+
+def test_load_weights__another_network__is_an_error(model_folder: Callable[..., Path]) -> None:
+    """The message names the folder and a parameter."""
+    folder = model_folder()
+    network = load_model(model_folder(channels=2)).networks[0]
+    with pytest.raises(ModelError, match=r"holds another network.*weight") as caught:
+        folders.load_weights(network, folder)
+    assert str(folder) in str(caught.value)
