@@ -3,7 +3,7 @@
     python benchmarks/results_page.py
     python benchmarks/results_page.py --check     # exit code 1 if the files differ from what would be written
 
-No number is written by hand: tables, sentences and pictures follow from the results alone, and the same results give
+No number is written by hand: tables and pictures follow from the results alone, and the same results give
 the same files.
 """
 
@@ -13,35 +13,44 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 from benchmarks.common.machine import ROOT
-from benchmarks.common.registry import Dataset, load_dataset
 from benchmarks.page.findings import (
     BASELINE,
-    BOUND_AIM,
-    FILL_AIM,
+    EVEN,
     FILL_BOXES,
     OURS,
-    SPREAD_AIM,
-    Record,
+    POOR,
+    Row,
     Summary,
+    checks,
+    front,
     largest_gaps,
-    sentences,
     significant,
-    summarise,
 )
+from benchmarks.page.loading import Experiment, Results, load_results
 from benchmarks.page.plots import draw_pareto, drawn_from, fingerprint
-from benchmarks.page.tables import column_meanings, experiment_tables, leaves, row_tables, show, table, value_text
+from benchmarks.page.tables import (
+    aims_table,
+    alternatives_table,
+    column_meanings,
+    experiment_tables,
+    gaps_table,
+    leaves,
+    row_tables,
+    show,
+    table,
+    value_text,
+)
 from coarse2fine.errors import C2FError
 from coarse2fine.io import atomic_write
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-PICTURE = "pareto.png"
 EXACT: Final = MappingProxyType({"encoding": "utf-8", "errors": "surrogateescape"})
 """How the README is read and written, so that bytes that are no text stay as they are, and line ends too."""
 INTRODUCTION = """How fast coarse2fine is and how good its results are, beside nnU-Net and the alternatives that
@@ -55,116 +64,28 @@ tells whether they fit the JSON."""
 ROW_MEANINGS = """Metrics are means over foreground labels. The row **lower bound** is no run: it is the least time in
 which accelerated's choice of regions could be segmented, its coarse pass and one canvas for each canvas that its crops
 would fill without gaps. **accelerated** is coarse2fine as users get it; the rows below **others** are no part of it."""
-GAP_RULE = f"""Candidates are, on each data set: accelerated's seconds over its lower bound ({BOUND_AIM:g} is the aim)
-and over those of every alternative that is at least as good; its speed and quality against the aim over nnU-Net and
-one-stage (or just theirs, where there is no aim); its quality against that of every alternative; canvas fill against
-{FILL_AIM:g} (from {FILL_BOXES} boxes on); peak memory over nnU-Net's; and how far a row's runs differ, against
-{SPREAD_AIM:.0%}. Each is taken as how many times its aim it is, and of a kind only the largest of a data set counts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Experiment:
-    """One experiment's results.
-
-    Attributes:
-        title: What was asked.
-        about: Data set, case and measure, as far as it says.
-        repeat: How often everything was measured.
-        rows: Flat; keys are columns.
-        slopes: Numbers that belong to no row, by name.
-        file: JSON file.
-        pictures: PNG files beside it: of the rows, and of the case itself.
-    """
-
-    title: str
-    about: Record
-    repeat: int
-    rows: Sequence[Record]
-    slopes: Mapping[str, Any]
-    file: Path
-    pictures: Sequence[Path]
-
-
-@dataclass(frozen=True, slots=True)
-class Results:
-    """All that was measured on a data set.
-
-    Attributes:
-        dataset: What the registry says.
-        folder: Where its results lie.
-        summary: Its rows.
-        tolerance: Of its surface Dice, in the unit of the spacing.
-        sessions: What was run, when and on what.
-        experiments: By name.
-    """
-
-    dataset: Dataset
-    folder: Path
-    summary: Summary
-    tolerance: float
-    sessions: Sequence[Record]
-    experiments: Sequence[Experiment]
-
-    @property
-    def picture(self) -> Path | None:
-        """Where the picture of the rows belongs; None if there is nothing to show."""
-        return self.folder / PICTURE if self.summary.judged else None
-
-
-def load_results(folder: Path) -> list[Results]:
-    """Everything below a results folder. Folders without ``results.json`` and ``experiments/`` are no data sets.
-
-    Raises:
-        C2FError: If there is nothing, a file cannot be read, or the registry does not know a data set.
-    """
-    folders = [
-        one for one in sorted(folder.glob("*")) if any((one / it).exists() for it in ("results.json", "experiments"))
-    ]
-    if not folders:
-        raise C2FError(f"there are no results in {folder}", "Make some by benchmarks/run.py, or name other --results.")
-    return [_load(one) for one in folders]
-
-
-def _load(folder: Path) -> Results:
-    dataset = load_dataset(folder.name)
-    records, sessions = (read_json(folder / name, list) for name in ("results.json", "environment.json"))
-    files = [*sorted((folder / "experiments").rglob("*.json")), *folder.glob("growth.json")]
-    try:
-        summary = summarise(dataset.name, dataset.quality, records)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise C2FError(f"{folder / 'results.json'} holds no rows: {error!r}", "Make it anew by run.py.") from None
-    tolerance = next((row["tolerance"] for row in summary.rows if row["tolerance"]), dataset.tolerance)
-    return Results(dataset, folder, summary, tolerance, sessions, [_experiment(file) for file in files])
-
-
-def _experiment(file: Path) -> Experiment:
-    content = read_json(file, dict)
-    title = content.get("title") or {"growth": "How time and memory grow with the volume"}.get(file.stem, file.stem)
-    pictures = [one for one in (file.with_suffix(".png"), file.with_name(f"{file.stem}_case.png")) if one.is_file()]
-    slopes = content.get("slopes") or {}
-    about = {key: content[key] for key in ("dataset", "case", "measure") if key in content}
-    return Experiment(title, about, content.get("repeat") or 1, content.get("rows") or [], slopes, file, pictures)
-
-
-def read_json(file: Path, kind: type) -> Any:
-    """A JSON file's content; empty if there is no such file.
-
-    Raises:
-        C2FError: If it is not what it should be.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else kind()
-    except ValueError as error:
-        raise C2FError(f"{file} is no JSON: {error}", "Make it anew by benchmarks/run.py.") from None
-    if not isinstance(content, kind):
-        raise C2FError(f"{file} holds no {kind.__name__}", "Make it anew by benchmarks/run.py.")
-    return content
+VERDICT_MEANINGS = f"""Against an alternative accelerated **dominates** (faster and at least as good), **loses**
+(slower and at most as good) or **trades**; qualities that differ by at most {EVEN:g} are equal, and a question mark
+says that the difference in time is within the spread of the runs."""
+AIM_RULE = f"""Of each kind of aim the table shows what is furthest from it: speed and quality beside nnU-Net and
+one-stage (no worse than theirs, where a data set has no aim of its own), quality beside better alternatives, seconds
+beside alternatives that are at least as good, seconds over the lower bound, canvas fill (from {FILL_BOXES} boxes on),
+peak memory over nnU-Net's, and how far a row's runs differ."""
 
 
 def write_page(results: Sequence[Results], page: Path) -> str:
     """The text of the page."""
     parts = ["# Results", one_line(INTRODUCTION), overview(results), "## What was measured", *_measured(results)]
-    parts += ["### Columns", column_meanings(), _row_meanings(page), "### Again", one_line(RERUN), "## Data sets"]
+    parts += [
+        "### Columns",
+        column_meanings(),
+        _row_meanings(page),
+        one_line(VERDICT_MEANINGS),
+        one_line(AIM_RULE),
+        "### Again",
+        one_line(RERUN),
+        "## Data sets",
+    ]
     for one in results:
         parts += _dataset(one, page)
     if any(one.experiments for one in results):
@@ -221,9 +142,9 @@ def _measured(results: Sequence[Results]) -> Iterator[str]:
         yield "```\n" + "\n".join(commands) + "\n```"
 
 
-def by_machine(results: Sequence[Results]) -> dict[str, list[tuple[str, Record]]]:
+def by_machine(results: Sequence[Results]) -> dict[str, list[tuple[str, Row]]]:
     """Data sets and sessions of each kind of machine, threads and versions."""
-    found: dict[str, list[tuple[str, Record]]] = {}
+    found: dict[str, list[tuple[str, Row]]] = {}
     for one in results:
         for session in one.sessions:
             known = {
@@ -233,7 +154,7 @@ def by_machine(results: Sequence[Results]) -> dict[str, list[tuple[str, Record]]
     return found
 
 
-def describe_machine(machine: str, sessions: Sequence[tuple[str, Record]]) -> list[str]:
+def describe_machine(machine: str, sessions: Sequence[tuple[str, Row]]) -> list[str]:
     """A machine, when it was used and for which data sets, and versions."""
     known, dates = json.loads(machine), sorted({session["date"] for _, session in sessions})
     when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
@@ -269,7 +190,23 @@ def _dataset(one: Results, page: Path) -> Iterator[str]:
         yield f"Not measured on all cases, and left out: {'; '.join(summary.incomplete)}."
     if one.picture:
         yield f"![{summary.measure} and seconds of all rows on {dataset.name}]({link(one.picture, page)})"
-    yield "\n".join(f"- {sentence}" for sentence in sentences(summary))
+    yield from _verdicts(summary)
+
+
+def _verdicts(summary: Summary) -> Iterator[str]:
+    """What follows from a data set's rows."""
+    ours, base = summary.find(OURS), summary.find(BASELINE)
+    if ours is None:
+        yield "`accelerated` was not measured, so there is nothing to compare."
+        return
+    if base and (base[summary.quality] or 0) < POOR:
+        yield f"nnU-Net's own {summary.measure} is below {POOR:g}: with this fine model, qualities say little."
+    yield alternatives_table(summary)
+    named = (f"{row['title']} ({significant(row['total_s'])} s, {row[summary.quality]:.3f})" for row in front(summary))
+    yield f"Pareto front of all rows, from fast to slow: {'; '.join(named)}."
+    yield aims_table(checks(summary))
+    if ours["warnings"]:
+        yield "The run warned:\n\n- " + "\n- ".join(ours["warnings"])
 
 
 def _experiment_text(one: Experiment, licence: str, page: Path) -> Iterator[str]:
@@ -292,16 +229,8 @@ def _experiment_text(one: Experiment, licence: str, page: Path) -> Iterator[str]
 
 def _gaps(results: Sequence[Results]) -> Iterator[str]:
     yield "## The largest gaps"
-    yield one_line(GAP_RULE)
     found = largest_gaps(one.summary for one in results)
-    if not found:
-        yield "No gap is left."
-        return
-    lines = [
-        f"{rank}. **{gap.dataset}**: {gap.words} ({significant(gap.size)} times the aim)."
-        for rank, gap in enumerate(found, 1)
-    ]
-    yield "\n".join(lines)
+    yield gaps_table(found) if found else "No gap is left."
 
 
 def link(file: Path, page: Path) -> str:

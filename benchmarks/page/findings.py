@@ -1,7 +1,7 @@
-"""What the numbers of the benchmark say, in sentences: who beats whom, which aims are met, where the largest gaps are.
+"""What the numbers of the benchmark say, as numbers: means over cases, who beats whom, and how far aims are met.
 
 Everything here follows from rows of ``results.json`` by the rules that the constants and docstrings state.
-``results_page.py`` puts the sentences on the page.
+``tables.py`` makes text of it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-Record = Mapping[str, Any]
+Row = Mapping[str, Any]
 Verdict = Literal["dominates", "loses", "trades"]
 OURS, BASELINE, ONE_STAGE, BOUND = "accelerated", "nnunet", "one_stage", "bound"
-"""Names of the rows that sentences are about; ``rows.py`` says what each does."""
+"""Names of the rows that stand out; ``rows/methods.py`` says what each does."""
 MEASURES: Final = MappingProxyType({"dice": "Dice", "iou": "IoU"})
 MEANS = (
     "total_s", "coarse_s", "fine_s", "bound_s", "dice", "iou", "hd95", "surface_dice", "ap", "recall", "agreement",
@@ -71,12 +71,12 @@ class Summary:
 
     name: str
     quality: str
-    rows: tuple[Record, ...]
+    rows: tuple[Row, ...]
     cases: tuple[str, ...]
     trained_on: bool = False
     incomplete: tuple[str, ...] = ()
 
-    def find(self, name: str) -> Record | None:
+    def find(self, name: str) -> Row | None:
         """A row by name."""
         return next((row for row in self.rows if row["row"] == name), None)
 
@@ -86,35 +86,35 @@ class Summary:
         return MEASURES[self.quality]
 
     @property
-    def judged(self) -> tuple[Record, ...]:
+    def judged(self) -> tuple[Row, ...]:
         """Rows that can be compared."""
         return tuple(row for row in self.rows if row[self.quality] is not None and row["total_s"])
 
 
-def summarise(name: str, quality: str, records: Sequence[Record]) -> Summary:
+def summarise(name: str, quality: str, rows: Sequence[Row]) -> Summary:
     """Sum rows up over cases: those that models were not trained on, if there are any, and that nnU-Net has segmented.
 
     Args:
         name: Of the data set.
         quality: The measure that counts most.
-        records: Rows of ``results.json``, of all cases.
+        rows: Of ``results.json``, of all cases.
     """
-    test = [record for record in records if not record["trained_on"]]
-    found: dict[str, dict[str, Record]] = {}
-    for record in test or records:
-        if record["row"] != BOUND:
-            found.setdefault(record["row"], {})[record["case"]] = record
+    test = [row for row in rows if not row["trained_on"]]
+    found: dict[str, dict[str, Row]] = {}
+    for row in test or rows:
+        if row["row"] != BOUND:
+            found.setdefault(row["row"], {})[row["case"]] = row
     wanted = sorted(found.get(BASELINE) or found.get(OURS) or next(iter(found.values()), {}))
-    rows = [_over_cases([by_case[case] for case in wanted]) for by_case in found.values() if {*wanted} <= {*by_case}]
-    base = next((row["total_s"] for row in rows if row["row"] == BASELINE), None)
-    for row in rows:
+    means = [_over_cases([by_case[case] for case in wanted]) for by_case in found.values() if {*wanted} <= {*by_case}]
+    base = next((row["total_s"] for row in means if row["row"] == BASELINE), None)
+    for row in means:
         row["ratio"] = base / row["total_s"] if base and row["total_s"] else None
         row["bound_ratio"] = row["total_s"] / row["bound_s"] if row["bound_s"] else None
     left = [next(iter(by_case.values()))["title"] for by_case in found.values() if not {*wanted} <= {*by_case}]
-    return Summary(name, quality, tuple(rows), tuple(wanted), bool(records) and not test, tuple(left))
+    return Summary(name, quality, tuple(means), tuple(wanted), bool(rows) and not test, tuple(left))
 
 
-def _over_cases(found: Sequence[Record]) -> dict[str, Any]:
+def _over_cases(found: Sequence[Row]) -> dict[str, Any]:
     row: dict[str, Any] = {key: found[0][key] for key in ("row", "title", "ours")}
     row |= {key: _of(statistics.fmean, [one.get(key) for one in found]) for key in MEANS}
     row |= {key: _of(max, [one.get(key) for one in found]) for key in HIGHEST}
@@ -150,7 +150,7 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{value:.{max(0, digits - 1 - exponent)}f}"
 
 
-def compare(ours: Record, other: Record, quality: str) -> Verdict | None:
+def compare(ours: Row, other: Row, quality: str) -> Verdict | None:
     """Whether a row dominates another one (faster and at least as good), loses to it, or neither; None if unknown."""
     if any(row[key] is None for row in (ours, other) for key in (quality, "total_s")):
         return None
@@ -160,7 +160,7 @@ def compare(ours: Record, other: Record, quality: str) -> Verdict | None:
     return "loses" if better <= EVEN + ROUNDING and faster <= 0 else "trades"
 
 
-def front(summary: Summary) -> list[Record]:
+def front(summary: Summary) -> list[Row]:
     """The rows that lose to no other, from fast to slow."""
     rows = summary.judged
     best = [
@@ -171,223 +171,87 @@ def front(summary: Summary) -> list[Record]:
     return sorted(best, key=lambda row: float(row["total_s"]))
 
 
-def sentences(summary: Summary) -> list[str]:
-    """All that the rows of a data set say about ``accelerated``, one item of a list each."""
-    ours = summary.find(OURS)
-    if ours is None:
-        return ["`accelerated` was not measured, so there is nothing to compare."]
-    found = [*_against_baseline(summary, ours)]
-    others = [row for row in summary.rows if not row["ours"] and row["row"] != BASELINE]
-    found += [say_verdict(summary, ours, other) for other in others]
-    found += [*_own_rows(summary, ours), *_aims(summary, ours), _bound(ours), _fill(ours), _repeats(summary)]
-    return found + [f"The run warned: {warning}" for warning in ours["warnings"]]
-
-
-def _against_baseline(summary: Summary, ours: Record) -> Iterator[str]:
-    base = summary.find(BASELINE)
-    if base is None or compare(ours, base, summary.quality) is None:
-        yield "nnU-Net was not measured, so there are no ratios."
-        return
-    agreement = ours["agreement"]
-    agreed = "" if agreement is None else f" Between its result and nnU-Net's the Dice is {agreement:.3f}."
-    memory, least = ours["peak_rss_mb"], base["peak_rss_mb"]
-    took = "" if None in (memory, least) else f" Memory peaked at {memory:.0f} MB, with nnU-Net at {least:.0f} MB."
-    yield (
-        f"**Against nnU-Net**, accelerated is {_speed(ours, base)}, and {_better(summary, ours, base)}.{agreed}{took}"
-    )
-    if base[summary.quality] < POOR:
-        yield (
-            f"nnU-Net itself reaches a {summary.measure} of only {base[summary.quality]:.3f} with this fine model. So "
-            "qualities here say little about well-trained models; what carries over is the time."
-        )
-
-
-def say_verdict(summary: Summary, ours: Record, other: Record) -> str:
-    """How ``accelerated`` stands against one alternative."""
-    verdict = compare(ours, other, summary.quality)
-    name = f"**{other['title']}**"
-    if verdict is None:
-        return f"{name}: time or {summary.measure} is unknown, so it cannot be compared."
-    speed, quality = _speed(ours, other), _better(summary, ours, other)
-    doubt = " The difference in time is within the spread of the runs." if _in_doubt(ours, other) else ""
-    if verdict == "dominates":
-        return f"{name}: accelerated dominates it, being {speed} and {quality}.{doubt}"
-    if verdict == "loses":
-        return f"{name}: accelerated **loses to** it, being {speed} and {quality}.{doubt}"
-    return f"{name}: a trade. Accelerated is {speed}, but {quality}.{_work(ours, other)}{doubt}"
-
-
-def _in_doubt(ours: Record, other: Record) -> bool:
+def in_doubt(ours: Row, other: Row) -> bool:
     """Whether two rows' seconds differ by no more than runs of one of them do."""
     return abs(other["total_s"] / ours["total_s"] - 1) <= max(ours["spread"] or 0, other["spread"] or 0)
 
 
-def _work(ours: Record, other: Record) -> str:
-    """Why two rows trade: how much networks look at."""
-    seen = [row["network_voxels"] for row in (ours, other)]
-    if None in seen:
-        return ""
-    return f" Its networks see {significant(seen[0] / 1e6)} million voxels, there {significant(seen[1] / 1e6)} million."
-
-
-def _speed(ours: Record, other: Record) -> str:
-    first, second = ours["total_s"], other["total_s"]
-    words = f"({significant(first)} s against {significant(second)} s)"
-    if first > second:
-        return f"slower, taking {significant(first / second)} times as long {words}"
-    return f"{significant(second / first)}x as fast {words}"
-
-
-def _better(summary: Summary, ours: Record, other: Record) -> str:
-    first, second = ours[summary.quality], other[summary.quality]
-    words = f"({first:.3f} against {second:.3f})"
-    if abs(first - second) <= EVEN + ROUNDING:
-        return f"as good in {summary.measure} {words}"
-    return f"{abs(first - second):.3f} {'better' if first > second else 'worse'} in {summary.measure} {words}"
-
-
-def _own_rows(summary: Summary, ours: Record) -> Iterator[str]:
-    """Whether another row is the better choice, and all that are on the Pareto front."""
-    best, quality = front(summary), summary.quality
-    if ours[quality] is None or len(summary.judged) < 2:
-        return
-    names = "; ".join(f"{row['title']} ({significant(row['total_s'])} s, {row[quality]:.3f})" for row in best)
-    listed = f"On the front, from fast to slow: {names}." if best else "No row is on it."
-    if ours in best:
-        yield f"**Pareto front**: accelerated is on it, no row is both faster and at least as good. {listed}"
-        return
-    above = [row["title"] for row in summary.judged if row is not ours and compare(ours, row, quality) == "loses"]
-    yield (f"**Pareto front**: accelerated is **not** on it. Faster and at least as good: {'; '.join(above)}. {listed}")
-
-
-def _aims(summary: Summary, ours: Record) -> Iterator[str]:
-    """The data set's own aim, against nnU-Net and against our own mode that looks everywhere."""
-    aim = AIMS.get(summary.name)
-    if aim is None or ours[summary.quality] is None:
-        return
-    loss = f"at most {aim.loss:g} lower" if aim.loss else "no lower"
-    for name, title in ((BASELINE, "nnU-Net"), (ONE_STAGE, "our own one-stage mode")):
-        base = summary.find(name)
-        text = f"**Aim**: at least {aim.faster:g}x as fast as {title}, with {summary.measure} {loss}"
-        if base is None or base[summary.quality] is None:
-            yield f"{text}: unknown, it was not measured."
-            continue
-        ratio, lost = base["total_s"] / ours["total_s"], base[summary.quality] - ours[summary.quality]
-        missed = [
-            words
-            for words, failed in (
-                ("too slow", ratio < aim.faster - ROUNDING),
-                (f"{lost:.4f} of {summary.measure} lost", lost > aim.loss + ROUNDING),
-            )
-            if failed
-        ]
-        verdict = f"**not met** ({', '.join(missed)})" if missed else "met"
-        values = f"{ours[summary.quality]:.3f} against {base[summary.quality]:.3f}"
-        yield f"{text}: {verdict}. It is {significant(ratio)}x, {summary.measure} {values}."
-
-
-def _bound(ours: Record) -> str:
-    if ours["bound_ratio"] is None:
-        return "**Lower bound**: unknown."
-    met = "met" if ours["bound_ratio"] <= BOUND_AIM + ROUNDING else "**not met**"
-    return (
-        f"**Lower bound**: accelerated takes {significant(ours['bound_ratio'])} times its lower bound of "
-        f"{significant(ours['bound_s'])} s. The aim, at most {BOUND_AIM:g} times, is {met}."
-    )
-
-
-def _fill(ours: Record) -> str:
-    boxes, fill = ours["boxes"], ours["fill"]
-    if boxes is None or fill is None:
-        return "**Canvas fill**: unknown."
-    words = f"**Canvas fill**: crops of {boxes:.0f} boxes fill {fill:.3f} of the canvases."
-    if boxes < FILL_BOXES:
-        return f"{words} The aim of {FILL_AIM:g} holds from {FILL_BOXES} boxes on."
-    return f"{words} The aim, at least {FILL_AIM:g}, is {'met' if fill >= FILL_AIM - ROUNDING else '**not met**'}."
-
-
-def _repeats(summary: Summary) -> str:
-    known = [row for row in summary.rows if row["spread"] is not None]
-    if not known:
-        return "**Repeated runs**: each row was run once, so nothing is known about how far runs differ."
-    single = len(summary.rows) - len(known)
-    rest = f" Rows that were run only once: {single}." if single else ""
-    worst = sorted(
-        (row for row in known if row["spread"] > SPREAD_AIM + ROUNDING), key=lambda row: -float(row["spread"])
-    )
-    aim = f"The aim, at most {SPREAD_AIM:.0%}"
-    if not worst:
-        most = max(row["spread"] for row in known)
-        return f"**Repeated runs** of a row differ by at most {most:.1%}. {aim}, is met.{rest}"
-    names = "; ".join(f"{row['title']} ({row['spread']:.1%})" for row in worst)
-    return (
-        f"**Repeated runs** differ by more in {len(worst)} of {len(known)} rows: {names}. {aim}, is **not met**.{rest}"
-    )
-
-
 @dataclass(frozen=True, slots=True)
-class Gap:
-    """Something that falls short of an aim.
+class Check:
+    """A number of ``accelerated`` beside what it shall be.
 
     Attributes:
         dataset: Where.
-        kind: What is compared; of each kind only the largest gap of a data set counts.
-        size: How many times the aim it is; above 1.
-        words: What it is.
+        kind: What is compared.
+        other: Title of the row that it is compared with, or whose number it is.
+        value, aim: As shown.
+        size: How many times the aim it is; above 1 the aim is missed.
     """
 
     dataset: str
     kind: str
+    other: str
+    value: str
+    aim: str
     size: float
-    words: str
+
+    @property
+    def met(self) -> bool:
+        """Whether the aim is reached."""
+        return self.size <= 1 + ROUNDING
 
 
-def largest_gaps(summaries: Iterable[Summary], count: int = 3) -> list[Gap]:
-    """The gaps that are the most times their aim, at most one of a kind for each data set."""
-    found: dict[tuple[str, str], Gap] = {}
-    for summary in summaries:
-        for gap in _candidates(summary):
-            known = found.get((gap.dataset, gap.kind))
-            if gap.size > 1 + ROUNDING and (known is None or gap.size > known.size):
-                found[gap.dataset, gap.kind] = gap
-    return sorted(found.values(), key=lambda gap: (-gap.size, gap.dataset, gap.kind))[:count]
+def checks(summary: Summary) -> list[Check]:
+    """Of each kind the one that is furthest from its aim; kinds of which nothing is known are left out."""
+    found: dict[str, Check] = {}
+    for check in (*_own_checks(summary), *_comparisons(summary)):
+        known = found.get(check.kind)
+        if known is None or check.size > known.size:
+            found[check.kind] = check
+    return list(found.values())
 
 
-def _candidates(summary: Summary) -> Iterator[Gap]:
-    """All that might be a gap."""
+def largest_gaps(summaries: Iterable[Summary], count: int = 3) -> list[Check]:
+    """The missed aims that are the most times what they should be."""
+    missed = [check for summary in summaries for check in checks(summary) if not check.met]
+    return sorted(missed, key=lambda check: (-check.size, check.dataset, check.kind))[:count]
+
+
+def _own_checks(summary: Summary) -> Iterator[Check]:
+    """What can be said of rows by themselves."""
     ours, name = summary.find(OURS), summary.name
     for row in summary.rows:
         if row["spread"] is not None:  # as times are: the slowest run against the fastest, nearly
             size = (1 + row["spread"]) / (1 + SPREAD_AIM)
-            yield Gap(name, "spread", size, f"runs of {row['title']} differ by {row['spread']:.1%}")
-    if ours is None:
+            yield Check(name, "spread of runs", row["title"], f"{row['spread']:.1%}", f"at most {SPREAD_AIM:.0%}", size)
+    if ours and ours["bound_ratio"] is not None:
+        value = f"{significant(ours['bound_ratio'])}x"
+        size = ours["bound_ratio"] / BOUND_AIM
+        yield Check(name, "seconds", "lower bound", value, f"at most {BOUND_AIM:g}x", size)
+    if ours and ours["fill"] and (ours["boxes"] or 0) >= FILL_BOXES:
+        size = FILL_AIM / ours["fill"]
+        yield Check(name, "canvas fill", ours["title"], f"{ours['fill']:.3f}", f"at least {FILL_AIM:g}", size)
+
+
+def _comparisons(summary: Summary) -> Iterator[Check]:
+    """``accelerated`` beside looking everywhere, and beside what users have today."""
+    ours, quality, measure = summary.find(OURS), summary.quality, summary.measure
+    aim, name = AIMS.get(summary.name, Aim(1.0, 0.0)), summary.name
+    if ours not in summary.judged:
         return
-    if ours["bound_ratio"] is not None:
-        words = f"accelerated takes {significant(ours['bound_ratio'])} times its lower bound; {BOUND_AIM:g} is the aim"
-        yield Gap(name, "bound", ours["bound_ratio"] / BOUND_AIM, words)
-    if ours["fill"] and (ours["boxes"] or 0) >= FILL_BOXES:
-        words = f"crops fill {ours['fill']:.3f} of the canvases; {FILL_AIM:g} is the aim"
-        yield Gap(name, "fill", FILL_AIM / ours["fill"], words)
-    yield from _gaps_to_rows(summary, ours)
-
-
-def _gaps_to_rows(summary: Summary, ours: Record) -> Iterator[Gap]:
-    aim, quality, name = AIMS.get(summary.name, Aim(1.0, 0.0)), summary.quality, summary.name
-    for row in summary.judged if ours[quality] is not None else ():
-        full = row["row"] in (BASELINE, ONE_STAGE)
-        if row["ours"] and not full:
-            continue
-        size = (row[quality] - (aim.loss if full else 0)) / max(ours[quality], EVEN)
-        if row[quality] - ours[quality] > EVEN + ROUNDING:
-            yield Gap(name, "quality", size, f"accelerated is {_better(summary, ours, row)} than {row['title']}")
-        if compare(ours, row, quality) == "loses":
-            words = f"{row['title']} is at least as good, and accelerated is {_speed(ours, row)}"
-            yield Gap(name, "time", ours["total_s"] / row["total_s"], words)
-        if full:
-            ratio = row["total_s"] / ours["total_s"]
-            words = f"accelerated is {significant(ratio)}x as fast as {row['title']}; {aim.faster:g}x is the aim"
-            yield Gap(name, "speed", aim.faster / ratio, words)
-    base = summary.find(BASELINE)
-    if base and base["peak_rss_mb"] and ours["peak_rss_mb"]:
-        words = f"accelerated needs {ours['peak_rss_mb']:.0f} MB, nnU-Net {base['peak_rss_mb']:.0f} MB"
-        yield Gap(name, "memory", ours["peak_rss_mb"] / base["peak_rss_mb"], words)
+    for other in summary.judged:
+        faster, better = other["total_s"] / ours["total_s"], ours[quality] - other[quality]
+        if other["row"] in (BASELINE, ONE_STAGE):
+            value, size = f"{significant(faster)}x", aim.faster / faster
+            yield Check(name, "speed", other["title"], value, f"at least {aim.faster:g}x", size)
+            size = (other[quality] - aim.loss) / max(ours[quality], EVEN)
+            yield Check(name, measure, other["title"], f"{better:+.3f}", f"at least {0 - aim.loss:g}", size)
+        elif not other["ours"] and better < -EVEN - ROUNDING:
+            size = other[quality] / max(ours[quality], EVEN)
+            yield Check(name, f"{measure} of alternatives", other["title"], f"{better:+.3f}", "at least 0", size)
+        if not other["ours"] and compare(ours, other, quality) == "loses":
+            kind = "seconds of what is as good"
+            yield Check(name, kind, other["title"], f"{significant(1 / faster)}x", "at most 1x", 1 / faster)
+        if other["row"] == BASELINE and other["peak_rss_mb"] and ours["peak_rss_mb"]:
+            size = ours["peak_rss_mb"] / other["peak_rss_mb"]
+            yield Check(name, "peak memory", other["title"], f"{significant(size)}x", "at most 1x", size)

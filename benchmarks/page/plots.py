@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from benchmarks.page.findings import BASELINE, OURS, Record, Summary, front
+from benchmarks.page.findings import BASELINE, OURS, Row, Summary, front
 from benchmarks.selection.plots import BLUE, GREY, RED
 from coarse2fine.io import atomic_write
 
@@ -103,7 +103,7 @@ def plot_pareto(summary: Summary, title: str) -> Figure:
     return figure
 
 
-def _group(row: Record) -> tuple[bool, str, str, str]:
+def _group(row: Row) -> tuple[bool, str, str, str]:
     return next(group for group in GROUPS if group[0] == row["ours"])
 
 
@@ -129,7 +129,7 @@ def _dress(axes: Axes, summary: Summary, title: str) -> None:
     axes.grid(alpha=0.25, linewidth=0.5)
 
 
-def _list_rows(figure: Figure, rows: Sequence[Record], has_bound: bool) -> None:
+def _list_rows(figure: Figure, rows: Sequence[Row], has_bound: bool) -> None:
     """The numbers' titles, and what lines mean."""
     from matplotlib.lines import Line2D
 
@@ -148,7 +148,7 @@ def _list_rows(figure: Figure, rows: Sequence[Record], has_bound: bool) -> None:
             text.set_fontweight("bold")
 
 
-def _number_points(axes: Axes, rows: Sequence[Record], quality: str, lines: Sequence[Sequence[Point]]) -> None:
+def _number_points(axes: Axes, rows: Sequence[Row], quality: str, lines: Sequence[Sequence[Point]]) -> None:
     """A number at each point, where it covers no other number, point or line.
 
     A number for which no place is free takes the one with the least overlap. Those with a name choose first.

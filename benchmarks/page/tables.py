@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from benchmarks.page.findings import BASELINE, OURS, Record, Summary, significant
+from benchmarks.page.findings import (
+    BASELINE,
+    OURS,
+    Check,
+    Row,
+    Summary,
+    compare,
+    front,
+    in_doubt,
+    significant,
+)
 
 DASH: Final = "-"
 MOST_ROWS, MOST_COLUMNS = 12, 14
@@ -128,11 +138,11 @@ def row_tables(summary: Summary) -> Iterator[str]:
         yield table(["row", *(one.head for one in columns)], lines)
 
 
-def _line(title: str, row: Record, columns: Iterable[Column]) -> list[str]:
+def _line(title: str, row: Row, columns: Iterable[Column]) -> list[str]:
     return [title, *(show(row.get(one.key), one.show) for one in columns)]
 
 
-def bound_row(summary: Summary) -> Record:
+def bound_row(summary: Summary) -> Row:
     """The least that ``accelerated`` could take; empty if that is unknown."""
     ours, base = summary.find(OURS), summary.find(BASELINE)
     if ours is None or not ours["bound_s"]:
@@ -140,17 +150,48 @@ def bound_row(summary: Summary) -> Record:
     return {"total_s": ours["bound_s"], "ratio": base["total_s"] / ours["bound_s"] if base else None}
 
 
+def alternatives_table(summary: Summary) -> str:
+    """How ``accelerated`` stands against what users have today; empty if nothing can be compared."""
+    ours, quality = summary.find(OURS), summary.quality
+    if ours not in summary.judged:
+        return ""
+    lines, best = [], front(summary)
+    for other in summary.judged:
+        if not other["ours"]:
+            faster, better = other["total_s"] / ours["total_s"], ours[quality] - other[quality]
+            doubt = f"{compare(ours, other, quality)}{'?' if in_doubt(ours, other) else ''}"
+            lines.append([other["title"], doubt, f"{significant(faster)}x", f"{better:+.3f}", _yes(other in best)])
+    heads = ["against", "accelerated", "times as fast", f"{summary.measure} less theirs", "on the Pareto front"]
+    return table(heads, lines, left=2)
+
+
+def aims_table(found: Iterable[Check]) -> str:
+    """Aims, and whether they are met."""
+    lines = [[one.kind, one.other, one.value, one.aim, "yes" if one.met else "**no**"] for one in found]
+    return table(["what", "beside", "measured", "aim", "met"], lines, left=2)
+
+
+def gaps_table(found: Iterable[Check]) -> str:
+    """Aims that are missed, of several data sets."""
+    lines = [[one.dataset, one.kind, one.other, one.value, one.aim, significant(one.size)] for one in found]
+    return table(["data set", "what", "beside", "measured", "aim", "times the aim"], lines, left=3)
+
+
+def _yes(answer: bool) -> str:
+    return "yes" if answer else "no"
+
+
 def column_meanings() -> str:
     """A table of what columns mean."""
     return table(["column", "meaning"], [[one.head, one.meaning] for one in (*RESULT, *EFFORT)], left=2)
 
 
-def experiment_tables(rows: Sequence[Record]) -> Iterator[str]:
+def experiment_tables(rows: Sequence[Row]) -> Iterator[str]:
     """Tables of an experiment's flat rows, each with a line that says what it leaves out.
 
     What is the same in all rows is said once instead of in a column. Of long tables, evenly spread rows are shown.
     """
-    parts: dict[tuple[Any, ...], list[Record]] = {}
+    parts: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         parts.setdefault(tuple(row.get(key) for key in PARTS), []).append(row)
     for part in parts.values():
@@ -174,13 +215,13 @@ def experiment_tables(rows: Sequence[Record]) -> Iterator[str]:
             yield table([spoken(key) for key in columns], lines, left=max(1, words))
 
 
-def _is_told(key: str, rows: Iterable[Record]) -> bool:
+def _is_told(key: str, rows: Iterable[Row]) -> bool:
     """Whether a column holds anything, and single values only."""
     values = [row.get(key) for row in rows]
     return any(value is not None for value in values) and not any(isinstance(value, (dict, list)) for value in values)
 
 
-def pick(rows: Sequence[Record], count: int) -> list[Record]:
+def pick(rows: Sequence[Row], count: int) -> list[Row]:
     """At most so many rows, evenly spread, the first and the last among them."""
     if len(rows) <= count:
         return list(rows)
@@ -205,7 +246,7 @@ def value_text(key: str, value: Any) -> str:
     if value is None:
         return DASH
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return _yes(value)
     if not isinstance(value, float):
         return str(value)
     return three_decimals(value) if QUALITIES & {key, key.partition("_")[0]} else significant(value)
