@@ -4,7 +4,7 @@ Training needs more packages than choosing does; its modules (``assignnet.learn.
 ``assignnet.learn.train``) are imported by their own names.
 """
 
-from assignnet.choice.cost_model import Problem
+from assignnet.choice.cost_model import CostModel
 from assignnet.choice.rules import (
     RULES,
     Assigner,
@@ -22,8 +22,8 @@ __all__ = [
     "NO_FEATURES",
     "RULES",
     "Assigner",
+    "CostModel",
     "Features",
-    "Problem",
     "Roi",
     "RoiTree",
     "all_children",

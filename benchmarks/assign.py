@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from assignnet import NO_FEATURES, RULES, Assigner, Features, Problem, Roi, RoiTree
+from assignnet import NO_FEATURES, RULES, Assigner, CostModel, Features, Roi, RoiTree
 from assignnet.choice.rules import greedy, in_space_order
 from assignnet.learn.agent import AgentCard, load_agent
 from assignnet.value.evaluate import Row, evaluate, summarise
@@ -101,9 +101,9 @@ class Policy:
         return self.name if self.seed is None else self.name.removesuffix(f"-seed{self.seed}")
 
 
-def greedy_drop(tree: RoiTree, problem: Problem, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
+def greedy_drop(tree: RoiTree, cost_model: CostModel, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
     """The rule ``greedy`` where it may leave regions out."""
-    return greedy(tree, replace(problem, drop=True), features)
+    return greedy(tree, replace(cost_model, drop=True), features)
 
 
 def all_policies(folder: Path, real: RealCase | None) -> list[Policy]:
@@ -204,7 +204,7 @@ def measure(
     """
     solved = solve(instances, metric, weights)
     best = {(id(instance.tree), weight): choice for (instance, weight), (choice, _) in solved.items()}
-    ideal = Policy("oracle", lambda tree, problem, features=NO_FEATURES: best[id(tree), problem.weight].selection)
+    ideal = Policy("oracle", lambda tree, costs, features=NO_FEATURES: best[id(tree), costs.weight].selection)
     rows: list[dict[str, Any]] = []
     for policy in (ideal, *policies):
         seen = seen_by(policy, instances, build)

@@ -23,7 +23,7 @@ from coarse2fine.config.reader import load_config
 from coarse2fine.fine.sizes import plan_sizes
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.selection.features import FeatureSettings, feature_card
-from coarse2fine.selection.selector import problem_of
+from coarse2fine.selection.selector import cost_model_of
 
 collect_ignore = ["support/mutants.py"]  # a script, which needs mutmut
 
@@ -206,7 +206,7 @@ def write_agent(
     settings = features or FeatureSettings()
     coarse, fine = (load_model(model) for model in models)
     config = load_config(None, overrides)
-    problem = problem_of(config, plan_sizes(config, fine))
+    cost_model = cost_model_of(config, plan_sizes(config, fine))
     nodes, volume = settings.size(coarse, fine)
     size = NetworkSize(nodes, volume, width=16, layers=1, heads=2)
     torch.manual_seed(seed)
@@ -221,10 +221,10 @@ def write_agent(
         "network": size,
         "features": feature_card(settings, coarse, fine),
         "problem": {
-            "packing": "same_size" if problem.context is None else "same_scale",
-            "large": problem.large,
-            "slot": list(problem.slot),
-            "native": list(problem.largest),
+            "packing": "same_size" if cost_model.context is None else "same_scale",
+            "large": cost_model.large,
+            "slot": list(cost_model.slot),
+            "native": list(cost_model.largest),
         },
         "metric": "dice",
         "weights": (0.01, 0.5),

@@ -26,7 +26,7 @@ def tiles_along(edge: int, tile: int, step: float) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class CostModel:
     """How boxes are processed, what that costs, and what speed is worth.
 
     Attributes:
@@ -84,11 +84,11 @@ class Problem:
     def slots(self, box: Box) -> float:
         """Cost of processing a box, in slots: the room that its crops take on canvases, over that of a slot.
 
-        >>> Problem(slot=(8, 8, 8)).slots(Box.whole((8, 16, 16)))
+        >>> CostModel(slot=(8, 8, 8)).slots(Box.whole((8, 16, 16)))
         1.0
-        >>> Problem(slot=(8, 8, 8), large="native").slots(Box.whole((8, 16, 16)))
+        >>> CostModel(slot=(8, 8, 8), large="native").slots(Box.whole((8, 16, 16)))
         9.0
-        >>> Problem(slot=(8, 8, 8), context=(2, 2, 2)).slots(Box.whole((4, 4, 4)))
+        >>> CostModel(slot=(8, 8, 8), context=(2, 2, 2)).slots(Box.whole((4, 4, 4)))
         1.0
         """
         shown = triple(min(edge, limit) for edge, limit in zip(box.shape, self.largest, strict=True))
@@ -106,7 +106,7 @@ class Problem:
         The geometric mean over the three axes of how much each is shrunk: 1 if the box stays native, 1/2 if all its
         edges are twice as long as that allows.
 
-        >>> round(Problem(slot=(8, 8, 8)).fidelity(Box.whole((16, 16, 16))), 6)
+        >>> round(CostModel(slot=(8, 8, 8)).fidelity(Box.whole((16, 16, 16))), 6)
         0.5
         """
         if self.large == "native":

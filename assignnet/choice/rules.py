@@ -1,13 +1,13 @@
 """Rules that choose from a tree of regions which boxes to process, and in which order.
 
 Every rule has the interface that a learned agent has too, ``Assigner``. ``random_rule`` and ``top_k`` are what others
-are compared with; unlike the rest they leave regions out without being allowed to (``Problem.drop``). What a choice
+are compared with; unlike the rest they leave regions out without being allowed to (``CostModel.drop``). What a choice
 is worth to ``greedy``, and what it costs:
 
 - **value** of a node: its mass times its fidelity, as a share of the mass of all parents. Fidelity is the share of
-  the native detail that reaches the network (``Problem.fidelity``), so a region that must be shrunk counts for less.
-- **cost** of a node: the slots that it occupies, or the room that it takes (``Problem.slots``), as a share of what all
-  children of the whole tree would occupy.
+  the native detail that reaches the network (``CostModel.fidelity``), so a region that must be shrunk counts for less.
+- **cost** of a node: the slots that it occupies, or the room that it takes (``CostModel.slots``), as a share of what
+  all children of the whole tree would occupy.
 - **utility** = value - weight * cost. Both are shares, so the weight has no unit: at weight 0.1, a tenth of the cost
   of the whole tree must buy one per cent of its mass.
 """
@@ -23,7 +23,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from assignnet.choice.cost_model import Problem
+from assignnet.choice.cost_model import CostModel
 from assignnet.choice.tree import NO_FEATURES, Features, Roi, RoiTree
 from canvas.box import Triple, to_array
 
@@ -31,7 +31,7 @@ from canvas.box import Triple, to_array
 class Assigner(Protocol):
     """Chooses the boxes to process: a rule below, or a trained agent."""
 
-    def __call__(self, tree: RoiTree, problem: Problem, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
+    def __call__(self, tree: RoiTree, cost_model: CostModel, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
         """Nodes of the tree in the order in which to process them.
 
         The order decides which crops share a canvas: they fill it one after the other. A node excludes its parent
@@ -61,17 +61,17 @@ def check_selection(tree: RoiTree, selection: Iterable[Roi]) -> None:
                     raise ValueError(f"selected together with its parent {parent.box}: {child.box}")
 
 
-def all_parents(tree: RoiTree, problem: Problem, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
+def all_parents(tree: RoiTree, cost_model: CostModel, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
     """Every large region: the fewest crops, large objects shrunk."""
-    return in_space_order(tree.parents, problem.slot)
+    return in_space_order(tree.parents, cost_model.slot)
 
 
-def all_children(tree: RoiTree, problem: Problem, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
+def all_children(tree: RoiTree, cost_model: CostModel, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
     """Every small region: the most detail and the most crops."""
-    return in_space_order(tree.leaves, problem.slot)
+    return in_space_order(tree.leaves, cost_model.slot)
 
 
-def greedy(tree: RoiTree, problem: Problem, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
+def greedy(tree: RoiTree, cost_model: CostModel, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
     """For every parent, its children if the detail that they add is worth the slots that they add.
 
     With value and cost as in the module's docstring, the children replace their parent if::
@@ -84,43 +84,43 @@ def greedy(tree: RoiTree, problem: Problem, features: Features = NO_FEATURES) ->
     always so in same-size packing. In same-scale packing, where room is what costs, it gives way if its children save
     room that is worth more than the mass between them.
 
-    Every object stays covered, by a parent or by its children, unless ``problem.drop`` is set: then a chosen node
+    Every object stays covered, by a parent or by its children, unless ``cost_model.drop`` is set: then a chosen node
     is left out if ``value < weight * cost``.
     """
     total_mass = tree.mass or 1.0
-    total_slots = sum(map(problem.slots, (leaf.box for leaf in tree.leaves))) or 1.0
+    total_slots = sum(map(cost_model.slots, (leaf.box for leaf in tree.leaves))) or 1.0
 
     def value(rois: tuple[Roi, ...], cap: float) -> float:
         mass = sum(roi.mass for roi in rois)
-        detail = sum(roi.mass * problem.fidelity(roi.box) for roi in rois)
+        detail = sum(roi.mass * cost_model.fidelity(roi.box) for roi in rois)
         # In this order no rounding lets children of full fidelity be worth more than their parent.
         return detail / mass * min(mass, cap) / total_mass if mass > 0 else 0.0
 
     def cost(rois: tuple[Roi, ...]) -> float:
-        return sum(problem.slots(roi.box) for roi in rois) / total_slots
+        return sum(cost_model.slots(roi.box) for roi in rois) / total_slots
 
     chosen: list[Roi] = []
     for index, parent in enumerate(tree.parents):
         whole, parts = (parent,), tree.children[index]
         gain = value(parts, parent.mass) - value(whole, parent.mass)
-        split = not tree.is_leaf(index) and gain > problem.weight * (cost(parts) - cost(whole))
+        split = not tree.is_leaf(index) and gain > cost_model.weight * (cost(parts) - cost(whole))
         chosen.extend(parts if split else whole)
-    if problem.drop:
-        chosen = [roi for roi in chosen if value((roi,), roi.mass) >= problem.weight * cost((roi,))]
-    return in_space_order(chosen, problem.slot)
+    if cost_model.drop:
+        chosen = [roi for roi in chosen if value((roi,), roi.mass) >= cost_model.weight * cost((roi,))]
+    return in_space_order(chosen, cost_model.slot)
 
 
-def top_k(tree: RoiTree, problem: Problem, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
-    """The large regions with the highest scores, as many as ``problem.keep`` says, or half of them, rounded up.
+def top_k(tree: RoiTree, cost_model: CostModel, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
+    """The large regions with the highest scores, as many as ``cost_model.keep`` says, or half of them, rounded up.
 
     Ties go to the greater mass, then to the box that comes first.
     """
-    keep = (len(tree.parents) + 1) // 2 if problem.keep is None else problem.keep
+    keep = (len(tree.parents) + 1) // 2 if cost_model.keep is None else cost_model.keep
     ranked = sorted(tree.parents, key=lambda roi: (-roi.score, -roi.mass, roi.box))
-    return in_space_order(ranked[:keep], problem.slot)
+    return in_space_order(ranked[:keep], cost_model.slot)
 
 
-def random_rule(tree: RoiTree, problem: Problem, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
+def random_rule(tree: RoiTree, cost_model: CostModel, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
     """For every parent by chance itself, its children, or nothing, all equally likely; a leaf or nothing; any order.
 
     The same boxes lead to the same choice.

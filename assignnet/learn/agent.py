@@ -24,10 +24,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from assignnet.choice.cost_model import Problem
+from assignnet.choice.cost_model import CostModel
 from assignnet.choice.tree import NO_FEATURES, Features, Roi, RoiTree
 from assignnet.learn.network import AssignNetwork, NetworkSize, stack
-from assignnet.learn.observation import Scene, look_at, still_free
+from assignnet.learn.observation import Observation, observe, still_free
 from assignnet.learn.supervised import GainNetwork, choose_by_gains
 from assignnet.value.instance import total_slots
 from assignnet.value.voxel_counts import Metric
@@ -92,8 +92,8 @@ class Agent:
             raise ValueError(f"a {type(self.network).__name__} of {self.network.size} is not the card's {described}")
         self.network.eval()
 
-    def __call__(self, tree: RoiTree, problem: Problem, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
-        """Nodes of the tree in the order in which to process them; lambda and the budget are the problem's.
+    def __call__(self, tree: RoiTree, cost_model: CostModel, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
+        """Nodes of the tree in the order in which to process them; lambda and the budget are the cost model's.
 
         Raises:
             ValueError: If the features are not as many as the network was trained with, or a number is not finite.
@@ -106,13 +106,13 @@ class Agent:
                 f"{found[0]} features per region and {found[1]} of the volume, but the agent was trained with "
                 f"{size.features} and {size.volume}: use the feature settings of its card"
             )
-        scene = look_at(tree, problem, features)
-        if not all(np.isfinite(part).all() for part in (scene.nodes, scene.standing, scene.volume)):
+        observation = observe(tree, cost_model, features)
+        if not all(np.isfinite(part).all() for part in (observation.nodes, observation.standing, observation.volume)):
             raise ValueError("a region or its features hold a number that is not finite")
         if isinstance(self.network, GainNetwork):
-            return choose_by_gains(self.network, tree, problem, scene, self.card.metric)
+            return choose_by_gains(self.network, tree, cost_model, observation, self.card.metric)
         rois = tree.rois
-        return tuple(rois[row] for row in _choose(self.network, tree, problem, scene))
+        return tuple(rois[row] for row in _choose(self.network, tree, cost_model, observation))
 
     def with_metrics(self, metrics: Mapping[str, float]) -> Agent:
         """The same agent with what it reached written on its card."""
@@ -122,24 +122,24 @@ class Agent:
 _KINDS: Mapping[str, type[Network]] = {"policy": AssignNetwork, "gains": GainNetwork}
 
 
-def _choose(network: AssignNetwork, tree: RoiTree, problem: Problem, scene: Scene) -> list[int]:
+def _choose(network: AssignNetwork, tree: RoiTree, cost_model: CostModel, observation: Observation) -> list[int]:
     """Rows in the order of choice: the best score among what is still allowed, until that is stopping.
 
     Ties go to stopping, then to the lowest row. Costs are added up in slots, so that the budget is kept exactly.
     """
-    total = total_slots(tree, problem)
-    slots = np.array([problem.slots(roi.box) for roi in tree.rois])
-    budget, spent = np.inf if problem.budget is None else problem.budget, 0.0
+    total = total_slots(tree, cost_model)
+    slots = np.array([cost_model.slots(roi.box) for roi in tree.rois])
+    budget, spent = np.inf if cost_model.budget is None else cost_model.budget, 0.0
     taken, chosen = np.zeros(len(slots), dtype=bool), list[int]()
     with torch.inference_mode():
-        encoded = network.encoder(*stack([scene]))
+        encoded = network.encoder(*stack([observation]))
         while True:
             left = min(max(budget - spent, 0.0) / total, 2.0)
-            status = torch.tensor([[problem.weight, spent / total, left, bool(chosen)]], dtype=torch.float32)
+            status = torch.tensor([[cost_model.weight, spent / total, left, bool(chosen)]], dtype=torch.float32)
             last = torch.tensor([chosen[-1] if chosen else -1])
             scores, _ = network.pointer(encoded, torch.from_numpy(taken)[None], last, status)
             # A budget of a sum of slots has room for these slots, in whatever order they are added up.
-            valid = still_free(scene.parent, taken) & (slots <= budget - spent + 1e-9 * total)
+            valid = still_free(observation.parent, taken) & (slots <= budget - spent + 1e-9 * total)
             choice = int(np.argmax(np.where(np.append(True, valid), scores[0].numpy(), -np.inf)))
             if choice == 0:
                 return chosen
@@ -152,7 +152,7 @@ def check_fit(
     card: AgentCard,
     *,
     features: Mapping[str, Any],
-    problem: Problem,
+    cost_model: CostModel,
     count: int | None = None,
     volume: int | None = None,
 ) -> list[str]:
@@ -162,15 +162,16 @@ def check_fit(
         card: The agent's.
         features: The run's feature settings, under the names of ``AgentCard.features``. Names that only one side has
             are not compared.
-        problem: The run's. Only how boxes are packed and shrunk must agree: the agent sees sizes in units of what fits.
+        cost_model: The run's. Only how boxes are packed and shrunk must agree: the agent sees sizes in units of what
+            fits.
         count: Features per region, if known.
         volume: Features of the whole volume, if known.
     """
-    packing = "same_size" if problem.context is None else "same_scale"
+    packing = "same_size" if cost_model.context is None else "same_scale"
     pairs = [(f"features.{name}", card.features[name], features[name]) for name in card.features if name in features]
     pairs += [
         ("problem.packing", card.problem.get("packing", packing), packing),
-        ("problem.large", card.problem.get("large", problem.large), problem.large),
+        ("problem.large", card.problem.get("large", cost_model.large), cost_model.large),
     ]
     if count is not None:
         pairs.append(("the number of features per region", card.network.features, count))

@@ -16,12 +16,12 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
-from assignnet.learn.observation import OWN, STANDING, look_at, still_free
+from assignnet.learn.observation import OWN, STANDING, observe, still_free
 from assignnet.value.instance import Instance, total_slots
 from assignnet.value.reward import Reward
 from assignnet.value.synthetic import synthetic_instance
 
-Observation = dict[str, NDArray[Any]]
+DictObservation = dict[str, NDArray[Any]]
 
 STOP = 0
 """The action that ends an episode; action i + 1 takes the region in row i."""
@@ -99,7 +99,7 @@ class _Episode:
     instance: Instance
     weight: float
     budget: float
-    fixed: Observation
+    fixed: DictObservation
     cost: NDArray[np.float64]
     chosen: list[int] = field(default_factory=list)
     reward: float = 0.0
@@ -123,10 +123,10 @@ class AssignEnv(gymnasium.Env[dict[str, Any], np.int64]):
     """Choose regions of a tree one by one, then stop.
 
     **Observation** (N = ``max_nodes``; rows beyond the tree are padding): ``nodes`` (N, F + 7), ``standing`` (N, 12)
-    and ``parent`` (N,) as in ``Scene`` (the parent of padding is its own row), ``present`` (N,) and ``taken`` (N,)
+    and ``parent`` (N,) as in ``observation.py`` (padding is its own parent), ``present`` (N,) and ``taken`` (N,)
     of 0 and 1, ``last`` (1,), the row of the last choice or -1, and ``status`` (4,): lambda, cost so far, budget left
     (at most 2), and 1 once something was chosen; costs and budgets as shares of the cost of all children. With
-    ``volume``: also ``volume`` (G,), the features of the whole volume.
+    ``volume``: also ``volume`` (G,), the features of the observed volume.
 
     **Action**: 0 stops, i + 1 takes row i. ``action_masks`` says which are valid; ``action_space.sample()`` without a
     mask draws from those.
@@ -143,7 +143,7 @@ class AssignEnv(gymnasium.Env[dict[str, Any], np.int64]):
         reward: What choices are worth.
         max_nodes: Most regions that a tree may have.
         features: Network features per region.
-        volume: Features of the whole volume.
+        volume: Features of the observed volume.
         weights: Range of lambda; drawn uniformly in its logarithm.
         limited: Probability that an episode has a budget, drawn uniformly between 0.1 and 1; others have no limit.
 
@@ -177,7 +177,7 @@ class AssignEnv(gymnasium.Env[dict[str, Any], np.int64]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    ) -> tuple[DictObservation, dict[str, Any]]:
         """Begin an episode.
 
         Args:
@@ -197,11 +197,11 @@ class AssignEnv(gymnasium.Env[dict[str, Any], np.int64]):
         weight = given["weight"] if "weight" in given else np.exp(self.np_random.uniform(*np.log(self._weights)))
         budget = given["budget"] if "budget" in given else self._draw_budget()
         fixed = _fixed_part(instance, *self._shapes)
-        cost = instance.slots / total_slots(instance.tree, instance.problem)
+        cost = instance.slots / total_slots(instance.tree, instance.cost_model)
         self._episode = _Episode(instance, float(weight), float(budget), fixed, cost)
         return self._observe(self._episode), {}
 
-    def step(self, action: int | np.integer[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.integer[Any]) -> tuple[DictObservation, float, bool, bool, dict[str, Any]]:
         """Take a region, or stop.
 
         Raises:
@@ -236,14 +236,14 @@ class AssignEnv(gymnasium.Env[dict[str, Any], np.int64]):
             return self.np_random.uniform(*BUDGETS)
         return np.inf
 
-    def _observe(self, episode: _Episode) -> Observation:
+    def _observe(self, episode: _Episode) -> DictObservation:
         """An observation that shares no memory with others, because users keep them."""
         taken = np.zeros(self._shapes[0], dtype=np.int8)
         taken[episode.chosen] = 1
         spent, began = episode.spent, bool(episode.chosen)
         # Rounding may overdraw a budget by a hair.
         left = min(max(episode.budget - spent, 0.0), MOST_LEFT)
-        changing: Observation = {
+        changing: DictObservation = {
             "taken": taken,
             "last": np.array([episode.chosen[-1] if began else -1], dtype=np.int64),
             "status": np.array([episode.weight, spent, left, began], dtype=np.float32),
@@ -304,29 +304,31 @@ def _observation_space(max_nodes: int, features: int, volume: int) -> spaces.Dic
     return spaces.Dict(parts)
 
 
-def _fixed_part(instance: Instance, max_nodes: int, features: int, volume: int) -> Observation:
+def _fixed_part(instance: Instance, max_nodes: int, features: int, volume: int) -> DictObservation:
     """The part of an observation that does not change during an episode.
 
     Raises:
         ValueError: If the instance does not fit the shapes.
     """
-    scene = look_at(instance.tree, instance.problem, instance.features)
-    regions, seen = len(scene.parent), scene.nodes.shape[1] - OWN
+    observed = observe(instance.tree, instance.cost_model, instance.features)
+    regions, seen = len(observed.parent), observed.nodes.shape[1] - OWN
     if regions > max_nodes:
         raise ValueError(f"{instance.name} has {regions} regions, but max_nodes is {max_nodes}")
     if seen != features:
         raise ValueError(f"{instance.name} has {seen} features per region where {features} are expected")
-    if volume and scene.volume.shape != (volume,):
-        raise ValueError(f"{instance.name} has {scene.volume.size} features of the volume where {volume} are expected")
+    if volume and observed.volume.shape != (volume,):
+        raise ValueError(
+            f"{instance.name} has {observed.volume.size} features of the volume where {volume} are expected"
+        )
     nodes = np.zeros((max_nodes, features + OWN), dtype=np.float32)
     standing = np.zeros((max_nodes, STANDING), dtype=np.float32)
     parent = np.arange(max_nodes, dtype=np.int64)
     present = np.zeros(max_nodes, dtype=np.int8)
     nodes[:regions], standing[:regions], parent[:regions], present[:regions] = (
-        scene.nodes,
-        scene.standing,
-        scene.parent,
+        observed.nodes,
+        observed.standing,
+        observed.parent,
         1,
     )
-    fixed: Observation = {"nodes": nodes, "standing": standing, "parent": parent, "present": present}
-    return fixed | {"volume": scene.volume.astype(np.float32)} if volume else fixed
+    fixed: DictObservation = {"nodes": nodes, "standing": standing, "parent": parent, "present": present}
+    return fixed | {"volume": observed.volume.astype(np.float32)} if volume else fixed

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from assignnet.learn.network import STATUS, AssignNetwork, stack
-from assignnet.learn.observation import Scene, look_at, still_free
+from assignnet.learn.observation import Observation, observe, still_free
 from assignnet.value.instance import Instance
 from assignnet.value.oracle import oracle
 from assignnet.value.voxel_counts import Metric
@@ -47,9 +47,11 @@ def imitate(
     torch.manual_seed(seed)
     examples = []
     for instance in instances:
-        scene = look_at(instance.tree, instance.problem, instance.features)
+        observation = observe(instance.tree, instance.cost_model, instance.features)
         drawn = np.exp(random.uniform(np.log(weights[0]), np.log(weights[1]), 4)).tolist()
-        examples += [(scene, instance.chosen(oracle(instance, metric, weight).selection), weight) for weight in drawn]
+        examples += [
+            (observation, instance.chosen(oracle(instance, metric, weight).selection), weight) for weight in drawn
+        ]
     optimizer = torch.optim.Adam(network.parameters(), learning_rate)
     steps = passes * -(-len(examples) // BATCH)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, max(steps, 1))
@@ -66,23 +68,23 @@ def imitate(
 
 
 def _loss(
-    network: AssignNetwork, batch: Sequence[tuple[Scene, NDArray[np.bool_], float]], random: np.random.Generator
+    network: AssignNetwork, batch: Sequence[tuple[Observation, NDArray[np.bool_], float]], random: np.random.Generator
 ) -> torch.Tensor:
     """The mean over moments, one drawn for each example."""
-    most = max(max(len(scene.parent) for scene, _, _ in batch), 1)
+    most = max(max(len(observation.parent) for observation, _, _ in batch), 1)
     shape = (len(batch), most)
     taken, wanted, free = (np.zeros(shape, bool) for _ in range(3))
     last, status = np.full(len(batch), -1), np.zeros((len(batch), STATUS), np.float32)
-    for row, (scene, selected, weight) in enumerate(batch):
+    for row, (observation, selected, weight) in enumerate(batch):
         members = random.permutation(np.flatnonzero(selected))
         done = members[: random.integers(len(members) + 1)]
-        count = len(scene.parent)
+        count = len(observation.parent)
         taken[row, done] = True
         wanted[row, members[len(done) :]] = True
-        free[row, :count] = still_free(scene.parent, taken[row, :count])
+        free[row, :count] = still_free(observation.parent, taken[row, :count])
         last[row] = done[-1] if len(done) else -1
-        status[row] = weight, scene.cost[done].sum(), 2.0, len(done) > 0
-    encoded = network.encoder(*stack([scene for scene, _, _ in batch], most))
+        status[row] = weight, observation.cost[done].sum(), 2.0, len(done) > 0
+    encoded = network.encoder(*stack([observation for observation, _, _ in batch], most))
     scores, _ = network.pointer(encoded, *map(torch.from_numpy, (taken, last, status)))
     margin, aims = scores[:, 1:] - scores[:, :1], torch.from_numpy(wanted).float()
     losses = nn.functional.binary_cross_entropy_with_logits(margin, aims, reduction="none")

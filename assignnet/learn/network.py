@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from assignnet.learn.observation import OWN, PLACE, STANDING, Scene
+from assignnet.learn.observation import OWN, PLACE, STANDING, Observation
 
 STATUS = 4
 """Numbers that say how far the choice has come: lambda, cost so far, budget left (at most 2), whether it began."""
@@ -57,7 +57,7 @@ class Encoded:
         present: Whether a row is a region, not padding; shape (batch, n).
         summary: Mean over the regions, with the volume's features; shape (batch, width).
         overlap: Share of the row's box that lies in the column's, shape (batch, n, n).
-        stakes: Cost and mass of each region as shares (see ``Scene``), shape (batch, n, 2).
+        stakes: Cost and mass of each region as shares (see ``Observation``), shape (batch, n, 2).
     """
 
     regions: torch.Tensor
@@ -76,7 +76,7 @@ def box_overlaps(standing: torch.Tensor) -> torch.Tensor:
     """Share of each region's box that lies in each other's.
 
     Args:
-        standing: Shape (batch, n, 12), see ``Scene``.
+        standing: Shape (batch, n, 12), see ``Observation``.
 
     Returns:
         Shape (batch, n, n): row i, column j is the share of box i in box j; 0 on the diagonal and for empty boxes.
@@ -125,7 +125,7 @@ class SetEncoder(nn.Module):
         """Encode trees.
 
         Args:
-            nodes: Shape (batch, n, features + 7), see ``Scene``.
+            nodes: Shape (batch, n, features + 7), see ``Observation``.
             standing: Shape (batch, n, 12).
             parent: Row of the parent, shape (batch, n), integers.
             present: Shape (batch, n), boolean.
@@ -238,21 +238,21 @@ class AssignNetwork(nn.Module):
         self.pointer = Pointer(size)
 
 
-def stack(scenes: Sequence[Scene], rows: int | None = None) -> tuple[torch.Tensor, ...]:
+def stack(observations: Sequence[Observation], rows: int | None = None) -> tuple[torch.Tensor, ...]:
     """Scenes as a padded batch: the arguments of ``SetEncoder``.
 
     Args:
-        scenes: At least one; all with equally many features.
-        rows: Rows of the padded batch; None = as many as the largest scene has.
+        observations: At least one; all with equally many features.
+        rows: Rows of the padded batch; None = as many as the largest observation has.
     """
-    rows = max(len(scene.parent) for scene in scenes) if rows is None else rows
-    nodes = np.zeros((len(scenes), rows, scenes[0].nodes.shape[1]), np.float32)
-    standing = np.zeros((len(scenes), rows, scenes[0].standing.shape[1]), np.float32)
-    parent = np.tile(np.arange(rows), (len(scenes), 1))
-    present = np.zeros((len(scenes), rows), bool)
-    for index, scene in enumerate(scenes):
-        count = len(scene.parent)
-        nodes[index, :count], standing[index, :count] = scene.nodes, scene.standing
-        parent[index, :count], present[index, :count] = scene.parent, True
-    volume = np.stack([scene.volume for scene in scenes])
+    rows = max(len(observation.parent) for observation in observations) if rows is None else rows
+    nodes = np.zeros((len(observations), rows, observations[0].nodes.shape[1]), np.float32)
+    standing = np.zeros((len(observations), rows, observations[0].standing.shape[1]), np.float32)
+    parent = np.tile(np.arange(rows), (len(observations), 1))
+    present = np.zeros((len(observations), rows), bool)
+    for index, observation in enumerate(observations):
+        count = len(observation.parent)
+        nodes[index, :count], standing[index, :count] = observation.nodes, observation.standing
+        parent[index, :count], present[index, :count] = observation.parent, True
+    volume = np.stack([observation.volume for observation in observations])
     return tuple(map(torch.from_numpy, (nodes, standing, parent, present, volume)))

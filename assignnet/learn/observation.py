@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from assignnet.choice.cost_model import Problem
+from assignnet.choice.cost_model import CostModel
 from assignnet.choice.tree import Features, Floats, RoiTree
 from canvas.box import to_array
 
@@ -16,11 +16,11 @@ OWN = 7
 PLACE = 6
 """Numbers that say where a region's box lies: first and last corner."""
 STANDING = 6 + PLACE
-"""Numbers that say how a region stands among the others; see ``Scene``."""
+"""Numbers that say how a region stands among the others; see ``Observation``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scene:
+class Observation:
     """A tree as an agent sees it; rows in the order of ``RoiTree.rois``.
 
     Attributes:
@@ -45,7 +45,7 @@ class Scene:
         return self.standing[:, 0]
 
 
-def look_at(tree: RoiTree, problem: Problem, features: Features) -> Scene:
+def observe(tree: RoiTree, cost_model: CostModel, features: Features) -> Observation:
     """A tree as an agent sees it.
 
     Raises:
@@ -56,27 +56,27 @@ def look_at(tree: RoiTree, problem: Problem, features: Features) -> Scene:
         raise ValueError(f"{len(features.nodes)} rows of features for {len(rois)} regions")
     corners = to_array(roi.box for roi in rois).astype(np.float64)
     size = corners[:, 3:] - corners[:, :3]
-    slots = np.array([problem.slots(roi.box) for roi in rois])
+    slots = np.array([cost_model.slots(roi.box) for roi in rois])
     mass = np.array([roi.mass for roi in rois])
     families = np.bincount(parent, minlength=len(rois))
     is_leaf = (families[parent] == 1) if len(rois) else np.zeros(0, bool)
     is_parent = (parent == np.arange(len(rois))) & ~is_leaf
     own = [
         (corners[:, :3] + corners[:, 3:]) / 2 / np.array(tree.volume),
-        size / np.array(problem.largest),
+        size / np.array(cost_model.largest),
         np.array([[roi.score] for roi in rois]).reshape(-1, 1),
     ]
     standing = [
         slots / (slots[~is_parent].sum() or 1.0),
         mass / (tree.mass or 1.0),
-        [problem.fidelity(roi.box) for roi in rois],
+        [cost_model.fidelity(roi.box) for roi in rois],
         mass / np.maximum(size.prod(axis=1), 1),
         is_parent,
         parent != np.arange(len(rois)),
-        *(corners / np.tile(problem.largest, 2)).T,
+        *(corners / np.tile(cost_model.largest, 2)).T,
     ]
     network = features.nodes if features.nodes.shape[1] else np.zeros((len(rois), 0))
-    return Scene(
+    return Observation(
         np.concatenate([network, *own], axis=1).astype(np.float32),
         np.array(standing, dtype=np.float32).T.reshape(-1, STANDING),
         parent,
@@ -88,7 +88,7 @@ def still_free(parent: NDArray[np.int64], taken: NDArray[np.bool_]) -> NDArray[n
     """Regions that may still be chosen: neither they, nor their parent, nor one of their children are taken.
 
     Args:
-        parent: As in ``Scene``.
+        parent: As in ``Observation``.
         taken: Regions chosen so far, shape (regions,).
 
     >>> still_free(np.array([0, 0, 0, 3]), np.array([False, True, False, False])).tolist()

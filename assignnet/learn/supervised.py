@@ -20,14 +20,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from assignnet.choice.cost_model import Problem
+from assignnet.choice.cost_model import CostModel
 from assignnet.choice.rules import in_space_order
 from assignnet.choice.tree import Roi, RoiTree
 from assignnet.learn.network import NetworkSize, SetEncoder, stack
-from assignnet.learn.observation import Scene, look_at
-from assignnet.value.additive_tree import Sums
+from assignnet.learn.observation import Observation, observe
+from assignnet.value.additive_tree import AdditiveTree
 from assignnet.value.instance import Instance, total_slots
-from assignnet.value.overlap import box_shares, plan_overlapping
+from assignnet.value.overlap import box_shares, solve_overlapping
 from assignnet.value.voxel_counts import Counts, Metric
 
 BATCH = 16
@@ -102,14 +102,14 @@ def true_gains(instance: Instance) -> Gains:
     What a region finds less than lies outside of all regions counts as nothing.
     """
     common, found = instance.outcomes.alone(len(instance.tree.rois))
-    true = instance.outcomes.tally(np.zeros(len(common), dtype=bool)).true
+    true = instance.outcomes.confusion(np.zeros(len(common), dtype=bool)).true
     has = true > 0
     factor = np.where(has, true.sum() / np.maximum(has.sum(), 1) / np.where(has, true, 1.0), 1.0)
     rightly = np.maximum(common @ factor, 0.0)
     return Gains(rightly, np.maximum(found @ factor, rightly), float(true.sum()))
 
 
-def predict_gains(network: GainNetwork, tree: RoiTree, scene: Scene) -> Gains:
+def predict_gains(network: GainNetwork, tree: RoiTree, observation: Observation) -> Gains:
     """What a network expects of the regions of a tree, each as if it alone were processed.
 
     The true voxels are at least those that the smallest regions can rightly find together, overlaps counted once.
@@ -117,13 +117,13 @@ def predict_gains(network: GainNetwork, tree: RoiTree, scene: Scene) -> Gains:
     Args:
         network: In evaluation mode.
         tree: Has at least one region.
-        scene: The same tree as ``look_at`` shows it.
+        observation: The same tree as ``observe`` shows it.
     """
     with torch.inference_mode():
-        found, right, true = (value[0].double().numpy() for value in network(*stack([scene])))
+        found, right, true = (value[0].double().numpy() for value in network(*stack([observation])))
     common = np.exp(found) / (1.0 + np.exp(-right))
     rows = np.arange(len(common))
-    leaf = np.bincount(scene.parent, scene.parent != rows, minlength=len(rows)) == 0
+    leaf = np.bincount(observation.parent, observation.parent != rows, minlength=len(rows)) == 0
     shares = box_shares([roi.box for roi in tree.rois])
     reachable = (common / (1.0 + shares @ leaf))[leaf].sum()
     unit = tree.mass or 1.0
@@ -131,24 +131,24 @@ def predict_gains(network: GainNetwork, tree: RoiTree, scene: Scene) -> Gains:
 
 
 def choose_by_gains(
-    network: GainNetwork, tree: RoiTree, problem: Problem, scene: Scene, metric: Metric
+    network: GainNetwork, tree: RoiTree, cost_model: CostModel, observation: Observation, metric: Metric
 ) -> tuple[Roi, ...]:
     """The selection that is best if the predicted counts are right, in ``in_space_order``.
 
     Args:
         network: In evaluation mode.
         tree: Has at least one region.
-        problem: Its weight is lambda, its budget is kept.
-        scene: The same tree as ``look_at`` shows it.
+        cost_model: Its weight is lambda, its budget is kept.
+        observation: The same tree as ``observe`` shows it.
         metric: Quality that is to be high.
     """
-    gains, total, rois = predict_gains(network, tree, scene), total_slots(tree, problem), tree.rois
-    cost = np.array([problem.slots(roi.box) for roi in rois]) / total
-    budget = None if problem.budget is None else problem.budget / total
+    gains, total, rois = predict_gains(network, tree, observation), total_slots(tree, cost_model), tree.rois
+    cost = np.array([cost_model.slots(roi.box) for roi in rois]) / total
+    budget = None if cost_model.budget is None else cost_model.budget / total
     counts = gains.common[:, None], gains.found[:, None], np.array([gains.true])
-    sums = Sums.of(scene.parent, *counts, cost, problem.weight, metric, budget)
-    chosen = plan_overlapping(sums, box_shares([roi.box for roi in rois]))
-    return in_space_order([rois[row] for row in np.flatnonzero(chosen)], problem.slot)
+    sums = AdditiveTree.of(observation.parent, *counts, cost, cost_model.weight, metric, budget)
+    chosen = solve_overlapping(sums, box_shares([roi.box for roi in rois]))
+    return in_space_order([rois[row] for row in np.flatnonzero(chosen)], cost_model.slot)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,14 +156,14 @@ class _Example:
     """A tree and what to predict for it.
 
     Attributes:
-        scene: What the network sees.
+        observation: What the network sees.
         found: Voxels found, shape (regions,), in units that make it 1 for a region that holds its share of the truth.
         right: Share of them that is right, shape (regions,).
         true: Logarithm of the true voxels, in units of the tree's mass.
         unit: Logarithm of the tree's mass, in the units of ``found``.
     """
 
-    scene: Scene
+    observation: Observation
     found: Counts
     right: Counts
     true: float
@@ -232,16 +232,16 @@ def _seeded(random: np.random.Generator) -> Iterator[None]:
 
 def _example(instance: Instance) -> _Example:
     gains, mass = true_gains(instance), instance.tree.mass or 1.0
-    scene = look_at(instance.tree, instance.problem, instance.features)
-    unit = (gains.true or mass) / len(scene.parent)
+    observation = observe(instance.tree, instance.cost_model, instance.features)
+    unit = (gains.true or mass) / len(observation.parent)
     right = gains.common / np.where(gains.found > 0, gains.found, 1.0)
     true = float(np.clip(np.log(max(gains.true, 1.0) / mass), -LIMIT, LIMIT))
-    return _Example(scene, gains.found / unit, right, true, float(np.log(mass / unit)))
+    return _Example(observation, gains.found / unit, right, true, float(np.log(mass / unit)))
 
 
 def _loss(network: GainNetwork, batch: Sequence[_Example]) -> torch.Tensor:
     """Poisson regression of the voxels found, cross-entropy of each being right, Huber loss of the true ones."""
-    inputs = stack([example.scene for example in batch])
+    inputs = stack([example.observation for example in batch])
     found, right, true = network(*inputs)
     wanted, share = torch.zeros_like(found), torch.zeros_like(found)
     for row, example in enumerate(batch):

@@ -133,7 +133,7 @@ def train_agent(
         network: AssignNetwork | GainNetwork = _best_gains(train, validation, size, settings, progress)
     else:
         network = _Training(train, validation, size, settings, folder).run(progress)
-    example = train[0].problem
+    example = train[0].cost_model
     problem = {
         "packing": "same_size" if example.context is None else "same_scale",
         "large": example.large,
@@ -191,7 +191,7 @@ def _digest(instances: Sequence[Instance]) -> str:
     """Checksum of what is learned from instances."""
     digest = hashlib.sha256()
     for instance in instances:
-        digest.update(repr((instance.name, instance.case, instance.tree, instance.problem)).encode())
+        digest.update(repr((instance.name, instance.case, instance.tree, instance.cost_model)).encode())
         seen, known = instance.features, instance.outcomes
         arrays = seen.nodes, seen.volume, known.count, known.truth, known.outside, known.start, known.node, known.label
         for array in arrays:

@@ -18,7 +18,7 @@ SLACK = 1e-9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sums:
+class AdditiveTree:
     """A tree in which everything adds up; quality is the mean over classes of ``above / below``.
 
     Attributes:
@@ -67,7 +67,7 @@ class Sums:
 
         Args:
             parent: As ``RoiTree.parent_of``, shape (regions,).
-            common: Voxels rightly found that each region adds, shape (regions, classes); see ``Outcomes.alone``.
+            common: Voxels rightly found that each region adds, shape (regions, classes); see ``VoxelCounts.alone``.
             found: Voxels found that each region adds, same shape.
             true: Voxels in the reference, shape (classes,).
             cost: Of each region, as a share of all children's; shape (regions,).

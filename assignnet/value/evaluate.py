@@ -110,8 +110,8 @@ def evaluate(
     """Let an assigner choose in every instance at every weight.
 
     Args:
-        assigner: A rule or an agent. It gets the instance's problem with the weight put in.
-        instances: With known outcomes. A budget in their problem binds assigners that mind it, not the oracle.
+        assigner: A rule or an agent. It gets the instance's cost model with the weight put in.
+        instances: With known outcomes. A budget in their cost model binds assigners that mind it, not the oracle.
         metric: Of the whole volume.
         weights: Values of lambda.
         known: The oracle's choices if they have been computed (``oracles``); what is missing is computed.
@@ -174,9 +174,9 @@ def _family(parent: list[int], row: int) -> set[int]:
 
 
 def _row(assigner: Assigner, instance: Instance, metric: Metric, weight: float, best: Choice) -> Row:
-    problem = instance.weighted(weight).problem
+    cost_model = instance.weighted(weight).cost_model
     began = perf_counter()
-    selection = assigner(instance.tree, problem, instance.features)
+    selection = assigner(instance.tree, cost_model, instance.features)
     choose_s = perf_counter() - began
     valid, broken = valid_choices(instance.tree, selection)
     chosen = instance.chosen(valid)

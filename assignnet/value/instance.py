@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from assignnet.choice.cost_model import Problem
+from assignnet.choice.cost_model import CostModel
 from assignnet.choice.tree import Features, Roi, RoiTree
-from assignnet.value.voxel_counts import Metric, Outcomes
+from assignnet.value.voxel_counts import Metric, VoxelCounts
 from canvas.box import Box, Triple, to_array, triple
 
 FORMAT = "coarse2fine assign instances 1"
@@ -28,7 +28,7 @@ class Instance:
         name: Case and region that it came from.
         case: The volume; training and held-out instances never share one.
         tree: The regions.
-        problem: How regions are processed; its weight is a default that training varies.
+        cost_model: How regions are processed; its weight is a default that training varies.
         features: What the feature model sees.
         outcomes: What each region yields.
         seconds_per_slot: Measured time of the fine network for one slot.
@@ -37,15 +37,15 @@ class Instance:
     name: str
     case: str
     tree: RoiTree
-    problem: Problem
+    cost_model: CostModel
     features: Features
-    outcomes: Outcomes
+    outcomes: VoxelCounts
     seconds_per_slot: float
 
     @property
     def slots(self) -> NDArray[np.float64]:
         """Cost of each region in slots, shape (regions,)."""
-        return np.array([self.problem.slots(roi.box) for roi in self.tree.rois])
+        return np.array([self.cost_model.slots(roi.box) for roi in self.tree.rois])
 
     def chosen(self, selection: Iterable[Roi]) -> NDArray[np.bool_]:
         """A selection as a mask over ``tree.rois``."""
@@ -57,16 +57,16 @@ class Instance:
         chosen = self.chosen(selection)
         nothing = np.zeros_like(chosen)
         gain = self.outcomes.quality(chosen, metric) - self.outcomes.quality(nothing, metric)
-        return gain - weight * float(self.slots[chosen].sum()) / total_slots(self.tree, self.problem)
+        return gain - weight * float(self.slots[chosen].sum()) / total_slots(self.tree, self.cost_model)
 
     def weighted(self, weight: float) -> Instance:
         """The same with another weight of cost."""
-        return replace(self, problem=replace(self.problem, weight=weight))
+        return replace(self, cost_model=replace(self.cost_model, weight=weight))
 
 
-def total_slots(tree: RoiTree, problem: Problem) -> float:
+def total_slots(tree: RoiTree, cost_model: CostModel) -> float:
     """Slots that all children of a tree occupy: the unit of which costs are shares; 1 for an empty tree."""
-    return sum(problem.slots(leaf.box) for leaf in tree.leaves) or 1.0
+    return sum(cost_model.slots(leaf.box) for leaf in tree.leaves) or 1.0
 
 
 def write_instances(path: Path, instances: Iterable[Instance], about: Mapping[str, Any]) -> None:
@@ -101,22 +101,22 @@ def read_instances(path: Path) -> tuple[list[Instance], dict[str, Any]]:
 
 
 def _attributes(instance: Instance) -> dict[str, Any]:
-    problem = instance.problem
+    cost_model = instance.cost_model
     return {
         "name": instance.name,
         "case": instance.case,
         "volume": instance.tree.volume,
         "classes": instance.outcomes.classes,
         "seconds_per_slot": instance.seconds_per_slot,
-        "slot": problem.slot,
-        "weight": problem.weight,
-        "large": problem.large,
-        "tile_step": problem.tile_step,
-        "drop": problem.drop,
-        "native": problem.native or (),
-        "context": (-1,) if problem.context is None else problem.context,
-        "budget": np.nan if problem.budget is None else problem.budget,
-        "keep": problem.keep or 0,
+        "slot": cost_model.slot,
+        "weight": cost_model.weight,
+        "large": cost_model.large,
+        "tile_step": cost_model.tile_step,
+        "drop": cost_model.drop,
+        "native": cost_model.native or (),
+        "context": (-1,) if cost_model.context is None else cost_model.context,
+        "budget": np.nan if cost_model.budget is None else cost_model.budget,
+        "keep": cost_model.keep or 0,
     }
 
 
@@ -141,7 +141,7 @@ def _arrays(instance: Instance) -> dict[str, NDArray[Any]]:
 def _load(group: h5py.Group) -> Instance:
     about, data = dict(group.attrs), {name: group[name][()] for name in group}
     context = tuple(int(edge) for edge in about["context"])
-    problem = Problem(
+    cost_model = CostModel(
         slot=triple(about["slot"]),
         weight=float(about["weight"]),
         large=about["large"],
@@ -153,10 +153,12 @@ def _load(group: h5py.Group) -> Instance:
         keep=int(about["keep"]) or None,
     )
     counts = {name: data[name] for name in ("count", "truth", "outside", "start", "node", "label")}
-    outcomes = Outcomes(**counts, classes=tuple(int(name) for name in about["classes"]))
+    outcomes = VoxelCounts(**counts, classes=tuple(int(name) for name in about["classes"]))
     tree = _tree(data["boxes"], data["score"], data["mass"], data["parent"], triple(about["volume"]))
     features = Features(data["features"], data["volume_features"])
-    return Instance(about["name"], about["case"], tree, problem, features, outcomes, float(about["seconds_per_slot"]))
+    return Instance(
+        about["name"], about["case"], tree, cost_model, features, outcomes, float(about["seconds_per_slot"])
+    )
 
 
 def _tree(

@@ -1,7 +1,7 @@
 """The best selection of an instance, whose every outcome is known, and how good one could be at most.
 
-Where regions that may be selected together share no voxels, counts add up, and ``plan`` finds it. Where they share
-some, what a region adds depends on what else is selected; then ``plan`` is only a start, and selections are improved
+Where regions that may be selected together share no voxels, counts add up, and ``solve`` finds it. Where they share
+some, what a region adds depends on what else is selected; then ``solve`` is only a start, and selections are improved
 by exchanges that are counted exactly.
 """
 
@@ -15,11 +15,11 @@ import numpy as np
 
 from assignnet.choice.rules import in_space_order
 from assignnet.choice.tree import Roi
-from assignnet.value.additive_tree import Index, Mask, Sums
+from assignnet.value.additive_tree import AdditiveTree, Index, Mask
 from assignnet.value.instance import Instance, total_slots
-from assignnet.value.solver import GAIN, plan
-from assignnet.value.upper_bound import bound
-from assignnet.value.voxel_counts import Counts, Metric, Outcomes
+from assignnet.value.solver import GAIN, solve
+from assignnet.value.upper_bound import upper_bound
+from assignnet.value.voxel_counts import Counts, Metric, VoxelCounts
 
 SWAPS = 500
 """A selection in which families overlap is given up as good enough after so many exchanges within families."""
@@ -45,30 +45,32 @@ def oracle(instance: Instance, metric: Metric, weight: float, budget: float | No
     """The best selection for somebody who knows all outcomes.
 
     Args:
-        instance: The tree and its outcomes. What its problem says of weight and budget does not count.
+        instance: The tree and its outcomes. What its cost model says of weight and budget does not count.
         metric: Quality to maximise.
         weight: Of cost.
         budget: Most cost, as a share of all children's; None = no limit.
     """
     tree, outcomes = instance.tree, instance.outcomes
     nothing = np.zeros(len(tree.rois), dtype=bool)
-    base, cost = outcomes.tally(nothing), instance.slots / total_slots(tree, instance.problem)
+    base, cost = outcomes.confusion(nothing), instance.slots / total_slots(tree, instance.cost_model)
     common, found = outcomes.alone(len(nothing))
-    sums = Sums.of(tree.parent_of, common, found, base.true, cost, weight, metric, budget, base.common, base.found)
-    chosen = plan(sums)
-    limit = bound(sums, chosen) - base.quality(metric)
+    sums = AdditiveTree.of(
+        tree.parent_of, common, found, base.true, cost, weight, metric, budget, base.common, base.found
+    )
+    chosen = solve(sums)
+    limit = upper_bound(sums, chosen) - base.quality(metric)
     if _overlap(outcomes, sums):
         ends = [_improve(sums, outcomes, metric, start) for start in (chosen, nothing)]
         chosen = max(ends, key=lambda end: _reward(sums, outcomes, metric, end))
-    selection = in_space_order(compress(tree.rois, chosen), instance.problem.slot)
+    selection = in_space_order(compress(tree.rois, chosen), instance.cost_model.slot)
     reward = instance.reward(selection, metric, weight)
     return Choice(selection, reward, max(limit, reward))
 
 
-def flips(outcomes: Outcomes, chosen: Mask) -> tuple[Counts, Counts]:
+def flips(outcomes: VoxelCounts, chosen: Mask) -> tuple[Counts, Counts]:
     """What changes if one region more, or one less, is selected: for each region by itself.
 
-    With nothing chosen this is ``Outcomes.alone``.
+    With nothing chosen this is ``VoxelCounts.alone``.
 
     Args:
         outcomes: Of the tree.
@@ -93,12 +95,12 @@ def flips(outcomes: Outcomes, chosen: Mask) -> tuple[Counts, Counts]:
     return common, found
 
 
-def _row(outcomes: Outcomes) -> Index:
+def _row(outcomes: VoxelCounts) -> Index:
     """Row of each entry."""
     return np.repeat(np.arange(len(outcomes.count)), np.diff(outcomes.start))
 
 
-def _overlap(outcomes: Outcomes, sums: Sums) -> bool:
+def _overlap(outcomes: VoxelCounts, sums: AdditiveTree) -> bool:
     """Whether any voxel lies in two regions that may be selected together: all but a parent and its child."""
     row, family = _row(outcomes), sums.family[outcomes.node]
     strangers = (row[1:] == row[:-1]) & (family[1:] != family[:-1])
@@ -106,14 +108,14 @@ def _overlap(outcomes: Outcomes, sums: Sums) -> bool:
     return bool(strangers.any() or siblings.any())
 
 
-def _reward(sums: Sums, outcomes: Outcomes, metric: Metric, chosen: Mask) -> float:
+def _reward(sums: AdditiveTree, outcomes: VoxelCounts, metric: Metric, chosen: Mask) -> float:
     """Quality less cost as it really is; nothing is worth less than what is over the budget."""
     if not sums.fits(chosen):
         return -np.inf
     return outcomes.quality(chosen, metric) - sums.weight * float(sums.cost[chosen].sum())
 
 
-def _improve(sums: Sums, outcomes: Outcomes, metric: Metric, chosen: Mask) -> Mask:
+def _improve(sums: AdditiveTree, outcomes: VoxelCounts, metric: Metric, chosen: Mask) -> Mask:
     """Exchange regions as long as that helps: the best single one, or else the first family that helps."""
     reward, left = _reward(sums, outcomes, metric, chosen), SWAPS
     while left > 0:
@@ -128,19 +130,19 @@ def _improve(sums: Sums, outcomes: Outcomes, metric: Metric, chosen: Mask) -> Ma
     return chosen
 
 
-def _flipped(sums: Sums, outcomes: Outcomes, metric: Metric, chosen: Mask) -> Mask:
+def _flipped(sums: AdditiveTree, outcomes: VoxelCounts, metric: Metric, chosen: Mask) -> Mask:
     """The best selection that differs in one region."""
-    now, spent, parent = outcomes.tally(chosen), float(sums.cost[chosen].sum()), sums.first[sums.family]
+    now, spent, parent = outcomes.confusion(chosen), float(sums.cost[chosen].sum()), sums.first[sums.family]
     cost = np.where(chosen, -sums.cost, sums.cost)
     terms = (*flips(outcomes, chosen), now.true, cost, sums.weight, metric, sums.budget - spent, now.common, now.found)
-    changes, single = Sums.of(parent, *terms), np.eye(len(chosen), dtype=bool)
+    changes, single = AdditiveTree.of(parent, *terms), np.eye(len(chosen), dtype=bool)
     parts = np.logical_or.reduceat(chosen & sums.child, sums.first)[sums.family]
     barred = ~chosen & ((sums.child & (chosen & sums.split)[parent]) | (sums.split & parts))
     reward = np.where(~barred & changes.fits(single), changes.reward(single), -np.inf)
     return chosen ^ single[int(np.argmax(reward))]
 
 
-def _swapped(sums: Sums, chosen: Mask) -> Iterator[Mask]:
+def _swapped(sums: AdditiveTree, chosen: Mask) -> Iterator[Mask]:
     """Selections in which a parent gives way to its children, or these to it, or to nothing."""
     useful = sums.child & (sums.value_at(chosen) > 0)
     for first in np.flatnonzero(sums.split):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from assignnet.value.additive_tree import SLACK, Index, Mask, Sums
-from assignnet.value.solver import plan
+from assignnet.value.additive_tree import SLACK, AdditiveTree, Index, Mask
+from assignnet.value.solver import solve
 from assignnet.value.voxel_counts import Counts
 from canvas.box import Box, to_array
 
@@ -34,10 +34,10 @@ def box_shares(boxes: list[Box]) -> Counts:
     return shares
 
 
-def plan_overlapping(sums: Sums, shares: Counts) -> Mask:
+def solve_overlapping(sums: AdditiveTree, shares: Counts) -> Mask:
     """Select the regions with the greatest quality less cost.
 
-    The choice for regions that share nothing (``plan``) is improved by adding or removing one region at a time, the
+    The choice for regions that share nothing (``solve``) is improved by adding or removing one region at a time, the
     best first, until nothing helps; a region that is added drives out its parent or its children.
 
     Args:
@@ -47,7 +47,7 @@ def plan_overlapping(sums: Sums, shares: Counts) -> Mask:
     Returns:
         Selected regions, shape (regions,).
     """
-    chosen = plan(sums)
+    chosen = solve(sums)
     rows, parent = np.arange(len(chosen)), sums.first[sums.family]
     child_of = (parent[:, None] == rows[None]) & (parent != rows)[:, None]
     exclude = child_of | child_of.T
@@ -75,7 +75,7 @@ class _Moves:
         chosen: Selected regions, shape (regions,).
     """
 
-    def __init__(self, sums: Sums, shares: Counts, exclude: Mask, chosen: Mask) -> None:
+    def __init__(self, sums: AdditiveTree, shares: Counts, exclude: Mask, chosen: Mask) -> None:
         self._sums, self._exclude, self._by_other = sums, exclude, np.ascontiguousarray(shares.T)
         self._near = (shares > 0) | (shares.T > 0) | np.eye(len(chosen), dtype=bool)
         self.chosen = chosen.copy()

@@ -89,7 +89,7 @@ class GainReward:
 
     def _cost(self, instance: Instance) -> NDArray[np.float64]:
         """Cost of each region as a share of all children's, shape (regions,)."""
-        return self._costs.get(instance, lambda: instance.slots / total_slots(instance.tree, instance.problem))
+        return self._costs.get(instance, lambda: instance.slots / total_slots(instance.tree, instance.cost_model))
 
 
 class AdjacencyReward:
@@ -154,7 +154,7 @@ class CanvasReward:
             return self._gain(instance, chosen, choice, weight)
         rows, rois = tuple(chosen), instance.tree.rois
         # What speed is worth does not change what the canvases yield.
-        processing = replace(instance.problem, weight=0.0, drop=False, budget=None)
+        processing = replace(instance.cost_model, weight=0.0, drop=False, budget=None)
         key = instance.case, instance.name, processing, tuple(rois[row].box for row in rows)
         measured = self._measured.get(key, lambda: self._measure(instance, rows))
         return measured - self._gain.quality(instance, rows)
@@ -164,13 +164,13 @@ def jump(instance: Instance, before: int, after: int) -> float:
     """How far two regions lie apart, from 0 (same centre) to 1 (infinitely far): d / (1 + d).
 
     Args:
-        instance: Holds the tree; d is in units of the largest native box of its problem, axis by axis.
+        instance: Holds the tree; d is in units of the largest native box of its cost model, axis by axis.
         before: Row of one region.
         after: Row of the other.
     """
     rois = instance.tree.rois
     one, other = rois[before].box, rois[after].box
-    corners = zip(one.start, one.stop, other.start, other.stop, instance.problem.largest, strict=True)
+    corners = zip(one.start, one.stop, other.start, other.stop, instance.cost_model.largest, strict=True)
     distance = hypot(*((c + d - a - b) / 2 / unit for a, b, c, d, unit in corners))
     return distance / (1 + distance)
 

@@ -2,7 +2,7 @@
 
 A reward is a mean of ratios less a cost, so it is not a sum over regions. With every ratio replaced by its tangent it
 is: then each family of a tree (a parent and its children) is decided by itself, and exactly: the parent, or the
-children that are worth something, or nothing. ``plan`` decides all families so for many tangents, takes new tangents
+children that are worth something, or nothing. ``solve`` decides all families so for many tangents, takes new tangents
 where that leads until nothing changes (Dinkelbach, "On Nonlinear Fractional Programming", 1967, does so for one
 ratio), and improves the best of what it found by exchanges: of one region, then of the ten most doubtful in all
 combinations (the "core" of Balas and Zemel, "An Algorithm for Large Zero-One Knapsack Problems", 1980).
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from assignnet.value.additive_tree import Index, Mask, Sums
+from assignnet.value.additive_tree import AdditiveTree, Index, Mask
 from assignnet.value.voxel_counts import Counts
 
 QUALITIES, SIZES = 17, 9
@@ -35,7 +35,7 @@ TINY = 1e-12
 """Cost, as a share, that stands for none where something is divided by it."""
 
 
-def plan(sums: Sums) -> Mask:
+def solve(sums: AdditiveTree) -> Mask:
     """Select the regions with the greatest quality less cost, if what regions yield adds up.
 
     Args:
@@ -47,9 +47,9 @@ def plan(sums: Sums) -> Mask:
     >>> parent = np.array([0, 0, 0])  # two children with detail, or their parent for half of the cost
     >>> common, found = np.array([[40.0], [30.0], [25.0]]), np.array([[60.0], [30.0], [25.0]])
     >>> true, cost = np.array([60.0]), np.array([0.5, 0.5, 0.5])
-    >>> plan(Sums.of(parent, common, found, true, cost, 0.1, "dice")).tolist()
+    >>> solve(AdditiveTree.of(parent, common, found, true, cost, 0.1, "dice")).tolist()
     [False, True, True]
-    >>> plan(Sums.of(parent, common, found, true, cost, 1.0, "dice")).tolist()
+    >>> solve(AdditiveTree.of(parent, common, found, true, cost, 1.0, "dice")).tolist()
     [False, True, False]
     """
     if not len(sums.cost):
@@ -59,7 +59,7 @@ def plan(sums: Sums) -> Mask:
     return selected
 
 
-def _finalists(sums: Sums) -> Mask:
+def _finalists(sums: AdditiveTree) -> Mask:
     """The best selections that tangents lead to, all within the budget; shape (rows, regions), at least one row."""
     reached = [np.zeros((1, len(sums.cost)), dtype=bool)]
     seen = {reached[0].tobytes()}
@@ -82,14 +82,14 @@ def _finalists(sums: Sums) -> Mask:
     return np.array([*inside, *(_trimmed(sums, chosen) for chosen in outside)])
 
 
-def _starts(sums: Sums) -> tuple[Counts, Counts]:
+def _starts(sums: AdditiveTree) -> tuple[Counts, Counts]:
     """Numerators and denominators at which to take the first tangents, each of shape (rows, classes)."""
     quality, share = np.meshgrid(np.linspace(0, 1, QUALITIES), np.linspace(0, 1, SIZES))
     below = sums.base_below + share.reshape(-1, 1) * sums.most(sums.below.T)
     return quality.reshape(-1, 1) * below, below
 
 
-def _within(sums: Sums, value: Counts) -> Mask:
+def _within(sums: AdditiveTree, value: Counts) -> Mask:
     """The best selections if each region adds its value; where they break the budget, those on both sides of it.
 
     A price on cost, the least at which the best selection is cheap enough, is found by bisection.
@@ -109,7 +109,7 @@ def _within(sums: Sums, value: Counts) -> Mask:
     return np.concatenate([chosen[~over], *sides])
 
 
-def _trimmed(sums: Sums, chosen: Mask) -> Mask:
+def _trimmed(sums: AdditiveTree, chosen: Mask) -> Mask:
     """A selection without the regions that are worth the least for their cost, as many as are over the budget."""
     dense = sums.value_at(chosen) / np.maximum(sums.cost, TINY)
     kept = chosen.copy()
@@ -120,7 +120,7 @@ def _trimmed(sums: Sums, chosen: Mask) -> Mask:
     return kept
 
 
-def _improve(sums: Sums, chosen: Mask) -> Mask:
+def _improve(sums: AdditiveTree, chosen: Mask) -> Mask:
     """Exchange what is selected in a family as long as that helps, then in several families at once."""
     while True:
         options, family = _options(sums, chosen)
@@ -132,14 +132,14 @@ def _improve(sums: Sums, chosen: Mask) -> Mask:
         chosen = better
 
 
-def _better(sums: Sums, options: Mask, chosen: Mask) -> Mask | None:
+def _better(sums: AdditiveTree, options: Mask, chosen: Mask) -> Mask | None:
     """The best of the options within the budget; None if none is better than what is chosen."""
     rewards = np.where(sums.fits(options), sums.reward(options), -np.inf)
     best = int(np.argmax(rewards)) if len(rewards) else 0
     return options[best] if len(rewards) and rewards[best] > sums.reward(chosen[None])[0] + GAIN else None
 
 
-def _options(sums: Sums, chosen: Mask) -> tuple[Mask, Index]:
+def _options(sums: AdditiveTree, chosen: Mask) -> tuple[Mask, Index]:
     """Selections that differ in one family, shape (options, regions), and in which, shape (options,).
 
     A family offers its parent, nothing, and sets of children: those that are worth something, or that are selected,
@@ -178,7 +178,7 @@ def _sets(now: Mask, value: Counts) -> Mask:
     return different
 
 
-def _combined(sums: Sums, chosen: Mask, options: Mask, family: Index) -> Mask:
+def _combined(sums: AdditiveTree, chosen: Mask, options: Mask, family: Index) -> Mask:
     """The options that lose the least, of several families at once in all combinations; shape (rows, regions)."""
     loss = -sums.reward(options)
     if np.isfinite(sums.budget):

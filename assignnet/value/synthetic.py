@@ -13,10 +13,10 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from assignnet.choice.cost_model import Problem
+from assignnet.choice.cost_model import CostModel
 from assignnet.choice.tree import Features, Roi, RoiTree
 from assignnet.value.instance import Instance
-from assignnet.value.voxel_counts import Outcomes
+from assignnet.value.voxel_counts import VoxelCounts
 from canvas.box import Box, Triple, triple
 
 EDGE = 32
@@ -78,27 +78,30 @@ def synthetic_instance(random: np.random.Generator, regions: int, *, features: i
     """
     if regions < 1:
         raise ValueError(f"an instance needs at least one region, not {regions}")
-    problem = _problem(random)
+    cost_model = _cost_model(random)
     sizes = _families(random, regions)
     false_share = random.uniform(0.2, 0.6)
     side = int(np.ceil(np.cbrt(1.5 * len(sizes))))
     cells = random.permutation(side**3)[: len(sizes)]
     origins = np.stack(np.unravel_index(cells, (side,) * 3), axis=1) * 2 * ROOM
     families = [
-        _family(random, problem, triple(origin), size, false_share) for origin, size in zip(origins, sizes, strict=True)
+        _family(random, cost_model, triple(origin), size, false_share)
+        for origin, size in zip(origins, sizes, strict=True)
     ]
     tree = _tree(families, triple([2 * ROOM * side] * 3))
     outcomes = _outcomes(random, families)
     name = f"synthetic-{random.integers(1 << 32):08x}"
     seen = Features(_features(random, outcomes, regions, features))
-    return Instance(name, name, tree, problem, seen, outcomes, seconds_per_slot=1.0)
+    return Instance(name, name, tree, cost_model, seen, outcomes, seconds_per_slot=1.0)
 
 
-def _problem(random: np.random.Generator) -> Problem:
+def _cost_model(random: np.random.Generator) -> CostModel:
     """Same-size or same-scale packing."""
     slot = (EDGE, EDGE, EDGE)
     return (
-        Problem(slot) if random.random() < 0.5 else Problem(slot, native=(EDGE * 3 // 2,) * 3, context=(CONTEXT,) * 3)
+        CostModel(slot)
+        if random.random() < 0.5
+        else CostModel(slot, native=(EDGE * 3 // 2,) * 3, context=(CONTEXT,) * 3)
     )
 
 
@@ -113,14 +116,14 @@ def _families(random: np.random.Generator, regions: int) -> list[int]:
 
 
 def _family(
-    random: np.random.Generator, problem: Problem, origin: Triple, size: int, false_share: float
+    random: np.random.Generator, cost_model: CostModel, origin: Triple, size: int, false_share: float
 ) -> list[_Part]:
     """Children in different corners of a cube."""
     corners = np.stack(np.unravel_index(random.permutation(MOST_CHILDREN)[:size], (2, 2, 2)), axis=1)
     share = false_share * (CLUSTERED if size > 1 else 1.0)
     drafts = [_draft(random, triple(np.array(origin) + corner * ROOM), share) for corner in corners]
     hull = reduce(Box.hull, (box for box, _ in drafts))
-    return [_part(random, problem, box, true, hull) for box, true in drafts]
+    return [_part(random, cost_model, box, true, hull) for box, true in drafts]
 
 
 def _draft(random: np.random.Generator, origin: Triple, false_share: float) -> tuple[Box, int]:
@@ -133,14 +136,14 @@ def _draft(random: np.random.Generator, origin: Triple, false_share: float) -> t
     return box, 0 if alarm else max(1, int(min(voxels, fill * box.volume)))
 
 
-def _part(random: np.random.Generator, problem: Problem, box: Box, true: int, hull: Box) -> _Part:
+def _part(random: np.random.Generator, cost_model: CostModel, box: Box, true: int, hull: Box) -> _Part:
     """What processing yields: less is found, and more of it wrongly, the more a box is shrunk."""
     difficulty, sharpness = random.beta(2, 6), random.uniform(0.0, 0.8)
     empty = box.volume - true
     hits, alarms = [], []
     # The same luck on both levels: what is hard to see is so at any size.
     stray = random.lognormal(-3.0, 1.0) if true or random.random() < 0.4 else 0.0
-    for fidelity in (problem.fidelity(box), problem.fidelity(hull)):
+    for fidelity in (cost_model.fidelity(box), cost_model.fidelity(hull)):
         recall = (1 - difficulty) * fidelity**sharpness
         hits.append(int(true * recall))
         alarms.append(int(min(stray * (true or 0.5 * box.volume) * fidelity**-sharpness, 0.5 * empty)))
@@ -161,7 +164,7 @@ def _tree(families: list[list[_Part]], volume: Triple) -> RoiTree:
     return RoiTree(tuple(parents), tuple(children), volume)
 
 
-def _outcomes(random: np.random.Generator, families: list[list[_Part]]) -> Outcomes:
+def _outcomes(random: np.random.Generator, families: list[list[_Part]]) -> VoxelCounts:
     """Rows of all parts, and one of true voxels that no region holds."""
     count, truth, entries = [], [], []
     node = 0
@@ -180,7 +183,7 @@ def _outcomes(random: np.random.Generator, families: list[list[_Part]]) -> Outco
     truth.append(1)
     entries.append([])
     flat = [entry for row in entries for entry in row]
-    return Outcomes(
+    return VoxelCounts(
         np.array(count, np.int64),
         np.array(truth, np.uint16),
         np.zeros(len(count), np.uint16),
@@ -201,7 +204,7 @@ def _kinds(total: int, found: tuple[int, int], *, alone: bool) -> list[tuple[int
     return [(both, (1, 1)), (child - both, (1, 0)), (parent - both, (0, 1)), (rest, (0, 0))]
 
 
-def _features(random: np.random.Generator, outcomes: Outcomes, regions: int, width: int) -> NDArray[np.float32]:
+def _features(random: np.random.Generator, outcomes: VoxelCounts, regions: int, width: int) -> NDArray[np.float32]:
     """Each number is a fixed share of the same hint, with noise of its own."""
     common, found = outcomes.alone(regions)
     gain = 2 * common[:, 0] - found[:, 0]

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from assignnet.value.additive_tree import Mask, Sums
+from assignnet.value.additive_tree import AdditiveTree, Mask
 from assignnet.value.solver import TINY
 from assignnet.value.voxel_counts import Counts
 
@@ -35,18 +35,18 @@ STEPS = 14
 """Each narrows the range of a price to 62 %: all of them to a thousandth."""
 
 
-def bound(sums: Sums, chosen: Mask) -> float:
+def upper_bound(sums: AdditiveTree, chosen: Mask) -> float:
     """Quality less cost that no selection exceeds, if what regions yield adds up.
 
     Holds for counts that voxels can have: whatever is selected, 0 <= common <= found and common <= true.
 
     Args:
         sums: What regions yield.
-        chosen: A selection, shape (regions,), such as ``plan`` makes; the better it is, the tighter the bound.
+        chosen: A selection, shape (regions,), such as ``solve`` makes; the better it is, the tighter the bound.
 
     >>> parent, common, found = np.array([0, 1]), np.array([[50.0], [10.0]]), np.array([[50.0], [30.0]])
-    >>> sums = Sums.of(parent, common, found, np.array([60.0]), np.array([0.5, 0.5]), 0.1, "dice")
-    >>> round(bound(sums, np.array([True, False])), 4), round(100 / 110 - 0.05, 4)
+    >>> sums = AdditiveTree.of(parent, common, found, np.array([60.0]), np.array([0.5, 0.5]), 0.1, "dice")
+    >>> round(upper_bound(sums, np.array([True, False])), 4), round(100 / 110 - 0.05, 4)
     (0.8591, 0.8591)
     """
     if not len(sums.cost):
@@ -57,7 +57,7 @@ def bound(sums: Sums, chosen: Mask) -> float:
     return min(_cases(sums, present, blend * level + (1 - blend) * split) for blend in blends)
 
 
-def _charges(sums: Sums, chosen: Mask, present: Mask) -> tuple[Counts, Counts]:
+def _charges(sums: AdditiveTree, chosen: Mask, present: Mask) -> tuple[Counts, Counts]:
     """Two ways to deal out cost among the classes that the reference has, each of shape (regions, classes).
 
     Either each class pays in proportion to what it gains by a region, or so that a region is worth the same to all of
@@ -74,7 +74,7 @@ def _charges(sums: Sums, chosen: Mask, present: Mask) -> tuple[Counts, Counts]:
     return classes * price * part, classes * np.where(present, gain - worth, 0.0)
 
 
-def _cases(sums: Sums, present: Mask, charge: Counts) -> float:
+def _cases(sums: AdditiveTree, present: Mask, charge: Counts) -> float:
     """The bound for given charges.
 
     A class that the reference lacks is perfect until a voxel of it is found. So either no region is selected that
@@ -94,7 +94,7 @@ def _cases(sums: Sums, present: Mask, charge: Counts) -> float:
     return max(best, mean(int(perfect.sum()) - 1, np.zeros_like(spoils))) if spoils.any() else best
 
 
-def _bound(sums: Sums, index: int, charge: Counts) -> float:
+def _bound(sums: AdditiveTree, index: int, charge: Counts) -> float:
     """The greatest that the quality of one class less charges can be, over all denominators that it may have."""
     above, below, true = sums.above[:, index], sums.below[:, index], sums.true[index]
     base_above, base_below = sums.base_above[index], sums.base_below[index]

@@ -18,8 +18,8 @@ Counts = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Tally:
-    """Voxels by class, each of shape (classes,).
+class Confusion:
+    """Found beside true voxels of each class, each of shape (classes,).
 
     Attributes:
         common: Rightly found.
@@ -34,7 +34,7 @@ class Tally:
     def quality(self, metric: Metric) -> float:
         """Dice or IoU, the mean over classes; 1 for a class that neither side has.
 
-        >>> Tally(np.array([3.0]), np.array([4.0]), np.array([4.0])).quality("dice")
+        >>> Confusion(np.array([3.0]), np.array([4.0]), np.array([4.0])).quality("dice")
         0.75
         """
         union = self.found + self.true - self.common
@@ -43,8 +43,8 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcomes:
-    """Labels in every region of a tree beside the true ones, counted.
+class VoxelCounts:
+    """Voxels by the labels that every region of a tree yields, and by the true ones.
 
     Row r stands for ``count[r]`` voxels. Which regions hold them, and what each yields there, is in the entries
     ``start[r]:start[r + 1]`` of ``node`` and ``label``.
@@ -67,8 +67,8 @@ class Outcomes:
     label: NDArray[np.uint16]
     classes: tuple[int, ...]
 
-    def tally(self, chosen: NDArray[np.bool_], *, disputed: float | None = None) -> Tally:
-        """Count what a selection yields.
+    def confusion(self, chosen: NDArray[np.bool_], *, disputed: float | None = None) -> Confusion:
+        """What a selection finds, rightly or not, of each class.
 
         Overlapping results are blended. Where they agree the blend agrees with them. Where they do not, it is taken
         that each region's label has an equal share of the voxel.
@@ -94,15 +94,16 @@ class Outcomes:
             voxels = self.count * share
             common[index], found[index] = voxels[is_true].sum(), voxels.sum()
             true[index] = self.count[is_true].sum()
-        return Tally(common, found, true)
+        return Confusion(common, found, true)
 
     def quality(self, chosen: NDArray[np.bool_], metric: Metric) -> float:
         """Quality of a selection; exact where no selected regions disagree (see ``bounds``)."""
-        return self.tally(chosen).quality(metric)
+        return self.confusion(chosen).quality(metric)
 
     def bounds(self, chosen: NDArray[np.bool_], metric: Metric) -> tuple[float, float]:
         """The least and the greatest quality that blending of overlapping results can give."""
-        return self.tally(chosen, disputed=0.0).quality(metric), self.tally(chosen, disputed=1.0).quality(metric)
+        least, greatest = (self.confusion(chosen, disputed=share).quality(metric) for share in (0.0, 1.0))
+        return least, greatest
 
     def alone(self, regions: int) -> tuple[Counts, Counts]:
         """What each region adds if it alone is selected: voxels rightly found, and voxels found; (regions, classes).
@@ -124,7 +125,7 @@ def count_outcomes(
     outside: NDArray[np.unsignedinteger],
     results: list[tuple[tuple[slice, slice, slice], NDArray[np.unsignedinteger]]],
     classes: tuple[int, ...],
-) -> Outcomes:
+) -> VoxelCounts:
     """Count voxels by true label, label outside, and labels in the regions that hold them.
 
     Args:
@@ -151,7 +152,7 @@ def count_outcomes(
     rows = [r for r in np.flatnonzero(count).tolist() if any(described[r][:2]) or any(c for _, c in described[r][2])]
     kept = [described[row] for row in rows]
     entries = [entry for _, _, held in kept for entry in held]
-    return Outcomes(
+    return VoxelCounts(
         count[rows],
         np.array([true for true, _, _ in kept], np.uint16),
         np.array([apart for _, apart, _ in kept], np.uint16),

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from assignnet import RULES, Problem
+from assignnet import RULES, CostModel
 from canvas import Canvas, Triple, gather
 from coarse2fine import (
     CoarseStage,
@@ -52,7 +52,7 @@ def main() -> None:
         nms_threshold=0.75,
         nmm_threshold=0.35,
     )
-    boxes = [roi.box for roi in RULES["greedy"](tree, Problem(slot=pipeline.stage.plan.slot))]
+    boxes = [roi.box for roi in RULES["greedy"](tree, CostModel(slot=pipeline.stage.plan.slot))]
     canvas = plan_canvases(boxes, pipeline.config, pipeline.stage.plan, view.shape)[0]
     shown = gather(canvas, view.read, 1)[0]
     labels = pipeline(volume).labels

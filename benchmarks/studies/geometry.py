@@ -32,7 +32,7 @@ from coarse2fine.fine.sizes import CanvasPlan, plan_sizes
 from coarse2fine.io import read_volume
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import WorkingView
-from coarse2fine.selection.selector import find_tree, problem_of
+from coarse2fine.selection.selector import cost_model_of, find_tree
 from coarse2fine.training.dataset import LabelledCase
 
 Rows = list[dict[str, Any]]
@@ -172,7 +172,7 @@ def find_regions(bench: AnyBench, heat: Heat, *overrides: str) -> Regions:
     # Of a view only the shape is asked for.
     tree = find_tree(config, plan, heat.values, cast(WorkingView, SimpleNamespace(shape=heat.volume)))
     choose = RULES.get(config.assign.agent, greedy)
-    return Regions(config, plan, tree, choose(tree, problem_of(config, plan)))
+    return Regions(config, plan, tree, choose(tree, cost_model_of(config, plan)))
 
 
 def packed(bench: AnyBench, packing: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from assignnet import NO_FEATURES, RULES, Assigner, Problem, Roi, RoiTree, check_selection
+from assignnet import NO_FEATURES, RULES, Assigner, CostModel, Roi, RoiTree, check_selection
 from assignnet.learn.agent import Agent, AgentCard, check_fit, load_agent
 from canvas import Triple
 from coarse2fine.coarse.scene import Scene
@@ -82,7 +82,7 @@ def grow_tree(
     )
 
 
-def problem_of(config: Config, plan: CanvasPlan) -> Problem:
+def cost_model_of(config: Config, plan: CanvasPlan) -> CostModel:
     """How the fine stage processes boxes, what that costs, and what speed is worth.
 
     Args:
@@ -90,7 +90,7 @@ def problem_of(config: Config, plan: CanvasPlan) -> Problem:
         plan: The fine stage's sizes.
     """
     settings = config.assign
-    return Problem(
+    return CostModel(
         slot=plan.slot,
         weight=settings.weight,
         large=config.fine.large_boxes,
@@ -120,7 +120,7 @@ class Selector:
         kind: ``rule``, or the kind of a trained agent.
         assigner: The rule or agent itself.
         features: What it is shown of every region.
-        problem: How regions are processed.
+        cost_model: How regions are processed.
         warnings: What the user should know about it.
     """
 
@@ -128,7 +128,7 @@ class Selector:
     kind: str
     assigner: Assigner
     features: FeatureSettings
-    problem: Problem
+    cost_model: CostModel
     warnings: tuple[str, ...] = ()
 
     def choose(self, tree: RoiTree, scene: Scene, fine: Model, clock: Clock) -> tuple[Roi, ...]:
@@ -142,8 +142,8 @@ class Selector:
         """
         seen = NO_FEATURES
         if self.features.source != "none":
-            seen = tree_features(self.features, tree, scene, fine, self.problem.slot, clock)
-        chosen = self.assigner(tree, self.problem, seen)
+            seen = tree_features(self.features, tree, scene, fine, self.cost_model.slot, clock)
+        chosen = self.assigner(tree, self.cost_model, seen)
         check_selection(tree, chosen)
         return chosen
 
@@ -164,14 +164,14 @@ def find_selector(config: Config, plan: CanvasPlan, coarse: Model, fine: Model) 
     Raises:
         ModelError: If the agent cannot be read, or was trained for something else than this run.
     """
-    name, problem = config.assign.agent, problem_of(config, plan)
+    name, cost_model = config.assign.agent, cost_model_of(config, plan)
     if name in RULES:
-        return Selector(name, "rule", RULES[name], FeatureSettings("none"), problem)
+        return Selector(name, "rule", RULES[name], FeatureSettings("none"), cost_model)
     folder = shipped_agents().get(name, Path(name))
     agent = _load(folder)
     settings = _settings(agent.card, folder)
-    _check(agent.card, settings, folder, problem, coarse, fine)
-    return Selector(name, agent.card.kind, agent, settings, problem, tuple(_doubts(agent.card, name, problem)))
+    _check(agent.card, settings, folder, cost_model, coarse, fine)
+    return Selector(name, agent.card.kind, agent, settings, cost_model, tuple(_doubts(agent.card, name, cost_model)))
 
 
 def _load(folder: Path) -> Agent:
@@ -192,11 +192,11 @@ def _settings(card: AgentCard, folder: Path) -> FeatureSettings:
 
 
 def _check(
-    card: AgentCard, settings: FeatureSettings, folder: Path, problem: Problem, coarse: Model, fine: Model
+    card: AgentCard, settings: FeatureSettings, folder: Path, cost_model: CostModel, coarse: Model, fine: Model
 ) -> None:
     """Refuse an agent that would not know what it looks at."""
     count, volume = settings.size(coarse, fine)
-    reasons = check_fit(card, features={}, problem=problem, count=count, volume=volume)
+    reasons = check_fit(card, features={}, cost_model=cost_model, count=count, volume=volume)
     model = settings.model(coarse, fine)
     if model is not None and card.features.get("fingerprint") != feature_model_fingerprint(model):
         reasons.insert(0, f"it was trained with another {settings.source} model than {model.folder}")
@@ -209,15 +209,15 @@ def _check(
     )
 
 
-def _doubts(card: AgentCard, name: str, problem: Problem) -> Iterator[str]:
+def _doubts(card: AgentCard, name: str, cost_model: CostModel) -> Iterator[str]:
     """Where an agent has no experience, but can choose all the same."""
     low, high = card.weights
-    if not low <= problem.weight <= high:
+    if not low <= cost_model.weight <= high:
         yield (
-            f"assign.lambda {problem.weight:g} is outside of {low:g} to {high:g}, for which the agent {name} was "
+            f"assign.lambda {cost_model.weight:g} is outside of {low:g} to {high:g}, for which the agent {name} was "
             "trained: its choice may be poor"
         )
-    for key, size in (("slot", problem.slot), ("native", problem.largest)):
+    for key, size in (("slot", cost_model.slot), ("native", cost_model.largest)):
         trained = tuple(card.problem.get(key, size))
         if trained != size:
             yield (

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from assignnet import Features, Problem, Roi, RoiTree
+from assignnet import CostModel, Features, Roi, RoiTree
 from assignnet.value.instance import Instance
 from assignnet.value.voxel_counts import count_outcomes
 from canvas import Box, triple
@@ -28,7 +28,7 @@ from coarse2fine.io import Volume
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import WorkingView, view_volume
 from coarse2fine.selection.features import FeatureSettings, tree_features
-from coarse2fine.selection.selector import find_tree, problem_of
+from coarse2fine.selection.selector import cost_model_of, find_tree
 from coarse2fine.system.timing import Run
 
 Labels = NDArray[np.unsignedinteger]
@@ -55,7 +55,7 @@ class LabelledTree:
 
     Attributes:
         tree: The regions.
-        problem: How they are processed.
+        cost_model: How they are processed.
         features: What the feature model sees.
         truth: True labels of the turned, cropped volume.
         outside: Labels outside of all regions, same shape.
@@ -66,7 +66,7 @@ class LabelledTree:
     """
 
     tree: RoiTree
-    problem: Problem
+    cost_model: CostModel
     features: Features
     truth: Labels
     outside: Labels
@@ -160,7 +160,7 @@ def label_tree(
     tree = find_tree(config, plan, coarse.heatmap, view)
     if not 0 < len(tree.rois) <= most:
         return None
-    problem = problem_of(config, plan)
+    cost_model = cost_model_of(config, plan)
     outside = np.zeros(truth.shape, fine.labels.dtype)
     if config.fine.outside == "coarse":
         paint_coarse(coarse, outside)
@@ -179,10 +179,10 @@ def label_tree(
         writer.labels[ignored] = 0
         places |= {box: writer.native(box) for box in boxes}
         labels |= {box: writer.labels[places[box].slices].copy() for box in boxes}
-    slots = sum(problem.slots(roi.box) for roi in tree.rois)
+    slots = sum(cost_model.slots(roi.box) for roi in tree.rois)
     return LabelledTree(
         tree,
-        problem,
+        cost_model,
         tree_features(features, tree, scene, fine, plan.slot),
         truth,
         outside,
@@ -263,4 +263,4 @@ def restrict(
         labelled.classes,
     )
     features = Features(nodes[rows] if nodes.shape[1] else nodes, labelled.features.volume)
-    return Instance(name, case, small, labelled.problem, features, outcomes, labelled.seconds_per_slot)
+    return Instance(name, case, small, labelled.cost_model, features, outcomes, labelled.seconds_per_slot)

@@ -123,8 +123,8 @@ def test_measure__all_children__has_the_mean_of_its_instances_figures(script: Mo
 def test_greedy_drop__high_weight__leaves_out_what_greedy_keeps(script: ModuleType) -> None:
     """The rule may drop regions, and keeps what is worth more than its cost."""
     instance = random_instance(3)
-    problem = instance.weighted(1.0).problem
-    kept, dropping = RULES["greedy"](instance.tree, problem), script.greedy_drop(instance.tree, problem)
+    cost_model = instance.weighted(1.0).cost_model
+    kept, dropping = RULES["greedy"](instance.tree, cost_model), script.greedy_drop(instance.tree, cost_model)
     assert set(dropping) < set(kept)
     assert dropping
 
@@ -152,7 +152,7 @@ def test_strip__card__leaves_what_the_agent_was_trained_with(script: ModuleType,
     assert not features or np.array_equal(stripped.features.nodes, instance.features.nodes)
     assert not volume or np.array_equal(stripped.features.volume, instance.features.volume)
     assert (stripped.tree, stripped.outcomes) == (instance.tree, instance.outcomes)
-    agent(features, volume)(stripped.tree, stripped.problem, stripped.features)
+    agent(features, volume)(stripped.tree, stripped.cost_model, stripped.features)
 
 
 def test_seen_by__other_pooling__takes_features_by_name_and_keeps_outcomes(script: ModuleType) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from assignnet.choice.cost_model import Problem
+from assignnet.choice.cost_model import CostModel
 from assignnet.choice.tree import Features, Roi, RoiTree
 from assignnet.value.instance import Instance
 from assignnet.value.voxel_counts import count_outcomes
@@ -49,9 +49,9 @@ def random_instance(
         random.normal(size=(len(tree.rois), features)).astype(np.float32),
         random.normal(size=volume).astype(np.float32),
     )
-    problem = Problem(slot=(6, 6, 6), context=(1, 1, 1), native=(5, 5, 5), budget=budget)
+    cost_model = CostModel(slot=(6, 6, 6), context=(1, 1, 1), native=(5, 5, 5), budget=budget)
     outcomes = count_outcomes(truth, outside, results, (1, 2))
-    return Instance(f"case_{seed}/0", f"case_{seed}", tree, problem, seen, outcomes, 0.01)
+    return Instance(f"case_{seed}/0", f"case_{seed}", tree, cost_model, seen, outcomes, 0.01)
 
 
 def line(gap: int = 0) -> Instance:
@@ -67,4 +67,4 @@ def line(gap: int = 0) -> Instance:
     labels = {whole: [0, 1, 1, 0], left: [1, 1], right: [0, 1], leaf: [1, 1]}
     results = [(roi.box.slices, np.uint8([[labels[roi]]])) for roi in tree.rois]
     outcomes = count_outcomes(truth, np.zeros_like(truth), results, (1,))
-    return Instance("line/0", "line", tree, Problem(slot=(1, 1, 2)), Features(), outcomes, 0.5)
+    return Instance("line/0", "line", tree, CostModel(slot=(1, 1, 2)), Features(), outcomes, 0.5)

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 
-from assignnet import RULES, Assigner, Problem, Roi, RoiTree, all_children, all_parents, check_selection, greedy
+from assignnet import RULES, Assigner, CostModel, Roi, RoiTree, all_children, all_parents, check_selection, greedy
 from assignnet.choice.cost_model import tiles_along
 from assignnet.choice.rules import in_space_order, random_rule, top_k
 from canvas import Box, Triple
@@ -54,8 +54,8 @@ def trees(draw: st.DrawFn) -> RoiTree:
     return RoiTree(tuple(parents), tuple(families), VOLUME)
 
 
-problems = st.builds(
-    Problem,
+cost_models = st.builds(
+    CostModel,
     slot=st.tuples(*[st.integers(1, 16)] * 3),
     weight=st.floats(0, 5),
     large=st.sampled_from(["resize", "native"]),
@@ -112,16 +112,16 @@ def test_tiles_along__edge_at_least_a_tile__counts_like_nnunet(extra, tile, step
 def test_slots__large_box__depends_on_how_it_is_processed() -> None:
     """A box of 8 x 16 x 20 costs one slot when shrunk, 1 x 3 x 4 half-overlapping or 1 x 2 x 3 touching tiles."""
     box = Box.whole((8, 16, 20))
-    assert Problem(SLOT).slots(box) == 1
-    assert Problem(SLOT, large="native").slots(box) == 12
-    assert Problem(SLOT, large="native", tile_step=1.0).slots(box) == 6
+    assert CostModel(SLOT).slots(box) == 1
+    assert CostModel(SLOT, large="native").slots(box) == 12
+    assert CostModel(SLOT, large="native", tile_step=1.0).slots(box) == 6
 
 
 def test_fidelity__axes_shrunk_by_2_4_and_1__is_half() -> None:
     """The geometric mean of 1/2, 1/4 and 1 is 1/2, and an axis shorter than the slot gains nothing."""
-    assert Problem(SLOT).fidelity(Box.whole((16, 32, 2))) == pytest.approx(0.5, abs=1e-12)
-    assert Problem(SLOT).fidelity(Box.whole(SLOT)) == pytest.approx(1.0)
-    assert Problem(SLOT, large="native").fidelity(Box.whole((16, 32, 2))) == 1.0
+    assert CostModel(SLOT).fidelity(Box.whole((16, 32, 2))) == pytest.approx(0.5, abs=1e-12)
+    assert CostModel(SLOT).fidelity(Box.whole(SLOT)) == pytest.approx(1.0)
+    assert CostModel(SLOT, large="native").fidelity(Box.whole((16, 32, 2))) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -137,9 +137,9 @@ def test_fidelity__axes_shrunk_by_2_4_and_1__is_half() -> None:
     ],
 )
 def test_problem__value_out_of_range__raises(wrong) -> None:
-    """A problem that makes no sense is refused, also dropping at weight 0, which could never drop anything."""
+    """A cost model that makes no sense is refused, also dropping at weight 0, which could never drop anything."""
     with pytest.raises(ValueError):
-        Problem(**{"slot": SLOT} | wrong)
+        CostModel(**{"slot": SLOT} | wrong)
 
 
 # --- greedy
@@ -148,7 +148,7 @@ def test_problem__value_out_of_range__raises(wrong) -> None:
 @pytest.mark.parametrize(("weight", "split"), [(0.0, True), (0.79, True), (0.81, False)])
 def test_greedy__children_add_detail__splits_up_to_the_exchange_rate(weight, split) -> None:
     """Children add value 0.9 - 0.5 for a cost of 1 - 1/2, so they pay off up to a weight of 0.8."""
-    chosen = greedy(family(WIDE, *PARTS), Problem(SLOT, weight))
+    chosen = greedy(family(WIDE, *PARTS), CostModel(SLOT, weight))
     assert chosen == (PARTS if split else (WIDE,))
 
 
@@ -157,26 +157,26 @@ def test_greedy__children_overlap__counts_what_they_share_once() -> None:
     parts = (roi((0, 0, 0), (16, 16, 8), mass=80.0), roi((0, 0, 2), (16, 16, 14), mass=80.0))
     tree = family(WIDE, *parts)
     slot = (16, 16, 14)
-    problem = Problem(slot, weight=0.0)
-    assert greedy(tree, problem) == parts
-    gain = 1.0 - problem.fidelity(WIDE.box)
-    assert greedy(tree, Problem(slot, weight=2 * gain * 0.99)) == parts
-    assert greedy(tree, Problem(slot, weight=2 * gain * 1.01)) == (WIDE,)
+    cost_model = CostModel(slot, weight=0.0)
+    assert greedy(tree, cost_model) == parts
+    gain = 1.0 - cost_model.fidelity(WIDE.box)
+    assert greedy(tree, CostModel(slot, weight=2 * gain * 0.99)) == parts
+    assert greedy(tree, CostModel(slot, weight=2 * gain * 1.01)) == (WIDE,)
 
 
 @relaxed
-@given(trees(), problems)
-def test_greedy__parent_fits_a_slot__is_not_split(tree, problem) -> None:
+@given(trees(), cost_models)
+def test_greedy__parent_fits_a_slot__is_not_split(tree, cost_model) -> None:
     """One native crop shows all that several show, for less."""
-    chosen = greedy(tree, problem)
-    assert {parent for parent in tree.parents if parent.box.fits(problem.slot)} <= set(chosen)
+    chosen = greedy(tree, cost_model)
+    assert {parent for parent in tree.parents if parent.box.fits(cost_model.slot)} <= set(chosen)
 
 
 def test_greedy__native_tiles__takes_the_cheaper_children() -> None:
     """Where a large parent costs 27 tiles, its two children cost 2 and lose a tenth of its mass."""
     tree = family(WIDE, *PARTS)
-    assert greedy(tree, Problem(SLOT, weight=0.05, large="native")) == PARTS
-    assert greedy(tree, Problem(SLOT, weight=0.0, large="native")) == (WIDE,)
+    assert greedy(tree, CostModel(SLOT, weight=0.05, large="native")) == PARTS
+    assert greedy(tree, CostModel(SLOT, weight=0.0, large="native")) == (WIDE,)
 
 
 @relaxed
@@ -190,26 +190,26 @@ def test_greedy__native_tiles__takes_the_cheaper_children() -> None:
 )
 def test_greedy__native_parent_costs_no_more__is_not_split(tree, weight) -> None:
     """By room, too, a parent that nothing shrinks is kept where its children together take as much of it."""
-    problem = Problem(SLOT, weight, native=(32, 32, 32), context=(3, 3, 3))
-    chosen = greedy(tree, problem)
+    cost_model = CostModel(SLOT, weight, native=(32, 32, 32), context=(3, 3, 3))
+    chosen = greedy(tree, cost_model)
     for parent, children in zip(tree.parents, tree.children, strict=True):
-        if problem.slots(parent.box) <= sum(problem.slots(child.box) for child in children):
+        if cost_model.slots(parent.box) <= sum(cost_model.slots(child.box) for child in children):
             assert parent in chosen
 
 
 @pytest.mark.parametrize(("weight", "split"), [(0.0, False), (0.029, False), (0.035, True)])
 def test_greedy__same_scale_packing__splits_where_room_is_worth_more_than_mass(weight, split) -> None:
     """The native parent takes 4096 voxels and its parts 2 x 512: 3 of their cost saved, for a tenth of the mass."""
-    problem = Problem(SLOT, weight, native=(16, 16, 16), context=(0, 0, 0))
-    assert problem.slots(WIDE.box) == 8
-    assert greedy(family(WIDE, *PARTS), problem) == (PARTS if split else (WIDE,))
+    cost_model = CostModel(SLOT, weight, native=(16, 16, 16), context=(0, 0, 0))
+    assert cost_model.slots(WIDE.box) == 8
+    assert greedy(family(WIDE, *PARTS), cost_model) == (PARTS if split else (WIDE,))
 
 
 @relaxed
-@given(trees(), problems)
-def test_greedy__no_drop__covers_every_parent(tree, problem) -> None:
+@given(trees(), cost_models)
+def test_greedy__no_drop__covers_every_parent(tree, cost_model) -> None:
     """Whatever the weight, each parent is there itself or with all its children."""
-    chosen = set(greedy(tree, problem))
+    chosen = set(greedy(tree, cost_model))
     for parent, children in zip(tree.parents, tree.children, strict=True):
         assert parent in chosen or set(children) <= chosen
 
@@ -217,15 +217,15 @@ def test_greedy__no_drop__covers_every_parent(tree, problem) -> None:
 def test_greedy__drop__leaves_out_what_is_not_worth_its_cost() -> None:
     """The lone region holds 10 of 110 in mass for a third of the slots: too little from a weight of 0.2727 on."""
     tree = RoiTree((WIDE, LONE), (PARTS, (LONE,)), VOLUME)
-    assert LONE in greedy(tree, Problem(SLOT, weight=0.28))
-    assert LONE in greedy(tree, Problem(SLOT, weight=0.27, drop=True))
-    assert LONE not in greedy(tree, Problem(SLOT, weight=0.28, drop=True))
+    assert LONE in greedy(tree, CostModel(SLOT, weight=0.28))
+    assert LONE in greedy(tree, CostModel(SLOT, weight=0.27, drop=True))
+    assert LONE not in greedy(tree, CostModel(SLOT, weight=0.28, drop=True))
 
 
 def test_greedy__no_mass_at_all__still_covers() -> None:
     """Regions without mass divide nothing by zero and stay selected."""
     blank = roi((0, 0, 0), (4, 4, 4), mass=0.0)
-    assert greedy(family(blank), Problem(SLOT, weight=1.0)) == (blank,)
+    assert greedy(family(blank), CostModel(SLOT, weight=1.0)) == (blank,)
 
 
 # --- all rules
@@ -234,20 +234,20 @@ def test_greedy__no_mass_at_all__still_covers() -> None:
 def test_all_parents_and_all_children__tree__take_their_level() -> None:
     """The two fixed rules differ in the split parent and share the leaf."""
     tree = RoiTree((WIDE, LONE), (PARTS, (LONE,)), VOLUME)
-    assert set(all_parents(tree, Problem(SLOT))) == {WIDE, LONE}
-    assert set(all_children(tree, Problem(SLOT))) == {*PARTS, LONE}
+    assert set(all_parents(tree, CostModel(SLOT))) == {WIDE, LONE}
+    assert set(all_children(tree, CostModel(SLOT))) == {*PARTS, LONE}
 
 
 @pytest.mark.parametrize("name", RULES)
-@given(tree=trees(), problem=problems)
+@given(tree=trees(), cost_model=cost_models)
 @settings(max_examples=50, deadline=None)
-def test_rules__any_tree__select_validly_and_repeatably(name, tree, problem) -> None:
+def test_rules__any_tree__select_validly_and_repeatably(name, tree, cost_model) -> None:
     """Every rule returns a valid selection, and the same one again; along the curve, unless its order is random."""
     rule: Assigner = RULES[name]
-    selection = rule(tree, problem)
+    selection = rule(tree, cost_model)
     check_selection(tree, selection)
-    assert name == "random" or selection == in_space_order(selection, problem.slot)
-    assert rule(tree, problem) == selection
+    assert name == "random" or selection == in_space_order(selection, cost_model.slot)
+    assert rule(tree, cost_model) == selection
 
 
 def test_rules__registry__has_the_documented_names() -> None:
@@ -276,7 +276,7 @@ def scored(*scores: float) -> RoiTree:
 def test_top_k__five_leaves__takes_the_highest_scores(keep, expected) -> None:
     """As many as wanted, by default three of five."""
     tree = scored(0.2, 0.7, 0.1, 0.9, 0.5)
-    chosen = top_k(tree, Problem(SLOT, keep=keep))
+    chosen = top_k(tree, CostModel(SLOT, keep=keep))
     assert {tree.parents.index(roi) for roi in chosen} == expected
 
 
@@ -287,7 +287,7 @@ def test_top_k__any_tree__leaves_out_no_parent_that_scores_higher(tree, keep) ->
     graded = {roi: replace(roi, score=roi.mass / 100) for roi in tree.rois}
     families = tuple(tuple(graded[roi] for roi in family) for family in tree.children)
     tree = RoiTree(tuple(graded[roi] for roi in tree.parents), families, tree.volume)
-    chosen = set(top_k(tree, Problem(SLOT, keep=keep)))
+    chosen = set(top_k(tree, CostModel(SLOT, keep=keep)))
     out = set(tree.parents) - chosen
     assert chosen <= set(tree.parents)
     assert len(chosen) == min(len(tree.parents), -(-len(tree.parents) // 2) if keep is None else keep)
@@ -299,8 +299,8 @@ def test_top_k__equal_scores__takes_the_greater_mass_then_the_first_box() -> Non
     light, heavy, also = (Roi(Box.of((0, 0, x), SLOT), 0.5, mass) for x, mass in ((0, 1.0), (8, 9.0), (16, 9.0)))
     for order in ((light, heavy, also), (also, heavy, light)):
         tree = RoiTree(order, tuple((roi,) for roi in order), VOLUME)
-        assert top_k(tree, Problem(SLOT, keep=1)) == (heavy,)
-        assert set(top_k(tree, Problem(SLOT, keep=2))) == {heavy, also}
+        assert top_k(tree, CostModel(SLOT, keep=1)) == (heavy,)
+        assert set(top_k(tree, CostModel(SLOT, keep=2))) == {heavy, also}
 
 
 def many_families(count: int) -> RoiTree:
@@ -318,7 +318,7 @@ def many_families(count: int) -> RoiTree:
 def test_random_rule__many_families__is_fair() -> None:
     """Of 1500 families a third each takes the parent, the children, nothing; of as many leaves half are taken."""
     tree = many_families(1500)
-    chosen = set(random_rule(tree, Problem(SLOT)))
+    chosen = set(random_rule(tree, CostModel(SLOT)))
     ways: Counter[str] = Counter()
     for index, (parent, children) in enumerate(zip(tree.parents, tree.children, strict=True)):
         taken = sum(child in chosen for child in children)
@@ -333,22 +333,22 @@ def test_random_rule__many_families__is_fair() -> None:
 
 
 def test_random_rule__order__is_random_and_depends_on_the_boxes_only() -> None:
-    """Scores and the problem change nothing; another place of the boxes does, and the order follows no curve."""
+    """Scores and the cost model change nothing; another place of the boxes does, and the order follows no curve."""
     tree = many_families(30)
-    chosen = random_rule(tree, Problem(SLOT))
+    chosen = random_rule(tree, CostModel(SLOT))
     assert chosen != in_space_order(chosen, SLOT)
     other = RoiTree(
         tuple(replace(roi, score=0.1) for roi in tree.parents),
         tuple(tuple(replace(roi, score=0.1) for roi in family) for family in tree.children),
         tree.volume,
     )
-    assert [roi.box for roi in random_rule(other, Problem((4, 4, 4), 0.5))] == [roi.box for roi in chosen]
+    assert [roi.box for roi in random_rule(other, CostModel((4, 4, 4), 0.5))] == [roi.box for roi in chosen]
     shifted = RoiTree(
         tuple(replace(roi, box=roi.box.shift((1, 0, -3))) for roi in tree.parents),
         tuple(tuple(replace(roi, box=roi.box.shift((1, 0, -3))) for roi in family) for family in tree.children),
         tree.volume,
     )
-    assert [roi.box.shift((-1, 0, 3)) for roi in random_rule(shifted, Problem(SLOT))] != [roi.box for roi in chosen]
+    assert [roi.box.shift((-1, 0, 3)) for roi in random_rule(shifted, CostModel(SLOT))] != [roi.box for roi in chosen]
 
 
 # --- check_selection

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
-from assignnet import Features, Problem, RoiTree, check_selection
+from assignnet import CostModel, Features, RoiTree, check_selection
 from assignnet.learn.agent import Agent, AgentCard, check_fit, load_agent, save_agent
 from assignnet.learn.env import AssignEnv
 from assignnet.learn.network import AssignNetwork, NetworkSize
@@ -66,7 +66,7 @@ def example(seed: int = 0, regions: int = 20) -> Instance:
 
 def run(agent: Agent, instance: Instance, **changes: Any) -> list[int]:
     """Chosen rows."""
-    chosen = agent(instance.tree, replace(instance.problem, **changes), instance.features)
+    chosen = agent(instance.tree, replace(instance.cost_model, **changes), instance.features)
     return [instance.tree.rois.index(roi) for roi in chosen]
 
 
@@ -99,7 +99,7 @@ def test_agent__policy__chooses_what_its_scores_choose_in_the_environment(weight
     lengths = []
     for seed in range(6):
         agent, instance = policy(seed, eager=0.6), example(seed)
-        slots = None if budget == np.inf else budget * total_slots(instance.tree, instance.problem)
+        slots = None if budget == np.inf else budget * total_slots(instance.tree, instance.cost_model)
         expected = played(agent, instance, weight, budget)
         assert run(agent, instance, weight=weight, budget=slots) == expected
         lengths.append(len(expected))
@@ -112,7 +112,7 @@ def test_agent__any_budget__is_kept_by_a_valid_selection(make: Callable[[int], A
     """No region is chosen twice or beside its parent, and the selection costs no more than the budget."""
     for seed in range(3):
         instance = example(seed)
-        budget = None if share is None else share * total_slots(instance.tree, instance.problem)
+        budget = None if share is None else share * total_slots(instance.tree, instance.cost_model)
         rows = run(make(seed), instance, weight=0.01, budget=budget)
         check_selection(instance.tree, [instance.tree.rois[row] for row in rows])
         assert budget is None or instance.slots[rows].sum() <= budget + 1e-6
@@ -126,8 +126,8 @@ def test_agent__families_in_another_order__chooses_the_same_regions(make: Callab
     tree, rois = instance.tree, instance.tree.rois
     turned = RoiTree(tree.parents[::-1], tree.children[::-1], tree.volume)
     features = Features(instance.features.nodes[[rois.index(roi) for roi in turned.rois]])
-    chosen = agent(tree, instance.problem, instance.features)
-    assert agent(turned, instance.problem, features) == chosen
+    chosen = agent(tree, instance.cost_model, instance.features)
+    assert agent(turned, instance.cost_model, features) == chosen
     assert len(chosen) > 2
 
 
@@ -150,7 +150,7 @@ def test_agent__equal_scores__stops_first_and_takes_the_lowest_row_next() -> Non
 @pytest.mark.parametrize("make", [policy, gains])
 def test_agent__no_region__chooses_nothing(make: Callable[[], Agent]) -> None:
     """An empty heatmap gives an empty tree, for which nobody computes features."""
-    assert make()(RoiTree((), (), (8, 8, 8)), Problem(slot=(8, 8, 8))) == ()
+    assert make()(RoiTree((), (), (8, 8, 8)), CostModel(slot=(8, 8, 8))) == ()
 
 
 def test_agent__other_features__are_refused() -> None:
@@ -158,13 +158,13 @@ def test_agent__other_features__are_refused() -> None:
     agent, instance = policy(), example()
     few = Features(instance.features.nodes[:, 1:])
     with pytest.raises(ValueError, match=r"2 features per region .* trained with 3"):
-        agent(instance.tree, instance.problem, few)
+        agent(instance.tree, instance.cost_model, few)
     broken = instance.features.nodes.copy()
     broken[4, 1] = np.nan
     with pytest.raises(ValueError, match="not finite"):
-        agent(instance.tree, instance.problem, Features(broken))
+        agent(instance.tree, instance.cost_model, Features(broken))
     with pytest.raises(ValueError, match=r"0 of the volume, .* trained with 3 and 4"):
-        policy(size=replace(SIZE, volume=4))(instance.tree, instance.problem, instance.features)
+        policy(size=replace(SIZE, volume=4))(instance.tree, instance.cost_model, instance.features)
 
 
 def test_agent__another_network_than_the_card_says__is_refused() -> None:
@@ -481,14 +481,14 @@ def test_load_agent__any_value_anywhere__loads_or_is_a_value_error(
 def test_check_fit__the_run_it_was_trained_for__has_no_reason() -> None:
     """Names that one side lacks are not compared, nor is the size of a slot."""
     features = {"source": "fine", "fingerprint": "ab" * 32, "pooling_mode": "max"}
-    assert check_fit(CARD, features=features, problem=Problem(slot=(12, 12, 12)), count=3, volume=9) == []
+    assert check_fit(CARD, features=features, cost_model=CostModel(slot=(12, 12, 12)), count=3, volume=9) == []
 
 
 def test_check_fit__another_run__gives_every_reason() -> None:
     """Each reason names the setting and both values."""
     features = {"source": "coarse", "fingerprint": "cd" * 32, "downsample_mode": "center"}
-    problem = Problem(slot=(8, 8, 8), large="native", context=(1, 1, 1))
-    reasons = check_fit(CARD, features=features, problem=problem, count=7)
+    cost_model = CostModel(slot=(8, 8, 8), large="native", context=(1, 1, 1))
+    reasons = check_fit(CARD, features=features, cost_model=cost_model, count=7)
     assert len(reasons) == 5
     for text, expected in [
         ("features.source", "'coarse', but the agent was trained with 'fine'"),

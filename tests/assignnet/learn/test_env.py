@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from assignnet.choice.rules import check_selection
 from assignnet.choice.tree import Features, RoiTree
 from assignnet.learn.env import AssignEnv, SyntheticSource, UniformSource
-from assignnet.learn.observation import look_at
+from assignnet.learn.observation import observe
 from assignnet.value.instance import Instance
 from assignnet.value.reward import GainReward
 
@@ -57,8 +57,8 @@ def forbidden(instance: Instance, chosen: list[int], row: int, budget: float) ->
         check_selection(instance.tree, [rois[one] for one in (*chosen, row)])
     except ValueError:
         return True
-    slots = [instance.problem.slots(rois[one].box) for one in (*chosen, row)]
-    return sum(slots) > budget * sum(instance.problem.slots(leaf.box) for leaf in instance.tree.leaves) * (1 + 1e-9)
+    slots = [instance.cost_model.slots(rois[one].box) for one in (*chosen, row)]
+    return sum(slots) > budget * sum(instance.cost_model.slots(leaf.box) for leaf in instance.tree.leaves) * (1 + 1e-9)
 
 
 # --- checkers
@@ -95,13 +95,13 @@ def test_action_space__pickled__leaves_the_environment_behind() -> None:
 
 
 def test_reset__instance__shows_its_scene_and_padding() -> None:
-    """Rows of the tree are those of the scene; padding is zero, absent, and its own parent."""
+    """Rows of the tree are those of the observation; padding is zero, absent, and its own parent."""
     instance = random_instance(2, features=4, volume=3)
     env = environment(instance, max_nodes=40)
     seen, info = env.reset(seed=0, options={"weight": 0.25, "budget": 0.5})
-    scene, count = look_at(instance.tree, instance.problem, instance.features), len(instance.tree.rois)
+    observation, count = observe(instance.tree, instance.cost_model, instance.features), len(instance.tree.rois)
     for name in ("nodes", "standing", "parent"):
-        np.testing.assert_array_equal(seen[name][:count], getattr(scene, name))
+        np.testing.assert_array_equal(seen[name][:count], getattr(observation, name))
     np.testing.assert_array_equal(seen["volume"], instance.features.volume)
     assert not seen["nodes"][count:].any()
     assert not seen["standing"][count:].any()

@@ -71,7 +71,7 @@ def test_imitate__one_instance__makes_the_oracles_choice_and_stops() -> None:
     for weight in (0.01, 0.4):
         learner = network()
         imitate(learner, [one], "iou", (weight, weight), passes=200, seed=0, learning_rate=0.01)
-        chosen = agent(learner)(one.tree, one.weighted(weight).problem, one.features)
+        chosen = agent(learner)(one.tree, one.weighted(weight).cost_model, one.features)
         assert set(chosen) == set(oracle(one, "iou", weight).selection)
         selections.append(chosen)
     assert len(selections[0]) > len(selections[1]) > 2, "lambda makes a difference, or the test would prove little"
@@ -87,7 +87,7 @@ def test_imitate__lambda__is_what_the_choice_depends_on() -> None:
     few, many = sorted((oracle(one, "dice", weight).selection for weight in weights), key=len)
     assert 0 < len(few) < len(many) - 3, "or the test would prove little"
     for weight in weights:
-        chosen = agent(learner)(one.tree, one.weighted(weight).problem, one.features)
+        chosen = agent(learner)(one.tree, one.weighted(weight).cost_model, one.features)
         best = oracle(one, "dice", weight)
         assert abs(len(chosen) - len(best.selection)) <= 1
         assert one.reward(chosen, "dice", weight) > 0.9 * best.reward

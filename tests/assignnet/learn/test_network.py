@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from assignnet.choice.tree import Features
 from assignnet.learn.network import CLIP, AssignNetwork, NetworkSize, stack
-from assignnet.learn.observation import OWN, PLACE, STANDING, Scene, look_at
+from assignnet.learn.observation import OWN, PLACE, STANDING, Observation, observe
 
 FEATURES, VOLUME = 5, 3
 EXACT = {"rtol": 1e-4, "atol": 1e-5}
@@ -30,9 +30,9 @@ def network(**size) -> AssignNetwork:
     return made.eval()
 
 
-def scene(seed: int, families: int = 5) -> Scene:
+def observation(seed: int, families: int = 5) -> Observation:
     instance = random_instance(seed, families, features=FEATURES, volume=VOLUME)
-    return look_at(instance.tree, instance.problem, instance.features)
+    return observe(instance.tree, instance.cost_model, instance.features)
 
 
 def scores(
@@ -53,7 +53,7 @@ def scores(
 def test_network__regions_permuted__permutes_the_scores(seed, shuffler, choices) -> None:
     """The order in which regions are listed, parents included, says nothing."""
     made = network(volume=VOLUME, start_label=True)
-    nodes, standing, parent, present, volume = stack([scene(seed)])
+    nodes, standing, parent, present, volume = stack([observation(seed)])
     rows = nodes.shape[1]
     order = list(range(rows))
     shuffler.shuffle(order)
@@ -74,10 +74,10 @@ def test_network__regions_permuted__permutes_the_scores(seed, shuffler, choices)
 def test_network__padding__changes_no_score_of_a_region(seed, padding, chosen) -> None:
     """Rows that are no regions have no say, whatever they hold."""
     made = network(volume=VOLUME, start_label=True)
-    parts = stack([scene(seed)])
+    parts = stack([observation(seed)])
     rows = parts[0].shape[1]
     expected, value = scores(made, *parts, chosen=chosen)
-    nodes, standing, parent, present, volume = stack([scene(seed)], rows + padding)
+    nodes, standing, parent, present, volume = stack([observation(seed)], rows + padding)
     nodes[:, rows:], standing[:, rows:] = 7.0, 3.0
     found, other_value = scores(made, nodes, standing, parent, present, volume, chosen=chosen)
     assert found.shape[1] == rows + padding + 1
@@ -88,9 +88,9 @@ def test_network__padding__changes_no_score_of_a_region(seed, padding, chosen) -
 def test_stack__scenes_of_different_sizes__score_as_each_alone() -> None:
     """A batch is only a faster way to look at several trees."""
     made = network(volume=VOLUME)
-    scenes = [scene(seed, families) for seed, families in enumerate([6, 1, 3])]
-    found, values = scores(made, *stack(scenes), chosen=[0])
-    for index, one in enumerate(scenes):
+    observations = [observation(seed, families) for seed, families in enumerate([6, 1, 3])]
+    found, values = scores(made, *stack(observations), chosen=[0])
+    for index, one in enumerate(observations):
         expected, value = scores(made, *stack([one]), chosen=[0])
         torch.testing.assert_close(found[index, : len(one.parent) + 1], expected[0], **EXACT)
         torch.testing.assert_close(values[index], value[0], **EXACT)
@@ -100,7 +100,7 @@ def test_stack__scenes_of_different_sizes__score_as_each_alone() -> None:
 @given(st.integers(0, 1000))
 def test_encoder__families__hear_of_their_parents_and_children(seed) -> None:
     """From above comes the parent's vector, one's own without a parent; from below the sum of the children's."""
-    made, one = network(), scene(seed)
+    made, one = network(), observation(seed)
     heard: dict[str, torch.Tensor] = {}
     for name in ("above", "below"):
         getattr(made.encoder, name).register_forward_hook(
@@ -123,7 +123,7 @@ def test_network__start_label__changes_the_first_scores_only() -> None:
     state = labelled.state_dict()
     assert state.pop("pointer.start").abs().min() > 0
     plain.load_state_dict(state)
-    parts = stack([scene(0)])
+    parts = stack([observation(0)])
     assert (scores(labelled, *parts)[0] - scores(plain, *parts)[0]).abs().max() > 1e-3
     for chosen in ([0], [2, 1]):
         torch.testing.assert_close(scores(labelled, *parts, chosen=chosen), scores(plain, *parts, chosen=chosen))
@@ -131,7 +131,7 @@ def test_network__start_label__changes_the_first_scores_only() -> None:
 
 def test_network__choices_so_far__change_the_scores() -> None:
     """What is taken, which came last, and how far the choice has come all count."""
-    made, parts = network(), stack([scene(0)])
+    made, parts = network(), stack([observation(0)])
     reference = scores(made, *parts, chosen=[0, 1])[0]
     for options in ({"chosen": [1, 0]}, {"chosen": [2, 1]}, {"chosen": [0, 1], "spent": 0.3}):
         assert (scores(made, *parts, **options)[0] - reference).abs().max() > 1e-4
@@ -142,18 +142,18 @@ def test_network__choices_so_far__change_the_scores() -> None:
 def test_network__tree_without_regions__gives_finite_scores_and_gradients(rows, others) -> None:
     """An empty tree, alone or beside another one in a batch, spoils neither choosing nor learning."""
     made = network(volume=VOLUME, start_label=True)
-    nothing = Scene(
+    nothing = Observation(
         np.zeros((0, FEATURES + OWN), np.float32),
         np.zeros((0, STANDING), np.float32),
         np.zeros(0, np.int64),
         np.zeros(VOLUME, np.float32),
     )
-    scenes = [nothing] + [scene(0, families=1)] * others
-    parts = stack(scenes, max([rows, *(len(one.parent) for one in scenes)]))
+    observations = [nothing] + [observation(0, families=1)] * others
+    parts = stack(observations, max([rows, *(len(one.parent) for one in observations)]))
     encoded = made.encoder(*parts)
     assert all(part.isfinite().all() for part in scores(made, *parts))  # without gradients, torch computes differently
-    last = torch.full((len(scenes),), -1)
-    found, values = made.pointer(encoded, torch.zeros_like(parts[3]), last, torch.zeros(len(scenes), 4))
+    last = torch.full((len(observations),), -1)
+    found, values = made.pointer(encoded, torch.zeros_like(parts[3]), last, torch.zeros(len(observations), 4))
     assert found.isfinite().all()
     assert values.isfinite().all()
     (found[:, 0].sum() + values.sum()).backward()
@@ -164,7 +164,7 @@ def test_network__tree_without_regions__gives_finite_scores_and_gradients(rows, 
 def test_network__features_of_the_volume__change_scores_only_if_it_has_them(size) -> None:
     """Without ``global_info`` nothing of the whole volume reaches a score."""
     made = network(volume=size)
-    *parts, volume = stack([scene(0)])
+    *parts, volume = stack([observation(0)])
     changed = (scores(made, *parts, volume)[0] - scores(made, *parts, volume[:, [1, 2, 0]])[0]).abs().max()
     assert (changed > 1e-4) == (size > 0)
 
@@ -172,14 +172,14 @@ def test_network__features_of_the_volume__change_scores_only_if_it_has_them(size
 def test_network__features_of_a_region__change_its_score() -> None:
     """A network with features uses them; one without looks at the rest."""
     made = network()
-    nodes, *parts = stack([scene(0)])
+    nodes, *parts = stack([observation(0)])
     other = nodes.clone()
     other[0, 0, 0] += 1
     assert (scores(made, nodes, *parts)[0] - scores(made, other, *parts)[0])[0, 1].abs() > 1e-4
     blind = AssignNetwork(NetworkSize(0, width=16))
     instance = random_instance(0)
     assert blind.encoder.seen is None
-    assert scores(blind, *stack([look_at(instance.tree, instance.problem, Features())]))[0].isfinite().all()
+    assert scores(blind, *stack([observe(instance.tree, instance.cost_model, Features())]))[0].isfinite().all()
 
 
 def test_network__huge_inputs__keep_scores_within_the_clip() -> None:
@@ -187,6 +187,6 @@ def test_network__huge_inputs__keep_scores_within_the_clip() -> None:
     made = network()
     with torch.no_grad():
         made.pointer.score.weight *= 1000
-    found, _ = scores(made, *stack([scene(0)]))
+    found, _ = scores(made, *stack([observation(0)]))
     assert found.abs().max() <= CLIP
     assert found.abs().max() > 0.9 * CLIP

@@ -12,9 +12,9 @@ from assign_examples import random_instance
 from gymnasium import spaces
 
 from assignnet.learn.agent import Agent, AgentCard
-from assignnet.learn.env import AssignEnv, Observation
+from assignnet.learn.env import AssignEnv, DictObservation
 from assignnet.learn.network import AssignNetwork, NetworkSize, stack
-from assignnet.learn.observation import look_at
+from assignnet.learn.observation import observe
 from assignnet.learn.policy import AssignPolicy
 from assignnet.value.instance import Instance, total_slots
 from assignnet.value.reward import GainReward
@@ -58,7 +58,7 @@ def agent_of(policy: AssignPolicy, size: NetworkSize) -> Agent:
     return Agent(AgentCard("policy", size, {}, {}, "dice", (0.01, 0.5), {}, {}), policy.network)
 
 
-def some_moments(env: AssignEnv, count: int) -> tuple[list[Observation], np.ndarray]:
+def some_moments(env: AssignEnv, count: int) -> tuple[list[DictObservation], np.ndarray]:
     """Observations from the midst of random episodes, and their masks, shape (count, actions)."""
     random, seen, masks = np.random.default_rng(0), [], []
     env.action_space.seed(0)
@@ -73,7 +73,7 @@ def some_moments(env: AssignEnv, count: int) -> tuple[list[Observation], np.ndar
     return seen, np.array(masks)
 
 
-def batched(observations: list[Observation]) -> dict[str, torch.Tensor]:
+def batched(observations: list[DictObservation]) -> dict[str, torch.Tensor]:
     """As PPO's buffer hands them over: every part as float32."""
     return {
         name: torch.from_numpy(np.stack([one[name] for one in observations]).astype(np.float32))
@@ -98,9 +98,9 @@ def test_policy__greedy_episodes__choose_what_the_agent_chooses(size: NetworkSiz
             while not over:
                 action, _ = policy.predict(observation, deterministic=True, action_masks=env.action_masks())
                 observation, _, over, _, info = env.step(int(action))
-            slots = None if budget is None else budget * total_slots(instance.tree, instance.problem)
-            problem = replace(instance.problem, weight=weight, budget=slots)
-            assert info["selection"] == agent(instance.tree, problem, instance.features)
+            slots = None if budget is None else budget * total_slots(instance.tree, instance.cost_model)
+            cost_model = replace(instance.cost_model, weight=weight, budget=slots)
+            assert info["selection"] == agent(instance.tree, cost_model, instance.features)
             lengths.append(len(info["selection"]))
     if budget == 0:
         assert max(lengths) == 0
@@ -121,7 +121,7 @@ def test_policy__scores_and_values__are_those_of_the_network(size: NetworkSize) 
             env.reset(options={"instance": instance, "weight": 0.2 + 0.1 * step, "budget": 1.5})
             row = int(np.flatnonzero(env.action_masks()[1:])[step])
             observations.append(env.step(1 + row)[0])
-            scene = look_at(instance.tree, instance.problem, instance.features)
+            scene = observe(instance.tree, instance.cost_model, instance.features)
             taken = torch.arange(len(scene.parent))[None] == row
             spent = float(scene.cost[row])
             status = torch.tensor([[0.2 + 0.1 * step, spent, 1.5 - spent, 1.0]])
@@ -152,7 +152,7 @@ def test_policy__trees_that_differ_in_one_number__are_told_apart() -> None:
         other[part][row, column] += 0.1
         observations += [other, base]
 
-    def scores(some: list[Observation]) -> torch.Tensor:
+    def scores(some: list[DictObservation]) -> torch.Tensor:
         with torch.no_grad():
             return policy.get_distribution(batched(some)).distribution.logits
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from assignnet import Features, Problem, Roi, RoiTree, check_selection, greedy
+from assignnet import CostModel, Features, Roi, RoiTree, check_selection, greedy
 from assignnet.choice.rules import in_space_order
 from assignnet.learn.network import NetworkSize, stack
-from assignnet.learn.observation import look_at
+from assignnet.learn.observation import observe
 from assignnet.learn.supervised import GainNetwork, choose_by_gains, predict_gains, train_gains, true_gains
 from assignnet.value.instance import Instance, total_slots
 from assignnet.value.oracle import oracle
@@ -36,9 +36,9 @@ def disturbed(seed: int = 0, size: NetworkSize = SIZE) -> GainNetwork:
 
 
 def choose(network: GainNetwork, instance: Instance, **changes: float) -> tuple[Roi, ...]:
-    problem = replace(instance.problem, **changes)
-    scene = look_at(instance.tree, problem, instance.features)
-    return choose_by_gains(network, instance.tree, problem, scene, "dice")
+    cost_model = replace(instance.cost_model, **changes)
+    observation = observe(instance.tree, cost_model, instance.features)
+    return choose_by_gains(network, instance.tree, cost_model, observation, "dice")
 
 
 def one_family(truth: list[int], labels: list[tuple[int, int, list[int]]], classes: tuple[int, ...]) -> Instance:
@@ -52,7 +52,7 @@ def one_family(truth: list[int], labels: list[tuple[int, int, list[int]]], class
     rois = [Roi(box, 0.9, float(box.shape[2])) for box in boxes]
     tree = RoiTree((rois[0],), (tuple(rois[1:]) or (rois[0],),), (1, 1, len(truth)))
     outcomes = count_outcomes(line, np.zeros_like(line), found, classes)
-    return Instance("line", "line", tree, Problem(slot=(1, 1, 4)), Features(), outcomes, 1.0)
+    return Instance("line", "line", tree, CostModel(slot=(1, 1, 4)), Features(), outcomes, 1.0)
 
 
 # --- targets
@@ -93,7 +93,7 @@ def test_true_gains__class_that_is_not_there__counts_as_it_is() -> None:
 def test_gain_network__regions_in_another_order__predicts_in_that_order() -> None:
     """Regions are a set; the total does not depend on their order at all."""
     instance = examples(0, 1)[0]
-    nodes, standing, parent, present, volume = stack([look_at(instance.tree, instance.problem, instance.features)])
+    nodes, standing, parent, present, volume = stack([observe(instance.tree, instance.cost_model, instance.features)])
     order = torch.from_numpy(np.random.default_rng(1).permutation(parent.shape[1]))
     place = torch.argsort(order)
     network = disturbed()
@@ -107,13 +107,15 @@ def test_gain_network__regions_in_another_order__predicts_in_that_order() -> Non
 
 def test_gain_network__padding__changes_nothing() -> None:
     """A tree in a batch is seen as it is alone."""
-    scenes = [look_at(one.tree, one.problem, one.features) for one in (*examples(0, 1), *examples(1, 1, regions=8))]
+    observations = [
+        observe(one.tree, one.cost_model, one.features) for one in (*examples(0, 1), *examples(1, 1, regions=8))
+    ]
     network = disturbed()
-    together = network(*stack(scenes))
-    for row, scene in enumerate(scenes):
-        alone = network(*stack([scene]))
+    together = network(*stack(observations))
+    for row, observation in enumerate(observations):
+        alone = network(*stack([observation]))
         for part, other in zip(together[:2], alone[:2], strict=True):
-            torch.testing.assert_close(part[row, : len(scene.parent)], other[0])
+            torch.testing.assert_close(part[row, : len(observation.parent)], other[0])
         torch.testing.assert_close(together[2][row], alone[2][0])
 
 
@@ -126,7 +128,7 @@ def test_predict_gains__any_network__gives_counts_that_can_be(scale: float) -> N
         for part in (network.region, network.total):
             part[-1].weight.mul_(scale)
         network.total[-1].bias.fill_(-3)
-    gains = predict_gains(network, instance.tree, look_at(instance.tree, instance.problem, instance.features))
+    gains = predict_gains(network, instance.tree, observe(instance.tree, instance.cost_model, instance.features))
     assert np.isfinite(gains.found).all()
     assert (gains.common >= 0).all()
     assert (gains.common <= gains.found).all()
@@ -145,7 +147,7 @@ def test_predict_gains__children_that_overlap__find_common_voxels_once() -> None
         network.region[-1].weight.zero_()
         network.region[-1].bias.zero_()
         network.total[-1].bias.fill_(-9)
-    gains = predict_gains(network, tree, look_at(tree, Problem(slot=(4, 4, 8)), Features()))
+    gains = predict_gains(network, tree, observe(tree, CostModel(slot=(4, 4, 8)), Features()))
     np.testing.assert_allclose(gains.found, [80, 60, 60], rtol=1e-5)
     np.testing.assert_allclose(gains.common, gains.found / 2, rtol=1e-5)
     assert gains.true == pytest.approx(40)
@@ -157,14 +159,14 @@ def test_predict_gains__children_that_overlap__find_common_voxels_once() -> None
 def test_choose_by_gains__any_weight_and_budget__is_valid_and_in_the_order_of_space() -> None:
     """The dynamic programme's choice is one that the pipeline accepts, and within the budget."""
     for instance in examples(0, 3):
-        total = total_slots(instance.tree, instance.problem)
+        total = total_slots(instance.tree, instance.cost_model)
         everything = choose(disturbed(), instance, weight=0.0)
         assert len(everything) > 2
         for share in (0.0, 0.2, 0.6):
             chosen = choose(disturbed(), instance, weight=0.01, budget=share * total)
             check_selection(instance.tree, chosen)
             assert instance.slots[instance.chosen(chosen)].sum() <= share * total + 1e-6
-            assert chosen == in_space_order(chosen, instance.problem.slot)
+            assert chosen == in_space_order(chosen, instance.cost_model.slot)
 
 
 def test_choose_by_gains__greater_weight__never_costs_more() -> None:
@@ -196,8 +198,8 @@ def test_train_gains__held_out_instances__earn_more_than_rules(trained: GainNetw
     random = np.random.default_rng(0)
     rules: dict[str, Callable[[Instance, float], tuple[Roi, ...]]] = {
         "gains": lambda one, weight: choose(trained, one, weight=weight),
-        "greedy": lambda one, weight: greedy(one.tree, replace(one.problem, weight=weight)),
-        "greedy that drops": lambda one, weight: greedy(one.tree, replace(one.problem, weight=weight, drop=True)),
+        "greedy": lambda one, weight: greedy(one.tree, replace(one.cost_model, weight=weight)),
+        "greedy that drops": lambda one, weight: greedy(one.tree, replace(one.cost_model, weight=weight, drop=True)),
         "random": lambda one, weight: tuple(roi for roi in one.tree.parents if random.random() < 0.5),
     }
     held = examples(2, 30)
@@ -218,8 +220,8 @@ def test_train_gains__many_passes_over_few_instances__learns_them_by_heart() -> 
     few = [*examples(3, 2, regions=6), *examples(4, 1, regions=9)]
     network = train_gains(few, SIZE, epochs=400, seed=0, learning_rate=0.01)
     for instance in few:
-        scene = look_at(instance.tree, instance.problem, instance.features)
-        found, right, true = (part[0].detach().double().numpy() for part in network(*stack([scene])))
+        observation = observe(instance.tree, instance.cost_model, instance.features)
+        found, right, true = (part[0].detach().double().numpy() for part in network(*stack([observation])))
         target, unit = true_gains(instance), instance.tree.mass
         close = 0.05 * target.true
         np.testing.assert_allclose(np.exp(found) * unit, target.found, atol=close)
@@ -262,7 +264,7 @@ def test_train_gains__instances_without_regions_or_truth__are_survived() -> None
     nothing = one_family([0, 0, 0, 0], [(0, 4, [1, 1, 0, 0])], (1,))
     bare = replace(nothing, tree=empty)
     network = train_gains([nothing, bare], replace(SIZE, features=0), epochs=30, seed=0, learning_rate=0.01)
-    gains = predict_gains(network, nothing.tree, look_at(nothing.tree, nothing.problem, nothing.features))
+    gains = predict_gains(network, nothing.tree, observe(nothing.tree, nothing.cost_model, nothing.features))
     assert gains.common[0] < 0.2 * gains.found[0]
     with pytest.raises(ValueError, match="at least one instance that has regions"):
         train_gains([bare], SIZE, epochs=1, seed=0)

@@ -276,7 +276,7 @@ def test_train_agent__its_card__says_what_it_was_trained_for(
     """The agent can be written and read, and its card has all that tells whether it fits a run."""
     context = None if packing == "same_size" else (1, 1, 1)
     some = [random_instance(seed, 3, features=2, volume=3) for seed in range(3)]
-    some = [replace(one, problem=replace(one.problem, context=context)) for one in some]
+    some = [replace(one, cost_model=replace(one.cost_model, context=context)) for one in some]
     agent = run(replace(settings, steps=1), tmp_path / "work", learn=some[:2], held=some[2:])
     save_agent(tmp_path / "agent", agent)
     card = load_agent(tmp_path / "agent").card

@@ -28,7 +28,7 @@ BEST = Choice((LEFT, LEAF), 0.8, 0.9)
 
 def choosing(*selection: Roi):
     """An assigner that always chooses the same."""
-    return lambda tree, problem, features=NO_FEATURES: selection
+    return lambda tree, cost_model, features=NO_FEATURES: selection
 
 
 def row(weight: float = 0.1, **values) -> Row:
@@ -81,11 +81,11 @@ def test_evaluate__line__fills_a_row_as_worked_out_by_hand(asked) -> None:
 
 
 def test_evaluate__assigner__gets_the_instance_and_the_weight(asked) -> None:
-    """Tree and features are the instance's; its problem has the weight put in, and nothing else changed."""
+    """Tree and features are the instance's; its cost model has the weight put in, and nothing else changed."""
     instance, seen = random_instance(0, features=3), []
     evaluate(lambda *given: seen.append(given) or (), [instance], "dice", [0.1, 0.4])
-    assert [problem.weight for _, problem, _ in seen] == [0.1, 0.4]
-    assert {replace(problem, weight=0) for _, problem, _ in seen} == {replace(instance.problem, weight=0)}
+    assert [cost_model.weight for _, cost_model, _ in seen] == [0.1, 0.4]
+    assert {replace(cost_model, weight=0) for _, cost_model, _ in seen} == {replace(instance.cost_model, weight=0)}
     assert all(tree is instance.tree and features is instance.features for tree, _, features in seen)
 
 
@@ -148,7 +148,7 @@ def test_evaluate__two_instances_of_one_name__do_not_share_a_choice(monkeypatch)
 def test_evaluate__assigner_that_draws__is_repeatable_and_disturbs_nobody(asked) -> None:
     """The same seed gives the same rows, another one others, and PyTorch's random state stays as it was."""
 
-    def drawing(tree, problem, features=NO_FEATURES):
+    def drawing(tree, cost_model, features=NO_FEATURES):
         return tuple(leaf for leaf in tree.leaves if torch.rand(()) < 0.5)
 
     instances = [random_instance(seed) for seed in range(4)]

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 
-from assignnet import Problem, Roi, RoiTree
+from assignnet import CostModel, Roi, RoiTree
 from assignnet.choice.tree import Features
 from assignnet.value.instance import Instance, read_instances, total_slots, write_instances
 from assignnet.value.voxel_counts import count_outcomes
 from canvas import Box
 
-FAR_OFF = Problem(
+FAR_OFF = CostModel(
     (5, 6, 7), 0.3, "native", tile_step=0.25, drop=True, native=(9, 8, 7), context=(0, 1, 2), budget=2.5, keep=3
 )
 
@@ -44,7 +44,7 @@ def empty_instance() -> Instance:
     """A volume in which the coarse stage saw nothing."""
     truth = np.ones((2, 2, 2), np.uint8)
     outcomes = count_outcomes(truth, np.zeros_like(truth), [], (1,))
-    return Instance("none/0", "none", RoiTree((), (), (2, 2, 2)), Problem((1, 1, 1)), Features(), outcomes, 0.1)
+    return Instance("none/0", "none", RoiTree((), (), (2, 2, 2)), CostModel((1, 1, 1)), Features(), outcomes, 0.1)
 
 
 # --- files
@@ -54,15 +54,15 @@ def empty_instance() -> Instance:
     "instances",
     [
         [random_instance(seed, features=seed, volume=2 * seed) for seed in range(3)],
-        [replace(random_instance(3), problem=FAR_OFF)],
-        [replace(random_instance(4), problem=Problem((1, 2, 3)))],
+        [replace(random_instance(3), cost_model=FAR_OFF)],
+        [replace(random_instance(4), cost_model=CostModel((1, 2, 3)))],
         [line(), empty_instance()],
         [],
     ],
     ids=["several", "every setting", "no setting", "no region", "none"],
 )
 def test_read_instances__written_ones__returns_the_same(instances, tmp_path) -> None:
-    """Trees, problems, features, outcomes and names come back unchanged, in order, and so does what is told of them."""
+    """Trees, cost models, features, outcomes and names come back unchanged, in order, and what is told of them."""
     about = {"model": "tiny", "cases": ["a", "b"], "threshold": 0.25}
     write_instances(tmp_path / "file.h5", instances, about)
     read, told = read_instances(tmp_path / "file.h5")
@@ -101,30 +101,30 @@ def test_read_instances__no_hdf5__raises(tmp_path) -> None:
 
 def test_slots__context__counts_the_room_of_the_shown_box_with_its_surroundings() -> None:
     """A box of 4 x 6 x 20 is shown as 4 x 6 x 8, with context 6 x 10 x 14 = 840 of the slot's 512 voxels."""
-    problem = Problem((8, 8, 8), context=(1, 2, 3))
-    assert problem.slots(Box.whole((4, 6, 20))) == pytest.approx(840 / 512)
+    cost_model = CostModel((8, 8, 8), context=(1, 2, 3))
+    assert cost_model.slots(Box.whole((4, 6, 20))) == pytest.approx(840 / 512)
     # Native: windows of 8 at steps of 4 along 20 are four.
-    assert replace(problem, large="native").slots(Box.whole((4, 6, 20))) == pytest.approx(4 * 840 / 512)
+    assert replace(cost_model, large="native").slots(Box.whole((4, 6, 20))) == pytest.approx(4 * 840 / 512)
     # A larger native size, 16, shows more: (4 + 2) x (6 + 4) x (16 + 6).
-    assert replace(problem, native=(16, 16, 16)).slots(Box.whole((4, 6, 20))) == pytest.approx(1320 / 512)
+    assert replace(cost_model, native=(16, 16, 16)).slots(Box.whole((4, 6, 20))) == pytest.approx(1320 / 512)
 
 
 @settings(deadline=None)
 @given(st.tuples(*[st.integers(1, 60)] * 3), st.tuples(*[st.integers(4, 20)] * 3), st.none() | st.just((1, 0, 2)))
 def test_slots__native_tiles__cost_what_the_tiles_cost_together(shape, native, context) -> None:
     """A box larger than native costs the sum of nnU-Net's windows, each as a box of its own."""
-    problem = Problem((8, 8, 8), large="native", native=native, context=context)
+    cost_model = CostModel((8, 8, 8), large="native", native=native, context=context)
     window = tuple(min(edge, tile) for edge, tile in zip(shape, native, strict=True))
     steps = compute_steps_for_sliding_window(shape, window, 0.5)
     room = prod(edge + 2 * side for edge, side in zip(window, context or (0, 0, 0), strict=True)) / 512
     expected = sum(1.0 if context is None else room for _ in product(*steps))
-    assert problem.slots(Box.whole(shape)) == pytest.approx(expected)
+    assert cost_model.slots(Box.whole(shape)) == pytest.approx(expected)
 
 
 def test_total_slots__parents_and_leaves__counts_children_only() -> None:
     """The unit of cost is what all children occupy, and 1 where there is none."""
-    assert total_slots(line().tree, line().problem) == 3
-    assert total_slots(RoiTree((), (), (1, 1, 1)), Problem((1, 1, 1))) == 1
+    assert total_slots(line().tree, line().cost_model) == 3
+    assert total_slots(RoiTree((), (), (1, 1, 1)), CostModel((1, 1, 1))) == 1
 
 
 # --- worth
@@ -146,7 +146,9 @@ def test_reward__something_found_outside__counts_the_gain_only() -> None:
     truth = np.uint8([[[1, 1, 1, 1]]])
     roi = Roi(Box((0, 0, 2), (1, 1, 4)), 0.5, 1.0)
     outcomes = count_outcomes(truth, np.uint8([[[1, 1, 0, 0]]]), [(roi.box.slices, np.uint8([[[1, 0]]]))], (1,))
-    instance = Instance("a", "a", RoiTree((roi,), ((roi,),), (1, 1, 4)), Problem((1, 1, 2)), Features(), outcomes, 1.0)
+    instance = Instance(
+        "a", "a", RoiTree((roi,), ((roi,),), (1, 1, 4)), CostModel((1, 1, 2)), Features(), outcomes, 1.0
+    )
     assert instance.reward((roi,), "dice", 0.0) == pytest.approx(6 / 7 - 4 / 6)
 
 
@@ -161,6 +163,6 @@ def test_weighted__new_weight__changes_nothing_else() -> None:
     """Training varies the weight of an instance."""
     instance = line()
     other = instance.weighted(0.25)
-    assert other.problem == replace(instance.problem, weight=0.25)
+    assert other.cost_model == replace(instance.cost_model, weight=0.25)
     assert other.outcomes is instance.outcomes
     assert other.tree is instance.tree

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from assignnet import NO_FEATURES, Problem, Roi, RoiTree, check_selection
+from assignnet import NO_FEATURES, CostModel, Roi, RoiTree, check_selection
 from assignnet.choice.rules import in_space_order
-from assignnet.value.additive_tree import Sums
+from assignnet.value.additive_tree import AdditiveTree
 from assignnet.value.instance import Instance, total_slots
 from assignnet.value.oracle import flips, oracle
-from assignnet.value.solver import plan
+from assignnet.value.solver import solve
 from assignnet.value.synthetic import synthetic_instance
-from assignnet.value.upper_bound import bound
+from assignnet.value.upper_bound import upper_bound
 from assignnet.value.voxel_counts import count_outcomes
 from canvas import Box
 
@@ -43,7 +43,7 @@ class Case:
     metric: str
     budget: float | None
 
-    def sums(self, **changes: object) -> Sums:
+    def sums(self, **changes: object) -> AdditiveTree:
         arguments = {
             "parent": self.parent,
             "common": self.right,
@@ -56,11 +56,11 @@ class Case:
             "base_common": self.base_right,
             "base_found": self.base_right + self.base_wrong,
         }
-        return Sums.of(**arguments | changes)
+        return AdditiveTree.of(**arguments | changes)
 
     @property
     def bound(self) -> float:
-        return bound(self.sums(), plan(self.sums()))
+        return upper_bound(self.sums(), solve(self.sums()))
 
     def rewards(self, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
         """What selections of shape (rows, regions) are worth; those over the budget nothing."""
@@ -134,15 +134,15 @@ def is_valid(parent: NDArray[np.int64], chosen: NDArray[np.bool_]) -> bool:
     return not any(chosen[region] and chosen[head] for region, head in enumerate(parent) if region != head)
 
 
-# --- plan and bound
+# --- solve and upper_bound
 
 
 @relaxed
 @given(seeds, st.integers(1, 9), st.integers(1, 3))
-def test_plan__small_tree__is_the_best_of_all(seed, regions, classes) -> None:
+def test_solve__small_tree__is_the_best_of_all(seed, regions, classes) -> None:
     """No allowed selection is worth more, for either metric, with and without a budget."""
     drawn = case(seed, regions, classes)
-    chosen = plan(drawn.sums())
+    chosen = solve(drawn.sums())
     assert chosen.shape == (regions,)
     assert is_valid(drawn.parent, chosen)
     assert drawn.rewards(chosen[None])[0] == pytest.approx(drawn.best, abs=1e-9)
@@ -150,19 +150,19 @@ def test_plan__small_tree__is_the_best_of_all(seed, regions, classes) -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(seeds, st.integers(1, 8), st.integers(1, 3))
-def test_bound__small_tree__is_exceeded_by_no_selection(seed, regions, classes) -> None:
+def test_upper_bound__small_tree__is_exceeded_by_no_selection(seed, regions, classes) -> None:
     """The best of all allowed selections is worth no more, for either metric, with and without a budget."""
     drawn = case(seed, regions, classes)
     assert drawn.bound >= drawn.best - 1e-9
 
 
 @pytest.mark.long
-def test_plan__larger_trees__is_never_far_from_the_best() -> None:
+def test_solve__larger_trees__is_never_far_from_the_best() -> None:
     """Of 100 trees of 13 regions, too large to try all of their exchanges, 99 at least are solved, the last nearly."""
     missed = []
     for seed in range(100):
         drawn = case(seed, 13, 1 + seed % 3)
-        short = drawn.best - drawn.rewards(plan(drawn.sums())[None])[0]
+        short = drawn.best - drawn.rewards(solve(drawn.sums())[None])[0]
         assert -1e-9 <= short < 0.01
         missed.append(short > 1e-9)
     assert sum(missed) <= 1
@@ -171,34 +171,34 @@ def test_plan__larger_trees__is_never_far_from_the_best() -> None:
 @pytest.mark.parametrize(
     ("seed", "regions", "classes"), [(54, 7, 1), (918, 7, 1), (357, 9, 1), (1172, 9, 1), (246, 10, 2), (699, 10, 2)]
 )
-def test_plan__exchange_of_several_regions_needed__is_found(seed, regions, classes) -> None:
+def test_solve__exchange_of_several_regions_needed__is_found(seed, regions, classes) -> None:
     """Where neither tangents nor single exchanges reach the best: two regions make room for a third, and the like."""
     drawn = case(seed, regions, classes, budget=True)
-    assert drawn.rewards(plan(drawn.sums())[None])[0] == pytest.approx(drawn.best, abs=1e-9)
+    assert drawn.rewards(solve(drawn.sums())[None])[0] == pytest.approx(drawn.best, abs=1e-9)
 
 
 @settings(deadline=None, max_examples=60)
 @given(seeds, st.integers(1, 30), st.integers(1, 3))
-def test_plan__budget__is_kept(seed, regions, classes) -> None:
+def test_solve__budget__is_kept(seed, regions, classes) -> None:
     """No selection costs more than the budget, and it is one of those that are allowed."""
     drawn = case(seed, regions, classes, budget=True)
-    chosen = plan(drawn.sums())
+    chosen = solve(drawn.sums())
     assert is_valid(drawn.parent, chosen)
     assert drawn.cost[chosen].sum() <= drawn.budget + 1e-9
 
 
 @settings(deadline=None, max_examples=60)
 @given(seeds, st.integers(1, 30))
-def test_plan__budget_for_everything__is_no_limit(seed, regions) -> None:
+def test_solve__budget_for_everything__is_no_limit(seed, regions) -> None:
     """A budget that suffices for all changes nothing, although shares add up with rounding; none at all leaves none."""
     drawn = replace(case(seed, regions, 1, budget=False))
-    free = plan(drawn.sums())
-    limited = plan(drawn.sums(budget=float(drawn.cost[free].sum())))
+    free = solve(drawn.sums())
+    limited = solve(drawn.sums(budget=float(drawn.cost[free].sum())))
     assert drawn.rewards(limited[None])[0] == pytest.approx(drawn.rewards(free[None])[0], abs=1e-12)
-    assert not plan(drawn.sums(budget=0.0)).any()
+    assert not solve(drawn.sums(budget=0.0)).any()
 
 
-def test_plan__children_follow_no_parent__raises() -> None:
+def test_solve__children_follow_no_parent__raises() -> None:
     """Another order than that of RoiTree.rois is refused."""
     drawn = case(0, 3, 1)
     for parent in ([0, 1, 0], [1, 1, 2]):
@@ -206,16 +206,16 @@ def test_plan__children_follow_no_parent__raises() -> None:
             drawn.sums(parent=np.array(parent))
 
 
-def test_plan__no_region__selects_nothing() -> None:
+def test_solve__no_region__selects_nothing() -> None:
     """An empty tree has an empty best selection, and its bound is what is there."""
     none = np.zeros((0, 1))
     known = (np.zeros(0, int), none, none, np.array([8.0]), np.zeros(0), 0.1, "dice")
-    sums = Sums.of(*known, base_common=np.array([4.0]), base_found=np.array([8.0]))
-    assert plan(sums).shape == (0,)
-    assert bound(sums, plan(sums)) == 0.5
+    sums = AdditiveTree.of(*known, base_common=np.array([4.0]), base_found=np.array([8.0]))
+    assert solve(sums).shape == (0,)
+    assert upper_bound(sums, solve(sums)) == 0.5
 
 
-def test_bound__one_class__is_tight() -> None:
+def test_upper_bound__one_class__is_tight() -> None:
     """Without a budget the bound of one class is next to the best; with one, or with several classes, not far."""
     above = {name: [] for name in ("one class", "budget", "three classes")}
     for seed in range(30):
@@ -228,7 +228,7 @@ def test_bound__one_class__is_tight() -> None:
             ),
             strict=True,
         ):
-            reached = drawn.rewards(plan(drawn.sums())[None])[0]
+            reached = drawn.rewards(solve(drawn.sums())[None])[0]
             above[name].append(drawn.bound - reached)
     assert min(map(min, above.values())) >= -1e-9
     assert max(above["one class"]) < 0.01
@@ -239,7 +239,7 @@ def test_bound__one_class__is_tight() -> None:
 
 @pytest.mark.parametrize("budget", [None, 0.3])
 @pytest.mark.parametrize("metric", ["dice", "iou"])
-def test_bound__hundred_regions__proves_the_plan_nearly_optimal(metric, budget) -> None:
+def test_upper_bound__hundred_regions__proves_the_selection_nearly_optimal(metric, budget) -> None:
     """What is found for made-up volumes cannot be improved by more than a thousandth, with a budget a hundredth."""
     for seed in range(4):
         instance = synthetic_instance(np.random.default_rng(seed), 100)
@@ -248,32 +248,32 @@ def test_bound__hundred_regions__proves_the_plan_nearly_optimal(metric, budget) 
         assert choice.bound - choice.reward < (0.001 if budget is None else 0.01)
 
 
-def test_plan__class_without_voxels__spares_it_where_that_pays() -> None:
+def test_solve__class_without_voxels__spares_it_where_that_pays() -> None:
     """A region that spoils an absent class, worth half of the mean, is not worth a tenth of another class."""
     parent, cost = np.array([0, 1]), np.zeros(2)
     common, found = np.array([[90.0, 0.0], [10.0, 0.0]]), np.array([[90.0, 0.0], [10.0, 1.0]])
     true = np.array([100.0, 0.0])
-    sums = Sums.of(parent, common, found, true, cost, 0.0, "iou")
-    assert plan(sums).tolist() == [True, False]
-    assert bound(sums, plan(sums)) == pytest.approx((0.9 + 1) / 2, abs=1e-3)
+    sums = AdditiveTree.of(parent, common, found, true, cost, 0.0, "iou")
+    assert solve(sums).tolist() == [True, False]
+    assert upper_bound(sums, solve(sums)) == pytest.approx((0.9 + 1) / 2, abs=1e-3)
 
 
-def test_bound__class_without_voxels__allows_to_spoil_it() -> None:
+def test_upper_bound__class_without_voxels__allows_to_spoil_it() -> None:
     """Where two classes are worth more than the absent third, the bound is no less than what spoiling it brings."""
     common, found = np.array([[9.0, 9.0, 0.0]]), np.array([[9.0, 9.0, 1.0]])
-    sums = Sums.of(np.array([0]), common, found, np.array([9.0, 9.0, 0.0]), np.zeros(1), 0.0, "dice")
-    assert plan(sums).tolist() == [True]
-    assert bound(sums, plan(sums)) == pytest.approx(2 / 3, abs=1e-3)
+    sums = AdditiveTree.of(np.array([0]), common, found, np.array([9.0, 9.0, 0.0]), np.zeros(1), 0.0, "dice")
+    assert solve(sums).tolist() == [True]
+    assert upper_bound(sums, solve(sums)) == pytest.approx(2 / 3, abs=1e-3)
 
 
-def test_plan__many_regions_spoil_a_class__leaves_out_all_of_them() -> None:
+def test_solve__many_regions_spoil_a_class__leaves_out_all_of_them() -> None:
     """Half of the regions find a voxel of an absent class; to drop one of them helps only if all are dropped."""
     regions, spoil = 40, np.arange(40) % 2
     common = np.column_stack([3.0 - spoil, np.zeros(regions)])
     found = common + np.column_stack([np.zeros(regions), spoil])
-    sums = Sums.of(np.arange(regions), common, found, np.array([100.0, 0.0]), np.zeros(regions), 0.0, "dice")
-    assert plan(sums).tolist() == (spoil == 0).tolist()
-    assert bound(sums, plan(sums)) == pytest.approx((120 / 160 + 1) / 2, abs=1e-3)
+    sums = AdditiveTree.of(np.arange(regions), common, found, np.array([100.0, 0.0]), np.zeros(regions), 0.0, "dice")
+    assert solve(sums).tolist() == (spoil == 0).tolist()
+    assert upper_bound(sums, solve(sums)) == pytest.approx((120 / 160 + 1) / 2, abs=1e-3)
 
 
 # --- oracle
@@ -281,7 +281,7 @@ def test_plan__many_regions_spoil_a_class__leaves_out_all_of_them() -> None:
 
 def every_reward(instance: Instance, metric: str, weight: float, budget: float | None) -> Iterator[float]:
     """Rewards of all allowed selections within the budget."""
-    cost = instance.slots / total_slots(instance.tree, instance.problem)
+    cost = instance.slots / total_slots(instance.tree, instance.cost_model)
     nothing = instance.outcomes.quality(np.zeros(len(cost), dtype=bool), metric)
     for chosen in every_selection(instance.tree.parent_of):
         if budget is None or cost[chosen].sum() <= budget + 1e-9:
@@ -318,8 +318,8 @@ def crowded(seed: int, families: int, side: int = 12, classes: int = 1) -> Insta
         results.append((roi.box.slices, np.where(wrong, random.integers(0, classes + 1, labels.shape), labels)))
     outside = np.where(random.random(truth.shape) < 0.1, truth, 0)
     outcomes = count_outcomes(truth, outside, results, tuple(range(1, classes + 1)))
-    problem = Problem((8, 8, 8), context=(1, 1, 1))
-    return Instance("crowd", "crowd", tree, problem, NO_FEATURES, outcomes, 1.0)
+    cost_model = CostModel((8, 8, 8), context=(1, 1, 1))
+    return Instance("crowd", "crowd", tree, cost_model, NO_FEATURES, outcomes, 1.0)
 
 
 @relaxed
@@ -330,9 +330,9 @@ def test_flips__overlapping_regions__are_what_each_change_does(seed, empty) -> N
     outcomes, regions = instance.outcomes, len(instance.tree.rois)
     chosen = np.zeros(regions, dtype=bool) if empty else random.random(regions) < 0.5
     common, found = flips(outcomes, chosen)
-    now = outcomes.tally(chosen)
+    now = outcomes.confusion(chosen)
     for region in range(regions):
-        other = outcomes.tally(chosen ^ (np.arange(regions) == region))
+        other = outcomes.confusion(chosen ^ (np.arange(regions) == region))
         np.testing.assert_allclose(common[region], other.common - now.common, atol=1e-9)
         np.testing.assert_allclose(found[region], other.found - now.found, atol=1e-9)
     if empty:
@@ -347,7 +347,7 @@ def test_oracle__nothing_shared__is_the_best_of_all(metric, seed, regions, weigh
     instance = synthetic_instance(np.random.default_rng(seed), regions)
     choice = oracle(instance, metric, weight, budget)
     check_selection(instance.tree, choice.selection)
-    assert choice.selection == in_space_order(choice.selection, instance.problem.slot)
+    assert choice.selection == in_space_order(choice.selection, instance.cost_model.slot)
     assert choice.reward == pytest.approx(instance.reward(choice.selection, metric, weight), abs=1e-12)
     best = max(every_reward(instance, metric, weight, budget))
     assert choice.reward == pytest.approx(best, abs=1e-9)
@@ -362,7 +362,7 @@ def test_oracle__overlapping_regions__is_the_best_in_nearly_all_cases() -> None:
         weight, budget = float(0.01 * 40 ** (seed % 10 / 9)), None if seed % 3 else 0.6
         choice = oracle(instance, "dice", weight, budget)
         check_selection(instance.tree, choice.selection)
-        cost = instance.slots / total_slots(instance.tree, instance.problem)
+        cost = instance.slots / total_slots(instance.tree, instance.cost_model)
         assert cost[instance.chosen(choice.selection)].sum() <= (budget or np.inf) + 1e-9
         best = max(every_reward(instance, "dice", weight, budget))
         assert best - 0.05 < choice.reward <= best + 1e-9
@@ -375,9 +375,11 @@ def test_oracle__overlapping_regions__is_the_best_in_nearly_all_cases() -> None:
 def planned(instance: Instance, cost: NDArray[np.float64], weight: float, budget: float | None) -> float:
     """What the selection is worth that would be best if counts added up."""
     outcomes, regions = instance.outcomes, len(instance.tree.rois)
-    base = outcomes.tally(np.zeros(regions, dtype=bool))
+    base = outcomes.confusion(np.zeros(regions, dtype=bool))
     counts = (*outcomes.alone(regions), base.true)
-    chosen = plan(Sums.of(instance.tree.parent_of, *counts, cost, weight, "dice", budget, base.common, base.found))
+    chosen = solve(
+        AdditiveTree.of(instance.tree.parent_of, *counts, cost, weight, "dice", budget, base.common, base.found)
+    )
     rois = [roi for roi, taken in zip(instance.tree.rois, chosen, strict=True) if taken]
     return instance.reward(rois, "dice", weight)
 
@@ -402,7 +404,7 @@ def test_oracle__two_regions_see_the_same_object__takes_one_of_them(related) -> 
         tree = RoiTree((whole,), ((left, right),), (1, 1, 7))
         results.insert(0, (whole.box.slices, np.uint8([[[0, 0, 0, 0, 0, 1]]])))
     outcomes = count_outcomes(truth, np.zeros_like(truth), results, (1,))
-    instance = Instance("twins", "twins", tree, Problem((1, 1, 5)), NO_FEATURES, outcomes, 1.0)
+    instance = Instance("twins", "twins", tree, CostModel((1, 1, 5)), NO_FEATURES, outcomes, 1.0)
     assert oracle(instance, "dice", 0.1).selection == (right,)
     assert planned(instance, np.full(len(tree.rois), 0.5), 0.1, None) < instance.reward((right,), "dice", 0.1)
 
@@ -424,6 +426,6 @@ def test_oracle__no_region__chooses_nothing() -> None:
     """A volume in which the coarse stage saw nothing earns nothing."""
     truth = np.ones((1, 1, 2), np.uint8)
     outcomes = count_outcomes(truth, np.zeros_like(truth), [], (1,))
-    instance = Instance("none", "none", RoiTree((), (), (1, 1, 2)), Problem((1, 1, 1)), NO_FEATURES, outcomes, 1.0)
+    instance = Instance("none", "none", RoiTree((), (), (1, 1, 2)), CostModel((1, 1, 1)), NO_FEATURES, outcomes, 1.0)
     choice = oracle(instance, "dice", 0.1)
     assert (choice.selection, choice.reward, choice.bound) == ((), 0.0, 0.0)

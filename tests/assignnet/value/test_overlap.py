@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from assignnet.value.additive_tree import Sums
-from assignnet.value.overlap import _Moves, box_shares, plan_overlapping
-from assignnet.value.solver import plan
+from assignnet.value.additive_tree import AdditiveTree
+from assignnet.value.overlap import _Moves, box_shares, solve_overlapping
+from assignnet.value.solver import solve
 from canvas import Box
 
 relaxed = settings(deadline=None, max_examples=150)
@@ -39,8 +39,8 @@ class Case:
 
     def solve(self, *, overlap: bool = True) -> NDArray[np.bool_]:
         known = self.parent, self.common, self.found, self.true, self.cost, self.weight, self.metric, self.budget
-        sums = Sums.of(*known)
-        return plan_overlapping(sums, box_shares(self.boxes)) if overlap else plan(sums)
+        sums = AdditiveTree.of(*known)
+        return solve_overlapping(sums, box_shares(self.boxes)) if overlap else solve(sums)
 
     @property
     def exclude(self) -> NDArray[np.bool_]:
@@ -142,7 +142,7 @@ def test_box_shares__any_boxes__are_those_of_painted_voxels(boxes: list[Box]) ->
 
 @relaxed
 @given(seeds, st.integers(1, 7))
-def test_plan_overlapping__crowded_boxes__is_valid_and_between_plan_and_the_best(seed: int, regions: int) -> None:
+def test_solve_overlapping__crowded_boxes__is_valid_and_between_solve_and_the_best(seed: int, regions: int) -> None:
     """What is selected may be, is within the budget, and earns no less than without a look at overlaps."""
     drawn = case(seed, regions)
     chosen = drawn.solve()
@@ -152,8 +152,8 @@ def test_plan_overlapping__crowded_boxes__is_valid_and_between_plan_and_the_best
     assert drawn.reward(drawn.solve(overlap=False)) - 1e-9 <= reward <= drawn.best + 1e-9
 
 
-def test_plan_overlapping__hundred_crowds__is_the_best_in_most() -> None:
-    """A local search, yet 95 of 100 are the best, none is far from it, and ``plan`` alone loses ten times as much."""
+def test_solve_overlapping__hundred_crowds__is_the_best_in_most() -> None:
+    """A local search, yet 95 of 100 are the best, none is far from it, and ``solve`` alone loses ten times as much."""
     short, blind = [], []
     for seed in range(100):
         drawn = case(seed, 7)
@@ -167,29 +167,29 @@ def test_plan_overlapping__hundred_crowds__is_the_best_in_most() -> None:
 
 @relaxed
 @given(seeds, st.integers(1, 12))
-def test_plan_overlapping__nothing_shared__is_plan(seed: int, regions: int) -> None:
+def test_solve_overlapping__nothing_shared__is_solve(seed: int, regions: int) -> None:
     """Only a parent and its own children overlap, which are never selected together."""
     drawn = case(seed, regions, apart=True)
     assert drawn.solve().tolist() == drawn.solve(overlap=False).tolist()
 
 
 @pytest.mark.parametrize(("weight", "selected"), [(0.0, 2), (0.3, 1)])
-def test_plan_overlapping__two_boxes_over_the_same_object__takes_one_if_the_other_costs(
+def test_solve_overlapping__two_boxes_over_the_same_object__takes_one_if_the_other_costs(
     weight: float, selected: int
 ) -> None:
-    """Each box finds the whole object; ``plan`` believes that both are needed."""
+    """Each box finds the whole object; ``solve`` believes that both are needed."""
     counts = np.array([[50.0], [50.0]])
-    sums = Sums.of(np.array([0, 1]), counts, counts, np.array([100.0]), np.array([0.5, 0.5]), weight, "dice")
+    sums = AdditiveTree.of(np.array([0, 1]), counts, counts, np.array([100.0]), np.array([0.5, 0.5]), weight, "dice")
     boxes = [Box.of((0, 0, 0), (5, 5, 5)), Box.of((0, 0, 1), (5, 5, 5))]
-    assert plan(sums).sum() == 2
-    assert plan_overlapping(sums, box_shares(boxes)).sum() == selected
+    assert solve(sums).sum() == 2
+    assert solve_overlapping(sums, box_shares(boxes)).sum() == selected
 
 
-def test_plan_overlapping__no_region__selects_nothing() -> None:
+def test_solve_overlapping__no_region__selects_nothing() -> None:
     """An empty tree has an empty selection."""
     none = np.zeros((0, 1))
-    sums = Sums.of(np.zeros(0, int), none, none, np.array([8.0]), np.zeros(0), 0.1, "dice")
-    assert plan_overlapping(sums, box_shares([])).shape == (0,)
+    sums = AdditiveTree.of(np.zeros(0, int), none, none, np.array([8.0]), np.zeros(0), 0.1, "dice")
+    assert solve_overlapping(sums, box_shares([])).shape == (0,)
 
 
 @relaxed
@@ -198,7 +198,7 @@ def test_moves__any_sequence__know_what_every_next_move_is_worth(seed: int, regi
     """What is kept up to date move by move is what the definition says of each selection that a move leads to."""
     drawn = case(seed, regions)
     known = drawn.parent, drawn.common, drawn.found, drawn.true, drawn.cost, drawn.weight, drawn.metric, drawn.budget
-    moves = _Moves(Sums.of(*known), box_shares(drawn.boxes), drawn.exclude, np.zeros(regions, bool))
+    moves = _Moves(AdditiveTree.of(*known), box_shares(drawn.boxes), drawn.exclude, np.zeros(regions, bool))
     expected = np.zeros(regions, bool)
     for move in [None, *(number % regions for number in sequence)]:
         if move is not None:
@@ -218,7 +218,7 @@ def reached(drawn: Case, chosen: NDArray[np.bool_], move: int) -> NDArray[np.boo
 
 
 @pytest.mark.long
-def test_plan_overlapping__1600_boxes__takes_seconds() -> None:
+def test_solve_overlapping__1600_boxes__takes_seconds() -> None:
     """Rewards of moves are not computed from scratch: once that took minutes."""
     random = np.random.default_rng(0)
     boxes, parent = [], []
@@ -231,8 +231,8 @@ def test_plan_overlapping__1600_boxes__takes_seconds() -> None:
     found = np.ceil(random.uniform(0.1, 0.9, volume.shape) * volume)
     common = np.floor(random.uniform(0, 1, volume.shape) * found)
     cost = random.uniform(0.05, 1, len(boxes))
-    sums = Sums.of(np.array(parent), common, found, common.sum(axis=0) / 2, cost / cost.sum(), 0.1, "dice")
+    sums = AdditiveTree.of(np.array(parent), common, found, common.sum(axis=0) / 2, cost / cost.sum(), 0.1, "dice")
     start = process_time()
-    chosen = plan_overlapping(sums, box_shares(boxes))
+    chosen = solve_overlapping(sums, box_shares(boxes))
     assert process_time() - start < 40
     assert chosen.sum() > 100

@@ -11,11 +11,11 @@ from assign_examples import line, random_instance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assignnet.choice.cost_model import Problem
+from assignnet.choice.cost_model import CostModel
 from assignnet.learn.observation import still_free
 from assignnet.value.instance import Instance
 from assignnet.value.reward import AdjacencyReward, CanvasReward, GainReward, Reward, jump
-from assignnet.value.voxel_counts import Outcomes
+from assignnet.value.voxel_counts import VoxelCounts
 
 relaxed = settings(deadline=None, max_examples=50)
 WHOLE, LEFT, RIGHT, LEAF = range(4)
@@ -44,13 +44,13 @@ def play(reward: Reward, instance: Instance, choices: list[int], weight: float) 
 def counted(monkeypatch) -> list[int]:
     """One entry for every quality that gets computed: the number of regions selected."""
     calls = []
-    original = Outcomes.quality
+    original = VoxelCounts.quality
 
     def spy(self, chosen, metric):
         calls.append(int(chosen.sum()))
         return original(self, chosen, metric)
 
-    monkeypatch.setattr(Outcomes, "quality", spy)
+    monkeypatch.setattr(VoxelCounts, "quality", spy)
     return calls
 
 
@@ -116,7 +116,7 @@ def test_jump__line__is_distance_in_native_boxes_over_one_more() -> None:
 
 def test_jump__native_box__is_the_unit_of_each_axis() -> None:
     """A native box of (2, 1, 4) instead of a slot of (1, 1, 2) halves distances along x; other axes count alike."""
-    wide = replace(line(), problem=Problem(slot=(1, 1, 2), native=(2, 1, 4)))
+    wide = replace(line(), cost_model=CostModel(slot=(1, 1, 2), native=(2, 1, 4)))
     assert jump(wide, LEFT, LEAF) == pytest.approx(1.5 / 2.5)
     instance = random_instance(3, side=2)
     boxes = [instance.tree.rois[row].box for row in (0, -1)]
@@ -181,7 +181,7 @@ def test_canvas_reward__same_content__is_measured_once() -> None:
     others = [
         replace(line(), case="other"),
         replace(line(), name="line/1"),
-        replace(line(), problem=Problem(slot=(1, 1, 2), large="native")),
+        replace(line(), cost_model=CostModel(slot=(1, 1, 2), large="native")),
     ]
     for done, other in enumerate(others):
         play(reward, other, [LEFT, LEAF], 0.1)

@@ -57,10 +57,10 @@ def test_synthetic_instance__any_valid_selection__adds_up(seed, regions) -> None
     for region in random.permutation(regions)[: random.integers(regions + 1)]:
         chosen[region] = still_free(tree.parent_of, chosen)[region]
     common, found = outcomes.alone(regions)
-    tally = outcomes.tally(chosen)
-    np.testing.assert_array_equal(tally.common, common[chosen].sum(axis=0))
-    np.testing.assert_array_equal(tally.found, found[chosen].sum(axis=0))
-    assert (outcomes.bounds(chosen, "dice")) == (tally.quality("dice"),) * 2
+    confusion = outcomes.confusion(chosen)
+    np.testing.assert_array_equal(confusion.common, common[chosen].sum(axis=0))
+    np.testing.assert_array_equal(confusion.found, found[chosen].sum(axis=0))
+    assert (outcomes.bounds(chosen, "dice")) == (confusion.quality("dice"),) * 2
     assert (found[:, 0] <= [roi.box.volume for roi in tree.rois]).all()
     assert (common >= 0).all()
     assert (common <= found).all()
@@ -76,7 +76,7 @@ def test_synthetic_instance__same_generator__gives_the_same_instance(tmp_path) -
         write_instances(files[-1], instances, {})
     first, second = (read_instances(path)[0] for path in files)
     for one, other in zip(first, second, strict=True):
-        assert (one.name, one.tree, one.problem) == (other.name, other.tree, other.problem)
+        assert (one.name, one.tree, one.cost_model) == (other.name, other.tree, other.cost_model)
         np.testing.assert_array_equal(one.outcomes.count, other.outcomes.count)
         np.testing.assert_array_equal(one.features.nodes, other.features.nodes)
     assert first[0].case != first[1].case
@@ -85,7 +85,7 @@ def test_synthetic_instance__same_generator__gives_the_same_instance(tmp_path) -
 
 def test_synthetic_instance__many__are_mixed() -> None:
     """Both packings, most regions alone, some parents, some false alarms, objects of very different sizes."""
-    assert {instance.problem.context is None for instance in MANY} == {True, False}
+    assert {instance.cost_model.context is None for instance in MANY} == {True, False}
     families = [len(children) for instance in MANY for children in instance.tree.children]
     assert 0.75 < families.count(1) / len(families) < 0.95
     true = np.concatenate([instance.outcomes.alone(60)[0][:, 0] for instance in MANY])
@@ -97,12 +97,12 @@ def test_synthetic_instance__parent_larger_than_native__finds_less_and_more_wron
     """Shrinking costs: beside its children a parent finds fewer right voxels and more wrong ones, on the whole."""
     for context in (None, (8, 8, 8)):
         right, wrong = np.zeros(2), np.zeros(2)
-        for instance in (one for one in MANY if one.problem.context == context):
+        for instance in (one for one in MANY if one.cost_model.context == context):
             common, found = instance.outcomes.alone(60)
             parent = instance.tree.parent_of
             for row, roi in enumerate(instance.tree.rois):
                 children = np.flatnonzero((parent == row) & (np.arange(60) != row))
-                if len(children) and instance.problem.fidelity(roi.box) < 1:
+                if len(children) and instance.cost_model.fidelity(roi.box) < 1:
                     right += common[row, 0], common[children, 0].sum()
                     wrong += (found - common)[row, 0], (found - common)[children, 0].sum()
         assert 0 < right[0] < 0.97 * right[1]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from assignnet.value.voxel_counts import Outcomes, Tally, count_outcomes
+from assignnet.value.voxel_counts import Confusion, VoxelCounts, count_outcomes
 from canvas import Box
 
 SHAPE = (3, 5, 6)
@@ -30,7 +30,7 @@ class Scenario:
     chosen: NDArray[np.bool_]
 
     @property
-    def outcomes(self) -> Outcomes:
+    def outcomes(self) -> VoxelCounts:
         results = [(box.slices, labels) for box, labels in zip(self.boxes, self.labels, strict=True)]
         return count_outcomes(self.truth, self.outside, results, CLASSES)
 
@@ -95,11 +95,11 @@ def test_quality__selected_results_agree__equals_painting(metric, seed) -> None:
 def test_tally__results_disagree__shares_voxels_equally(seed) -> None:
     """Each selected label counts for an equal part of the voxel, as summed up voxel by voxel."""
     given_ = scenario(seed)
-    tally, votes = given_.outcomes.tally(given_.chosen), given_.votes()
+    confusion, votes = given_.outcomes.confusion(given_.chosen), given_.votes()
     for index, name in enumerate(CLASSES):
-        assert tally.found[index] == pytest.approx(votes[name].sum(), abs=1e-9)
-        assert tally.common[index] == pytest.approx(votes[name][given_.truth == name].sum(), abs=1e-9)
-        assert tally.true[index] == np.count_nonzero(given_.truth == name)
+        assert confusion.found[index] == pytest.approx(votes[name].sum(), abs=1e-9)
+        assert confusion.common[index] == pytest.approx(votes[name][given_.truth == name].sum(), abs=1e-9)
+        assert confusion.true[index] == np.count_nonzero(given_.truth == name)
 
 
 @pytest.mark.parametrize("metric", ["dice", "iou"])
@@ -136,9 +136,9 @@ def test_alone__each_region__is_the_difference_to_nothing(seed) -> None:
     given_ = scenario(seed)
     outcomes, regions = given_.outcomes, len(given_.boxes)
     common, found = outcomes.alone(regions)
-    nothing = outcomes.tally(np.zeros(regions, dtype=bool))
+    nothing = outcomes.confusion(np.zeros(regions, dtype=bool))
     for region in range(regions):
-        only = outcomes.tally(np.arange(regions) == region)
+        only = outcomes.confusion(np.arange(regions) == region)
         np.testing.assert_allclose(common[region], only.common - nothing.common, atol=1e-9)
         np.testing.assert_allclose(found[region], only.found - nothing.found, atol=1e-9)
 
@@ -171,11 +171,11 @@ def test_count_outcomes__any_volume__has_one_row_for_each_kind_of_voxel(seed) ->
 @pytest.mark.parametrize(("metric", "expected"), [("dice", (2 / 3 + 1) / 2), ("iou", (1 / 2 + 1) / 2)])
 def test_tally_quality__class_that_neither_side_has__is_perfect(metric, expected) -> None:
     """A class without any voxel counts as 1 in the mean."""
-    tally = Tally(np.array([1.0, 0.0]), np.array([1.0, 0.0]), np.array([2.0, 0.0]))
-    assert tally.quality(metric) == pytest.approx(expected)
+    confusion = Confusion(np.array([1.0, 0.0]), np.array([1.0, 0.0]), np.array([2.0, 0.0]))
+    assert confusion.quality(metric) == pytest.approx(expected)
 
 
 def test_tally_quality__class_that_only_one_side_has__is_zero() -> None:
     """Found where there is none, or missed altogether."""
-    tally = Tally(np.array([0.0, 0.0]), np.array([3.0, 0.0]), np.array([0.0, 3.0]))
-    assert tally.quality("dice") == tally.quality("iou") == 0.0
+    confusion = Confusion(np.array([0.0, 0.0]), np.array([3.0, 0.0]), np.array([0.0, 3.0]))
+    assert confusion.quality("dice") == confusion.quality("iou") == 0.0

@@ -26,7 +26,7 @@ from coarse2fine.preprocessing.working_grid import open_view
 from coarse2fine.regions.search_grid import Place
 from coarse2fine.selection import selector as choose_module
 from coarse2fine.selection.features import FeatureSettings, tree_features
-from coarse2fine.selection.selector import Selector, find_selector, find_tree, grow_tree, problem_of, roi_settings
+from coarse2fine.selection.selector import Selector, cost_model_of, find_selector, find_tree, grow_tree, roi_settings
 from coarse2fine.system.timing import Clock
 
 SPACING = (2.0, 1.0, 1.0)
@@ -74,10 +74,10 @@ def test_choose__agent_that_fits__chooses_by_the_features_of_its_card(
     tree = find_tree(config, plan, looked.heatmap, view)
     chosen = selector.choose(tree, scene, fine, clock)
     features = tree_features(settings, tree, scene, fine, plan.slot)
-    assert chosen == load_agent(folder)(tree, problem_of(config, plan), features)
+    assert chosen == load_agent(folder)(tree, cost_model_of(config, plan), features)
     assert 0 < len(chosen) <= len(tree.leaves)
     assert ("assign.network" in clock.seconds) == (source == "fine")
-    nothing = replace(selector, problem=replace(selector.problem, budget=0.0))
+    nothing = replace(selector, cost_model=replace(selector.cost_model, budget=0.0))
     assert nothing.choose(tree, scene, fine, clock) == ()
 
 
@@ -175,9 +175,9 @@ def test_problem_of__any_packing__costs_what_the_fine_stage_spends(
 ) -> None:
     """Cost counts the room on canvases, in slots."""
     config = preset(load_config(None, ["assign.budget=3", "assign.keep=5", "assign.lambda=0.2", *overrides]))
-    problem = problem_of(config, plan_sizes(config, load_model(folders[1])))
-    assert problem.slots(Box.whole(box)) == slots
-    assert (problem.budget, problem.keep, problem.weight, problem.drop) == (3, 5, 0.2, False)
+    cost_model = cost_model_of(config, plan_sizes(config, load_model(folders[1])))
+    assert cost_model.slots(Box.whole(box)) == slots
+    assert (cost_model.budget, cost_model.keep, cost_model.weight, cost_model.drop) == (3, 5, 0.2, False)
 
 
 def test_roi_settings__every_setting__reaches_the_search_or_the_tree(

@@ -260,7 +260,9 @@ class Builder:
 
 
 def assert_same(one: Sequence[Instance], other: Sequence[Instance]) -> None:
-    assert [(a.name, a.case, a.tree, a.problem) for a in one] == [(a.name, a.case, a.tree, a.problem) for a in other]
+    assert [(a.name, a.case, a.tree, a.cost_model) for a in one] == [
+        (a.name, a.case, a.tree, a.cost_model) for a in other
+    ]
     for a, b in zip(one, other, strict=True):
         np.testing.assert_array_equal(a.features.nodes, b.features.nodes)
         np.testing.assert_array_equal(a.outcomes.count, b.outcomes.count)

@@ -80,7 +80,7 @@ def test_teach_case__any_selection__has_the_quality_of_a_real_run(
     instance = teach(models, volume, reference, ONE, override)[0]
     labels = Pipeline.from_config(configured(models, override, f"assign.agent={rule}", "assign.lambda=0.5"))(volume)
     measured = dice(labels.labels > 0, reference > 0)
-    selection = RULES[rule](instance.tree, instance.weighted(0.5).problem)
+    selection = RULES[rule](instance.tree, instance.weighted(0.5).cost_model)
     chosen = instance.chosen(selection)
     low, high = instance.outcomes.bounds(chosen, "dice")
     assert low - 1e-9 <= measured <= high + 1e-9
@@ -107,7 +107,7 @@ def test_teach_case__ignore_label__is_neither_right_nor_wrong(
     found = Pipeline.from_config(configured(models, "assign.agent=all_parents"))(volume).labels
     counts = partly != 2
     assert (found[~counts] == 1).any(), "there is something to ignore"
-    chosen = instance.chosen(RULES["all_parents"](instance.tree, instance.problem))
+    chosen = instance.chosen(RULES["all_parents"](instance.tree, instance.cost_model))
     low, high = instance.outcomes.bounds(chosen, "dice")
     assert low - 1e-9 <= dice(found[counts] == 1, partly[counts] == 1) <= high + 1e-9
     outcomes = instance.outcomes
@@ -129,7 +129,7 @@ def test_teach_case__sub_volumes__lie_in_their_part_and_count_its_voxels(
     for case, most in (("blobs/train", 0.6), ("blobs/validation", 0.4)):
         lengths = [max(instance.tree.volume) for instance in instances if instance.case == case]
         assert max(lengths) <= round(most * longest) + 1 or max(lengths) <= sorted(whole.tree.volume)[1]
-    true = [int(instance.outcomes.tally(np.zeros(len(instance.tree.rois), bool)).true[0]) for instance in instances]
+    true = [int(instance.outcomes.confusion(np.zeros(len(instance.tree.rois), bool)).true[0]) for instance in instances]
     assert all(0 <= count < int(reference.sum()) for count in true)
     features = {instance.features.nodes.shape[1] for instance in instances}
     assert features == {4 * 8}
