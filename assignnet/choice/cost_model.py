@@ -31,7 +31,7 @@ class CostModel:
 
     Attributes:
         slot: Size (z, y, x) in voxels of a slot: the unit of cost, and what one crop occupies in same-size packing.
-        weight: What one unit of cost is worth in units of value (lambda in the record); 0 looks at value only.
+        weight: What one unit of cost is worth in units of value (lambda in the original system); 0 looks at value only.
         large: What happens to a box that is larger than ``native``: it is shrunk (``"resize"``), or processed at native
             resolution by a sliding window (``"native"``).
         tile_step: Step of that sliding window as a share of ``native``.

@@ -12,7 +12,7 @@ from assignnet.choice.tree import Features, Floats, RoiTree
 from canvas.box import to_array
 
 OWN = 7
-"""The record's numbers beside those of the network: centre (3), size (3) and score."""
+"""The original system's numbers beside those of the network: centre (3), size (3) and score."""
 PLACE = 6
 """Numbers that say where a region's box lies: first and last corner."""
 STANDING = 6 + PLACE

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from coarse2fine.config.schema import RECORD_NAMES, Config
+from coarse2fine.config.schema import ORIGINAL_NAMES, Config
 from coarse2fine.config.validation import ModelReader, did_you_mean
 from coarse2fine.config.yaml import Origin, YamlTree, parse_yaml
 from coarse2fine.errors import ConfigError
@@ -38,7 +38,7 @@ def load_config(path: Path | str | None, overrides: Sequence[str] = ()) -> Confi
     if path is not None:
         file = _find(Path(path))
         tree, base = _read(file), file.absolute().parent
-    reader = ModelReader(Config, tree, RECORD_NAMES)
+    reader = ModelReader(Config, tree, ORIGINAL_NAMES)
     for number, text in enumerate(overrides):
         reader.override(text, Origin(_MAX_BYTES + number, f"--set {text}"))
     return reader.validate(base)

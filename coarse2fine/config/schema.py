@@ -34,7 +34,7 @@ from coarse2fine.config.validation import ConflictError, section_of
 from coarse2fine.config.yaml import Keys
 
 # What the original system called our keys, so that people who know it are pointed to the new names.
-RECORD_NAMES = {
+ORIGINAL_NAMES = {
     "roi_threshold": "rois.threshold",
     "prior_downsample": "rois.heatmap_voxel",
     "axis_thr": "rois.min_edge",

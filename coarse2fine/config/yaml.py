@@ -1,7 +1,8 @@
 """YAML text as plain values that remember where they were written.
 
-Nothing is ever built from a tag, so a file cannot run code; problems are collected instead of raised, so that one
-message can list them all.
+The library parses; what is here stands in for its loaders, which keep tags and raise at the first problem. Nothing is
+ever built from a tag, so a file cannot run code (safety); problems are collected, so that one message can list them
+all, each with its line.
 """
 
 from __future__ import annotations

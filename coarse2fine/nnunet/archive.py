@@ -1,5 +1,8 @@
 """Checkpoints in PyTorch's file format, read without building what they ask for.
 
+``torch.load`` with ``weights_only=True`` runs no code either, but reads every tensor, whatever its size and whether it
+is needed; what is here is for safety and memory.
+
 Such a file is a zip archive: one pickle with everything but the numbers, and one uncompressed record for each tensor.
 A pickle is a program. Here it may make containers, texts and numbers, whose memory its own length bounds; whatever else
 it names is a stand-in, which holds nothing and calls nothing. A tensor is only described until somebody who knows which

@@ -1,11 +1,11 @@
 """What a network sees in the regions of a tree: the numbers that a trained agent chooses by.
 
 A region is a box of which the network's deepest feature map (its bottleneck) is pooled to 2 x 2 cells in the plane (y,
-x), each over the region's whole depth, as in the lab record, where 320 channels made 1280 numbers. Two networks can be
+x), each over the region's whole depth, as in the original system (320 channels: 1280 numbers). Two networks can be
 asked:
 
 - ``coarse``: the coarse one, which has looked at everything anyway. Costs nothing but the pooling.
-- ``fine``: the fine one, as in the record. Costs an encoder pass of a slot's size for every region of the tree, chosen
+- ``fine``: the fine one, as there. Costs an encoder pass of a slot's size for every region of the tree, chosen
   or not.
 """
 

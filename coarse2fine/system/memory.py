@@ -1,4 +1,8 @@
-"""Freed memory: kept for the next network layer, returned to the system between stages."""
+"""Freed memory: kept for the next network layer, returned to the system between stages.
+
+PyTorch leaves this to glibc's malloc, which by default gives every large block back at once, so that the next layer's
+is cleared anew (speed), and keeps small ones that nobody needs any more (memory).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packing: what holds for every input, examples at the sizes of the lab record, and quality against an oracle."""
+"""Packing: what holds for every input, examples at the sizes of the original system, and quality against an oracle."""
 
 from functools import cache
 from itertools import chain, pairwise, product
@@ -79,7 +79,7 @@ def assert_sound(canvases, boxes, canvas):
     ],
 )
 def test_canvas_grids__sizes_of_the_record__are_the_expected_grids(canvas, slot, grids):
-    """The grids of the record's canvases, counted by hand."""
+    """The grids of the original system's canvases, counted by hand."""
     assert list(canvas_grids(canvas, slot)) == grids
 
 
@@ -332,7 +332,7 @@ def test_carve__boxes_one_after_the_other__leaves_exactly_the_maximal_empty_boxe
 
 @pytest.mark.long
 def test_bin_pack__5000_random_boxes__is_within_6_percent_of_the_volume_bound():
-    """The record's class of quality is 208 canvases where the volume demands 197 (1.056)."""
+    """The original system's class of quality is 208 canvases where the volume demands 197 (1.056)."""
     edges = np.random.default_rng(0).integers((3, 16, 16), (17, 145, 145), size=(5000, 3))
     bound = ceil(edges.prod(axis=1).sum() / prod(EM["canvas"]))
     assert bin_pack(edges, EM["canvas"]).count <= 1.06 * bound

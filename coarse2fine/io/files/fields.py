@@ -1,4 +1,7 @@
-"""Text headers of strangers: typed fields, checked before any library sees them."""
+"""Text headers of strangers: typed fields, checked before any library sees them.
+
+This is for safety: SimpleITK holds such values in buffers of a fixed size, and some of them end the process.
+"""
 
 from __future__ import annotations
 

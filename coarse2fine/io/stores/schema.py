@@ -1,5 +1,7 @@
 """What the metadata of chunked stores may be: anything else is refused before a library sees it.
 
+This is for safety: TensorStore opens arrays, but does not read how NGFF's levels belong together, and no library says
+which file and member is wrong, and how, before it asks for memory.
 Members that are not read here may be anything.
 """
 

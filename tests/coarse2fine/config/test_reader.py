@@ -13,15 +13,15 @@ from pydantic import BaseModel, ValidationError
 
 import assignnet
 from coarse2fine.config.reader import config_hash, load_config, shipped_config
-from coarse2fine.config.schema import RECORD_NAMES, AssignConfig, CanvasConfig, Config
+from coarse2fine.config.schema import ORIGINAL_NAMES, AssignConfig, CanvasConfig, Config
 from coarse2fine.config.types import shipped_agents
 from coarse2fine.errors import ConfigError
 
 README = Path(__file__).parents[3] / "configs" / "README.md"
 
 AGENT = {"features": "fine", "downsample_mode": "center", "start_label": False, "global_info": False}
-# Typed in from the lab record's table of parameters, one column per file.
-RECORD: dict[str, dict[str, Any]] = {
+# Typed in from the original system's table of parameters, one column per file.
+ORIGINAL: dict[str, dict[str, Any]] = {
     "cremi": {
         "coarse": {"spacing": [40, 20, 20], "patch_size": None, "mirroring": True, "body_crop": None, "tile_step": 0.5},
         "rois": {
@@ -65,11 +65,11 @@ RECORD: dict[str, dict[str, Any]] = {
         },
         "assign": {"lambda": 0.1275, "pooling_mode": "mean", **AGENT},
         "canvas": {"size": [288, 64, 64], "slot": [64, 64, 64]},
-        # 64x74x74 in the record, which has no room in the slot
+        # 64x74x74 in the original system, which has no room in the slot
         "fine": {"crop_threshold": [64, 64, 64], "mirroring": False, "use_prior": False},
     },
 }
-RECORD["fafb"] = RECORD["cremi"]  # the two columns differ only in how the coarse model was trained
+ORIGINAL["fafb"] = ORIGINAL["cremi"]  # the two columns differ only in how the coarse model was trained
 
 # Ten lines whose aliases unfold to ten billion values.
 BILLION_LAUGHS = "a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 11))
@@ -108,11 +108,11 @@ def test_load_config__shipped_name__is_valid_and_names_no_model(name: str) -> No
     assert config.fine.model is None
 
 
-@pytest.mark.parametrize("name", RECORD)
-def test_load_config__record_data_set__holds_the_records_values(name: str) -> None:
-    """The shipped files carry the parameters of the lab record."""
+@pytest.mark.parametrize("name", ORIGINAL)
+def test_load_config__data_set_of_the_original_system__holds_its_values(name: str) -> None:
+    """The shipped files carry the parameters of the original system."""
     values = load_config(name).to_dict()
-    for section, expected in RECORD[name].items():
+    for section, expected in ORIGINAL[name].items():
         assert {key: values[section][key] for key in expected} == expected
     assert (values["coarse"]["body_crop"] is not None) == (name == "covid")
 
@@ -134,11 +134,11 @@ def test_readme__table_of_keys__equals_the_schema() -> None:
             assert choices[key] == set(options)
 
 
-def test_readme__names_of_the_record__are_those_that_messages_point_to() -> None:
+def test_readme__names_of_the_original_system__are_those_that_messages_point_to() -> None:
     """The table of old names equals the one in the code, and each leads to an existing key."""
     documented = dict(re.findall(r"^\| `(\w+)` \| `([\w.]+)` \|$", README.read_text(), re.M))
-    assert documented == RECORD_NAMES
-    assert set(RECORD_NAMES.values()) <= {key for key, *_ in schema_keys(Config)}
+    assert documented == ORIGINAL_NAMES
+    assert set(ORIGINAL_NAMES.values()) <= {key for key, *_ in schema_keys(Config)}
 
 
 def test_load_config__several_mistakes__reports_each_with_file_line_and_remedy(tmp_path: Path) -> None:
