@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Stopped", "drop_output", "exit_code", "stoppable"]
+__all__ = ["Stopped", "drop_output", "exit_code", "stoppable", "terminating_later"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
@@ -57,6 +57,27 @@ def stoppable() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def terminating_later() -> Iterator[None]:
+    """Puts off what the process does about SIGTERM until this is left, so that what is begun here can be undone then.
+
+    The signal is not blocked: processes that are started meanwhile would be deaf to it, too. Where it ends the process
+    at once, it still does.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        if came:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def drop_output() -> None:

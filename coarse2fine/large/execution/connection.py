@@ -15,6 +15,7 @@ from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING
 
 from coarse2fine.errors import C2FError
+from coarse2fine.system.signals import terminating_later
 
 if TYPE_CHECKING:
     from distributed import Client, Nanny, SpecCluster
@@ -171,15 +172,17 @@ def _close_client(client: Client) -> None:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Holds Ctrl-C and a hang-up back for a moment; threads and processes that are started meanwhile never see them.
+    """Holds Ctrl-C, a hang-up and SIGTERM back until all that is started meanwhile can be stopped.
 
-    The terminal sends them to all. Only this process is meant; it stops the others itself.
+    The terminal sends the first two to all its processes, but only this one is meant, which stops the others itself:
+    threads and processes that are started meanwhile never see them.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
     resource_tracker.ensure_running()  # a process, too: it must not die of a hang-up before the others are stopped
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)  # starting it has let Ctrl-C through again
     try:
-        yield
+        with terminating_later():
+            yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

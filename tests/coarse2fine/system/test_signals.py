@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import coarse2fine
-from coarse2fine.system.signals import Stopped, stoppable
+from coarse2fine.system.signals import Stopped, stoppable, terminating_later
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -62,6 +62,34 @@ def test_stoppable__in_another_thread__changes_nothing() -> None:
     thread.start()
     thread.join()
     assert seen == [([], before)]
+
+
+def test_terminating_later__signal_while_something_is_begun__comes_when_it_can_be_undone() -> None:
+    """Neither lost nor early, and heeded once; other processes are not made deaf."""
+    steps: list[str] = []
+    with stoppable() as came, pytest.raises(Stopped):  # noqa: PT012
+        with terminating_later():
+            os.kill(os.getpid(), signal.SIGTERM)
+            child = subprocess.Popen(["sleep", "60"])
+            child.terminate()
+            steps.append("begun")
+        steps.append("not stopped")
+    assert steps == ["begun"]
+    assert came == [signal.SIGTERM]
+    assert child.wait(timeout=30) == -signal.SIGTERM
+
+
+def test_terminating_later__no_signal_or_no_handler__changes_nothing() -> None:
+    """What would end the process at once still does."""
+    before = signal.getsignal(signal.SIGTERM)
+    with terminating_later():
+        assert signal.getsignal(signal.SIGTERM) is before
+    with stoppable() as came:
+        handler = signal.getsignal(signal.SIGTERM)
+        with terminating_later():
+            pass
+        assert signal.getsignal(signal.SIGTERM) is handler
+    assert came == []
 
 
 WAITS = """
