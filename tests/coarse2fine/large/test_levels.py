@@ -17,7 +17,7 @@ from canvas import Box, Triple
 from coarse2fine.io import Grid, LazyArray, Volume
 from coarse2fine.large.cells import open_volume, segment_cells
 from coarse2fine.large.lattice import plan_lattice
-from coarse2fine.large.levels import open_level, part_of, reaches_over, uncovered
+from coarse2fine.large.levels import open_level, part_of, reaches_over, touched, uncovered
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import open_view
@@ -182,3 +182,23 @@ def test_reaches_over__level_of_larger_extent__is_told(size: int, origin: float,
     """Wrong spacings would put the heatmap elsewhere; rounding up, and taking every n-th voxel, are usual."""
     finest, level = Grid((8, 8, 33), (1.0,) * 3), Grid((8, 8, size), (1.0, 1.0, 8.0), origin=(origin, 0.0, 0.0))
     assert ("in x" in reaches_over(finest, level)) is over
+
+
+@pytest.mark.parametrize(
+    ("size", "origin", "box", "expected"),
+    [
+        (4, 3.5, (0, 33), (0, 4)),
+        (4, 3.5, (7, 9), (0, 2)),
+        (4, 3.5, (8, 16), (1, 2)),
+        (4, 3.5, (32, 33), (3, 4)),  # begins where the level ends
+        (2, 3.5, (24, 33), (1, 2)),  # far beyond its end
+        (3, 11.5, (0, 2), (0, 1)),  # before its beginning
+    ],
+)
+def test_touched__box_within_and_beyond_a_level__is_at_least_the_nearest_voxel(
+    size: int, origin: float, box: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    """Something can be read for every box, and nothing that the level does not have."""
+    finest, level = Grid((8, 8, 33), (1.0,) * 3), Grid((8, 8, size), (1.0, 1.0, 8.0), origin=(origin, 0.0, 0.0))
+    found = touched(finest, level, Box((0, 0, box[0]), (8, 8, box[1])))
+    assert found == Box((0, 0, expected[0]), (8, 8, expected[1]))

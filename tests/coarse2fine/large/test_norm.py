@@ -13,6 +13,7 @@ from conftest import blobs
 from large_volumes import SPACING, lazy_volume, merged, pipeline_of, scan_of, side_by_side, write_image
 from large_volumes import segment as segment_volume
 
+from canvas import Box
 from coarse2fine.fine import inputs as fine_stage
 from coarse2fine.io import Grid, LabelSpec, Volume
 from coarse2fine.large.cells import VolumeNorm, look_at_cell, open_volume
@@ -71,6 +72,16 @@ def test_settle__regions_of_all_cells__are_measured_as_in_memory(
             shared = segment_volume(pipeline, image, lattice, norm=VolumeNorm(statistics, alone))
             assert merged(shared, lattice).any()
     assert len(measured) == 1  # in no cell
+
+
+def test_settle__no_regions_or_few__measures_nothing_and_counts_nothing(models: tuple[Path, Path]) -> None:
+    """The report's network voxels are those that a network has seen."""
+    scene = open_volume(pipeline_of(models, SETTINGS), [lazy_volume(blobs(SHAPE))], scan_of(blobs(SHAPE)), 0)
+    box = Box((0, 0, 0), (4, 8, 8))
+    run = Run()
+    assert settle(scene, [], [], False, run) == (True, None, 0)
+    assert settle(scene, [box], [box], True, run) == (True, None, 0)
+    assert run.clock.rounded() == {}
 
 
 def test_segment_store__norm_case__is_measured_once_and_counted(
