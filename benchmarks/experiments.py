@@ -1,10 +1,10 @@
-"""The record's eleven experiments and one more, each runnable by name on any data set.
+"""The original system's eleven experiments and one more, each runnable by name on any data set.
 
     python benchmarks/run.py --dataset em --experiments all
 
-Each writes its rows as JSON and a picture of them. What they do is in ``experiment_runs.py``, ``geometry.py`` (without
-the fine network), ``growth.py`` (ever larger volumes) and ``foreground.py`` (ever more foreground); the pictures are in
-``experiment_plots.py``.
+Each writes its rows as JSON and a picture of them. What they do is in ``studies``: ``measures``, ``geometry`` (without
+the fine network), ``growth`` (ever larger volumes) and ``foreground`` (ever more foreground); the pictures are in
+``plots``.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     python benchmarks/scale.py --out scale.json --parts kills --kills 100
     python benchmarks/scale.py --table scale.json
 
-The volumes are the real stacks of the data set, tiled by mirroring; see ``scale_volume.py``. Every run is a call of
+The volumes are the real stacks of the data set, tiled by mirroring; see ``scaling/volume.py``. Every run is a call of
 ``c2f-infer`` in a process of its own, but those that measure the engine's overhead. A part that the file holds already,
 measured with the same options, is not measured again: a benchmark that was cut off goes on where it stopped. The
 machine should have nothing else to do.

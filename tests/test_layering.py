@@ -267,3 +267,14 @@ def test_design_page__every_room__is_on_its_map() -> None:
     names = (name for name in names if name not in PACKAGES)
     unknown = [name for name in names if f"`{name}`" not in page]
     assert not unknown, f"missing on the map in docs/design.md: {', '.join(unknown)}"
+
+
+def test_repository__commands_of_benchmarks_in_texts__exist() -> None:
+    """Pages, docstrings and messages name files that are there; the changelog may speak of former ones."""
+    unknown = []
+    for path in repository_files():
+        content = path.read_bytes()
+        if path.name != "CHANGELOG.md" and b"\0" not in content:
+            named = re.findall(r"\bbenchmarks/[\w/]+\.py\b", content.decode("utf-8", errors="replace"))
+            unknown += [f"{path.relative_to(ROOT)}: {name}" for name in named if not (ROOT / name).is_file()]
+    assert not unknown, f"no such file: {'; '.join(unknown)}"

@@ -1,5 +1,7 @@
 """How long reading a volume and writing a label map take: SimpleITK, nibabel, other gzip libraries, and ours.
 
+    python benchmarks/studies/io_speed.py
+
 The candidates take turns, so that a busy machine slows all of them alike, and medians are reported. zlib-ng takes part
 if it is installed (``pip install zlib-ng``).
 """
