@@ -5,6 +5,7 @@ python benchmarks/assets/make_overview.py
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ ACCENT = "#ff4d4d"
 
 def main() -> None:
     """Run the stages on the demo volume and draw them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("-o", "--out", type=Path, default=TARGET, metavar="FILE", help="PNG file to write")
+    out = parser.parse_args().out
     pipeline, volume = demo_pipeline(), read_volume([IMAGE])
     if pipeline.coarse is None:
         raise SystemExit("the demo has a coarse model")
@@ -56,7 +60,10 @@ def main() -> None:
     canvas = plan_canvases(boxes, pipeline.config, pipeline.stage.plan, view.shape)[0]
     shown = gather(canvas, view.read, 1)[0]
     labels = pipeline(volume).labels
-    draw(volume.channels[0], volume.grid, coarse, view.shape, canvas, shown, labels)
+    figure = draw(volume.channels[0], volume.grid, coarse, view.shape, canvas, shown, labels)
+    out.parent.mkdir(exist_ok=True)
+    figure.savefig(out, dpi=90)
+    print(f"wrote {out}")
 
 
 def draw(
@@ -67,7 +74,7 @@ def draw(
     canvas: Canvas,
     shown: NDArray[np.float32],
     labels: NDArray[Any],
-) -> None:
+) -> Figure:
     """Four panels, coronal with the head on top: the volume, the heatmap with its box, the canvas, the result.
 
     The demo's models have the volume's own axis order, so what they see is turned as the volume is.
@@ -116,9 +123,7 @@ def draw(
     for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title, fontsize=12)
         axes.set_axis_off()
-    TARGET.parent.mkdir(exist_ok=True)
-    figure.savefig(TARGET, dpi=90)
-    print(f"wrote {TARGET}")
+    return figure
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long reading a volume and writing a label map take: SimpleITK, nibabel, other gzip libraries, and ours.
 
-    python benchmarks/studies/io_speed.py
+    python benchmarks/studies/io_speed.py --volume VOLUME.nii.gz
 
 The candidates take turns, so that a busy machine slows all of them alike, and medians are reported. zlib-ng takes part
 if it is installed (``pip install zlib-ng``).
