@@ -24,7 +24,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ class Contest:
                     inputs, output = [str(file) for file in self.files], str(result.with_name(self._stem))
                     self.predictor.predict_from_files_sequential([inputs], [output])
         peak, total, network = self._memory.read_mb(), self._clock.seconds["total"], self._clock.seconds["network"]
-        return Run(total, sum(report.network_s.values()) if report else network, peak, report)
+        return Run(total, report.network_s.total if report else network, peak, report)
 
 
 def compare(contest: Contest, repeat: int, console: Console) -> dict[str, Any]:
@@ -163,17 +163,18 @@ def quality(contest: Contest) -> dict[str, Any]:
 def effort(reports: Sequence[RunReport]) -> dict[str, Any]:
     """Where coarse2fine's time went, as medians over its runs, and what it looked at in the last one."""
     last = reports[-1]
-    timing = {stage: statistics.median(report.timing_s[stage] for report in reports) for stage in last.timing_s}
+    timings = [asdict(report.timing_s) for report in reports]
+    timing = {stage: statistics.median(one[stage] for one in timings) for stage in timings[-1]}
     return {
         "case": last.case,
-        "overhead": statistics.median(report.overhead_s / report.timing_s["total"] for report in reports),
+        "overhead": statistics.median(report.overhead_s / report.timing_s.total for report in reports),
         "overhead_s": statistics.median(report.overhead_s for report in reports),
-        "io_s": statistics.median(report.timing_s["read"] + report.timing_s["write"] for report in reports),
+        "io_s": statistics.median(report.timing_s.read + report.timing_s.write for report in reports),
         "timing_s": timing,
-        "canvases": last.canvases["count"],
-        "fill": last.canvases["fill"],
-        "boxes": last.boxes,
-        "coverage": last.coverage,
+        "canvases": last.canvases.count,
+        "fill": last.canvases.fill,
+        "boxes": asdict(last.boxes),
+        "coverage": asdict(last.coverage),
         "warnings": list(last.warnings),
     }
 

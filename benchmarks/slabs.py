@@ -94,7 +94,7 @@ def measure(
         row[f"{mode} s"] = round(time.perf_counter() - begin, 2)
         row[mode] = round(dice((result.labels != 0) & decided, true), 4)
         if mode == "accelerated":
-            row |= {"boxes": result.report.boxes["selected"], "canvases": result.report.canvases["count"]}
+            row |= {"boxes": result.report.boxes.selected, "canvases": result.report.canvases.count}
     return row
 
 

@@ -52,11 +52,11 @@ def measure(options: argparse.Namespace, setting: tuple[str, ...]) -> tuple[str,
     figures = (
         f"{dice(found, true):.3f}",
         f"{iou(found, true):.3f}",
-        f"{report.canvases['count']:.0f}",
-        f"{report.canvases['fill']:.2f}",
-        str(report.boxes["grown"]),
-        f"{report.coverage['volume']:.1%}",
-        f"{report.coverage['heatmap_mass']:.1%}",
+        f"{report.canvases.count:.0f}",
+        f"{report.canvases.fill:.2f}",
+        str(report.boxes.grown),
+        f"{report.coverage.volume:.1%}",
+        f"{report.coverage.heatmap_mass:.1%}",
         f"{run.seconds:.1f}",
     )
     return (" ".join(setting), *figures)

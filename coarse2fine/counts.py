@@ -14,6 +14,7 @@ from assignnet import Roi, RoiTree
 from canvas import Box, Triple, share_of_volume
 from coarse2fine.coarse.scene import Scene
 from coarse2fine.regions.search_grid import Heatmap, Place, SearchGrid
+from coarse2fine.report import Boxes, Canvases, Coverage
 from coarse2fine.segmenter import Segmented
 
 
@@ -62,10 +63,9 @@ class Tally:
         return asdict(self)
 
     @property
-    def boxes(self) -> dict[str, int]:
-        """As in ``RunReport``."""
-        names = ("children", "parents", "selected", "dropped", "grown", "cut")
-        return {name: getattr(self, name) for name in names}
+    def boxes(self) -> Boxes:
+        """For the report."""
+        return Boxes(**{field.name: getattr(self, field.name) for field in fields(Boxes)})
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -79,24 +79,23 @@ class Tally:
         )
 
     @property
-    def network_inputs(self) -> dict[str, float]:
-        """``canvases`` of ``RunReport``."""
+    def network_inputs(self) -> Canvases:
+        """For the report."""
         fill = self.filled / self.canvas_voxels if self.canvas_voxels else 0.0
-        counts = {"count": self.canvases, "voxels": self.canvas_voxels, "network_voxels": self.network_voxels}
-        return {**counts, "fill": fill}
+        return Canvases(self.canvases, self.canvas_voxels, self.network_voxels, fill)
 
     @property
-    def coverage(self) -> dict[str, float]:
-        """As in ``RunReport``; where there is nothing, nothing was missed.
+    def coverage(self) -> Coverage:
+        """For the report; where there is nothing, nothing was missed.
 
         >>> Tally(working=8, covered=2).coverage
-        {'volume': 0.25, 'heatmap_mass': 1.0}
+        Coverage(volume=0.25, heatmap_mass=1.0)
         """
         volume, mass = (
             min(1.0, part / whole) if whole else 1.0
             for part, whole in ((self.covered, self.working), (self.mass_covered, self.mass))
         )
-        return {"volume": volume, "heatmap_mass": mass}
+        return Coverage(volume, mass)
 
 
 @dataclass(frozen=True, slots=True)

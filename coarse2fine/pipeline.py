@@ -24,7 +24,7 @@ from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
 from coarse2fine.one_stage import segment_one_stage
 from coarse2fine.preprocessing.working_grid import view_volume, volume_doubts
-from coarse2fine.report import NOTHING_FOUND, RunReport, count_labels, peak_memory_mb, versions
+from coarse2fine.report import NOTHING_FOUND, NetworkTime, RunReport, Timing, count_labels, peak_memory_mb, versions
 from coarse2fine.segmenter import Segmenter, check_models, make_segmenter, preset
 from coarse2fine.selection.selector import Selector
 from coarse2fine.system.memory import return_freed_memory
@@ -176,8 +176,8 @@ class Pipeline:
         return RunReport(
             case=volume.name,
             mode="one-stage" if chosen is None else self.config.mode,
-            timing_s={},
-            network_s={},
+            timing_s=Timing(),  # not complete before the result is written
+            network_s=NetworkTime(),
             boxes=counts.boxes,
             canvases=counts.network_inputs,
             coverage=counts.coverage,
@@ -191,14 +191,10 @@ class Pipeline:
     def _finish(self, result: Result, run: Run) -> Result:
         """Fill in times, memory and versions."""
         seconds = run.clock.seconds
-        stages = ("read", "coarse", "rois", "assign", "pack", "fine", "write", "total")
-        timing = {stage: seconds.get(stage, 0.0) for stage in stages}
-        timing["fine"] -= timing["pack"]  # packing happens inside the fine stage
-        network = {name.removesuffix(".network"): value for name, value in seconds.items() if name.endswith(".network")}
         report = dataclasses.replace(
             result.report,
-            timing_s=timing,
-            network_s=network,
+            timing_s=Timing.of(seconds),
+            network_s=NetworkTime.of(seconds),
             peak_memory_mb=peak_memory_mb(self.fine.device),
             versions=versions(),
         )

@@ -8,9 +8,9 @@ import platform
 import resource
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -31,19 +31,110 @@ PACKAGES = (
 
 
 @dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds by stage.
+
+    Attributes:
+        read, coarse, rois, assign, pack, fine, write: Of each stage; packing is no part of ``fine``.
+        total: From the first to the last; more than the sum of all stages.
+    """
+
+    read: float = 0.0
+    coarse: float = 0.0
+    rois: float = 0.0
+    assign: float = 0.0
+    pack: float = 0.0
+    fine: float = 0.0
+    write: float = 0.0
+    total: float = 0.0
+
+    @classmethod
+    def of(cls, seconds: Mapping[str, float]) -> Self:
+        """From a clock's seconds by name, where packing was booked inside of the fine stage, too."""
+        booked = cls(**{field.name: seconds.get(field.name, 0.0) for field in fields(cls)})
+        return replace(booked, fine=booked.fine - booked.pack)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkTime:
+    """Seconds inside network passes, by stage; part of ``Timing``."""
+
+    coarse: float = 0.0
+    assign: float = 0.0
+    fine: float = 0.0
+
+    @classmethod
+    def of(cls, seconds: Mapping[str, float]) -> Self:
+        """From a clock's seconds by name."""
+        return cls(**{field.name: seconds.get(f"{field.name}.network", 0.0) for field in fields(cls)})
+
+    @property
+    def total(self) -> float:
+        """Of all stages."""
+        return self.coarse + self.assign + self.fine
+
+
+@dataclass(frozen=True, slots=True)
+class Boxes:
+    """How many boxes there were.
+
+    Attributes:
+        children, parents, selected: Found, merged, and chosen.
+        dropped: Parents of which neither they nor a child were chosen.
+        grown: Added because a mask reached out of its box.
+        cut: Faces of boxes that still cut through a mask.
+    """
+
+    children: int = 0
+    parents: int = 0
+    selected: int = 0
+    dropped: int = 0
+    grown: int = 0
+    cut: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Canvases:
+    """Inputs of the fine network.
+
+    Attributes:
+        count: How many.
+        voxels: Of all of them.
+        network_voxels: Of all passes of the fine network, those that measure ``norm: case`` included.
+        fill: Share of ``voxels`` that crops fill, 0 to 1.
+    """
+
+    count: int = 0
+    voxels: int = 0
+    network_voxels: int = 0
+    fill: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What lies in processed boxes, as shares from 0 to 1.
+
+    Attributes:
+        volume: Of the working grid's voxels.
+        heatmap_mass: Of the heatmap's sum.
+    """
+
+    volume: float = 1.0
+    heatmap_mass: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class RunReport:
     """One run over one volume.
 
     Attributes:
         case: Name of the volume.
         mode: ``accelerated``, ``two-stage`` or ``one-stage``.
-        timing_s: Seconds by stage: read, coarse, rois, assign, pack, fine, write, total.
-        network_s: Seconds inside network passes, by stage; part of ``timing_s``.
-        boxes: Number of children, parents and selected boxes, of parents dropped with all their children, of grown
-            boxes, and of faces that still cut through a mask.
-        canvases: Number of network inputs of the fine stage, voxels of all of them, share of these that crops fill, and
-            voxels of all network passes, those that measure ``norm: case`` included.
-        coverage: Share of the volume and of the heatmap's mass in processed boxes, 0 to 1.
+        timing_s: Seconds by stage.
+        network_s: Of these inside network passes.
+        boxes: How many regions were found, chosen, grown.
+        canvases: Inputs of the fine network.
+        coverage: What lies in processed boxes.
         labels: Voxels of each foreground label in the result.
         peak_memory_mb: Peak resident memory of the process, and of the GPU where one is used.
         warnings: What the user should know.
@@ -55,11 +146,11 @@ class RunReport:
 
     case: str
     mode: str
-    timing_s: dict[str, float]
-    network_s: dict[str, float]
-    boxes: dict[str, int]
-    canvases: dict[str, float]
-    coverage: dict[str, float]
+    timing_s: Timing
+    network_s: NetworkTime
+    boxes: Boxes
+    canvases: Canvases
+    coverage: Coverage
     labels: dict[str, int]
     warnings: tuple[str, ...]
     device: str
@@ -71,8 +162,8 @@ class RunReport:
     @property
     def overhead_s(self) -> float:
         """Seconds outside of network passes and file reading and writing."""
-        files = self.timing_s.get("read", 0.0) + self.timing_s.get("write", 0.0)
-        return self.timing_s["total"] - sum(self.network_s.values()) - files
+        timing = self.timing_s
+        return timing.total - self.network_s.total - timing.read - timing.write
 
 
 NOTHING_FOUND = "nothing was found: every voxel is background"

@@ -190,16 +190,16 @@ def run_ours(bench: Bench, output: Path, *, overrides: Sequence[str] = (), fine:
     pipeline = bench.pipeline(*overrides, fine=fine)
     with count_voxels() as voxels:
         report = pipeline.run_files(bench.files, output).report
-    timing, network_s = report.timing_s, report.network_s.get("fine", 0.0)
-    coarse_s = timing["coarse"] + timing["rois"] + timing["assign"]
-    fine_s = timing["pack"] + timing["fine"]
-    canvases, fill, bound_s = int(report.canvases["count"]), float(report.canvases["fill"]), None
+    timing, network_s = report.timing_s, report.network_s.fine
+    coarse_s = timing.coarse + timing.rois + timing.assign
+    fine_s = timing.pack + timing.fine
+    canvases, fill, bound_s = int(report.canvases.count), float(report.canvases.fill), None
     if pipeline.config.mode == "one-stage":
         canvases, fill = round(voxels[fine] / passes(pipeline) / np.prod(pipeline.fine.patch)), 1.0
     elif pipeline.config.canvas.enabled and canvases:
-        needed = fill * report.canvases["voxels"] * passes(pipeline)
-        bound_s = timing["coarse"] + network_s * needed / voxels[fine]
-    return Effort(timing["total"], coarse_s, fine_s, network_s, dict(voxels), canvases, fill, bound_s, report=report)
+        needed = fill * report.canvases.voxels * passes(pipeline)
+        bound_s = timing.coarse + network_s * needed / voxels[fine]
+    return Effort(timing.total, coarse_s, fine_s, network_s, dict(voxels), canvases, fill, bound_s, report=report)
 
 
 def passes(pipeline: Pipeline) -> int:

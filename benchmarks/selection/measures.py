@@ -279,7 +279,7 @@ def agent_share(real: RealCase, agents: Mapping[str, str], repeat: int) -> dict[
             for name, pipeline in pipelines.items():
                 forget()
                 report = pipeline.run_files(real.labelled.images, Path(folder) / "labels.nii.gz").report
-                runs[name].append((report.timing_s["assign"], report.timing_s["total"]))
+                runs[name].append((report.timing_s.assign, report.timing_s.total))
     return {
         name: {
             "assign_s": statistics.median(assign for assign, _ in times),

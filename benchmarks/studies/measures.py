@@ -80,11 +80,11 @@ def costs(effort: Effort, role: str) -> dict[str, Any]:
     report = effort.report
     if report is None:
         raise ValueError("only runs of coarse2fine report what they looked at")
-    seen = {"mass_share": report.coverage["heatmap_mass"], "volume_share": report.coverage["volume"]}
+    seen = {"mass_share": report.coverage.heatmap_mass, "volume_share": report.coverage.volume}
     boxes = {
-        "children": report.boxes["children"],
-        "parents": report.boxes["parents"],
-        "boxes": report.boxes["selected"],
+        "children": report.boxes.children,
+        "parents": report.boxes.parents,
+        "boxes": report.boxes.selected,
     }
     given = effort.network_voxels.get(role, 0) / MEGA
     pace = {"mvoxels": given, "ms_per_mvoxel": effort.network_s / given * 1000 if given else None}

@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -175,21 +176,21 @@ def show_progress(console: Console, title: str) -> Iterator[Progress]:
 def print_report(report: RunReport, output: Path, console: Console) -> None:
     """A few lines that say what happened."""
     table = Table(title=plain(f"{report.case}: {report.mode}"), title_justify="left", show_header=False, box=None)
-    times = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.timing_s.items() if seconds >= 0.05)
+    times = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in asdict(report.timing_s).items() if seconds >= 0.05)
     table.add_row("seconds", times)
     if report.mode != "one-stage":
         boxes = report.boxes
         table.add_row(
             "boxes",
-            f"{boxes['selected']} selected of {boxes['parents']} parents, {boxes['children']} children"
-            + (f"; {boxes['dropped']} dropped" if boxes["dropped"] else "")
-            + (f"; {boxes['grown']} grown" if boxes["grown"] else ""),
+            f"{boxes.selected} selected of {boxes.parents} parents, {boxes.children} children"
+            + (f"; {boxes.dropped} dropped" if boxes.dropped else "")
+            + (f"; {boxes.grown} grown" if boxes.grown else ""),
         )
         table.add_row("chosen by", plain(" ".join(report.agent[key] for key in ("kind", "name"))))
-        table.add_row("canvases", f"{report.canvases['count']:.0f}, {report.canvases['fill']:.0%} filled")
+        table.add_row("canvases", f"{report.canvases.count:.0f}, {report.canvases.fill:.0%} filled")
         table.add_row(
             "looked at",
-            f"{report.coverage['volume']:.2%} of the volume, {report.coverage['heatmap_mass']:.1%} of the heatmap",
+            f"{report.coverage.volume:.2%} of the volume, {report.coverage.heatmap_mass:.1%} of the heatmap",
         )
     table.add_row("labels", ", ".join(f"{label}: {count} voxels" for label, count in report.labels.items()) or "none")
     table.add_row("written", plain(str(output)))

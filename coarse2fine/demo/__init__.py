@@ -60,13 +60,13 @@ def run_demo(output: Path, *, compare: bool, overwrite: bool, progress: Progress
     volume, reference = read_volume([IMAGE]), read_volume([REFERENCE]).channels[0] > 0
     draw_overlay(volume, result.labels, reference, picture)
     write_report([result.report], report)
-    scores = [score("coarse2fine", result.report.timing_s["total"], result.labels, reference)]
+    scores = [score("coarse2fine", result.report.timing_s.total, result.labels, reference)]
     if compare:
         scores.append(run_nnunet(pipeline, volume, reference, console))
     console.print(table_of(scores))
     coverage = result.report.coverage
     console.print(
-        f"The fine network saw {coverage['volume']:.2%} of the volume and {coverage['heatmap_mass']:.1%} of what "
+        f"The fine network saw {coverage.volume:.2%} of the volume and {coverage.heatmap_mass:.1%} of what "
         "the coarse network suspects.",
         highlight=False,
     )

@@ -12,7 +12,7 @@ from coarse2fine.counts import Tally
 from coarse2fine.large.execution.tasks import Failure
 from coarse2fine.large.execution.work import Key
 from coarse2fine.pipeline import Pipeline
-from coarse2fine.report import NOTHING_FOUND, RunReport, peak_memory_mb, versions
+from coarse2fine.report import NOTHING_FOUND, NetworkTime, RunReport, Timing, peak_memory_mb, versions
 
 EXACT = "exact"
 ESTIMATE = (
@@ -102,15 +102,12 @@ def make_report(
         of_store: What only stores have, see ``StoreReport``; ``seconds`` has the ``total``.
     """
     total, work_s = sum_up(blocks)
-    stages = ("read", "coarse", "rois", "assign", "pack", "fine", "write")
-    timing = {stage: work_s.get(stage, 0.0) for stage in stages} | {"total": of_store["seconds"]["total"]}
-    timing["fine"] -= timing["pack"]  # packing happens inside the fine stage
     selector = pipeline.segmenter.selector if pipeline.segmenter else None
     return StoreReport(
         case=str(of_store["volume"]["where"]).rstrip("/").rpartition("/")[2],
         mode=pipeline.config.mode,
-        timing_s=timing,
-        network_s={name.removesuffix(".network"): s for name, s in work_s.items() if name.endswith(".network")},
+        timing_s=Timing.of(work_s | {"total": of_store["seconds"]["total"]}),
+        network_s=NetworkTime.of(work_s),
         boxes=total.boxes,
         canvases=total.network_inputs,
         coverage=total.coverage,

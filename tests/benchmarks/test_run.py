@@ -134,10 +134,10 @@ def test_measure_rows__norm_tiles__are_counted_but_not_in_the_bound(
     """The lower bound is the coarse pass and the canvases' own passes, as far as crops fill them."""
     bench = make_bench("canvas.norm=case", "canvas.norm_tiles=2")
     effort = bench.run(import_benchmark("common.bench").run_ours, tmp_path / "labels.nii.gz")
-    canvases, tile = effort.report.canvases["voxels"], 8 * 16 * 16
+    canvases, tile = effort.report.canvases.voxels, 8 * 16 * 16
     assert effort.network_voxels["fine"] == canvases + 2 * tile
     share = canvases / effort.network_voxels["fine"]
-    assert effort.bound_s == pytest.approx(effort.report.timing_s["coarse"] + effort.fill * effort.network_s * share)
+    assert effort.bound_s == pytest.approx(effort.report.timing_s.coarse + effort.fill * effort.network_s * share)
     assert effort.bound_s < effort.total_s
 
 

@@ -15,6 +15,7 @@ from coarse2fine.coarse.scene import Scene
 from coarse2fine.counts import Share, Tally, tally
 from coarse2fine.fine.segment import FineResult
 from coarse2fine.regions.search_grid import Place
+from coarse2fine.report import Boxes, Canvases, Coverage
 from coarse2fine.segmenter import Segmented
 
 VOLUME: Triple = (4, 12, 24)
@@ -121,8 +122,8 @@ def test_tally__regions_and_canvases__are_counted() -> None:
     canvases = tuple(Canvas(shape, (1, 1, 1), (Placement(0, box, box, box),)) for shape in ((4, 4, 4), (2, 4, 4)))
     fine = FineResult(canvases, (box, box), 3, 5, 7)
     counts = tally_of(fine, tree=tree, chosen=(parents[0], children[3]))
-    assert counts.boxes == {"children": 5, "parents": 3, "selected": 2, "dropped": 1, "grown": 3, "cut": 5}
-    assert counts.network_inputs == {"count": 2, "voxels": 96, "network_voxels": 103, "fill": 16 / 96}
+    assert counts.boxes == Boxes(children=5, parents=3, selected=2, dropped=1, grown=3, cut=5)
+    assert counts.network_inputs == Canvases(count=2, voxels=96, network_voxels=103, fill=16 / 96)
     assert counts.unpacked == 0
     assert tally_of(fine, tree=tree, chosen=tuple(parents), unpacked=True).unpacked == 3
     assert tally_of(fine, tree=tree).dropped == 3
@@ -138,6 +139,6 @@ def test_tally__sum__adds_each_number_to_its_own() -> None:
 
 def test_coverage__nothing_there__misses_nothing() -> None:
     """Neither shares nor fill divide by nothing, and a share is never above one."""
-    assert Tally().coverage == {"volume": 1.0, "heatmap_mass": 1.0}
-    assert Tally(working=4, covered=1, mass=2.0, mass_covered=2.5).coverage == {"volume": 0.25, "heatmap_mass": 1.0}
-    assert Tally().network_inputs == {"count": 0, "voxels": 0, "network_voxels": 0, "fill": 0.0}
+    assert Tally().coverage == Coverage(volume=1.0, heatmap_mass=1.0)
+    assert Tally(working=4, covered=1, mass=2.0, mass_covered=2.5).coverage == Coverage(volume=0.25, heatmap_mass=1.0)
+    assert Tally().network_inputs == Canvases(count=0, voxels=0, network_voxels=0, fill=0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import math
 from collections.abc import Callable, Sequence
@@ -63,9 +64,9 @@ def test_demo__shipped_volume_and_models__finds_the_nodule() -> None:
     """A few canvases of the fine network find the real nodule, and nothing else anywhere in the chest."""
     result = demo_pipeline()(read_volume([IMAGE]))
     assert dice(result.labels > 0, read_volume([REFERENCE]).channels[0] > 0) > 0.8
-    assert result.report.coverage["volume"] < 0.01
-    assert result.report.canvases["count"] <= 3
-    timing = result.report.timing_s
+    assert result.report.coverage.volume < 0.01
+    assert result.report.canvases.count <= 3
+    timing = dataclasses.asdict(result.report.timing_s)
     assert sum(seconds for stage, seconds in timing.items() if stage != "total") == pytest.approx(
         timing["total"], rel=0.1
     )
@@ -75,7 +76,7 @@ def test_two_stage__heatmap_everywhere__equals_one_stage(tiny: tuple[Path, Path]
     """If everything is of interest, native tiles inside the one box are nnU-Net's own sliding window."""
     everywhere = run(tiny, ["mode=two-stage", "rois.threshold=0", "rois.window=[99, 199, 199]"])
     one_stage = run(tiny, ["mode=one-stage"])
-    assert everywhere.report.boxes["selected"] == 1
+    assert everywhere.report.boxes.selected == 1
     # Accumulation differs (nnU-Net adds up in half precision), so ties near label borders may fall either way.
     assert (everywhere.labels != one_stage.labels).mean() < 0.002
     assert 0.02 < (one_stage.labels != 0).mean() < 0.9
@@ -90,15 +91,15 @@ def test_run__default__labels_only_inside_selected_boxes(plain: Result) -> None:
     assert (plain.labels[~inside] == 0).all()
     assert (plain.labels[inside] != 0).any()
     report = plain.report
-    assert report.boxes["selected"] == len(plain.boxes) > 3
-    assert 0 < report.coverage["volume"] < 0.9
-    assert 0 < report.canvases["fill"] <= 1
+    assert report.boxes.selected == len(plain.boxes) > 3
+    assert 0 < report.coverage.volume < 0.9
+    assert 0 < report.canvases.fill <= 1
 
 
 def regions(result: Result) -> tuple[int, ...]:
     """How many regions were found, chosen and dropped."""
     boxes = result.report.boxes
-    return boxes["children"], boxes["parents"], boxes["selected"], boxes["dropped"]
+    return boxes.children, boxes.parents, boxes.selected, boxes.dropped
 
 
 def seen(result: Result) -> tuple[Box, ...]:
@@ -111,11 +112,11 @@ def foreground(result: Result) -> int:
 
 CHANGES: dict[str, Callable[[Result, Result], bool]] = {
     # How the same boxes are shown to the network.
-    "canvas.enabled=false": lambda now, was: now.report.canvases["count"] == len(was.boxes),
-    "canvas.capacity=1": lambda now, was: now.report.canvases["count"] == len(was.boxes),
-    "canvas.capacity=4": lambda now, was: now.report.canvases["count"] == math.ceil(len(was.boxes) / 4),
-    "canvas.norm=canvas": lambda now, was: now.report.canvases["network_voxels"] == was.report.canvases["voxels"],
-    "canvas.norm=slot": lambda now, was: now.report.canvases["network_voxels"] == was.report.canvases["voxels"],
+    "canvas.enabled=false": lambda now, was: now.report.canvases.count == len(was.boxes),
+    "canvas.capacity=1": lambda now, was: now.report.canvases.count == len(was.boxes),
+    "canvas.capacity=4": lambda now, was: now.report.canvases.count == math.ceil(len(was.boxes) / 4),
+    "canvas.norm=canvas": lambda now, was: now.report.canvases.network_voxels == was.report.canvases.voxels,
+    "canvas.norm=slot": lambda now, was: now.report.canvases.network_voxels == was.report.canvases.voxels,
     "fine.postprocess=resize_only": lambda now, was: now.report.canvases == was.report.canvases,
     "fine.crop_threshold=[2, 4, 4]": lambda now, was: now.report.canvases == was.report.canvases,
     "fine.mirroring=true": lambda now, was: now.report.canvases == was.report.canvases,
@@ -123,15 +124,15 @@ CHANGES: dict[str, Callable[[Result, Result], bool]] = {
     # Which boxes: `regions` differ, as each says.
     "canvas.packing=same_scale": lambda now, was: regions(now)[1] < regions(was)[1],  # windows are larger
     "fine.large_boxes=native": lambda now, was: all(box.fits((4, 8, 8)) for box in now.boxes),
-    "fine.grow=2": lambda now, was: now.report.boxes["grown"] > 0 and set(regions(now)) == set(regions(was)),
+    "fine.grow=2": lambda now, was: now.report.boxes.grown > 0 and set(regions(now)) == set(regions(was)),
     "assign.agent=all_children": lambda now, was: regions(now)[2] == regions(was)[0],
     "assign.agent=all_parents": lambda now, was: regions(now)[2] == regions(was)[1],
     "assign.agent=random": lambda now, was: regions(now)[3] > 0,
     "assign.agent=top_k": lambda now, was: regions(now)[2] + regions(now)[3] == regions(was)[1],
     "assign.drop=true": lambda now, was: 0 < regions(now)[3] < regions(was)[1] / 10,
-    "rois.margin=[1, 2, 2]": lambda now, was: now.report.coverage["volume"] > 2 * was.report.coverage["volume"],
+    "rois.margin=[1, 2, 2]": lambda now, was: now.report.coverage.volume > 2 * was.report.coverage.volume,
     "rois.window=[4, 6, 6]": lambda now, was: regions(now)[0] > regions(was)[0],  # smaller than a slot
-    "rois.heatmap_voxel=[2, 6, 6]": lambda now, was: now.report.coverage["volume"] > was.report.coverage["volume"],
+    "rois.heatmap_voxel=[2, 6, 6]": lambda now, was: now.report.coverage.volume > was.report.coverage.volume,
     "rois.min_edge=8": lambda now, was: regions(now)[1] < regions(was)[1] and set(now.boxes) < set(was.boxes),
     "rois.min_voxels=20": lambda now, was: regions(now)[1] < regions(was)[1] and set(now.boxes) < set(was.boxes),
     "coarse.mirroring=true": lambda now, was: regions(now)[1] < regions(was)[1],  # means are less extreme
@@ -139,7 +140,7 @@ CHANGES: dict[str, Callable[[Result, Result], bool]] = {
     "coarse.spacing=[3.0, 3.0, 3.0]": lambda now, was: regions(now)[0] != regions(was)[0],
     "coarse.patch_size=[4, 12, 12]": lambda now, was: regions(now)[0] != regions(was)[0],
     "coarse.body_crop={above: 120, margin_mm: 4}": lambda now, was: (
-        now.report.coverage["volume"] < was.report.coverage["volume"] / 2
+        now.report.coverage.volume < was.report.coverage.volume / 2
     ),
 }
 SAME_BOXES = (
@@ -170,8 +171,8 @@ def test_run__few_boxes__get_canvases_of_their_own(tiny: tuple[Path, Path]) -> N
     """Packing few boxes saves less than measuring statistics would cost, so each is shown alone; many are packed."""
     thresholds = [("0.65", 9), ("0.6", 1)]
     few, many = (run(tiny, [f"rois.threshold={level}", f"canvas.norm_tiles={n}"]).report for level, n in thresholds)
-    assert few.canvases["count"] == few.boxes["selected"] > 1
-    assert many.canvases["count"] < many.boxes["selected"]
+    assert few.canvases.count == few.boxes.selected > 1
+    assert many.canvases.count < many.boxes.selected
 
 
 def test_run__canvases_with_unused_ends__are_trimmed(tiny: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,9 +181,9 @@ def test_run__canvases_with_unused_ends__are_trimmed(tiny: tuple[Path, Path], mo
     trimmed = run(tiny, settings)
     monkeypatch.setattr(packing, "trim", lambda canvas, divisor: canvas)
     whole = run(tiny, settings)
-    assert trimmed.report.canvases["count"] == whole.report.canvases["count"]
-    assert trimmed.report.canvases["voxels"] < whole.report.canvases["voxels"]
-    assert trimmed.report.canvases["fill"] > whole.report.canvases["fill"]
+    assert trimmed.report.canvases.count == whole.report.canvases.count
+    assert trimmed.report.canvases.voxels < whole.report.canvases.voxels
+    assert trimmed.report.canvases.fill > whole.report.canvases.fill
     assert np.mean(trimmed.labels != whole.labels) < 0.01
 
 
@@ -298,9 +299,9 @@ def test_run__trained_agent__chooses_and_is_named_in_the_report(
     assert result.labels.any()
     nodes = {roi.box for roi in result.tree.rois}
     assert set(result.boxes) <= nodes
-    looked = result.report.network_s.get("assign", 0.0)
+    looked = result.report.network_s.assign
     assert (looked > 0) == (source == "fine")
-    assert looked <= result.report.timing_s["assign"]
+    assert looked <= result.report.timing_s.assign
     again = run(tiny, [*SPLIT, f"assign.agent={folder}"])
     assert again.boxes == result.boxes
     np.testing.assert_array_equal(again.labels, result.labels)
@@ -319,17 +320,17 @@ def test_run__agent_with_a_budget__keeps_to_it_and_reports_what_it_dropped(
     assert tight.tree is not None
     families = zip(tight.tree.parents, tight.tree.children, strict=True)
     empty = [not {parent.box, *(roi.box for roi in children)} & set(tight.boxes) for parent, children in families]
-    assert tight.report.boxes["dropped"] == sum(empty) > 0
-    assert nothing.report.boxes["dropped"] == nothing.report.boxes["parents"]
+    assert tight.report.boxes.dropped == sum(empty) > 0
+    assert nothing.report.boxes.dropped == nothing.report.boxes.parents
     assert not nothing.labels.any()
-    masses = [result.report.coverage["heatmap_mass"] for result in (free, tight, nothing)]
+    masses = [result.report.coverage.heatmap_mass for result in (free, tight, nothing)]
     assert masses[0] > masses[1] > masses[2] == 0
 
 
 def test_run__rule__is_named_and_drops_nothing(plain: Result, tiny: tuple[Path, Path]) -> None:
     """A rule is who chose, every parent stays covered, and two-stage mode has a rule of its own."""
     assert plain.report.agent == {"name": "greedy", "kind": "rule"}
-    assert plain.report.boxes["dropped"] == 0
+    assert plain.report.boxes.dropped == 0
     two_stage = run(tiny, ["mode=two-stage", "assign.agent=./no/such/agent"]).report
     assert two_stage.agent == {"name": "all_parents", "kind": "rule"}
     one_stage = run(tiny, ["mode=one-stage", "assign.agent=./no/such/agent"]).report
@@ -354,7 +355,7 @@ def test_run__agent_on_a_tiny_volume__works(
     volume = Volume((image,), Grid(image.shape, SPACING), "part")
     result = run(tiny, [f"assign.agent={folder}", "rois.threshold=0.3"], volume)
     assert result.labels.shape == part
-    assert result.report.boxes["parents"] > 0
+    assert result.report.boxes.parents > 0
 
 
 @pytest.mark.parametrize("source", ["coarse", "fine"])
@@ -369,7 +370,7 @@ def test_run__agent_and_models_with_other_axis_order__work_together(
     settings = [f"assign.agent={folder}", "rois.threshold=0.5", "coarse.body_crop={above: 120, margin_mm: 4}"]
     result = run((coarse, fine), settings, Volume((image,), Grid(image.shape, SPACING), "blobs"))
     assert result.labels.shape == image.shape
-    assert result.report.boxes["selected"] > 0
+    assert result.report.boxes.selected > 0
 
 
 def test_run__norm_case__is_measured_on_the_same_tiles_whatever_is_chosen(
@@ -384,7 +385,7 @@ def test_run__norm_case__is_measured_on_the_same_tiles_whatever_is_chosen(
 
     monkeypatch.setattr(importlib.import_module("coarse2fine.fine.inputs"), "measure_statistics", record)
     for rule in ("all_children", "all_parents"):
-        assert run(tiny, [*SPLIT, f"assign.agent={rule}", "canvas.norm=case"]).report.canvases["count"] > 1
+        assert run(tiny, [*SPLIT, f"assign.agent={rule}", "canvas.norm=case"]).report.canvases.count > 1
     first, second = seen
     assert len(first) == 3
     np.testing.assert_array_equal(first, second)

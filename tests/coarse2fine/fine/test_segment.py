@@ -87,8 +87,8 @@ def test_segment_boxes__mask_runs_on__is_followed_to_its_end_and_never_back(mode
     expected = np.zeros(result.labels.shape, np.uint8)
     expected[BAR] = 1
     np.testing.assert_array_equal(result.labels, expected)
-    assert result.report.boxes["grown"] >= 3
-    assert result.report.boxes["cut"] == 0
+    assert result.report.boxes.grown >= 3
+    assert result.report.boxes.cut == 0
     for number, box in enumerate(result.boxes):
         finished = share_of_volume(result.boxes[:number], result.labels.shape)
         both = share_of_volume(result.boxes[: number + 1], result.labels.shape)
@@ -98,8 +98,8 @@ def test_segment_boxes__mask_runs_on__is_followed_to_its_end_and_never_back(mode
 def test_segment_boxes__heatmap_below_grow_above__mask_is_cut_and_counted(model_folder: Callable[..., Path]) -> None:
     """Where the coarse network is sure that nothing is, masks are not followed, and the report says so."""
     result = run_along_bar(model_folder, ["fine.grow_above=0.5"])
-    assert result.report.boxes["grown"] == 0
-    assert result.report.boxes["cut"] >= 1
+    assert result.report.boxes.grown == 0
+    assert result.report.boxes.cut >= 1
     assert result.labels[BAR][..., :6].all()
     assert not result.labels[..., 60:].any()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,10 @@ def test_segment_cells__one_cell_of_everything__equals_the_pipeline_in_memory(
     results = segment(pipeline, image, lattice, spacing=spacing)
     np.testing.assert_array_equal(side_by_side(results, lattice), whole.labels)
     counts = results[0, 0, 0].counts
-    assert counts.selected == whole.report.boxes["selected"] > 3
+    assert counts.selected == whole.report.boxes.selected > 3
     assert counts.boxes == whole.report.boxes
     assert counts.network_inputs == whole.report.canvases
-    assert counts.coverage == pytest.approx(whole.report.coverage)
+    assert asdict(counts.coverage) == pytest.approx(asdict(whole.report.coverage))
     assert 0.001 < (whole.labels != 0).mean() < 0.9
 
 
@@ -278,7 +279,7 @@ def test_segment_cells__objects_that_the_halo_holds__are_those_of_the_run_in_mem
     whole = pipeline(Volume((image,), Grid(image.shape, SPACING), "whole"))
     results = segment(pipeline, image, lattice)
     np.testing.assert_array_equal(merged(results, lattice), whole.labels)
-    assert sum(result.counts.selected for result in results.values()) == whole.report.boxes["selected"]
+    assert sum(result.counts.selected for result in results.values()) == whole.report.boxes.selected
 
 
 # --- what is read and run -------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def test_settle__regions_of_all_cells__are_measured_as_in_memory(
             assert statistics.to_json() == expected.to_json()
             results = segment_volume(pipeline, image, lattice, norm=VolumeNorm(statistics, alone))
             np.testing.assert_array_equal(side_by_side(results, lattice), whole.labels)
-            assert results[0, 0, 0].counts.network_voxels + voxels == whole.report.canvases["network_voxels"]
+            assert results[0, 0, 0].counts.network_voxels + voxels == whole.report.canvases.network_voxels
         else:
             shared = segment_volume(pipeline, image, lattice, norm=VolumeNorm(statistics, alone))
             assert merged(shared, lattice).any()

@@ -94,7 +94,7 @@ def test_run_files__any_storage__finds_the_same_where_the_fine_model_turns_volum
         file = scan(tmp_path / f"{code}.nii.gz", code)
         result = run(models, [file], tmp_path / "out.nii.gz", "rois.threshold=0.5")
         labels = nibabel.as_closest_canonical(nibabel.load(tmp_path / "out.nii.gz"))
-        found.append((result.report.boxes["selected"], result.boxes, np.asarray(labels.dataobj)))
+        found.append((result.report.boxes.selected, result.boxes, np.asarray(labels.dataobj)))
     (count, boxes, labels), *others = found
     assert count > 0
     assert labels.any()

@@ -180,5 +180,5 @@ def test_segment_cells__thin_volume_in_one_cell__gives_what_the_file_gives(
     ((_, cell),) = segment(pipeline, image, lattice, norm=settled(pipeline, image, lattice)).items()
     np.testing.assert_array_equal(cell.labels, whole.labels)
     assert whole.labels.any()
-    assert cell.counts.network_inputs["count"] == whole.report.canvases["count"]
+    assert cell.counts.network_inputs.count == whole.report.canvases.count
     assert cell.counts.warnings[0] in whole.report.warnings
