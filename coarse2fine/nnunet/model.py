@@ -1,4 +1,4 @@
-"""nnU-Net v2 models: safe loading, what the plans say, forward pass. The only module that imports nnunetv2."""
+"""nnU-Net v2 models: safe loading, what the plans say, forward pass. Only this room imports nnunetv2."""
 
 from __future__ import annotations
 
