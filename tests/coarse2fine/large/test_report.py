@@ -10,6 +10,7 @@ from large_volumes import pipeline_of
 
 from coarse2fine.large.report import ESTIMATE, EXACT, make_report
 from coarse2fine.pipeline import Pipeline
+from coarse2fine.report import NetworkTime, Timing
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,7 @@ def test_make_report__blocks__times_are_summed_and_packing_is_no_part_of_the_fin
         seconds={"segment": 6.0, "total": 7.0},
         failures=(),
     )
-    expected = {"read": 1.5, "coarse": 0, "rois": 0, "assign": 0, "pack": 2.5, "fine": 5.5, "write": 0, "total": 7.0}
-    assert report.timing_s == expected
-    assert report.network_s == {"fine": 4.5}
+    assert report.timing_s == Timing(read=1.5, pack=2.5, fine=5.5, total=7.0)
+    assert report.network_s == NetworkTime(fine=4.5)
     assert report.case == case
     assert report.coverage_is == ESTIMATE != EXACT
