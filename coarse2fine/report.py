@@ -36,7 +36,7 @@ class Timing:
 
     Attributes:
         read, coarse, rois, assign, pack, fine, write: Of each stage; packing is no part of ``fine``.
-        total: From the first to the last; more than the sum of all stages.
+        total: Wall time; stages of a run over a store are summed over blocks, whoever did them, and may be more.
     """
 
     read: float = 0.0

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from canvas import Box
 from coarse2fine.coarse.heatmap import CoarseResult
 from coarse2fine.preprocessing.working_grid import WorkingView
 
@@ -20,7 +19,3 @@ class Scene:
 
     view: WorkingView
     coarse: CoarseResult
-
-    def within(self, window: Box) -> Scene:
-        """The same of a part of the working grid only."""
-        return replace(self, view=self.view.within(window))
