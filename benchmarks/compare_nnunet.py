@@ -50,7 +50,7 @@ from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import nnunet_predictor
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.report import RunReport
-from coarse2fine.system.memory import keep_freed_memory
+from coarse2fine.system.memory import SteadyHeap, keep_freed_memory
 from coarse2fine.system.timing import Clock
 
 SIDES = ("coarse2fine", "nnunet")
@@ -110,7 +110,7 @@ class Contest:
         report, result = None, self.results[side]
         with self._clock.time("total"):
             if side == "coarse2fine":
-                report = self.pipeline.run_files(self.files, result).report
+                report = self.pipeline.run_files(self.files, result, SteadyHeap()).report
             else:
                 with contextlib.redirect_stdout(io.StringIO()):
                     inputs, output = [str(file) for file in self.files], str(result.with_name(self._stem))

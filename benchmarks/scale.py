@@ -46,6 +46,7 @@ from coarse2fine.large.output import plan_output
 from coarse2fine.large.run import segment_store
 from coarse2fine.large.source import Source
 from coarse2fine.nnunet.loading import load_model
+from coarse2fine.system.memory import keep_freed_memory
 
 Figures = dict[str, Any]
 ONE_BY_ONE = "blocks.per_block=[1, 1, 1]"
@@ -156,6 +157,7 @@ def segment(command: Command, engine: Engine) -> float:
     """What ``c2f-infer`` does for a command, in this process; returns seconds."""
     models = [f"{stage}.model={json.dumps(str(path))}" for stage, path in zip(STAGES, command.models, strict=True)]
     config = load_config(command.config, [*models, *command.overrides])
+    keep_freed_memory(steady=True)
     where, inputs, work = str(command.output), str(command.volume), command.work
     output = plan_output(where, objects="--instances" in command.options, overwrite=True, inputs=inputs, work=work)
     report = segment_store(config, Source(inputs), output, work, engine)

@@ -27,7 +27,6 @@ from coarse2fine.preprocessing.working_grid import view_volume, volume_doubts
 from coarse2fine.report import NOTHING_FOUND, NetworkTime, RunReport, Timing, count_labels, peak_memory_mb, versions
 from coarse2fine.segmenter import Segmenter, check_models, make_segmenter, preset
 from coarse2fine.selection.selector import Selector
-from coarse2fine.system.memory import return_freed_memory
 from coarse2fine.system.timing import Progress, Run, silent
 
 
@@ -102,15 +101,11 @@ class Pipeline:
         """From files to a file: one input per channel, labels in the first input's geometry, written atomically."""
         run = Run(progress=progress)
         with run.clock.time("total"):
-            progress("read", 0, 1)
-            with run.clock.time("read"):
+            with run.stage("read"):
                 volume = read_volume(files, [model.reader for model in self.models])
-            progress("read", 1, 1)
             result = self(volume, run)
-            progress("write", 0, 1)
-            with run.clock.time("write"):
+            with run.stage("write"):
                 write_labels(result.labels, volume.grid, output)
-            progress("write", 1, 1)
         return self._finish(result, run)
 
     def __call__(self, volume: Volume, run: Run | None = None) -> Result:
@@ -149,7 +144,6 @@ class Pipeline:
         coarse = segmenter.heatmap(seen, run)
         with run.clock.time("fine"):
             view = view_volume(volume, self.fine)
-            return_freed_memory()
         return Scene(view, coarse)
 
     def _one_stage(self, volume: Volume, run: Run, *warnings: str) -> Result:

@@ -76,12 +76,9 @@ class Segmenter:
 
     def regions(self, scene: Scene, run: Run) -> RoiTree:
         """Heatmap -> ROI tree, of a whole volume; books ``rois``."""
-        with run.clock.time("rois"):
-            run.progress("rois", 0, 1)
+        with run.stage("rois"):
             stage = self.stage_over(scene.view)
-            tree = find_tree(stage.config, stage.plan, scene.coarse.heatmap, scene.view)
-            run.progress("rois", 1, 1)
-        return tree
+            return find_tree(stage.config, stage.plan, scene.coarse.heatmap, scene.view)
 
     def segment(
         self,

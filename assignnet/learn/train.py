@@ -32,7 +32,7 @@ from assignnet.value.instance import Instance
 from assignnet.value.reward import AdjacencyReward, GainReward, Reward
 from assignnet.value.voxel_counts import Metric
 
-Progress = Callable[[int, int], None]
+Ticks = Callable[[int, int], None]
 """Called with (done, total)."""
 
 BATCH, EPOCHS = 256, 4
@@ -107,7 +107,7 @@ def train_agent(
     *,
     features: Mapping[str, Any],
     about: Mapping[str, Any],
-    progress: Progress = lambda done, total: None,
+    progress: Ticks = lambda done, total: None,
 ) -> Agent:
     """Train an agent, resuming what an earlier call with the same settings and instances left in ``folder``.
 
@@ -150,7 +150,7 @@ def _best_gains(
     validation: Sequence[Instance],
     size: NetworkSize,
     settings: TrainSettings,
-    progress: Progress,
+    progress: Ticks,
 ) -> GainNetwork:
     """Supervised learning of gains; the network after the pass that earned most on the validation instances."""
     weights = checked_weights(settings)
@@ -229,7 +229,7 @@ class _Training:
         self._round, self._best = 0, -np.inf
         self._best_network = copy_state(self._network)
 
-    def run(self, progress: Progress) -> AssignNetwork:
+    def run(self, progress: Ticks) -> AssignNetwork:
         """Train to the end; returns the best network."""
         self._resume()
         logger = configure(str(self._folder / "tensorboard"), ["tensorboard"])

@@ -31,6 +31,7 @@ from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model, nnunet_predictor
 from coarse2fine.pipeline import Pipeline, pick_device
 from coarse2fine.report import RunReport
+from coarse2fine.system.memory import SteadyHeap
 from coarse2fine.system.timing import Clock
 
 ROLE = "benchmark_role"
@@ -189,7 +190,7 @@ def run_ours(bench: Bench, output: Path, *, overrides: Sequence[str] = (), fine:
     """The product, from file to file, as c2f-infer runs it."""
     pipeline = bench.pipeline(*overrides, fine=fine)
     with count_voxels() as voxels:
-        report = pipeline.run_files(bench.files, output).report
+        report = pipeline.run_files(bench.files, output, SteadyHeap()).report
     timing, network_s = report.timing_s, report.network_s.fine
     coarse_s = timing.coarse + timing.rois + timing.assign
     fine_s = timing.pack + timing.fine

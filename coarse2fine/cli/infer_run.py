@@ -30,10 +30,11 @@ from coarse2fine.io import (
 )
 from coarse2fine.io.files.readers import TIFF_SUFFIXES
 from coarse2fine.io.files.tiff import spacing_beside
-from coarse2fine.pipeline import Pipeline, Progress
+from coarse2fine.pipeline import Pipeline
 from coarse2fine.report import RunReport, write_report
-from coarse2fine.system.memory import keep_freed_memory
+from coarse2fine.system.memory import SteadyHeap, keep_freed_memory
 from coarse2fine.system.terminal import plain
+from coarse2fine.system.timing import Progress
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
@@ -55,7 +56,7 @@ def demo(options: argparse.Namespace, console: Console) -> None:
             Path(options.output or "c2f-demo"),
             compare=options.compare,
             overwrite=options.overwrite,
-            progress=progress,
+            progress=SteadyHeap(progress),
             console=Console(),
         )
 
@@ -141,7 +142,7 @@ def configure(options: argparse.Namespace) -> Config:
 def infer_case(pipeline: Pipeline, case: Case, output: Path, console: Console, count: str) -> RunReport:
     """Segment one case, with progress bars if somebody watches."""
     with show_progress(console, f"{count} {case.name}") as progress:
-        report = pipeline.run_files(case.files, output, progress).report
+        report = pipeline.run_files(case.files, output, SteadyHeap(progress)).report
     for warning in report.warnings:
         console.print(plain(f"{case.name}: {warning}"), style="yellow", soft_wrap=True)
     if console.is_terminal:

@@ -23,9 +23,11 @@ from coarse2fine.large.execution.engine import Engine, in_process, on_cluster
 from coarse2fine.large.execution.work import remove_work
 from coarse2fine.large.output import Output, plan_output, was_published
 from coarse2fine.large.report import StoreReport
-from coarse2fine.large.run import Progress, Settings, segment_store
+from coarse2fine.large.run import Settings, segment_store
 from coarse2fine.large.source import Source
+from coarse2fine.system.memory import keep_freed_memory
 from coarse2fine.system.terminal import plain
+from coarse2fine.system.timing import Progress
 
 _ONLY_STORES = {
     "array": "--array",
@@ -76,6 +78,7 @@ def infer_store(options: argparse.Namespace, config: Config, console: Console) -
     )
     if options.report:
         check_writable(options.report, options.overwrite or was_published(work))
+    keep_freed_memory(steady=True)
     settings = Settings(options.trust_checkpoint, skip_failed=options.skip_failed, restart=options.restart)
     with pick_engine(options) as engine, show_phases(console, engine) as progress:
         report = segment_store(config, source, output, work, engine, settings, progress)

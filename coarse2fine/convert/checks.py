@@ -68,7 +68,7 @@ def check_grids(sample: Sample, image: Volume[NDArray[Any]], labels: Volume[NDAr
         ("shapes (z, y, x)", one.shape == other.shape, one.shape, other.shape),
         # nnU-Net's own tolerance: it refuses what differs by more
         ("spacings (z, y, x)", np.allclose(one.spacing, other.spacing), one.spacing, other.spacing),
-        ("origins (x, y, z)", off <= _SAME_PLACE * min(one.spacing), one.origin, other.origin),
+        ("origins (z, y, x)", off <= _SAME_PLACE * min(one.spacing), one.origin, other.origin),
         (
             "directions",
             np.allclose(one.cosines, other.cosines, rtol=0, atol=_SAME_DIRECTION),

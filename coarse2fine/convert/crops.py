@@ -31,7 +31,7 @@ def covered(image: Scales, labels: Scales) -> Box:
             f"{_name(image)} has a voxel size of {one.spacing} nm (z, y, x), {_name(labels)} of {other.spacing} nm",
             "Name an array of labels of the image's resolution, or resample one of them.",
         )
-    shift = np.subtract(other.origin, one.origin)[::-1] / one.spacing
+    shift = np.subtract(other.origin, one.origin) / one.spacing
     if np.abs(shift - np.rint(shift)).max() > _WHOLE:
         raise VolumeError(
             f"{_name(labels)} begins {', '.join(f'{part:.6g}' for part in shift)} voxels (z, y, x) after "
@@ -77,7 +77,7 @@ def crop_sample(
 
 
 def _load(name: str, scales: Scales, box: Box) -> Volume[NDArray[Any]]:
-    return Volume((_array(scales)[box.slices],), _part(_grid(scales), box), name)
+    return Volume((_array(scales)[box.slices],), _grid(scales).part(box), name)
 
 
 def _load_mask(name: str, scales: Scales, box: Box, background: frozenset[int]) -> Volume[NDArray[Any]]:
@@ -86,7 +86,7 @@ def _load_mask(name: str, scales: Scales, box: Box, background: frozenset[int]) 
     for z in range(0, box.shape[0], _SLAB):
         slab = Box.of((box.start[0] + z, *box.start[1:]), (min(_SLAB, box.shape[0] - z), *box.shape[1:]))
         mask[z : z + _SLAB] = np.isin(labels[slab.slices], values, invert=True)
-    return Volume((mask,), _part(_grid(scales), box), name)
+    return Volume((mask,), _grid(scales).part(box), name)
 
 
 def _array(scales: Scales) -> LazyArray:
@@ -103,12 +103,6 @@ def _grid(scales: Scales) -> Grid:
             f"{_name(scales)} has a voxel size in {volume.grid.unit}, which is not EM's", "Correct its unit: nm."
         )
     return volume.grid
-
-
-def _part(grid: Grid, box: Box) -> Grid:
-    """The grid of a part of a volume, with the part's place as origin (x, y, z)."""
-    shifts = zip(grid.origin, box.start[::-1], grid.spacing[::-1], strict=True)
-    return Grid(box.shape, grid.spacing, grid.unit, tuple(place + start * step for place, start, step in shifts))
 
 
 def _name(scales: Scales, box: Box | None = None) -> str:

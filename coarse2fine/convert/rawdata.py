@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from coarse2fine.convert.samples import Part, RawData, Sample, Written
 from coarse2fine.errors import ConfigError, OutputError, VolumeError
 from coarse2fine.io import Volume, atomic_write, check_folder, write_labels
 from coarse2fine.report import versions
+from coarse2fine.system.timing import Ticks
 
 ENDING = ".nii.gz"
 """Of all files in a data set that we write."""
@@ -109,7 +110,7 @@ def build(
     *,
     overwrite: bool,
     link: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Ticks = lambda done, total: None,
 ) -> Written:
     """Reads, checks and writes a data set.
 

@@ -17,8 +17,9 @@ from coarse2fine.demo.picture import draw_overlay
 from coarse2fine.evaluation.masks import dice
 from coarse2fine.io import LABEL_SUFFIXES, Volume, check_writable, read_volume, write_labels
 from coarse2fine.nnunet.model import nnunet_predictor
-from coarse2fine.pipeline import Pipeline, Progress
+from coarse2fine.pipeline import Pipeline
 from coarse2fine.report import write_report
+from coarse2fine.system.timing import Progress
 
 ASSETS = Path(__file__).parent
 IMAGE, REFERENCE = ASSETS / "lidc0001_0000.nii.gz", ASSETS / "lidc0001_reference.nii.gz"

@@ -20,12 +20,7 @@ from coarse2fine.fine.inputs import UNSETTLED, VolumeNorm, input_channels, input
 from coarse2fine.fine.sizes import CanvasPlan, plan_sizes
 from coarse2fine.fine.writeback import LabelWriter
 from coarse2fine.nnunet.cpu_layers import lean
-from coarse2fine.nnunet.instance_norm import (
-    NormStatistics,
-    SlotLayout,
-    with_frozen_statistics,
-    with_slot_statistics,
-)
+from coarse2fine.nnunet.instance_norm import NormStatistics, mark_slots, with_frozen_statistics, with_slot_statistics
 from coarse2fine.nnunet.model import Model
 from coarse2fine.resampling.operators import Floats
 from coarse2fine.system.timing import Clock, Run
@@ -107,8 +102,9 @@ def segment_boxes(
         tiles = norm_tiles(boxes if known is None else known, config, plan, stage.model, volume)
         statistics = measure_case(scene, stage.model, tiles, run.clock)
         measured = sum(tile.volume for tile in tiles)
-    model, layout = (lean(stage.model), None) if alone else _with_norm(stage.model, config, statistics)
-    passes = _Passes(stage, scene, model, layout, writer, run.clock)
+    model = lean(stage.model) if alone else _with_norm(stage.model, config, statistics)
+    marked = config.canvas.norm == "slot" and not alone
+    passes = _Passes(stage, scene, model, marked, writer, run.clock)
     done: list[Canvas] = []
     counted: list[Box] = []
     grown, cut, pending = 0, 0, [Region(box) for box in boxes]
@@ -141,7 +137,7 @@ class _Passes:
         stage: As in ``segment_boxes``.
         scene: Likewise.
         model: The stage's, with the instance normalisation that its settings ask for.
-        layout: Told of each canvas, where each slot has statistics of its own.
+        marked: Whether the model is told where slots are, each of which has statistics of its own.
         writer: Receives the outputs.
         clock: Books network passes under ``fine.network``.
     """
@@ -149,7 +145,7 @@ class _Passes:
     stage: FineStage
     scene: Scene
     model: Model
-    layout: SlotLayout | None
+    marked: bool
     writer: LabelWriter
     clock: Clock
 
@@ -162,12 +158,11 @@ class _Passes:
         """The network's outputs for a canvas."""
         prior = self.scene.coarse if self.model.cascade else None
         data = gather(canvas, input_reader(self.scene.view, prior), input_channels(self.model))
-        if self.layout is not None:
-            self.layout.show(canvas)
-        on_flip = self.layout.flip if self.layout is not None else lambda axes: None
+        if self.marked:
+            data = np.concatenate([data, mark_slots(canvas)[None]])
         with self.clock.time("fine.network"):
             batch = torch.from_numpy(data)[None]
-            logits = self.model.forward(batch, mirroring=self.stage.config.fine.mirroring, on_flip=on_flip)
+            logits = self.model.forward(batch, mirroring=self.stage.config.fine.mirroring)
             return logits[0].float().cpu().numpy()
 
 
@@ -190,8 +185,8 @@ def _segment_canvas(passes: _Passes, canvas: Canvas, regions: Sequence[Region], 
     return growths
 
 
-def _with_norm(model: Model, config: Config, statistics: NormStatistics | None) -> tuple[Model, SlotLayout | None]:
+def _with_norm(model: Model, config: Config, statistics: NormStatistics | None) -> Model:
     """The model with the configured instance normalisation; statistics are those of ``norm: case``."""
     if config.canvas.norm == "slot":
         return with_slot_statistics(model)
-    return (lean(model) if statistics is None else with_frozen_statistics(model, statistics)), None
+    return lean(model) if statistics is None else with_frozen_statistics(model, statistics)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from canvas import Triple
+from canvas import Box, Triple
 
 Spacing = tuple[float, float, float]
 
@@ -22,9 +22,9 @@ class Grid:
         shape: Voxels per axis (z, y, x).
         spacing: Distance between voxel centres per axis (z, y, x), positive, in ``unit``.
         unit: Unit of spacing and origin, "mm" or "nm".
-        origin: Position of the first voxel, in the file's own axis order (x, y, z).
-        direction: Direction cosines, row by row as SimpleITK gives them. None if nobody knows, as of stores, TIFF files
-            and arrays: then no reader turns the volume.
+        origin: Position of the first voxel (z, y, x), which is SimpleITK's (x, y, z) backwards.
+        direction: Direction cosines, row by row as SimpleITK gives them (x, y, z). None if nobody knows, as of stores,
+            TIFF files and arrays: then no reader turns the volume.
         suffix: Ending of the file that says so; empty for volumes that are from no file.
         nifti: The 348 bytes of a NIfTI file's header. Its two affines, zooms and units need not agree; each reader
             makes of them what it does, and results get them all.
@@ -33,7 +33,7 @@ class Grid:
     shape: Triple
     spacing: Spacing
     unit: str = "mm"
-    origin: tuple[float, ...] = (0.0, 0.0, 0.0)
+    origin: Spacing = (0.0, 0.0, 0.0)
     direction: tuple[float, ...] | None = None
     suffix: str = field(default="", compare=False)
     nifti: bytes | None = field(default=None, compare=False, repr=False)
@@ -42,6 +42,12 @@ class Grid:
     def cosines(self) -> tuple[float, ...]:
         """Direction cosines to write: those of the axes themselves where nobody knows the direction."""
         return self.direction or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+    def part(self, box: Box) -> Grid:
+        """The grid of a box of its voxels; a NIfTI header, which is the whole volume's, is not taken along."""
+        steps = np.reshape(self.cosines, (3, 3))[::-1, ::-1] * self.spacing
+        z, y, x = np.add(self.origin, steps @ box.start).tolist()
+        return replace(self, shape=box.shape, origin=(z, y, x), nifti=None)
 
 
 class VoxelArray(Protocol):

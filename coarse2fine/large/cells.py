@@ -32,7 +32,6 @@ from coarse2fine.regions.detect import candidates, find_components, search_grid
 from coarse2fine.resampling.operators import REACH
 from coarse2fine.segmenter import Segmenter
 from coarse2fine.selection.selector import grow_tree, roi_settings
-from coarse2fine.system.memory import return_freed_memory
 from coarse2fine.system.timing import Run
 
 RIM = 4
@@ -221,7 +220,6 @@ def _looks(opened: OpenVolume, cores: Sequence[Box], run: Run) -> Iterator[tuple
     around = [window.coarse for window in windows if window]
     looked = _look(opened, reduce(Box.hull, around), run) if around else None
     for window in windows:
-        return_freed_memory()  # of the coarse stage, or the cell before
         yield None if window is None or looked is None else (window, looked.part(window.coarse))
 
 
@@ -247,7 +245,7 @@ def _segment_cell(
     """Regions of the cell -> labels of the cell and its surroundings."""
     segmenter, _ = opened.both
     mine, outside = window.own.relative_to(coarse.held), segmenter.config.fine.outside
-    with run.clock.time("rois"):
+    with run.stage("rois"):
         tree, elsewhere = _regions(opened, window, coarse)
         if not tree.parents and outside == "background":
             mass = coarse.heatmap[mine.slices].sum(dtype=np.float64)

@@ -17,7 +17,6 @@ from coarse2fine.large.lattice import Lattice
 from coarse2fine.large.source import Source
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.preprocessing.statistics import Scan
-from coarse2fine.system.memory import keep_freed_memory
 
 SCAN = "scan.json"
 
@@ -62,7 +61,6 @@ class Job:
 @lru_cache(maxsize=1)
 def volume_of(job: Job) -> OpenVolume:
     """The volume as both networks see it."""
-    keep_freed_memory(steady=True)
     scan = Scan.from_dict(json.loads(job.work.path(SCAN).read_text()))
     pipeline = Pipeline.from_config(job.config, trust_checkpoint=job.trust)
     return open_volume(pipeline, job.source.open()[1], scan, job.coarse_level)

@@ -26,10 +26,7 @@ MOST_UNCOVERED = 1.0
 
 def part_of(level: Volume[LazyArray], box: Box) -> Volume[LazyArray]:
     """A part of a level that knows where it lies."""
-    grid = level.grid
-    steps = zip(grid.origin, box.start[::-1], grid.spacing[::-1], strict=True)
-    moved = dataclasses.replace(grid, shape=box.shape, origin=tuple(a + n * step for a, n, step in steps))
-    return Volume(tuple(_part(channel, box) for channel in level.channels), moved, level.name)
+    return Volume(tuple(_part(channel, box) for channel in level.channels), level.grid.part(box), level.name)
 
 
 def _part(array: LazyArray, box: Box) -> LazyArray:
@@ -41,7 +38,7 @@ def ends(finest: Grid, level: Grid, box: Box) -> list[tuple[float, float]]:
     places = []
     for axis in range(3):
         ratio = finest.spacing[axis] / level.spacing[axis]
-        shift = (finest.origin[2 - axis] - level.origin[2 - axis]) / level.spacing[axis]
+        shift = (finest.origin[axis] - level.origin[axis]) / level.spacing[axis]
         low, high = ((edge - 0.5) * ratio + shift + 0.5 for edge in (box.start[axis], box.stop[axis]))
         places.append((low, high))
     return places

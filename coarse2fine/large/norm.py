@@ -21,7 +21,6 @@ from coarse2fine.large.cells import OpenVolume, look_around, look_at_cell
 from coarse2fine.large.execution.work import Key
 from coarse2fine.large.job import Job, volume_of, write_json
 from coarse2fine.nnunet.instance_norm import NormStatistics, measure_statistics
-from coarse2fine.system.memory import return_freed_memory
 from coarse2fine.system.timing import Run
 
 NORM = "norm.json"
@@ -38,12 +37,10 @@ class LookAtCell:
 
     job: Job
 
-    def __call__(self, key: Key) -> Mapping[str, Any]:
+    def __call__(self, key: Key, run: Run) -> Mapping[str, Any]:
         """Boxes of all ``regions`` and of the ``chosen`` ones; ``seconds`` by stage."""
-        run = Run()
         with run.clock.time("total"):
             regions, chosen = look_at_cell(volume_of(self.job), self.job.lattice.core(triple(key)), run)
-        return_freed_memory()
         return {
             "regions": [[*box.start, *box.stop] for box in regions],
             "chosen": [[*box.start, *box.stop] for box in chosen],
@@ -60,12 +57,10 @@ class MeasureTile:
     chosen: tuple[Box, ...]
     complete: bool
 
-    def __call__(self, key: Key) -> Mapping[str, Any]:
+    def __call__(self, key: Key, run: Run) -> Mapping[str, Any]:
         """The statistics, or that there are none; ``counts`` and ``seconds`` as of other blocks."""
-        run = Run()
         with run.clock.time("total"):
             alone, statistics, voxels = settle(volume_of(self.job), self.known, self.chosen, self.complete, run)
-        return_freed_memory()
         return {
             "alone": alone,
             "statistics": None if statistics is None else statistics.to_json(),

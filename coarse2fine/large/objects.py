@@ -22,7 +22,7 @@ from coarse2fine.large.job import Job, store_of
 from coarse2fine.large.lattice import Lattice
 from coarse2fine.large.segment import name_of
 from coarse2fine.regions.components import label_components
-from coarse2fine.system.memory import return_freed_memory
+from coarse2fine.system.timing import Run
 
 Numbers = NDArray[np.uint64]
 
@@ -38,7 +38,7 @@ class NumberCell:
 
     job: Job
 
-    def __call__(self, key: Key) -> Mapping[str, Any]:
+    def __call__(self, key: Key, run: Run) -> Mapping[str, Any]:
         """Writes the numbers; those of the voxels in following cells go into a file.
 
         Returns:
@@ -60,8 +60,6 @@ class NumberCell:
         with atomic_write(path) as temp, temp.open("wb") as stream:
             np.savez_compressed(stream, places=places + core.start, numbers=outer)
         count = int(numbers.max(initial=0))
-        del found, numbers, labels
-        return_freed_memory()
         return {"objects": count}
 
 
@@ -71,7 +69,7 @@ class PairCell:
 
     job: Job
 
-    def __call__(self, key: Key) -> Mapping[str, Any]:
+    def __call__(self, key: Key, run: Run) -> Mapping[str, Any]:
         """Returns ``pairs`` of numbers, unique in the volume, that are one object."""
         cell, lattice = triple(key), self.job.lattice
         with np.load(self.job.work.path(f"faces/{name_of(cell)}.npz"), allow_pickle=False) as faces:
@@ -103,7 +101,7 @@ class RenumberCell:
 
     job: Job
 
-    def __call__(self, key: Key) -> Mapping[str, Any]:
+    def __call__(self, key: Key, run: Run) -> Mapping[str, Any]:
         """Writes the cell's part of the result."""
         cell = triple(key)
         core = self.job.lattice.core(cell)
@@ -117,7 +115,6 @@ class RenumberCell:
         low, high = np.searchsorted(table[0], np.array([first + 1, first + len(final)], np.uint64))
         final[table[0][low:high].astype(np.int64) - first] = table[1][low:high]
         store_of(self.job.result).write(core, final[numbers])
-        return_freed_memory()
         return {}
 
 

@@ -38,10 +38,7 @@ from coarse2fine.preprocessing.working_grid import volume_doubts
 from coarse2fine.report import versions
 from coarse2fine.resampling.operators import separate_axis
 from coarse2fine.selection.features import feature_model_fingerprint
-from coarse2fine.system.memory import keep_freed_memory
-
-Progress = Callable[[str, int, int], None]
-"""Called with (phase, done, total)."""
+from coarse2fine.system.timing import Progress, Run, silent
 
 PATCHES_PER_CELL = 4
 _SKIPPED = ("scan", "look", "segment")
@@ -76,7 +73,7 @@ def segment_store(
     work: Path,
     engine: Engine,
     settings: Settings = Settings(),
-    progress: Progress = lambda phase, done, total: None,
+    progress: Progress = silent,
 ) -> StoreReport:
     """Segment a volume in a store, block by block, and write labels or objects into another.
 
@@ -100,22 +97,22 @@ def segment_store(
     lattice, layout = plan.lattice, {**plan.layout, "output": output.describe()}
     models = {role: _fingerprints(model) for role, model in _models(plan.pipeline).items()}
     manifest = Manifest(config.to_dict(), plan.identity, models, versions()["coarse2fine"], layout)
-    run = _Phases(engine, settings, progress)
+    phases = _Phases(engine, settings, progress)
     with open_work(work, manifest, restart=settings.restart) as folder:
         job = _job(plan, source, output, folder, settings.trust)
         if not folder.finished("create"):  # once: a result that has been moved to its place must not be begun anew
             for spec in {job.labels, job.result, *([job.ids] if job.ids else [])}:
                 create_labels(spec)
             folder.mark("create", (0,), {})
-        _scan(run, job)
+        _scan(phases, job)
         cells = lattice.cells()
-        settled = settle_norm(job, lambda name, task, keys: run.phase(job, name, task, keys, lattice.core))
-        segmented = run.phase(job, "segment", SegmentBlock(job), lattice.blocks(), lattice.extent)
+        settled = settle_norm(job, lambda name, task, keys: phases.phase(job, name, task, keys, lattice.core))
+        segmented = phases.phase(job, "segment", SegmentBlock(job), lattice.blocks(), lattice.extent)
         receivers = {triple(cell) for payload in segmented.values() for cell in payload["to"]}
-        merged = run.phase(job, "merge", MergeCell(job), sorted(receivers), lattice.core)
-        objects = _number_objects(run, job, cells) if job.ids else None
-        _build_pyramid(run, job)
-        with run.timed("publish"):
+        merged = phases.phase(job, "merge", MergeCell(job), sorted(receivers), lattice.core)
+        objects = _number_objects(phases, job, cells) if job.ids else None
+        _build_pyramid(phases, job)
+        with phases.timed("publish"):
             publish(output, job.result, folder, source)
             folder.mark(PUBLISHED, (0,), {})
     return make_report(
@@ -127,8 +124,8 @@ def segment_store(
         objects,
         volume=plan.identity,
         layout=layout,
-        seconds={**run.seconds, "total": time.perf_counter() - began},
-        failures=tuple(failure for failure in run.failures if failure.phase != "look"),  # these leave nothing out
+        seconds={**phases.seconds, "total": time.perf_counter() - began},
+        failures=tuple(failure for failure in phases.failures if failure.phase != "look"),  # these leave nothing out
     )
 
 
@@ -166,7 +163,6 @@ class _Plan:
 
 def _plan(config: Config, source: Source, trust: bool) -> _Plan:
     """Open volume and models; what does not fit is found out here, before the volume is streamed."""
-    keep_freed_memory(steady=True)
     scales, levels = source.open()
     pipeline = Pipeline.from_config(config, trust_checkpoint=trust)
     lattice, level = plan_cells(pipeline, levels[0]), coarse_level_of(pipeline, levels)
@@ -297,16 +293,16 @@ class _Phases:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def _scan(run: _Phases, job: Job) -> None:
+def _scan(phases: _Phases, job: Job) -> None:
     """Stream the volume once for its statistics."""
     if job.work.path(SCAN).exists():  # blocks that failed then must not change what the others were normalised by
         return
     blocks = job.lattice.blocks()
     count = max(1, round(len(blocks) * job.config.blocks.statistics))
     picked = [blocks[round(index)] for index in np.linspace(0, len(blocks) - 1, count)]
-    parts = run.phase(job, "scan", ScanBlock(job), picked, job.lattice.extent)
+    parts = phases.phase(job, "scan", ScanBlock(job), picked, job.lattice.extent)
     if not parts:
-        raise VolumeError(f"{job.source.where}: no block of it can be read: {run.failures[0].message}", "Check it.")
+        raise VolumeError(f"{job.source.where}: no block of it can be read: {phases.failures[0].message}", "Check it.")
     scanned = (Scan.from_dict(part) for payload in parts.values() for part in payload["parts"])
     scan = join_scans(scanned, job.lattice.shape)
     for index, channel in enumerate(scan.channels):
@@ -318,16 +314,16 @@ def _scan(run: _Phases, job: Job) -> None:
     write_json(job.work.path(SCAN), scan.to_dict())
 
 
-def _number_objects(run: _Phases, job: Job, cells: Sequence[Triple]) -> int:
+def _number_objects(phases: _Phases, job: Job, cells: Sequence[Triple]) -> int:
     """Labels -> objects with numbers that are unique in the volume; returns how many there are."""
     lattice = job.lattice
-    numbered = run.phase(job, "number", NumberCell(job), cells, lattice.core)
+    numbered = phases.phase(job, "number", NumberCell(job), cells, lattice.core)
     counts = {key: payload["objects"] for key, payload in numbered.items()}
     _save(job.work.path(FIRST), first_numbers(lattice, counts))
-    paired = run.phase(job, "pair", PairCell(job), cells, lattice.core)
+    paired = phases.phase(job, "pair", PairCell(job), cells, lattice.core)
     table = join_objects([pair for payload in paired.values() for pair in payload["pairs"]])
     _save(job.work.path(TABLE), table)
-    run.phase(job, "renumber", RenumberCell(job), cells, lattice.core)
+    phases.phase(job, "renumber", RenumberCell(job), cells, lattice.core)
     return sum(counts.values()) - int((table[0] != table[1]).sum())
 
 
@@ -344,7 +340,7 @@ class BuildBlock:
     job: Job
     level: int
 
-    def __call__(self, key: Key) -> Mapping[str, Any]:
+    def __call__(self, key: Key, run: Run) -> Mapping[str, Any]:
         """Writes them."""
         store_of(self.job.result).build(self.level, pyramid_box(self.job.result, self.level, triple(key)))
         return {}
@@ -357,9 +353,9 @@ def pyramid_box(spec: LabelSpec, level: int, key: Triple) -> Box:
     return Box.of(start, edges).clip(Box.whole(spec.shape(level)))
 
 
-def _build_pyramid(run: _Phases, job: Job) -> None:
+def _build_pyramid(phases: _Phases, job: Job) -> None:
     spec = job.result
     for level in range(1, len(spec.factors)):
         ranges = (range(-(-edge // (4 * chunk))) for edge, chunk in zip(spec.shape(level), spec.chunk, strict=True))
         keys = [triple(key) for key in itertools.product(*ranges)]
-        run.phase(job, f"level-{level}", BuildBlock(job, level), keys, lambda key: Box.whole(job.lattice.shape))
+        phases.phase(job, f"level-{level}", BuildBlock(job, level), keys, lambda key: Box.whole(job.lattice.shape))

@@ -17,7 +17,6 @@ from coarse2fine.large.job import Job, store_of, volume_of
 from coarse2fine.large.norm import norm_of
 from coarse2fine.preprocessing.statistics import scan_part
 from coarse2fine.report import count_labels
-from coarse2fine.system.memory import SteadyHeap, return_freed_memory
 from coarse2fine.system.timing import Run
 
 
@@ -27,14 +26,13 @@ class ScanBlock:
 
     job: Job
 
-    def __call__(self, key: Key) -> Mapping[str, Any]:
+    def __call__(self, key: Key, run: Run) -> Mapping[str, Any]:
         """The block's share of the scan: ``parts``, one for each of its cells, which are read one after the other."""
         channels, parts = self.job.source.open()[1][0].channels, []
         for cell in self.job.lattice.cells_of(triple(key)):
             box = self.job.lattice.core(cell)
             raw = [channel[box.slices] for channel in channels]
             parts.append(scan_part(raw, box.start, self.job.axes).to_dict())
-        return_freed_memory()
         return {"parts": parts}
 
 
@@ -44,14 +42,14 @@ class SegmentBlock:
 
     job: Job
 
-    def __call__(self, key: Key) -> Mapping[str, Any]:
+    def __call__(self, key: Key, run: Run) -> Mapping[str, Any]:
         """Writes the cells' labels, and what they found around themselves into files for the neighbours.
 
         Returns:
             ``counts`` summed over cells, ``seconds`` by stage, ``labels`` of each cell (voxels by label), and ``to``:
             the cells that something was found for.
         """
-        lattice, run = self.job.lattice, Run(progress=SteadyHeap())
+        lattice = self.job.lattice
         cells = lattice.cells_of(triple(key))
         store, counts, labels, receivers = store_of(self.job.labels), Tally(), {}, set()
         with run.clock.time("total"):
@@ -64,7 +62,6 @@ class SegmentBlock:
                     labels[name_of(cell)] = count_labels(own)
                     receivers.update(self._hand_over(cell, result))
                 counts += result.counts
-        return_freed_memory()
         return {"counts": counts.to_dict(), "labels": labels, "seconds": run.clock.rounded(), "to": sorted(receivers)}
 
     def _hand_over(self, cell: Triple, result: CellResult) -> list[Triple]:
@@ -107,7 +104,7 @@ class MergeCell:
 
     job: Job
 
-    def __call__(self, key: Key) -> Mapping[str, Any]:
+    def __call__(self, key: Key, run: Run) -> Mapping[str, Any]:
         """Rewrites the cell's labels; returns voxels ``filled`` with foreground, ``cleared``, and by ``labels``."""
         cell = triple(key)
         core, store = self.job.lattice.core(cell), store_of(self.job.labels)

@@ -8,56 +8,57 @@ its neighbours too. Three choices:
 - ``case``: statistics are measured once per case on native-size tiles and frozen, so that a crop's result depends
   neither on its neighbours nor on its size. Statistics from elsewhere than the tile: arXiv 2503.19545.
 
-Except for ``slot``, networks run as lean copies (``lean.py``).
+Except for ``slot``, networks run as lean copies (``cpu_layers``).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 import torch
+from scipy.ndimage import find_objects
 from torch import nn
 
-from canvas import Box, Canvas, Triple
+from canvas import Canvas
 from coarse2fine.errors import ModelError
 from coarse2fine.nnunet.cpu_layers import InPlaceNorm, leaner, pool, with_layers
 from coarse2fine.nnunet.model import Model
 from coarse2fine.resampling.operators import Floats
 
 
+def mark_slots(canvas: Canvas) -> Floats:
+    """What tells a model with slot statistics where the slots are: each slot's number, shape (z, y, x); 0 between."""
+    marks = np.zeros(canvas.shape, np.float32)
+    for number, slot in enumerate(dict.fromkeys(placement.slot for placement in canvas.placements), 1):
+        marks[slot.slices] = number
+    return marks
+
+
 class SlotLayout:
-    """Where the slots of the canvas that is about to run lie; shared by all layers of a network."""
+    """Where the slots of the network input lie that is running; shared by all layers of a network."""
 
     def __init__(self) -> None:
-        self._shape: Triple = (1, 1, 1)
-        self._slots: tuple[Box, ...] = ()
-        self._flipped: tuple[int, ...] = ()
+        self._shape: tuple[int, ...] = (1, 1, 1)
+        self._slots: list[tuple[slice, ...]] = []
 
-    def show(self, canvas: Canvas) -> None:
-        """Announce the next canvas."""
-        self._shape, self._slots = canvas.shape, tuple(placement.slot for placement in canvas.placements)
-        self._flipped = ()
+    def show(self, marks: torch.Tensor) -> None:
+        """Announce the next input by what ``mark_slots`` gives for it."""
+        self._shape = tuple(marks.shape)
+        self._slots = [slot for slot in find_objects(marks.cpu().numpy().astype(np.int32)) if slot is not None]
 
-    def flip(self, axes: tuple[int, ...]) -> None:
-        """Announce that the canvas comes mirrored along these axes (0 = z)."""
-        self._flipped = axes
-
-    def on_grid(self, shape: Sequence[int]) -> list[tuple[slice, slice, slice]]:
+    def on_grid(self, shape: Sequence[int]) -> list[tuple[slice, ...]]:
         """The slots on a feature map of the given shape; edges rounded to its voxels."""
         grids = []
         for slot in self._slots:
             index = []
-            for axis, (start, stop, size, edge) in enumerate(
-                zip(slot.start, slot.stop, self._shape, shape, strict=True)
-            ):
-                low, high = (size - stop, size - start) if axis in self._flipped else (start, stop)
-                index.append(
-                    slice(round(low * edge / size), max(round(high * edge / size), round(low * edge / size) + 1))
-                )
-            grids.append((index[0], index[1], index[2]))
+            for span, size, edge in zip(slot, self._shape, shape, strict=True):
+                low, high = (round(end * edge / size) for end in (span.start, span.stop))
+                index.append(slice(low, max(high, low + 1)))
+            grids.append(tuple(index))
         return grids
 
 
@@ -71,22 +72,36 @@ class SlotNorm(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Normalise a feature map of shape (n, channels, z, y, x)."""
         result: torch.Tensor = self.norm(features)
-        for index in self.layout.on_grid(features.shape[2:]):
-            z, y, x = index
+        for z, y, x in self.layout.on_grid(features.shape[2:]):
             part = features[..., z, y, x]
             if part[0, 0].numel() > 1:  # a single voxel has no variance
                 result[..., z, y, x] = self.norm(part)
         return result
 
 
-def with_slot_statistics(model: Model) -> tuple[Model, SlotLayout]:
-    """A copy of the model whose norm layers follow the returned layout."""
+class SlotNetwork(nn.Module):
+    """A network whose norm layers follow a layout, which comes as a last input channel and is mirrored with it."""
+
+    def __init__(self, network: nn.Module, layout: SlotLayout) -> None:
+        super().__init__()
+        self.network, self.layout = network, layout
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Network outputs for one input, shape (1, channels + 1, z, y, x)."""
+        self.layout.show(batch[0, -1])
+        result: torch.Tensor = self.network(batch[:, :-1])
+        return result
+
+
+def with_slot_statistics(model: Model) -> Model:
+    """A copy of the model that takes what ``mark_slots`` gives as a further channel, the last one."""
     layout = SlotLayout()
 
     def build(layer: nn.Module) -> nn.Module | None:
         return SlotNorm(layer, layout) if isinstance(layer, nn.InstanceNorm3d) else None
 
-    return with_layers(model, build), layout
+    follows = with_layers(model, build)
+    return dataclasses.replace(follows, networks=tuple(SlotNetwork(network, layout) for network in follows.networks))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import io
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -99,21 +99,13 @@ class Model:
         """Axis of the working grid that becomes each axis of the file."""
         return triple(np.argsort(self.transpose))
 
-    def forward(
-        self,
-        batch: torch.Tensor,
-        *,
-        mirroring: bool,
-        fold: int | None = None,
-        on_flip: Callable[[tuple[int, ...]], None] = lambda axes: None,
-    ) -> torch.Tensor:
+    def forward(self, batch: torch.Tensor, *, mirroring: bool, fold: int | None = None) -> torch.Tensor:
         """Network outputs, averaged over folds and mirrored inputs.
 
         Args:
             batch: Normalised input, shape (n, channels, z, y, x).
             mirroring: Also run flipped inputs, along all combinations of the axes that training allowed.
             fold: Run only this fold.
-            on_flip: Called before each pass with the axes (0 = z) that are mirrored in it.
 
         Returns:
             Logits, shape (n, heads, z, y, x), on the model's device.
@@ -126,10 +118,8 @@ class Model:
         total: torch.Tensor | None = None
         with torch.inference_mode(), autocast:
             for network in networks:
-                on_flip(())
                 logits = network(batch)
                 for flip in flips:
-                    on_flip(flip)
                     dims = [axis + 2 for axis in flip]
                     logits += torch.flip(network(torch.flip(batch, dims)), dims)
                 logits /= len(flips) + 1

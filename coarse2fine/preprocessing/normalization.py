@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +10,8 @@ from numpy.typing import NDArray
 from canvas import Box, triple
 from coarse2fine.errors import VolumeError
 from coarse2fine.nnunet.model import Scheme
+from coarse2fine.preprocessing.statistics import SLAB, mean_and_std
 from coarse2fine.resampling.operators import Floats, Resampling
-
-SLAB = 16
-"""Slices that a scan over the whole volume converts to float at once."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,25 +90,6 @@ def normalization(
             )
         return Normalization(-inf, inf, 0.0, 255.0)
     return Normalization(-inf, inf, 0.0, 1.0)
-
-
-def mean_and_std(channel: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> tuple[float, float]:
-    """Mean and standard deviation, streamed slab by slab in double precision."""
-    count, total = 0, 0.0
-    for values in _slabs(channel, mask):
-        count, total = count + values.size, total + float(values.sum(dtype=np.float64))
-    mean = total / max(count, 1)
-    squares = 0.0
-    for values in _slabs(channel, mask):
-        deviation = values.astype(np.float64) - mean
-        squares += float(np.square(deviation, out=deviation).sum(dtype=np.float64))
-    return mean, float(np.sqrt(squares / max(count, 1)))
-
-
-def _slabs(channel: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> Iterator[NDArray[np.generic]]:
-    for start in range(0, len(channel), SLAB):
-        part = slice(start, start + SLAB)
-        yield channel[part] if mask is None else channel[part][mask[part]]
 
 
 def value_bounds(

@@ -1,12 +1,13 @@
-"""Intensity statistics of a volume that is larger than memory, streamed once, part by part.
+"""Intensity statistics of a volume: of one in memory, or of a larger one, streamed part by part.
 
 Each part is read once; what is kept of it is small, and parts can be read by different processes in any order. Sums of
-integers are exact, so that the result does not depend on how the volume was divided.
+integers are exact, so that the result does not depend on how the volume was divided. In memory a second pass costs
+little, and spares floats with a large mean the difference of two large sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod, sqrt
 from typing import Any, Self
@@ -18,7 +19,10 @@ from canvas import Box, Triple, triple
 
 Number = int | float
 
+SLAB = 16
+"""Slices of a volume in memory that are converted to float at once."""
 _PIECE = 1 << 22  # voxels
+_NOWHERE = Box((0, 0, 0), (0, 0, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,56 @@ class Scan:
         )
 
 
+def nonzero_box(channels: Sequence[NDArray[np.generic]]) -> Box:
+    """The box that nnU-Net crops to: of voxels that are not zero in every channel, or everything if all are.
+
+    nnU-Net fills holes first, which cannot change the box.
+    """
+    filled = filled_box(channels)
+    return filled if filled.volume else Box.whole(channels[0].shape)
+
+
+def filled_box(channels: Sequence[NDArray[np.generic]]) -> Box:
+    """The box of voxels that are not zero in every channel; empty if there is none."""
+    box = Box.whole(channels[0].shape)
+    for axis in range(3):
+        # Axis after axis in what is left: of a full volume two slices of each are looked at, of an empty one the first.
+        stacks = [np.moveaxis(channel[box.slices], axis, 0) for channel in channels]
+        places = range(box.shape[axis])
+        first = next((index for index in places if any(stack[index].any() for stack in stacks)), None)
+        if first is None:
+            return _NOWHERE
+        last = next(index for index in reversed(places) if any(stack[index].any() for stack in stacks))
+        start, stop = list(box.start), list(box.stop)
+        start[axis], stop[axis] = box.start[axis] + first, box.start[axis] + last + 1
+        box = Box(triple(start), triple(stop))
+    return box
+
+
+def mean_and_std(channel: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> tuple[float, float]:
+    """Mean and standard deviation of a channel in memory, slab by slab in double precision.
+
+    Args:
+        channel: Raw voxels, shape (z, y, x).
+        mask: Which of them count, same shape. None = all.
+    """
+    count, total = 0, 0.0
+    for values in _slabs(channel, mask):
+        count, total = count + values.size, total + float(values.sum(dtype=np.float64))
+    mean = total / max(count, 1)
+    squares = 0.0
+    for values in _slabs(channel, mask):
+        deviation = values.astype(np.float64) - mean
+        squares += float(np.square(deviation, out=deviation).sum(dtype=np.float64))
+    return mean, float(np.sqrt(squares / max(count, 1)))
+
+
+def _slabs(channel: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> Iterator[NDArray[np.generic]]:
+    for start in range(0, len(channel), SLAB):
+        part = slice(start, start + SLAB)
+        yield channel[part] if mask is None else channel[part][mask[part]]
+
+
 def scan_part(channels: Sequence[NDArray[np.generic]], start: Triple, axes: Sequence[int]) -> Scan:
     """Statistics of a part of a volume.
 
@@ -120,7 +174,7 @@ def scan_part(channels: Sequence[NDArray[np.generic]], start: Triple, axes: Sequ
         axes: Axes along which the extremes of each slice are wanted.
     """
     part = Box.of(start, channels[0].shape)
-    nonzero = _nonzero(channels)
+    nonzero = filled_box(channels)
     found = tuple(_scan_channel(raw, nonzero, axes) for raw in channels)
     return Scan(part, nonzero.shift(start), part.volume, found)
 
@@ -134,7 +188,7 @@ def blank_scan(channels: int, shape: Triple) -> Scan:
     """
     whole = Box.whole(shape)
     nothing = ChannelScan(0, 0, 0, 0, {}, {})
-    return Scan(whole, Box((0, 0, 0), (0, 0, 0)), whole.volume, (nothing,) * channels)
+    return Scan(whole, _NOWHERE, whole.volume, (nothing,) * channels)
 
 
 def join_scans(scans: Iterable[Scan], shape: Triple) -> Scan:
@@ -146,7 +200,7 @@ def join_scans(scans: Iterable[Scan], shape: Triple) -> Scan:
     """
     ordered = sorted(scans, key=lambda scan: scan.part)
     filled = [scan.nonzero for scan in ordered if scan.nonzero.volume]
-    nonzero = Box((0, 0, 0), (0, 0, 0))
+    nonzero = _NOWHERE
     for index, box in enumerate(filled):
         nonzero = nonzero.hull(box) if index else box
     count = sum(scan.count for scan in ordered)
@@ -194,21 +248,6 @@ def _sums_of_piece(raw: NDArray[np.generic]) -> tuple[Number, Number]:
     levels = np.arange(len(counts), dtype=np.int64)
     total, squares = int((counts * levels).sum()), int((counts * levels**2).sum())
     return total + low * raw.size, squares + low * (2 * total + low * raw.size)
-
-
-def _nonzero(channels: Sequence[NDArray[np.generic]]) -> Box:
-    """The box of voxels that are not zero in every channel; empty if there is none."""
-    if any(raw.all() for raw in channels):
-        return Box.whole(channels[0].shape)
-    start, stop = [], []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        found = np.flatnonzero(np.logical_or.reduce([raw.any(axis=others) for raw in channels]))
-        if not len(found):
-            return Box((0, 0, 0), (0, 0, 0))
-        start.append(found[0])
-        stop.append(found[-1] + 1)
-    return Box(triple(start), triple(stop))
 
 
 def _join_channel(scans: Sequence[Scan], index: int, crop: Box, shape: Triple) -> ChannelScan:

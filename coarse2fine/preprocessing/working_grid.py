@@ -24,7 +24,7 @@ from coarse2fine.io.volume import Grid, Volume, VoxelArray
 from coarse2fine.nnunet.model import Model
 from coarse2fine.nnunet.plans import trainer_doubts
 from coarse2fine.preprocessing.normalization import Normalization, fit_normalization, normalization, value_bounds
-from coarse2fine.preprocessing.statistics import Scan
+from coarse2fine.preprocessing.statistics import Scan, nonzero_box
 from coarse2fine.resampling.operators import Floats, Resampling, multiply_axis, plan_resampling, stretch
 
 MOST_DIFFERENT = 4.0
@@ -263,27 +263,6 @@ def _ranges_of_scan(resampling: Resampling, crop: Box, full: Triple, model: Mode
         nowhere = Box((0, 0, 0), (0, 0, 0))
         bounds.append((normalize(np.asarray(lows), nowhere), normalize(np.asarray(highs), nowhere)))
     return tuple(normalizations), tuple(bounds)
-
-
-def nonzero_box(channels: Sequence[NDArray[np.generic]]) -> Box:
-    """The box of voxels that are not zero in every channel; the whole volume if all are zero.
-
-    nnU-Net crops to this box. It fills holes first, which cannot change the box.
-    """
-    shape = triple(channels[0].shape)
-    start, stop = [], []
-    for axis in range(3):
-        low, high = shape[axis], 0
-        for channel in channels:
-            slices = np.moveaxis(channel, axis, 0)
-            first = next((index for index in range(low) if slices[index].any()), low)
-            last = next((index for index in range(shape[axis], high, -1) if slices[index - 1].any()), high)
-            low, high = min(low, first), max(high, last)
-        start.append(low)
-        stop.append(high)
-    return (
-        Box(triple(start), triple(stop)) if all(a < b for a, b in zip(start, stop, strict=True)) else Box.whole(shape)
-    )
 
 
 def nonzero_mask(channels: Sequence[NDArray[np.generic]]) -> NDArray[np.bool_]:

@@ -12,9 +12,10 @@ import mmap
 import os
 import sys
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
-import torch
+from coarse2fine.system.timing import Progress, silent
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # numbers from glibc's malloc.h
 MAPPED = 8 << 20
@@ -49,6 +50,8 @@ def keep_freed_memory(*, steady: bool = False) -> None:
 def _uses_huge_pages() -> bool:
     """Make PyTorch ask for huge pages, and tell whether it gets them."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch's, which looks at it before its first tensor only
+    import torch  # workers of a cluster look at tasks before they need it
+
     with contextlib.suppress(OSError):
         offered = "[never]" not in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
         # What is to be huge begins with a page.
@@ -65,27 +68,32 @@ def return_freed_memory() -> None:
 
 @dataclass(slots=True)
 class SteadyHeap:
-    """Progress of a run that returns freed memory whenever the process has grown noticeably since the first pass.
+    """Progress of a run that returns freed memory where a stage begins, so that peaks do not add up.
 
-    What is too small for a mapping of its own leaves holes on the heap, pass after pass, and makes the process grow
-    though no more is in use.
+    For processes that work on and on, also whenever the process has grown noticeably since the first pass of the fine
+    network: what is too small for a mapping of its own leaves holes on the heap, pass after pass, and makes the process
+    grow though no more is in use.
 
     Attributes:
+        told: Who is told of the progress.
         growth: How many times its first memory a process may have.
-        first: Resident bytes at the first call.
+        first: Resident bytes after the fine network's first pass.
     """
 
-    growth: float = 1.03
-    first: int | None = None
+    told: Progress = silent
+    growth: float = inf
+    first: int = 0
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Called after each pass; a fine stage's first one is what its others are compared with."""
-        if stage != "fine":
-            return
-        if self.first is None or done == 1:
-            self.first = _resident()
-        elif _resident() > self.growth * self.first:
+        """Called when a stage begins, with ``done`` 0, and after each of its steps."""
+        if not done:
             return_freed_memory()
+        elif stage == "fine" and self.growth < inf:
+            if done == 1:
+                self.first = _resident()
+            elif _resident() > self.growth * self.first:
+                return_freed_memory()
+        self.told(stage, done, total)
 
 
 def _resident() -> int:

@@ -57,6 +57,14 @@ class Run:
     clock: Clock = field(default_factory=Clock)
     progress: Progress = silent
 
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Book the time of a stage of one step, and tell that it begins and ends."""
+        self.progress(name, 0, 1)
+        with self.clock.time(name):
+            yield
+        self.progress(name, 1, 1)
+
     def ticks(self, stage: str) -> Ticks:
         """Tells of the steps of one stage."""
         return lambda done, total: self.progress(stage, done, total)

@@ -17,6 +17,7 @@ from coarse2fine.io import Volume, atomic_write, find_cases, input_suffixes, lab
 from coarse2fine.io.files.readers import SIMPLE_ITK, Reader, look_with
 from coarse2fine.nnunet.model import Model
 from coarse2fine.selection.features import FeatureSettings, feature_model_fingerprint
+from coarse2fine.system.timing import Ticks
 from coarse2fine.training.outcomes import Labels, OutcomeSettings, measure_outcomes
 
 FEW = 4
@@ -74,7 +75,7 @@ def build_instances(
     *,
     seed: int = 0,
     split: bool = True,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Ticks = lambda done, total: None,
 ) -> list[Instance]:
     """Instances of labelled cases.
 

@@ -180,7 +180,7 @@ def test_write_volume__stacks__are_mirrored_side_by_side_with_means_as_levels(tm
     levels = open_store(str(store)).levels
     assert [level.grid.spacing for level in levels] == [(2.0, 1.0, 1.0), (2.0, 2.0, 2.0), (2.0, 4.0, 4.0)]
     assert {level.grid.unit for level in levels} == {"nm"}
-    assert levels[2].grid.origin == (1.5, 1.5, 0.0)
+    assert levels[2].grid.origin == (0.0, 1.5, 1.5)
 
 
 def test_main__no_data__names_the_remedy(

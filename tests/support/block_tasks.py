@@ -15,6 +15,7 @@ from coarse2fine.large.execution.engine import on_cluster, run_phase
 from coarse2fine.large.execution.manifest import Manifest
 from coarse2fine.large.execution.work import open_work
 from coarse2fine.system.signals import exit_code, stoppable
+from coarse2fine.system.timing import Run
 
 MANIFEST = Manifest({"step": 1}, {"name": "volume"}, {"coarse": "1a2b"}, "1.0", {"block": [64, 64, 64]})
 
@@ -27,7 +28,7 @@ class Square:
     trouble: str = ""
     at: int = 3
 
-    def __call__(self, key: tuple[int, ...]) -> dict[str, Any]:
+    def __call__(self, key: tuple[int, ...], run: Run) -> dict[str, Any]:
         (number,) = key
         note = self.out / f"{number}.begun"
         with note.open("a") as stream:

@@ -130,7 +130,7 @@ def ours(path: Path) -> str:
     """A text that says all that our reader makes of a file."""
     volume = read_volume([path])
     grid = volume.grid
-    return _summary(volume.channels[0], grid.spacing[::-1], grid.origin, grid.direction)
+    return _summary(volume.channels[0], grid.spacing[::-1], grid.origin[::-1], grid.direction)
 
 
 def simpleitk(path: Path) -> str:

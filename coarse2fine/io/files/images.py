@@ -307,7 +307,8 @@ def _grid(file: Path, suffix: str, reader: sitk.ImageFileReader) -> Grid:
         math.copysign(1, steps[column]) * direction[axes * row + column] for row in range(3) for column in range(3)
     )
     sx, sy, sz = map(abs, steps)
-    grid = Grid(triple((z, y, x)), (sz, sy, sx), "mm", reader.GetOrigin()[:3], cosines, suffix)
+    ox, oy, oz = reader.GetOrigin()[:3]
+    grid = Grid(triple((z, y, x)), (sz, sy, sx), "mm", (oz, oy, ox), cosines, suffix)
     if not all(map(math.isfinite, (*reader.GetOrigin(), *direction))):
         raise VolumeError(f"{file}: origin or direction is not a finite number", "Correct the header.")
     _one_voxel(grid, np.dtype(np.uint8))
@@ -347,7 +348,7 @@ def _one_voxel(grid: Grid, dtype: np.dtype[Any]) -> sitk.Image:
     """The smallest image with this geometry; SimpleITK raises RuntimeError if no image can have it."""
     image = sitk.GetImageFromArray(np.zeros((1, 1, 1), dtype))
     image.SetSpacing(grid.spacing[::-1])
-    image.SetOrigin(grid.origin)
+    image.SetOrigin(grid.origin[::-1])
     image.SetDirection(grid.cosines)
     return image
 

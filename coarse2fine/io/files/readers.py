@@ -195,7 +195,7 @@ def grid_by_nibabel(name: str, suffix: str, nifti: bytes) -> Grid:
     lps = np.diag([-1.0, -1.0, 1.0]) @ affine[:3]
     direction = (lps[:, :3] / np.linalg.norm(lps[:, :3], axis=0)).reshape(-1)
     spacing = (float(zooms[2]), float(zooms[1]), float(zooms[0]))
-    origin = tuple(float(value) for value in lps[:, 3])
+    origin = (float(lps[2, 3]), float(lps[1, 3]), float(lps[0, 3]))
     return Grid(triple((z, y, x)), spacing, "mm", origin, tuple(float(part) for part in direction), suffix, nifti)
 
 
@@ -234,7 +234,7 @@ def _aspect_by_simpleitk(reader: Reader, name: str, grid: Grid) -> Aspect:
         turn = _reversed_order(orient.GetPermuteOrder(), orient.GetFlipAxes())
     z, y, x = (grid.spacing[axis] for axis in turn.axes)
     steps = (matrix * np.array(grid.spacing[::-1])).T[::-1]
-    return _placed(turn, (z, y, x), grid.shape, np.array(grid.origin), steps)
+    return _placed(turn, (z, y, x), grid.shape, np.array(grid.origin[::-1]), steps)
 
 
 def _aspect_by_nibabel(reader: Reader, name: str, grid: Grid) -> Aspect:

@@ -69,7 +69,7 @@ def write_cremi(
             for name, value in (attributes or {}).items():
                 target.attrs[name] = value
             target.attrs["resolution"] = np.array(grid.spacing) * nm
-            target.attrs["offset"] = np.array(grid.origin[::-1]) * nm
+            target.attrs["offset"] = np.array(grid.origin) * nm
             for z, labels in _sections(path, slabs, grid.shape, background):
                 target[z] = labels
                 disk.check()

@@ -101,7 +101,7 @@ def _grid(where: str, stated: StatedPlace, axes: Sequence[str], shape: Triple, w
     implied = "nm" if spacing or cremi else None
     units = (wanted.unit,) * 3 if wanted.unit else units_by_axis(stated.units or implied, axes)
     unit, voxel, (place,) = to_grid_unit(where, wanted.spacing or spacing or (), units, offset)
-    return Grid(shape, voxel, unit, place[::-1])
+    return Grid(shape, voxel, unit, place)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -85,12 +85,11 @@ def group_metadata(grid: Grid, factors: Sequence[Triple], name: str) -> dict[str
         factors: Voxels (z, y, x) of the finest level that one voxel of each level stands for.
         name: Name of the image.
     """
-    origin = grid.origin[::-1]
     datasets = []
     for number, factor in enumerate(factors):
         scale = [length * times for length, times in zip(grid.spacing, factor, strict=True)]
         # A coarse voxel's centre is the centre of the voxels that it stands for.
-        shift = [o + (f - 1) / 2 * s for o, f, s in zip(origin, factor, grid.spacing, strict=True)]
+        shift = [o + (f - 1) / 2 * s for o, f, s in zip(grid.origin, factor, grid.spacing, strict=True)]
         transforms = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": shift}]
         datasets.append({"path": str(number), "coordinateTransformations": transforms})
     axes = [{"name": axis, "type": "space", "unit": _WORDS[grid.unit]} for axis in "zyx"]

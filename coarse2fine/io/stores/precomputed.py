@@ -76,7 +76,7 @@ def label_info(
     scales = []
     for shape, factor in zip(shapes, factors, strict=True):
         resolution = [_plain(s * f * nm) for s, f in zip(grid.spacing, factor, strict=True)][::-1]
-        corner = [round(_plain(o * nm) / length) for o, length in zip(grid.origin, resolution, strict=True)]
+        corner = [round(_plain(o * nm) / length) for o, length in zip(grid.origin[::-1], resolution, strict=True)]
         scales.append(
             {
                 "key": "_".join(f"{length:g}" for length in resolution),

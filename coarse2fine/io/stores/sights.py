@@ -157,7 +157,7 @@ def chunk_part(place: Triple, size: Sequence[int], edges: Triple, shape: Triple)
 
 def _corner(axis: int, grid: Grid) -> float:
     """Where a grid begins along an axis (z, y, x)."""
-    return grid.origin[2 - axis] - grid.spacing[axis] / 2
+    return grid.origin[axis] - grid.spacing[axis] / 2
 
 
 def _fine_range(

@@ -256,7 +256,7 @@ def _grid(one: _Opened, finest: _Opened, given: Spacing | None, units: Sequence[
             f"{one.where} does not say its spacing", f"Name one array that does (--array {finest.level.path})."
         )
     unit, spacing, (offset,) = to_grid_unit(one.where, steps, units, one.level.offset)
-    return Grid(triple(shape), spacing, unit, offset[::-1])
+    return Grid(triple(shape), spacing, unit, offset)
 
 
 def _storage(store: Store, one: _Opened) -> Storage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from coarse2fine.errors import C2FError, ConfigError, OutputError
 from coarse2fine.large.execution.connection import Connection, Local, join_cluster
 from coarse2fine.large.execution.tasks import Engine, Failure, OnDone, Outcome, Task, attempt
 from coarse2fine.large.execution.work import Key
+from coarse2fine.system.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from distributed import Future
@@ -72,7 +74,7 @@ def on_cluster(
     except ImportError as error:
         raise ConfigError(
             f"running on a cluster needs Dask's distributed scheduler ({error})",
-            'Install it: pip install "coarse2fine[cluster]"',
+            "Install what workers need: pip install distributed bokeh cryptography",
         ) from error
     if scheduler is not None:
         return _Cluster(f"at {scheduler}", lambda stack: join_cluster(stack, scheduler))
@@ -111,10 +113,10 @@ class _Cluster:
     def run(self, task: Task, keys: Sequence[Key], *, on_done: OnDone, retries: int) -> list[Failure]:
         if self._connection is None:
             raise RuntimeError("a cluster is used as a context manager: with on_cluster(...) as engine")
-        return _Run(self._connection, self.name, task, keys, on_done, retries).run()
+        return _BlockQueue(self._connection, self.name, task, keys, on_done, retries).run()
 
 
-class _Run:
+class _BlockQueue:
     """One call of ``run``: which blocks wait, are in flight, or have failed.
 
     A block whose worker was killed is a suspect, but so is the one that waited behind it. Suspects are tried again
@@ -284,6 +286,8 @@ def _load(pickled: bytes) -> Task:
     from distributed.protocol.pickle import loads
 
     task: Task = loads(pickled)
+    if "torch" in sys.modules:  # before its first tensor; tasks that compute have imported it by now
+        keep_freed_memory(steady=True)
     return task
 
 

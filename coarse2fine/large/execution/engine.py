@@ -14,6 +14,7 @@ from coarse2fine.errors import OutputError
 from coarse2fine.large.execution.cluster import on_cluster
 from coarse2fine.large.execution.tasks import Engine, Failure, OnDone, Task, attempt
 from coarse2fine.large.execution.work import Key, WorkFolder
+from coarse2fine.system.timing import Run, Ticks
 
 __all__ = ["Engine", "Failure", "Key", "Task", "in_process", "on_cluster", "run_phase"]
 
@@ -31,7 +32,7 @@ def run_phase(
     keys: Sequence[Key],
     *,
     retries: int = 2,
-    progress: Callable[[int, int], None],
+    progress: Ticks,
     where: Callable[[Key], str] = str,
 ) -> tuple[dict[Key, Mapping[str, Any]], list[Failure]]:
     """Works off those blocks of a phase that are not done yet.
@@ -81,9 +82,9 @@ class _Marked:
     phase: str
     task: Task
 
-    def __call__(self, key: Key) -> Mapping[str, Any]:
+    def __call__(self, key: Key, run: Run) -> Mapping[str, Any]:
         self.work.check()  # a worker left over from an earlier run must not write into this one
-        return self.work.mark(self.phase, key, self.task(key))
+        return self.work.mark(self.phase, key, self.task(key, run))
 
 
 class _InProcess:

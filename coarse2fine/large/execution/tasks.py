@@ -11,9 +11,14 @@ from typing import Any, Protocol, Self
 
 from coarse2fine.errors import C2FError, OutputError
 from coarse2fine.large.execution.work import Key
+from coarse2fine.system.memory import SteadyHeap, return_freed_memory
+from coarse2fine.system.timing import Run
 
-Task = Callable[[Key], Mapping[str, Any]]
+Task = Callable[[Key, Run], Mapping[str, Any]]
+"""Does one block, and returns what is to be known of it."""
 OnDone = Callable[[Key, Mapping[str, Any]], None]
+GROWTH = 1.03
+"""How many times the memory of its first pass a process may have before it returns what is free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +91,15 @@ class Outcome:
 
 
 def attempt(task: Task, key: Key) -> Outcome:
-    """Does a block; in whichever process this is called."""
+    """Does a block; in whichever process this is called, whose memory stays level over blocks."""
     try:
-        return Outcome(task(key))
+        return Outcome(task(key, Run(progress=SteadyHeap(growth=GROWTH))))
     except OutputError as error:
         return Outcome(fatal=(error.problem, error.remedy))
     except Exception as error:
         return Outcome(message=explain(error))
+    finally:
+        return_freed_memory()
 
 
 def explain(error: Exception) -> str:

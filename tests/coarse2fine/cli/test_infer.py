@@ -28,7 +28,7 @@ Models = dict[str, Path]
 
 SHAPE = (12, 28, 30)
 TURN = sitk.Euler3DTransform((0, 0, 0), 0.3, -0.2, 0.5).GetMatrix()
-OBLIQUE = Grid(SHAPE, (2.0, 0.8, 0.9), origin=(-166.25, 187.5, -340.125), direction=TURN)
+OBLIQUE = Grid(SHAPE, (2.0, 0.8, 0.9), origin=(-340.125, 187.5, -166.25), direction=TURN)
 RULE = {"accelerated": "greedy", "two-stage": "all_parents"}
 NOTHING = ["--set", "rois.threshold=0.999999"]  # networks with random weights are never that sure
 
@@ -59,7 +59,7 @@ def run(*arguments: object) -> int:
 def save(path: Path, array: np.ndarray | None = None, grid: Grid = OBLIQUE) -> Path:
     image = sitk.GetImageFromArray(blobs(SHAPE) if array is None else array)
     image.SetSpacing(grid.spacing[::-1])
-    image.SetOrigin(grid.origin)
+    image.SetOrigin(grid.origin[::-1])
     image.SetDirection(grid.direction)
     path.parent.mkdir(parents=True, exist_ok=True)
     sitk.WriteImage(image, str(path), True)

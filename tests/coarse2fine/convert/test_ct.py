@@ -214,7 +214,7 @@ def spoil_volume(name: str, voxels: np.ndarray, **geometry: Any) -> Callable[[Pa
         (lambda train: (train / "volume-covid19-A-0003_ct.nii.gz").unlink(), "no image of volume-covid19-A-0003"),
         (spoil_volume("0003_seg", np.ones((4, 6, 9), np.uint8)), "shapes (z, y, x): 4, 6, 8 and 4, 6, 9"),
         (spoil_volume("0003_seg", mask(), spacing=(0.7, 0.701, 2.5)), "spacings (z, y, x): 2.5, 0.7, 0.7 and 2.5"),
-        (spoil_volume("0003_seg", mask(), origin=(-166.0, 187.6, -339.9)), "origins (x, y, z)"),
+        (spoil_volume("0003_seg", mask(), origin=(-166.0, 187.6, -339.9)), "origins (z, y, x)"),
         (spoil_volume("0003_seg", mask(), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1)), "different directions"),
         (spoil_volume("0003_seg", mask(0, 2)), "values that are no label: 2"),
         (spoil_volume("0003_seg", mask().astype(np.int8) * -1), "values that are no label: -1"),

@@ -131,7 +131,7 @@ def test_cremi__raw_with_an_offset__counts_from_it(tmp_path: Path) -> None:
     assert run("cremi", path, "-o", tmp_path / "raw") == 0
     image = read_volume([tmp_path / "raw/Dataset203_CREMI/imagesTr/x_0000.nii.gz"])
     assert np.array_equal(image.channels[0], noise((12, 20, 22))[2:7, 5:13, 10:19])
-    assert image.grid.origin == (100, 100, 200)
+    assert image.grid.origin == (200, 100, 100)
 
 
 @pytest.mark.shared
@@ -242,7 +242,7 @@ def test_fafb__regions_of_stores__become_cases(stores: tuple[Path, Path], tmp_pa
         assert np.array_equal(voxels(folder / f"labels{kind}/{name}.nii.gz"), part)
         grid = read_volume([written]).grid
         assert grid.spacing == RESOLUTION
-        assert np.allclose(grid.origin, (x.start * 4, y.start * 4, z.start * 40))
+        assert np.allclose(grid.origin, (z.start * 40, y.start * 4, x.start * 4))
     described = json.loads((folder / "dataset.json").read_text())
     assert described["labels"] == {"background": 0, "synapse": 1}
     assert described["sources"]["fafb_z3_y7_x8"]["start"] == [3, 7, 8]

@@ -11,7 +11,7 @@ from coarse2fine.errors import ConfigError
 from coarse2fine.io import Grid
 from coarse2fine.io.region import parse_region
 
-EM = Grid((64, 500, 600), (40.0, 4.0, 8.0), "nm", origin=(80.0, 400.0, 4000.0))
+EM = Grid((64, 500, 600), (40.0, 4.0, 8.0), "nm", origin=(4000.0, 400.0, 80.0))
 CT = Grid((64, 500, 600), (0.1, 0.7, 0.7), "mm")
 
 

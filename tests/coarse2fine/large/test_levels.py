@@ -29,7 +29,7 @@ Kind = str
 def at(array: np.ndarray, spacing: tuple[float, ...], origin: tuple[float, ...]) -> Volume[LazyArray]:
     """An array whose first voxel's centre lies at ``origin`` (z, y, x)."""
     volume = lazy_volume(array, spacing)
-    return replace(volume, grid=replace(volume.grid, origin=origin[::-1]))
+    return replace(volume, grid=replace(volume.grid, origin=origin))
 
 
 def coarser(image: np.ndarray, factor: Triple, kind: Kind) -> Volume[LazyArray]:
@@ -96,7 +96,7 @@ def test_open_level__ramp__has_the_values_of_the_places_that_voxels_lie_at(
     inside = []
     for axis in range(3):
         ratio = level.grid.spacing[axis] / SPACING[axis]
-        first = level.grid.origin[2 - axis] / SPACING[axis]
+        first = level.grid.origin[axis] / SPACING[axis]
         count = level.grid.shape[axis] - (kind == "mean, rounded up")  # the last one may be of repeated voxels
         held = first + ratio * np.arange(count)
         near = [c for c in held if region.start[axis] < c + ratio / 2 + 0.5 and c - ratio / 2 + 0.5 < region.stop[axis]]
@@ -163,14 +163,14 @@ def test_segment_cells__coarse_level_under_a_region__finds_what_the_run_in_memor
 def test_uncovered__levels_of_another_extent__are_told_from_rounded_ones(size: int, origin: float, shown: bool) -> None:
     """Less than a coarse voxel may be missing at either end; a level may show more."""
     finest = Grid((8, 8, 33), (1.0, 1.0, 1.0))
-    level = Grid((8, 8, size), (1.0, 1.0, 8.0), origin=(origin, 0.0, 0.0))
+    level = Grid((8, 8, size), (1.0, 1.0, 8.0), origin=(0.0, 0.0, origin))
     why = uncovered(finest, level, Box.whole(finest.shape))
     assert (not why) is shown
     assert shown or "in x" in why
     # A region needs to be shown itself, not what lies around it.
     assert not uncovered(
-        replace(finest, shape=(8, 8, 8), origin=(16.0, 0.0, 0.0)),
-        replace(level, origin=(11.5, 0, 0)),
+        replace(finest, shape=(8, 8, 8), origin=(0.0, 0.0, 16.0)),
+        replace(level, origin=(0.0, 0.0, 11.5)),
         Box.whole((8, 8, 8)),
     )
 
@@ -180,7 +180,7 @@ def test_uncovered__levels_of_another_extent__are_told_from_rounded_ones(size: i
 )
 def test_reaches_over__level_of_larger_extent__is_told(size: int, origin: float, over: bool) -> None:
     """Wrong spacings would put the heatmap elsewhere; rounding up, and taking every n-th voxel, are usual."""
-    finest, level = Grid((8, 8, 33), (1.0,) * 3), Grid((8, 8, size), (1.0, 1.0, 8.0), origin=(origin, 0.0, 0.0))
+    finest, level = Grid((8, 8, 33), (1.0,) * 3), Grid((8, 8, size), (1.0, 1.0, 8.0), origin=(0.0, 0.0, origin))
     assert ("in x" in reaches_over(finest, level)) is over
 
 
@@ -199,6 +199,6 @@ def test_touched__box_within_and_beyond_a_level__is_at_least_the_nearest_voxel(
     size: int, origin: float, box: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     """Something can be read for every box, and nothing that the level does not have."""
-    finest, level = Grid((8, 8, 33), (1.0,) * 3), Grid((8, 8, size), (1.0, 1.0, 8.0), origin=(origin, 0.0, 0.0))
+    finest, level = Grid((8, 8, 33), (1.0,) * 3), Grid((8, 8, size), (1.0, 1.0, 8.0), origin=(0.0, 0.0, origin))
     found = touched(finest, level, Box((0, 0, box[0]), (8, 8, box[1])))
     assert found == Box((0, 0, expected[0]), (8, 8, expected[1]))

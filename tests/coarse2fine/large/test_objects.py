@@ -22,6 +22,7 @@ from coarse2fine.large.job import Job
 from coarse2fine.large.lattice import Lattice
 from coarse2fine.large.objects import NumberCell, PairCell, RenumberCell, first_numbers, join_objects
 from coarse2fine.large.source import Source
+from coarse2fine.system.timing import Run
 
 
 class InMemory:
@@ -62,12 +63,12 @@ def _number(
     job = Job(load_config(None), False, Source(""), lattice, (), 0, *specs, work)
     whole, cells = Box.whole(labels.shape), lattice.cells()
     objects.store_of(job.labels).write(whole, labels)
-    done = {cell: NumberCell(job)(cell) for cell in order.sample(cells, len(cells))}
+    done = {cell: NumberCell(job)(cell, Run()) for cell in order.sample(cells, len(cells))}
     np.save(work.path(objects.FIRST), first_numbers(lattice, {cell: done[cell]["objects"] for cell in cells}))
-    paired = [PairCell(job)(cell) for cell in order.sample(cells, len(cells))]
+    paired = [PairCell(job)(cell, Run()) for cell in order.sample(cells, len(cells))]
     np.save(work.path(objects.TABLE), join_objects([pair for payload in paired for pair in payload["pairs"]]))
     for cell in order.sample(cells, len(cells)):
-        RenumberCell(job)(cell)
+        RenumberCell(job)(cell, Run())
     return objects.store_of(job.result).read(whole)
 
 

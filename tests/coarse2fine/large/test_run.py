@@ -173,7 +173,7 @@ def test_segment_store__without_merge__objects_are_cut(
 ) -> None:
     """It is this phase that brings the parts beyond a cell."""
     module = importlib.import_module("coarse2fine.large.segment")
-    monkeypatch.setattr(module.MergeCell, "__call__", lambda self, key: {"filled": 0, "labels": {}})
+    monkeypatch.setattr(module.MergeCell, "__call__", lambda self, key, run: {"filled": 0, "labels": {}})
     bench()
     found = bench.labels() != 0
     assert not found[~EXPECTED].any()
@@ -268,9 +268,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         task = getattr(importlib.import_module(f"coarse2fine.large.{module}"), name)
         call = task.__call__
 
-        def counted(self: Any, key: Any) -> Any:
+        def counted(self: Any, key: Any, run: Any) -> Any:
             seen["count"][phase] += 1
-            result = call(self, key)
+            result = call(self, key, run)
             if seen["crash"] == (phase, seen["count"][phase]):
                 raise seen["error"]
             return result

@@ -19,6 +19,7 @@ from coarse2fine.large.job import Job, store_of
 from coarse2fine.large.lattice import Lattice
 from coarse2fine.large.segment import MergeCell, SegmentBlock, handed_to, name_of
 from coarse2fine.large.source import Source
+from coarse2fine.system.timing import Run
 
 LATTICE = Lattice(((0, 4), (0, 4, 8), (0, 4, 8, 12)), (1, 2, 1))
 
@@ -61,7 +62,7 @@ def test_segment_block__labels_beyond_its_cells__are_handed_to_those_cells(
 ) -> None:
     """A cell's own labels are written, the rest goes to all cells that it lies in, also of the same block."""
     found[0, 0, 1] = Box((1, 2, 3), (3, 6, 6)), 5
-    payload = SegmentBlock(job)((0, 0, 1))
+    payload = SegmentBlock(job)((0, 0, 1), Run())
     assert payload["to"] == [(0, 0, 0), (0, 1, 0), (0, 1, 1)]
     assert payload["counts"] == Tally(canvases=1).to_dict()
     assert payload["labels"] == {"0_0_1": {"5": 8}, "0_1_1": {}}
@@ -70,7 +71,7 @@ def test_segment_block__labels_beyond_its_cells__are_handed_to_those_cells(
     expected[1:3, 2:4, 4:6] = 5
     np.testing.assert_array_equal(everything(job), expected)
     for cell in payload["to"]:
-        assert MergeCell(job)(cell)["filled"] > 0
+        assert MergeCell(job)(cell, Run())["filled"] > 0
     expected[1:3, 2:6, 3:6] = 5
     np.testing.assert_array_equal(everything(job), expected)
 
@@ -81,8 +82,8 @@ def test_merge_cell__cell_that_has_labels__keeps_them(job: Job, found: dict[Trip
     found[0, 0, 1] = Box((0, 1, 4), (4, 3, 6)), 2
     found[0, 1, 1] = Box((0, 0, 5), (4, 6, 7)), 3
     for block in reversed(LATTICE.blocks()):
-        SegmentBlock(job)(block)
-    assert MergeCell(job)((0, 0, 1))["filled"] == 4 * (4 + 2 + 1 + 2)
+        SegmentBlock(job)(block, Run())
+    assert MergeCell(job)((0, 0, 1), Run())["filled"] == 4 * (4 + 2 + 1 + 2)
     rows = [[1, 1, 1, 1], [2, 2, 1, 1], [2, 2, 3, 0], [0, 3, 3, 0]]
     np.testing.assert_array_equal(everything(job)[0, :4, 4:8], rows)
 
@@ -92,22 +93,22 @@ def test_merge_cell__again__changes_nothing(job: Job, found: dict[Triple, tuple[
     found[0, 0, 0] = Box((0, 0, 2), (4, 4, 7)), 1
     found[0, 1, 1] = Box((0, 2, 4), (4, 6, 6)), 2
     for block in LATTICE.blocks():
-        SegmentBlock(job)(block)
-    MergeCell(job)((0, 0, 1))
+        SegmentBlock(job)(block, Run())
+    MergeCell(job)((0, 0, 1), Run())
     once = everything(job)
-    SegmentBlock(job)((0, 0, 0))
-    assert MergeCell(job)((0, 0, 1))["filled"] == 0
+    SegmentBlock(job)((0, 0, 0), Run())
+    assert MergeCell(job)((0, 0, 1), Run())["filled"] == 0
     np.testing.assert_array_equal(everything(job), once)
 
 
 def test_merge_cell__file_of_a_killed_process__is_no_piece(job: Job, found: dict[Triple, tuple[Box, int]]) -> None:
     """Half-written files have names of their own and stay behind."""
     found[0, 0, 0] = Box((0, 0, 2), (4, 2, 6)), 1
-    SegmentBlock(job)((0, 0, 0))
+    SegmentBlock(job)((0, 0, 0), Run())
     folder = handed_to(job, (0, 0, 1))
     assert [path.name for path in folder.iterdir()] == [f"{name_of((0, 0, 0))}.npz"]
     (folder / ".c2f-0123456789abcdef.npz").write_bytes(b"PK\3\4")
-    assert MergeCell(job)((0, 0, 1))["filled"] == 4 * 2 * 2
+    assert MergeCell(job)((0, 0, 1), Run())["filled"] == 4 * 2 * 2
 
 
 def test_merge_cell__coarse_labels_outside__give_way_to_what_any_fine_network_decided(
@@ -135,10 +136,10 @@ def test_merge_cell__coarse_labels_outside__give_way_to_what_any_fine_network_de
     monkeypatch.setattr(segment_module, "segment_cells", segment_cells)
     for name in ("volume_of", "norm_of"):
         monkeypatch.setattr(segment_module, name, lambda job: None)
-    assert [SegmentBlock(job)(block)["to"] for block in LATTICE.blocks()] == [[(0, 0, 1)], [], []]
-    assert MergeCell(job)((0, 0, 1)) == {"filled": 1, "cleared": 1, "labels": {"1": 61, "2": 1, "3": 1}}
+    assert [SegmentBlock(job)(block, Run())["to"] for block in LATTICE.blocks()] == [[(0, 0, 1)], [], []]
+    assert MergeCell(job)((0, 0, 1), Run()) == {"filled": 1, "cleared": 1, "labels": {"1": 61, "2": 1, "3": 1}}
     expected = np.ones((4, 8, 12), np.uint8)
     expected[0, 0, 4:8] = [1, 2, 3, 0]
     np.testing.assert_array_equal(everything(job), expected)
-    assert MergeCell(job)((0, 0, 1))["filled"] == 0
+    assert MergeCell(job)((0, 0, 1), Run())["filled"] == 0
     np.testing.assert_array_equal(everything(job), expected)

@@ -31,7 +31,7 @@ def test_open__region__is_cut_out_of_the_finest_level(source: Source) -> None:
     expected = IMAGE[region.slices]
     np.testing.assert_array_equal(finest.channels[0][:, :, :], expected)
     np.testing.assert_array_equal(finest.channels[0][1:3, -3:-1, 2:], expected[1:3, -3:-1, 2:])
-    assert (finest.grid.shape, finest.grid.origin) == (region.shape, (32.0, 20.0, 80.0))
+    assert (finest.grid.shape, finest.grid.origin) == (region.shape, (80.0, 20.0, 32.0))
     for level, step in zip(others, (2, 4), strict=True):
         np.testing.assert_array_equal(level.channels[0][:, :, :], IMAGE[:, ::step, ::step])
         assert level.grid.origin == (0.0, 0.0, 0.0)

@@ -22,6 +22,7 @@ from coarse2fine.nnunet.instance_norm import (
     NormStatistics,
     SlotLayout,
     SlotNorm,
+    mark_slots,
     measure_statistics,
     with_frozen_statistics,
     with_slot_statistics,
@@ -68,6 +69,10 @@ def beside(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return torch.cat([left, right], dim=-1)
 
 
+def with_marks(batch: torch.Tensor, canvas: Canvas) -> torch.Tensor:
+    return torch.cat([batch, torch.from_numpy(mark_slots(canvas))[None, None]], dim=1)
+
+
 def frozen_on(model: Model, *tiles: torch.Tensor) -> Model:
     """The model with the statistics of some inputs, each of shape (1, channels, z, y, x)."""
     return with_frozen_statistics(model, measure_statistics(model, [tile[0].numpy() for tile in tiles]))
@@ -84,7 +89,7 @@ def test_canvas_norm__bright_neighbour__changes_a_crops_result(model: Model) -> 
 def test_slot_norm__feature_map_at_half_size__normalises_each_slot_by_itself() -> None:
     """On any feature map a layer gives each slot what InstanceNorm gives that slot alone."""
     layout, norm = SlotLayout(), nn.InstanceNorm3d(3, affine=True)
-    layout.show(CANVAS)
+    layout.show(torch.from_numpy(mark_slots(CANVAS)))
     features = torch.randn(1, 3, 4, 8, 16) * torch.linspace(1, 9, 16)
     result = SlotNorm(norm, layout)(features)
     torch.testing.assert_close(result[..., :8], norm(features[..., :8]))
@@ -94,25 +99,24 @@ def test_slot_norm__feature_map_at_half_size__normalises_each_slot_by_itself() -
 
 def test_slot_norm__one_slot_as_large_as_the_canvas__equals_plain(model: Model) -> None:
     """A single slot's statistics are the canvas' statistics."""
-    slotwise, layout = with_slot_statistics(model)
     whole = Box.whole((8, 16, 16))
-    layout.show(Canvas((8, 16, 16), (1, 1, 1), (Placement(0, whole, whole, whole),)))
-    torch.testing.assert_close(slotwise.forward(crops(0), mirroring=False), model.forward(crops(0), mirroring=False))
+    batch = with_marks(crops(0), Canvas((8, 16, 16), (1, 1, 1), (Placement(0, whole, whole, whole),)))
+    slotwise = with_slot_statistics(model).forward(batch, mirroring=False)
+    torch.testing.assert_close(slotwise, model.forward(crops(0), mirroring=False))
 
 
 def test_slot_norm__mirrored_passes__use_mirrored_slots(model: Model) -> None:
     """Averaging over mirrored inputs equals mirroring by hand with the slots mirrored too."""
-    slotwise, layout = with_slot_statistics(model)
+    slotwise = with_slot_statistics(model)
     lone = Canvas((8, 16, 32), (1, 1, 2), CANVAS.placements[:1])
     mirrored = Canvas((8, 16, 32), (1, 1, 2), (Placement(0, Box.whole(RIGHT.shape), Box.whole(RIGHT.shape), RIGHT),))
     batch = beside(crops(0), torch.zeros_like(crops(0)))
-    layout.show(lone)
-    averaged = slotwise.forward(batch, mirroring=True, on_flip=layout.flip)
+    averaged = slotwise.forward(with_marks(batch, lone), mirroring=True)
     by_hand = torch.zeros_like(averaged)
     flips = [(), (2,), (3,), (4,), (2, 3), (2, 4), (3, 4), (2, 3, 4)]
     for flip in flips:
-        layout.show(mirrored if 4 in flip else lone)
-        by_hand += torch.flip(slotwise.forward(torch.flip(batch, flip), mirroring=False), flip)
+        by = with_marks(torch.flip(batch, flip), mirrored if 4 in flip else lone)
+        by_hand += torch.flip(slotwise.forward(by, mirroring=False), flip)
     torch.testing.assert_close(averaged, by_hand / len(flips))
 
 

@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from canvas import Box
-from coarse2fine.preprocessing.statistics import Scan, blank_scan, join_scans, scan_part
-from coarse2fine.preprocessing.working_grid import nonzero_box
+from coarse2fine.preprocessing.statistics import Scan, blank_scan, join_scans, nonzero_box, scan_part
 
 INTEGERS = ["uint8", "int8", "uint16", "int16", "uint32", "int32"]
 
@@ -114,3 +113,13 @@ def test_blank_scan__equals_the_scan_of_zeros() -> None:
     """The stand-in is what the scan of an empty volume gives, but for slices."""
     zeros = [np.zeros((3, 4, 5), np.uint8)] * 2
     assert blank_scan(2, (3, 4, 5)) == join_scans([scan_part(zeros, (0, 0, 0), ())], (3, 4, 5))
+
+
+def test_nonzero_box__random_volumes__equals_brute_force() -> None:
+    """The box of non-zero voxels is found without a mask of the volume."""
+    rng = np.random.default_rng(0)
+    for density in (0.0, 0.0005, 0.01, 0.5):
+        channels = [np.where(rng.random((9, 12, 10)) < density, 7, 0) for _ in range(2)]
+        found = np.argwhere((channels[0] != 0) | (channels[1] != 0))
+        expected = Box.whole((9, 12, 10)) if not len(found) else Box(tuple(found.min(0)), tuple(found.max(0) + 1))
+        assert nonzero_box(channels) == expected

@@ -22,7 +22,7 @@ from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import nnunet_predictor
 from coarse2fine.nnunet.plans import trainer_doubts
 from coarse2fine.preprocessing.statistics import join_scans, scan_part
-from coarse2fine.preprocessing.working_grid import nonzero_box, open_view, spacing_doubts, volume_doubts
+from coarse2fine.preprocessing.working_grid import open_view, spacing_doubts, volume_doubts
 
 SPACING = (2.5, 0.8, 1.3)
 
@@ -79,16 +79,6 @@ def test_read__box_outside_of_volume__is_padded_with_zero(model_folder: Callable
     )
     assert (padded[:, :3] == 0).all()
     assert (padded[:, :, :2] == 0).all()
-
-
-def test_nonzero_box__random_volumes__equals_brute_force() -> None:
-    """The box of non-zero voxels is found without a mask of the volume."""
-    rng = np.random.default_rng(0)
-    for density in (0.0, 0.0005, 0.01, 0.5):
-        channels = [np.where(rng.random((9, 12, 10)) < density, 7, 0) for _ in range(2)]
-        found = np.argwhere((channels[0] != 0) | (channels[1] != 0))
-        expected = Box.whole((9, 12, 10)) if not len(found) else Box(tuple(found.min(0)), tuple(found.max(0) + 1))
-        assert nonzero_box(channels) == expected
 
 
 def test_open_view__wrong_number_of_channels__names_both_numbers(model_folder: Callable[..., Path]) -> None:

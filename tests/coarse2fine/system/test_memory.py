@@ -22,13 +22,15 @@ def resident():
 """
 GROWTH = """
 keep_freed_memory()
-steady = SteadyHeap(growth=float(sys.argv[1]))
+told = []
+steady = SteadyHeap(lambda *step: told.append(step), growth=float(sys.argv[1]))
 steady("fine", 1, 3)
 maps = [np.ones(1 << 20) for _ in range(50)]
 kept = maps[::10]
 del maps
 before = resident()
-steady("fine", 2, 3)
+steady("fine", int(sys.argv[2]), 3)
+assert told == [("fine", 1, 3), ("fine", int(sys.argv[2]), 3)]
 assert all((one == 1).all() for one in kept)
 print(before - resident())
 """
@@ -67,10 +69,14 @@ def test_keep_freed_memory__steady__feature_maps_leave_no_holes(
 
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="malloc is tuned on Linux only")
-@pytest.mark.parametrize(("growth", "least", "most"), [(1.05, 300.0, 400.0), (1000.0, -1.0, 1.0)])
-def test_steady_heap__process_has_grown__returns_what_is_free(growth: float, least: float, most: float) -> None:
+@pytest.mark.parametrize(
+    ("growth", "step", "returned"), [(1.05, 2, True), (1000.0, 2, False), (float("inf"), 2, False), (1000.0, 0, True)]
+)
+def test_steady_heap__process_has_grown_or_stage_begins__returns_what_is_free(
+    growth: float, step: int, returned: bool
+) -> None:
     """Of 50 arrays of 8.4 MB, 45 are freed: their memory leaves the process, holes included, or stays if allowed."""
-    done = subprocess.run(
-        [sys.executable, "-c", START + GROWTH, str(growth)], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", START + GROWTH, str(growth), str(step)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    least, most = (300.0, 400.0) if returned else (-1.0, 1.0)
     assert least < float(done.stdout) < most

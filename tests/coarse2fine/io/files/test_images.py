@@ -31,7 +31,7 @@ from coarse2fine.io import (
 
 SHAPE = (5, 6, 7)
 _TURN = sitk.Euler3DTransform((0, 0, 0), 0.3, -0.2, 0.5).GetMatrix()
-OBLIQUE = Grid(SHAPE, (2.5, 0.7, 0.9), origin=(-166.25, 187.5, -340.125), direction=_TURN)
+OBLIQUE = Grid(SHAPE, (2.5, 0.7, 0.9), origin=(-340.125, 187.5, -166.25), direction=_TURN)
 PACKED = [".nii.gz", ".nrrd", ".mha"]
 
 
@@ -52,7 +52,7 @@ def noise(dtype: str, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
 def reference_image(array: np.ndarray, grid: Grid = OBLIQUE) -> sitk.Image:
     image = sitk.GetImageFromArray(array)
     image.SetSpacing(grid.spacing[::-1])
-    image.SetOrigin(grid.origin)
+    image.SetOrigin(grid.origin[::-1])
     image.SetDirection(grid.direction)
     return image
 
@@ -74,7 +74,7 @@ def assert_read_as_simpleitk_does(path: Path) -> Volume:
     np.testing.assert_array_equal(volume.channels[0], expected, strict=True)
     assert volume.grid.shape == expected.shape
     assert volume.grid.spacing[::-1] == image.GetSpacing()
-    assert (volume.grid.origin, volume.grid.direction) == (image.GetOrigin(), image.GetDirection())
+    assert (volume.grid.origin[::-1], volume.grid.direction) == (image.GetOrigin(), image.GetDirection())
     return volume
 
 

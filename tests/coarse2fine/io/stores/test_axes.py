@@ -48,7 +48,7 @@ def assert_read(
     volume = scales.levels[0]
     assert np.array_equal(volume.channels[0][:, :, :], VOXELS)
     assert volume.grid.spacing == tuple(listed(spacing or LENGTHS, "zyx"))
-    assert volume.grid.origin == tuple(listed(offset or dict.fromkeys("zyx", 0.0), "xyz"))
+    assert volume.grid.origin == tuple(listed(offset or dict.fromkeys("zyx", 0.0), "zyx"))
     assert volume.grid.unit == "nm"
 
 
@@ -81,7 +81,7 @@ def test_n5__group_lists_factors__by_name(tmp_path: Path, order: str, key: str, 
     assert_read(scales)
     assert scales.levels[1].grid.spacing == (40.0, 10.0, 12.0)
     # The first voxel of the level is the mean of several, whose middle is its place.
-    middles = [LENGTHS[axis] * np.arange(FACTORS[axis]).mean() for axis in "xyz"]
+    middles = [LENGTHS[axis] * np.arange(FACTORS[axis]).mean() for axis in "zyx"]
     assert scales.levels[1].grid.origin == pytest.approx(middles)
 
 

@@ -20,7 +20,7 @@ from coarse2fine.io import Grid, is_store, open_store, read_attributes, write_cr
 BACKGROUND = 0xFFFF_FFFF_FFFF_FFFF
 RAW = np.random.default_rng(0).integers(0, 255, (13, 40, 50), dtype=np.uint8)
 CLEFTS = np.where(RAW > 200, RAW, BACKGROUND).astype(np.uint64)
-GRID = Grid((7, 20, 30), (40.0, 4.0, 4.0), "nm", (60.0, 40.0, 80.0))
+GRID = Grid((7, 20, 30), (40.0, 4.0, 4.0), "nm", (80.0, 40.0, 60.0))
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_open_store__cremi_sample__raw_labels_and_others(sample: Path) -> None:
     assert raw.chunks == (4, 16, 32)
     labels = open_store(f"file://{sample}", array="volumes/labels/clefts", as_labels=True).levels[0]
     assert np.array_equal(labels.channels[0][:, :, :], CLEFTS[2:9, 10:30, 15:45])
-    assert labels.grid == Grid((7, 20, 30), (40.0, 4.0, 4.0), "nm", (60.0, 40.0, 80.0))
+    assert labels.grid == Grid((7, 20, 30), (40.0, 4.0, 4.0), "nm", (80.0, 40.0, 60.0))
     other = open_store(str(sample), array="predictions/map", spacing=(0.04, 0.004, 0.004), unit="um")
     assert np.array_equal(other.levels[0].channels[0].transpose((2, 1, 0))[5:9, :, :3], RAW.T[5:9, :, :3])
     assert other.levels[0].channels[0].dtype == other.levels[0].channels[0][:1, :1, :1].dtype == np.float32

@@ -23,7 +23,7 @@ from canvas import Box
 from coarse2fine.errors import OutputError, VolumeError
 from coarse2fine.io import Grid, LabelSpec, create_labels, open_labels, open_store, pyramid_factors
 
-GRID = Grid((11, 38, 45), (40.0, 4.0, 4.0), "nm", (40.0, 24.0, 80.0))
+GRID = Grid((11, 38, 45), (40.0, 4.0, 4.0), "nm", (80.0, 24.0, 40.0))
 FACTORS = ((1, 1, 1), (1, 2, 2), (2, 4, 4))
 WHOLE = Box.whole(GRID.shape)
 FORMATS = ["zarr", "precomputed"]
@@ -149,7 +149,7 @@ def test_finish__precomputed__is_a_segmentation(tmp_path: Path) -> None:
     spec = replace(
         spec_of(tmp_path / "out", "precomputed"), grid=replace(GRID, spacing=(30 * 1e-6, 4e-6, 4e-6), unit="mm")
     )
-    spec = replace(spec, grid=replace(spec.grid, origin=(4e-5, 24e-6, 80e-6)))
+    spec = replace(spec, grid=replace(spec.grid, origin=(80e-6, 24e-6, 4e-5)))
     create_labels(spec)
     with pytest.raises(VolumeError, match="not finished"):
         open_store(spec.where, as_labels=True)
@@ -161,7 +161,7 @@ def test_finish__precomputed__is_a_segmentation(tmp_path: Path) -> None:
     assert [scale["voxel_offset"] for scale in info["scales"]] == [[10, 6, 3], [5, 3, 3], [2, 2, 1]]
     assert {scale["encoding"] for scale in info["scales"]} == {"compressed_segmentation"}
     assert [scale["size"] for scale in info["scales"]] == [[45, 38, 11], [23, 19, 11], [12, 10, 6]]
-    assert open_store(spec.where, as_labels=True).levels[0].grid.origin == (40, 24, 90)
+    assert open_store(spec.where, as_labels=True).levels[0].grid.origin == (90, 24, 40)
     open_labels(spec).write(WHOLE, labels_of("uint32"))
 
 

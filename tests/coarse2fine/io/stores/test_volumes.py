@@ -201,7 +201,7 @@ def test_open_store__ngff__transforms_are_combined(tmp_path: Path) -> None:
     write_ngff(tmp_path / "a", scale=transforms, units="micrometer", image=image)
     grids = [volume.grid for volume in open_store(str(tmp_path / "a")).levels]
     assert [grid.spacing for grid in grids] == [(40, 4, 4), (40, 8, 8)]
-    assert [(grid.unit, grid.origin) for grid in grids] == [("nm", (512, 8, 20))] * 2
+    assert [(grid.unit, grid.origin) for grid in grids] == [("nm", (20, 8, 512))] * 2
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_open_store__n5__conventions_of_levels(
     assert same_region(scales.levels[0].channels[0], VOXELS.astype(np.uint16))
     assert scales.chunks == (4, 8, 16)
     if "transform" in own[0]:
-        assert scales.levels[0].grid.origin == (3, 2, 1)
+        assert scales.levels[0].grid.origin == (1, 2, 3)
     single = open_store(f"n5://{tmp_path}/a.n5/raw/s0", **EM)
     assert same_region(single.levels[0].channels[0], VOXELS.astype(np.uint16))
 
@@ -274,10 +274,10 @@ def test_open_store__precomputed__offsets_and_scales(tmp_path: Path) -> None:
     """Voxels count from 0 wherever the volume lies; its place is the origin, in nm."""
     scales = open_store(str(write_precomputed(tmp_path / "em")))
     assert [volume.grid.spacing for volume in scales.levels] == [(40, 4, 4), (40, 8, 8)]
-    assert scales.levels[0].grid.origin == (20, 24, 280)
+    assert scales.levels[0].grid.origin == (280, 24, 20)
     # Offsets are those of outer corners, here (x, y) = (2, 3) of 8 nm: corners at 16 and 24, centres 4 nm further
     # inside, where those of the finest level, corners at 20 and 24, are 2 nm inside.
-    assert scales.levels[1].grid.origin == (16 + 2, 24 + 2, 280)
+    assert scales.levels[1].grid.origin == (280, 24 + 2, 16 + 2)
     assert same_region(scales.levels[0].channels[0], VOXELS)
     assert np.array_equal(scales.levels[1].channels[0][:, 2:5, 3:], VOXELS[:, 4:10:2, 6::2])
     assert scales.chunks == (4, 8, 8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +26,7 @@ from coarse2fine.errors import C2FError, ConfigError, OutputError
 from coarse2fine.large.execution import connection
 from coarse2fine.large.execution.engine import Engine, Failure, Key, in_process, on_cluster, run_phase
 from coarse2fine.large.execution.work import WorkFolder, open_work
+from coarse2fine.system.timing import Run
 
 psutil = pytest.importorskip("psutil", reason="comes with Dask")
 distributed = pytest.importorskip("distributed", reason="the extra coarse2fine[cluster] is not installed")
@@ -122,7 +125,7 @@ def test_run_phase__a_block_always_fails__is_reported_and_the_rest_goes_on(
 def test_run__error_meant_for_users__is_told_in_full(tmp_path: Path) -> None:
     """With its remedy, in one line, and without places in the code."""
 
-    def corrupt(key: Key) -> Mapping[str, Any]:
+    def corrupt(key: Key, run: Run) -> Mapping[str, Any]:
         raise C2FError("chunk 3 is damaged", "Copy it again.")
 
     (failure,) = in_process().run(corrupt, [(3,)], on_done=lambda key, payload: None, retries=0)
@@ -318,7 +321,7 @@ def test_on_cluster__workers_lack_the_code__says_so(
 ) -> None:
     """The same versions are needed everywhere; no block is blamed for that."""
     module = ModuleType("only_here")
-    exec("def task(key): return {}", module.__dict__)
+    exec("def task(key, run): return {}", module.__dict__)
     monkeypatch.setitem(sys.modules, "only_here", module)
     with pytest.raises(C2FError, match=r"cannot run the blocks: ModuleNotFoundError: No module named 'only_here'\n"):
         run_phase(cluster, work, "square", module.task, KEYS, progress=silent)
@@ -333,8 +336,11 @@ def test_on_cluster__wrong_arguments__are_told_at_once(monkeypatch: pytest.Monke
         with pytest.raises(ConfigError):
             on_cluster(**options)
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(ConfigError, match=r'pip install "coarse2fine\[cluster\]"'):
+    with pytest.raises(ConfigError) as caught:
         on_cluster(workers=1)
+    needed = [name for name in metadata.requires("coarse2fine") or () if 'extra == "cluster"' in name]
+    named = caught.value.remedy.removeprefix("Install what workers need: pip install ").split()
+    assert named == [re.split(r"[<>=;]", name)[0] for name in needed]
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense://a", "127.0.0.1:x"])
