@@ -338,9 +338,9 @@ def test_on_cluster__wrong_arguments__are_told_at_once(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ConfigError) as caught:
         on_cluster(workers=1)
-    needed = [name for name in metadata.requires("coarse2fine") or () if name.endswith("extra == 'cluster'")]
+    needed = [name for name in metadata.requires("coarse2fine") or () if re.search("extra == .cluster.", name)]
     named = caught.value.remedy.removeprefix("Install what workers need: pip install ").split()
-    assert sorted(named) == [re.split(r"[<>=;]", name)[0] for name in needed]
+    assert sorted(named) == sorted(re.split(r"[<>=;]", name)[0] for name in needed)
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense://a", "127.0.0.1:x"])
