@@ -24,6 +24,8 @@ from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
 from coarse2fine.one_stage import segment_one_stage
 from coarse2fine.preprocessing.working_grid import view_volume, volume_doubts
+from coarse2fine.promise.likeness import likeness_of
+from coarse2fine.promise.statement import Promised, check_promise, promised
 from coarse2fine.report import NOTHING_FOUND, NetworkTime, RunReport, Timing, count_labels, peak_memory_mb, versions
 from coarse2fine.segmenter import Segmenter, check_models, make_segmenter, preset
 from coarse2fine.selection.selector import Selector
@@ -64,6 +66,7 @@ class Pipeline:
         self.coarse, self.fine = coarse, fine
         self.stage = FineStage.of(fine, self.config)
         check_models(self.config, coarse, fine)
+        check_promise(self.config, coarse, fine)
         self.segmenter: Segmenter | None = None
         if self.config.mode != "one-stage" and coarse is not None:
             self.segmenter = make_segmenter(self.config, coarse, self.stage)
@@ -134,7 +137,8 @@ class Pipeline:
         found = self.segmenter.segment(tree, scene, run)
         with run.clock.time("fine"):
             labels = found.writer.finish()
-        report = self._report(volume, labels, tally(found, scene), self.segmenter.selector)
+        case = likeness_of(volume, scene) if self.config.promise else None
+        report = self._report(volume, labels, tally(found, scene), self.segmenter.selector, promised(self.config, case))
         return Result(labels, report, found.tree, found.fine.boxes)
 
     def _look(self, segmenter: Segmenter, volume: Volume, run: Run) -> Scene:
@@ -148,7 +152,7 @@ class Pipeline:
 
     def _one_stage(self, volume: Volume, run: Run, *warnings: str) -> Result:
         labels = segment_one_stage(volume, self.config, self.coarse, self.fine, run)
-        return Result(labels, self._report(volume, labels, None, None, warnings))
+        return Result(labels, self._report(volume, labels, None, None, None, warnings))
 
     def _report(
         self,
@@ -156,6 +160,7 @@ class Pipeline:
         labels: NDArray[np.unsignedinteger[Any]],
         chosen: Tally | None,
         selector: Selector | None,
+        promise: Promised | None,
         warnings: tuple[str, ...] = (),
     ) -> RunReport:
         """Everything but the times, which are not complete before the result is written."""
@@ -164,6 +169,7 @@ class Pipeline:
         warnings += (
             *(selector.warnings if selector else ()),
             *counts.warnings,
+            *(promise.warnings if promise else ()),
             *volume_doubts(volume, self.models),
             *(() if found else (NOTHING_FOUND,)),
         )
@@ -180,6 +186,7 @@ class Pipeline:
             device=str(self.fine.device),
             config=self.config.to_dict(),
             agent=selector.describe() if selector else {},
+            promise=promise,
         )
 
     def _finish(self, result: Result, run: Run) -> Result:

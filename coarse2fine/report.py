@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from coarse2fine.io import atomic_write
+from coarse2fine.promise.statement import Promised
 
 PACKAGES = (
     "coarse2fine",
@@ -142,6 +143,8 @@ class RunReport:
         versions: Of this package and what it stands on.
         config: All settings.
         agent: ``name`` and ``kind`` of who chose the boxes; empty where nobody had to.
+        promise: What the kit's calibration promises, and whether it covers this run; None without a kit, or where
+            everything is looked at.
     """
 
     case: str
@@ -156,6 +159,7 @@ class RunReport:
     device: str
     config: Mapping[str, Any]
     agent: dict[str, str] = field(default_factory=dict)
+    promise: Promised | None = None
     peak_memory_mb: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 

@@ -42,6 +42,21 @@ class Segmented:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """The regions that are to be segmented, and how.
+
+    Attributes:
+        rois: In order.
+        stage: That of the fine model.
+        unpacked: Whether it does what two-stage mode does, in a thin volume.
+    """
+
+    rois: tuple[Roi, ...]
+    stage: FineStage
+    unpacked: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Segmenter:
     """Two models and the settings by which they segment, from coarse to fine.
 
@@ -80,6 +95,15 @@ class Segmenter:
             stage = self.stage_over(scene.view)
             return find_tree(stage.config, stage.plan, scene.coarse.heatmap, scene.view)
 
+    def choose(self, tree: RoiTree, scene: Scene, run: Run) -> Choice:
+        """The regions to segment; in a thin volume all, as two-stage mode does it; books ``assign``."""
+        stage = self.stage_over(scene.view)
+        with run.clock.time("assign"):
+            if stage is not self.stage:
+                stage = share_tiles(stage, tree, scene.view.shape)
+                return Choice(in_space_order(tree.parents, stage.plan.slot), stage, True)
+            return Choice(self.selector.choose(tree, scene, stage.model, run.clock), stage, False)
+
     def segment(
         self,
         tree: RoiTree,
@@ -100,21 +124,15 @@ class Segmenter:
             norm: What is settled for the whole volume.
             track: Whether the writer keeps which voxels the fine network decided.
         """
-        stage = self.stage_over(scene.view)
-        unpacked = stage is not self.stage
-        with run.clock.time("assign"):
-            if unpacked:
-                stage, norm = share_tiles(stage, tree, scene.view.shape), UNSETTLED
-                chosen = in_space_order(tree.parents, stage.plan.slot)
-            else:
-                chosen = self.selector.choose(tree, scene, stage.model, run.clock)
+        choice = self.choose(tree, scene, run)
+        stage, norm = choice.stage, UNSETTLED if choice.unpacked else norm
         with run.clock.time("fine"):
             writer = LabelWriter(scene.view, stage.model, track=track)
             if stage.config.fine.outside == "coarse":
                 paint_coarse(scene.coarse, writer.labels, writer.region, writer.back.shape_out)
-            boxes, known = ([roi.box for roi in rois] for rois in (chosen, tree.leaves))
+            boxes, known = ([roi.box for roi in rois] for rois in (choice.rois, tree.leaves))
             fine = segment_boxes(stage, scene, boxes, writer, run, known=known, elsewhere=elsewhere, norm=norm)
-        return Segmented(writer, tree, chosen, fine, unpacked)
+        return Segmented(writer, tree, choice.rois, fine, choice.unpacked)
 
 
 def make_segmenter(config: Config, coarse: Model, stage: FineStage) -> Segmenter:

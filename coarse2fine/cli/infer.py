@@ -25,7 +25,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-i", "--input", help="a volume, a folder with nnU-Net's CASE_0000 naming, or a store (below)")
     parser.add_argument("-o", "--output", help="the label file, or a folder for files named after the cases")
-    parser.add_argument("-c", "--config", help="YAML file, or the name of a shipped one: covid, word, cremi, fafb")
+    parser.add_argument(
+        "-c",
+        "--config",
+        help="a kit of c2f-prepare, a YAML file, or the name of a shipped one: covid, word, cremi, fafb",
+    )
     parser.add_argument("--coarse-model", type=Path, metavar="DIR", help="folder of the low-resolution nnU-Net")
     parser.add_argument("--fine-model", type=Path, metavar="DIR", help="folder of the full-resolution nnU-Net")
     parser.add_argument(

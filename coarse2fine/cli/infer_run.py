@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from coarse2fine.calibration.kit import is_kit, open_kit
 from coarse2fine.cli import stores as large
 from coarse2fine.cli.guard import fail
 from coarse2fine.config.reader import load_config
@@ -133,7 +134,8 @@ def configure(options: argparse.Namespace) -> Config:
     ):
         if value is not None:
             overrides.append(f"{key}={json.dumps(str(value))}")
-    config = load_config(options.config, overrides)
+    kit = options.config is not None and is_kit(Path(options.config))
+    config = load_config(open_kit(Path(options.config)) if kit else options.config, overrides)
     if config.fine.model is None:
         raise ConfigError("no fine model", "Name its folder with --fine-model or as fine.model in the configuration.")
     return config

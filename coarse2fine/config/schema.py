@@ -19,6 +19,7 @@ from coarse2fine.config.types import (
     FileName,
     Folds,
     Fraction,
+    Interval,
     ModelFolder,
     Natural,
     NonNegative,
@@ -239,6 +240,34 @@ class BlocksConfig(_Section):
     statistics: Fraction = Field(default=1.0, description="Share of the blocks that are read for intensity statistics")
 
 
+class KnownConfig(_Section):
+    """What the calibration cases were like: the lowest and highest value of each kind."""
+
+    spacing: tuple[Interval, Interval, Interval] = Field(description="Voxel size of each axis (z, y, x) of the files")
+    low: tuple[Interval, ...] = Field(description="First percentile of each channel's intensities")
+    high: tuple[Interval, ...] = Field(description="99th percentile of each channel's intensities")
+    mass: Interval = Field(description="Volume of what the coarse model finds, the heatmap's integral")
+
+
+class PromiseConfig(_Section):
+    """What a calibrated kit promises; written by c2f-prepare, and void where other settings are changed."""
+
+    miss: Fraction = Field(description="Most share of a case's foreground that lies outside of all boxes")
+    probability: Probability = Field(description="With which a new case keeps that, or the share of all cases that do")
+    confidence: Probability | None = Field(
+        default=None, description="That the share of all cases is at least that; null = probability is of a new case"
+    )
+    cases: Count = Field(description="How many cases it was calibrated on, n")
+    rank: Count = Field(description="The k-th lowest of their thresholds was taken")
+    foreground: Literal["labels", "one-stage"] = Field(
+        description="What counts as foreground: true labels, or what the fine model finds in one-stage mode"
+    )
+    settings: str = Field(description="Fingerprint of the settings that it was calibrated with")
+    coarse_model: str = Field(description="Fingerprint of the coarse model's weights")
+    fine_model: str = Field(description="Fingerprint of the fine model's weights")
+    known: KnownConfig = Field(description="What the calibration cases were like")
+
+
 class Config(_Section):
     """All settings of a run."""
 
@@ -253,6 +282,7 @@ class Config(_Section):
     canvas: CanvasConfig = Field(default_factory=CanvasConfig, description="How crops share an input")
     fine: FineConfig = Field(default_factory=FineConfig, description="The fine stage")
     blocks: BlocksConfig = Field(default_factory=BlocksConfig, description="Volumes that are read by region")
+    promise: PromiseConfig | None = Field(default=None, description="What a kit made by c2f-prepare promises")
 
     def to_dict(self) -> dict[str, Any]:
         """The settings under their YAML keys, ready for JSON."""

@@ -81,6 +81,9 @@ Spacing = Annotated[tuple[_Length, _Length, _Length], Expected("three numbers ab
 Folds = Annotated[
     tuple[_Natural | Literal["all"], ...], Field(min_length=1), Expected("a list such as [0, 1, 2] or [all]")
 ]
+Interval = Annotated[
+    tuple[Annotated[float, Strict()], Annotated[float, Strict()]], Expected("two numbers, the lower one first")
+]
 ModelFolder = Annotated[Path, BeforeValidator(model_folder), Expected("the path of a folder")]
 AgentName = Annotated[
     str,

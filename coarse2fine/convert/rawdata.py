@@ -8,10 +8,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from coarse2fine.convert.checks import (
 )
 from coarse2fine.convert.samples import Part, RawData, Sample, Written
 from coarse2fine.errors import ConfigError, OutputError, VolumeError
-from coarse2fine.io import Volume, atomic_write, check_folder, write_labels
+from coarse2fine.io import Volume, atomic_folder, atomic_write, check_folder, write_labels
 from coarse2fine.report import versions
 from coarse2fine.system.timing import Ticks
 
@@ -132,7 +131,8 @@ def build(
     _check_sources(data.samples, target)
     findings = Findings(voxels=np.zeros(len(data.labels), np.int64))
     try:
-        with _new_folder(target, overwrite) as folder:
+        # What is there may have changed, or appeared, since the first check.
+        with atomic_folder(target, lambda: _check_replaceable(target, overwrite)) as folder:
             for done, sample in enumerate(data.samples):
                 progress(done, len(data.samples))
                 try:
@@ -180,35 +180,6 @@ def _check_sources(samples: Sequence[Sample], target: Path) -> None:
         for part in (sample.image, sample.labels):
             if part is not None and part.file is not None and part.file.resolve().is_relative_to(place):
                 raise OutputError(f"{part.file} lies in the output {target}", "Choose another folder with -o.")
-
-
-@contextmanager
-def _new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A hidden folder that becomes ``target`` if the body ends well, and goes away otherwise."""
-    # Nobody else may enter it while files get their names, which are known: a link could lie there before.
-    temp = target.with_name(f".c2f-{secrets.token_hex(8)}")
-    temp.mkdir(mode=0o700)
-    new = temp / target.name
-    new.mkdir()
-    try:
-        yield new
-        if target.exists():
-            _check_replaceable(target, overwrite)  # it may have changed, or appeared, since the first check
-            _exchange(new, target, temp / "old")
-        else:
-            new.rename(target)
-    finally:
-        shutil.rmtree(temp, ignore_errors=True)
-
-
-def _exchange(new: Path, target: Path, old: Path) -> None:
-    """Puts ``new`` in the place of ``target``, which becomes ``old``."""
-    target.rename(old)
-    try:
-        new.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
 
 
 def _add(sample: Sample, data: RawData, folder: Path, findings: Findings, link: bool) -> None:

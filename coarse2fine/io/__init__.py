@@ -1,6 +1,6 @@
 """Readers and writers, one module per format family; everywhere else arrays and spacings are (z, y, x)."""
 
-from coarse2fine.io.atomic import atomic_write, check_folder, check_writable
+from coarse2fine.io.atomic import atomic_folder, atomic_write, check_folder, check_writable
 from coarse2fine.io.files.cases import Case, find_cases, input_suffixes, label_suffixes, output_path
 from coarse2fine.io.files.images import LABEL_SUFFIXES, read_volume, write_labels
 from coarse2fine.io.lazy import LazyArray
@@ -22,6 +22,7 @@ __all__ = [
     "Scales",
     "Volume",
     "VoxelArray",
+    "atomic_folder",
     "atomic_write",
     "check_folder",
     "check_writable",

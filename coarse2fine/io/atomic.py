@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -112,3 +112,40 @@ def _output_error(path: Path, error: OSError, needed: int) -> OutputError:
     with suppress(OSError):  # the folder itself may be gone; the first problem is the one to report
         size += f", {shutil.disk_usage(path.resolve().parent).free / 1e6:.1f} MB are free on this disk"
     return OutputError(problem, f"{size[0].upper()}{size[1:]}. Free some, raise the quota, or write elsewhere.")
+
+
+@contextmanager
+def atomic_folder(target: Path, check: Callable[[], None]) -> Iterator[Path]:
+    """A hidden folder that becomes ``target`` if the body ends well, and goes away otherwise.
+
+    Args:
+        target: The folder to write; what is there under this name is replaced as a whole.
+        check: Called before something is replaced; raises if that must not be.
+
+    Raises:
+        OSError: If the system refuses to write.
+    """
+    # Nobody else may enter it while files get their names, which are known: a link could lie there before.
+    temp = target.with_name(f".c2f-{secrets.token_hex(8)}")
+    temp.mkdir(mode=0o700)
+    new = temp / target.name
+    new.mkdir()
+    try:
+        yield new
+        if target.exists():
+            check()
+            _exchange(new, target, temp / "old")
+        else:
+            new.rename(target)
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+def _exchange(new: Path, target: Path, old: Path) -> None:
+    """Puts ``new`` in the place of ``target``, which becomes ``old``."""
+    target.rename(old)
+    try:
+        new.rename(target)
+    except OSError:
+        old.rename(target)
+        raise

@@ -12,6 +12,7 @@ from coarse2fine.counts import Tally
 from coarse2fine.large.execution.tasks import Failure
 from coarse2fine.large.execution.work import Key
 from coarse2fine.pipeline import Pipeline
+from coarse2fine.promise.statement import promised
 from coarse2fine.report import NOTHING_FOUND, NetworkTime, RunReport, Timing, peak_memory_mb, versions
 
 EXACT = "exact"
@@ -103,6 +104,7 @@ def make_report(
     """
     total, work_s = sum_up(blocks)
     selector = pipeline.segmenter.selector if pipeline.segmenter else None
+    promise = promised(pipeline.config, None) if pipeline.segmenter else None
     return StoreReport(
         case=str(of_store["volume"]["where"]).rstrip("/").rpartition("/")[2],
         mode=pipeline.config.mode,
@@ -116,12 +118,14 @@ def make_report(
         warnings=(
             *(selector.warnings if selector else ()),
             *total.warnings,
+            *(promise.warnings if promise else ()),
             *doubts,
             *(() if labels else (NOTHING_FOUND,)),
         ),
         device=str(pipeline.fine.device),
         config=pipeline.config.to_dict(),
         agent=selector.describe() if selector else {},
+        promise=promise,
         peak_memory_mb=peak_memory_mb(pipeline.fine.device),
         versions=versions(),
         work_s=work_s,

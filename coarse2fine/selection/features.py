@@ -12,10 +12,8 @@ asked:
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 from math import prod
 from typing import Any, Literal, get_args
 
@@ -28,6 +26,7 @@ from canvas import Box, Triple, to_array, triple
 from coarse2fine.coarse.feature_map import BottleneckMap, encoder_of, feature_channels
 from coarse2fine.coarse.scene import Scene
 from coarse2fine.fine.inputs import input_reader
+from coarse2fine.nnunet.fingerprint import network_fingerprint
 from coarse2fine.nnunet.model import Model
 from coarse2fine.resampling.operators import Floats
 from coarse2fine.system.timing import Clock
@@ -90,17 +89,8 @@ def feature_card(settings: FeatureSettings, coarse: Model, fine: Model) -> dict[
 
 
 def feature_model_fingerprint(model: Model) -> str:
-    """SHA-256 over the weights (name, shape, bytes) of a model's first network, whose features agents see.
-
-    nnU-Net lists most weights under several names; each counts once.
-    """
-    network, digest = model.networks[0], hashlib.sha256()
-    named = dict(chain(network.named_parameters(), network.named_buffers()))
-    for name in sorted(named):
-        values = np.ascontiguousarray(named[name].detach().cpu().numpy())
-        digest.update(f"{name} {values.shape} {values.dtype}\n".encode())
-        digest.update(values.data)
-    return digest.hexdigest()
+    """Of a model's first network, whose features agents see; see ``network_fingerprint``."""
+    return network_fingerprint(model.networks[0])
 
 
 def tree_features(

@@ -94,7 +94,7 @@ def schema_keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str,
         kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
         sections = [kind for kind in kinds if issubclass(kind, BaseModel)]
         if not sections or type(None) in kinds:
-            yield key, field.default, field.description or "", field.annotation
+            yield key, "required" if field.is_required() else field.default, field.description or "", field.annotation
         for section in sections:
             yield from schema_keys(section, f"{key}.")
 

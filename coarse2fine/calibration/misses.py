@@ -1,0 +1,152 @@
+"""How much foreground lies outside of the boxes of a case, at every threshold."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from math import inf
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from canvas import Box, share_of_volume
+from coarse2fine.coarse.scene import Scene
+from coarse2fine.errors import VolumeError
+from coarse2fine.fine.segment import FineStage
+from coarse2fine.fine.writeback import LabelWriter
+from coarse2fine.io import Volume
+from coarse2fine.preprocessing.working_grid import view_volume
+from coarse2fine.promise.likeness import Likeness, likeness_of
+from coarse2fine.segmenter import Segmenter
+from coarse2fine.system.timing import Run
+
+THRESHOLDS = tuple(float(f"{value:.3g}") for value in np.geomspace(0.001, 0.9, 40))
+"""Candidates, in rising order; a factor of 1.2 apart."""
+
+Labels = NDArray[np.unsignedinteger[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """What a threshold misses of a case.
+
+    Attributes:
+        threshold: Of the heatmap.
+        missed: Share of the foreground outside of all boxes.
+        boxes: Share of the working grid inside of them.
+    """
+
+    threshold: float
+    missed: float
+    boxes: float
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredCase:
+    """One calibration case.
+
+    Attributes:
+        name: Of the case.
+        foreground: Its true foreground, voxels.
+        misses: By rising threshold.
+        likeness: What the case is like.
+    """
+
+    name: str
+    foreground: int
+    misses: tuple[Miss, ...]
+    likeness: Likeness
+
+    def limit(self, most: float) -> float:
+        """The highest threshold up to which no threshold misses more than a share; -inf if the lowest one does.
+
+        Higher thresholds do not count, whatever they miss, so that what is promised holds for lower ones, too.
+        """
+        kept = -inf
+        for miss in self.misses:
+            if miss.missed > most:
+                break
+            kept = miss.threshold
+        return kept
+
+    def at(self, threshold: float) -> Miss | None:
+        """What a threshold misses, if that was measured."""
+        return next((miss for miss in self.misses if miss.threshold == threshold), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of ``to_dict``."""
+        misses = tuple(Miss(**miss) for miss in values["misses"])
+        return cls(values["name"], values["foreground"], misses, Likeness.from_dict(values["likeness"]))
+
+
+def measure_case(
+    segmenter: Segmenter,
+    volume: Volume[NDArray[Any]],
+    foreground: NDArray[np.bool_],
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> MeasuredCase:
+    """What each threshold misses of a case: the coarse network runs once, the fine one never.
+
+    Boxes are those that a run would segment at first: found, cut into windows, with margins, suppressed, merged and
+    chosen. A run may add to them where a mask reaches out of its box, never take away.
+
+    Args:
+        segmenter: Models and settings.
+        volume: The case, in memory.
+        foreground: True foreground, shape (z, y, x) of the volume.
+        thresholds: Candidates in rising order.
+
+    Raises:
+        VolumeError: If there is no foreground, or it has another shape.
+    """
+    if foreground.shape != volume.grid.shape:
+        raise VolumeError(
+            f"{volume.name}: labels of shape {foreground.shape} for an image of {volume.grid.shape}",
+            "Labels must lie on the image's own grid.",
+        )
+    total = int(np.count_nonzero(foreground))
+    if not total:
+        raise VolumeError(f"{volume.name} has no foreground, of which nothing can be missed", "Leave the case out.")
+    run = Run()
+    looked = segmenter.heatmap(view_volume(volume, segmenter.coarse, segmenter.config.coarse.spacing), run)
+    scene = Scene(view_volume(volume, segmenter.stage.model), looked)
+    cropped = np.asarray(scene.view.turn.array(foreground))[scene.view.crop.slices]
+    writer = LabelWriter(scene.view, segmenter.stage.model)
+    misses: list[Miss] = []
+    for threshold in thresholds:
+        boxes = _boxes(segmenter, scene, threshold, run)
+        inside = np.zeros(cropped.shape, bool)
+        for box in boxes:
+            inside[writer.native(box).slices] = True
+        found = int(np.count_nonzero(cropped & inside))
+        misses.append(Miss(threshold, 1 - found / total, float(share_of_volume(boxes, scene.view.shape))))
+    return MeasuredCase(volume.name, total, tuple(misses), likeness_of(volume, scene))
+
+
+def _boxes(segmenter: Segmenter, scene: Scene, threshold: float, run: Run) -> list[Box]:
+    """The boxes that a run with another threshold would segment."""
+    rois = segmenter.config.rois.model_copy(update={"threshold": threshold})
+    config = segmenter.config.model_copy(update={"rois": rois})
+    stage = FineStage.of(segmenter.stage.model, config)
+    changed = dataclasses.replace(segmenter, config=config, stage=stage)
+    tree = changed.regions(scene, run)
+    if not tree.parents and config.rois.empty == "one-stage":
+        return [Box.whole(scene.view.shape)]
+    return [roi.box for roi in changed.choose(tree, scene, run).rois]
+
+
+def limits_of(cases: Sequence[MeasuredCase], most: float) -> NDArray[np.float64]:
+    """Of each case, in their order."""
+    return np.array([case.limit(most) for case in cases])
+
+
+def worst(cases: Sequence[MeasuredCase], most: float) -> Iterator[MeasuredCase]:
+    """Cases of which even the lowest threshold misses too much: there the coarse model is the limit."""
+    return (case for case in cases if case.limit(most) == -inf)

@@ -1,0 +1,130 @@
+"""What thresholds miss of a case, against runs with these thresholds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from math import inf
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import blobs
+
+from coarse2fine.calibration.calibrate import Asked, calibrate, check_asked
+from coarse2fine.calibration.misses import MeasuredCase, Miss, measure_case
+from coarse2fine.config.reader import load_config
+from coarse2fine.errors import ConfigError, VolumeError
+from coarse2fine.fine.writeback import LabelWriter
+from coarse2fine.io import Grid, Volume
+from coarse2fine.pipeline import Pipeline
+from coarse2fine.preprocessing.working_grid import view_volume
+from coarse2fine.promise.likeness import Likeness
+
+SHAPE, SPACING = (12, 32, 32), (2.5, 0.8, 1.3)
+LIKE = Likeness((1.0, 1.0, 1.0), (0.0,), (1.0,), 1.0)
+
+
+@pytest.fixture(scope="module")
+def models(model_folder: Callable[..., Path]) -> list[str]:
+    coarse, fine = model_folder(spacing=(4.0, 2.0, 2.0), seed=5), model_folder(seed=6)
+    return [f"coarse.model={coarse}", f"fine.model={fine}", "fine.mirroring=false", "fine.grow=0"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [(), ("rois.window_step=0.5", "assign.lambda=0.5", "canvas.packing=same_size"), ("mode=two-stage",)],
+)
+def test_measure_case__any_threshold__misses_what_a_run_with_it_misses(
+    models: list[str], settings: tuple[str, ...]
+) -> None:
+    """Foreground is counted on the volume's own voxels, outside of the boxes that a run really segments."""
+    image = np.pad(blobs(SHAPE), 2)  # of which nnU-Net crops the rim
+    volume = Volume((image,), Grid(image.shape, SPACING), "blobs")
+    truth = np.random.default_rng(0).random(image.shape) < 0.01
+    thresholds = (0.3, 0.55, 0.6)
+    segmenter = Pipeline.from_config(load_config(None, [*models, *settings])).segmenter
+    assert segmenter is not None
+    measured = measure_case(segmenter, volume, truth, thresholds)
+    assert [miss.threshold for miss in measured.misses] == list(thresholds)
+    assert measured.foreground == truth.sum()
+    seen = set()
+    for miss in measured.misses:
+        pipeline = Pipeline.from_config(load_config(None, [*models, *settings, f"rois.threshold={miss.threshold}"]))
+        result = pipeline(volume)
+        view = view_volume(volume, pipeline.fine)
+        writer, inside = LabelWriter(view, pipeline.fine), np.zeros(view.crop.shape, bool)
+        for box in result.boxes:
+            inside[writer.native(box).slices] = True
+        outside = np.ones(image.shape, bool)
+        outside[view.crop.slices] = ~inside
+        assert miss.missed == pytest.approx((truth & outside).sum() / truth.sum())
+        assert miss.boxes == pytest.approx(result.report.coverage.volume)
+        seen.add(round(miss.missed, 3))
+    assert len(seen) >= 3  # some thresholds miss something, others more
+
+
+def test_measure_case__nothing_to_find_or_another_shape__is_said(models: list[str]) -> None:
+    """Nothing can be missed where there is nothing."""
+    segmenter = Pipeline.from_config(load_config(None, models)).segmenter
+    assert segmenter is not None
+    volume = Volume((blobs(SHAPE),), Grid(SHAPE, SPACING), "blobs")
+    with pytest.raises(VolumeError, match="blobs has no foreground"):
+        measure_case(segmenter, volume, np.zeros(SHAPE, bool))
+    with pytest.raises(VolumeError, match=r"labels of shape \(1, 2, 3\)"):
+        measure_case(segmenter, volume, np.ones((1, 2, 3), bool))
+
+
+def case(name: str, *missed: float) -> MeasuredCase:
+    """A case that misses these shares at thresholds of 0.1, 0.2, ..."""
+    return MeasuredCase(
+        name, 10, tuple(Miss((i + 1) / 10, share, 0.5 - i / 10) for i, share in enumerate(missed)), LIKE
+    )
+
+
+def test_limit__a_higher_threshold_misses_less_again__does_not_count() -> None:
+    """What is promised for a threshold holds for every lower one."""
+    assert case("a", 0.0, 0.2, 0.0, 0.3).limit(0.1) == 0.1
+    assert case("a", 0.0, 0.05, 0.1, 0.3).limit(0.1) == 0.3
+    assert case("a", 0.2, 0.0).limit(0.1) == -inf
+
+
+def test_calibrate__some_cases__takes_the_kth_lowest_limit() -> None:
+    """Without a wish, the lowest limit, and the probability that it supports; else what the wish allows."""
+    cases = [case(str(i), *[0.0] * i, *[1.0] * (9 - i)) for i in range(1, 10)]
+    result = calibrate(cases, Asked())
+    assert (result.threshold, result.rank, result.probability) == (0.1, 1, pytest.approx(0.9))
+    assert result.boxes == 0.5
+    assert result.missed == {str(i): 0.0 for i in range(1, 10)}
+    less = calibrate(cases, Asked(probability=0.7))
+    assert (less.threshold, less.rank, less.probability) == (0.3, 3, 0.7)
+    assert [less.missed[name] for name in "123"] == [1.0, 1.0, 0.0]
+
+
+def test_calibrate__coarse_model_sees_nothing_of_a_case__names_it_unless_it_may_be_left_out() -> None:
+    """The message has the case and its share; with enough others the promise is made without it."""
+    cases = [case("blind", 0.4, 1.0), *(case(str(i), 0.0, 0.0) for i in range(9))]
+    with pytest.raises(VolumeError, match=r"coarse model is the limit: .* of 1 of 10 cases: blind \(40 % missed\)"):
+        calibrate(cases, Asked())
+    assert calibrate(cases, Asked(probability=0.8)).threshold == 0.2
+    assert calibrate(cases, Asked(miss=0.5)).threshold == 0.1
+
+
+@pytest.mark.parametrize(
+    ("asked", "cases", "needed"),
+    [
+        (Asked(probability=0.9), 8, 9),
+        (Asked(probability=0.9, confidence=0.9), 21, 22),
+        (Asked(probability=0.95), 18, 19),
+    ],
+)
+def test_check_asked__too_few_cases__names_what_would_do(asked: Asked, cases: int, needed: int) -> None:
+    """Both ways out of the message work: so many cases, or the probability that it names."""
+    with pytest.raises(ConfigError) as caught:
+        check_asked(asked, cases)
+    assert f"Give {needed} cases" in caught.value.remedy
+    assert check_asked(asked, needed) == 1
+    most = float(caught.value.remedy.partition("--probability ")[2].split()[0])
+    assert check_asked(dataclasses.replace(asked, probability=most), cases) == 1
+    with pytest.raises(ConfigError, match=r"2 case\(s\)"):
+        check_asked(Asked(), 2)
