@@ -15,16 +15,19 @@ from torch.nn import functional as F
 
 from canvas import Box, Canvas, Triple, share_of_volume
 from coarse2fine.coarse.heatmap import CoarseStage, predict_heatmap
+from coarse2fine.coarse.scene import Scene
 from coarse2fine.config.reader import load_config
 from coarse2fine.fine.canvases import better_alone, count_tiles, plan_canvases
-from coarse2fine.fine.inputs import input_reader, norm_tiles
+from coarse2fine.fine.inputs import input_reader, measure_case, norm_tiles
 from coarse2fine.fine.sizes import plan_sizes
 from coarse2fine.fine.writeback import LabelWriter
 from coarse2fine.io import Grid, Volume
+from coarse2fine.nnunet.instance_norm import measure_statistics
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
 from coarse2fine.pipeline import Result
 from coarse2fine.preprocessing.working_grid import open_view
+from coarse2fine.system.timing import Clock
 
 SPACING = (2.0, 1.0, 1.0)  # the tiny models' own
 ORGANS = {"background": 0} | {f"organ {label}": label for label in range(1, 17)}
@@ -164,3 +167,17 @@ def test_norm_tiles__any_order_of_boxes__are_patches_around_some_of_them(model_f
     assert boxes[0] in held[0] + held[-1]
     assert boxes[-1] in held[0] + held[-1]
     assert len(norm_tiles(boxes[:2], config, plan, model, volume)) == 2
+
+
+def test_measure_case__cascade__sees_coarse_labels_beside_the_image(model_folder: Callable[..., Path]) -> None:
+    """The statistics are those of image and labels of the tiles, stacked by hand; other labels give others."""
+    coarse, cascade = load_model(model_folder(seed=5)), load_model(model_folder(cascade=True, seed=7))
+    view = open_view([blobs((16, 40, 40))], SPACING, cascade)
+    prior = predict_heatmap(CoarseStage(coarse, coarse, load_config(None, []).coarse), view)
+    tiles = [Box.of((2, 4, 6), cascade.patch), Box.of((6, 20, 20), cascade.patch)]
+    inputs = [np.concatenate([view.read(tile, tile.shape), prior.one_hot(tile, view.whole)]) for tile in tiles]
+    assert 0 < np.mean([stack[1] for stack in inputs]) < 1
+    measured = measure_case(Scene(view, prior), cascade, tiles, Clock()).to_json()
+    assert measured == measure_statistics(cascade, inputs).to_json()
+    inputs[0][1] = 1 - inputs[0][1]
+    assert measured != measure_statistics(cascade, inputs).to_json()
