@@ -14,6 +14,7 @@ from assignnet import Roi, RoiTree
 from canvas import Box
 from coarse2fine.coarse.scene import Scene
 from coarse2fine.config.reader import load_config
+from coarse2fine.fine.inputs import VolumeNorm
 from coarse2fine.fine.segment import FineStage
 from coarse2fine.io.turn import Turn
 from coarse2fine.nnunet.model import Model
@@ -98,3 +99,15 @@ def test_segment__track__tells_what_the_fine_network_decided(models: tuple[Model
         assert decided is not None
         np.testing.assert_array_equal(turn.array(decided), expected)
         np.testing.assert_array_equal(turn.array(labels), spots(0))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_segment__whether_boxes_stay_alone_is_settled__is_not_decided_anew(
+    models: tuple[Model, Model], alone: bool
+) -> None:
+    """What holds for a whole volume holds in each of its parts, however few boxes lie there."""
+    found, scene, segmenter = look(models, ["assign.agent=all_parents", "canvas.norm=case"])
+    settled = segmenter.segment(found.tree, scene, Run(), norm=VolumeNorm(alone=alone))
+    assert len(settled.fine.canvases) == (len(SPOTS) if alone else 1)
+    assert (settled.fine.measured > 0) is not alone
+    np.testing.assert_array_equal(settled.writer.finish(), spots(0, 1, 2))
