@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import zarr
 from conftest import blobs
 
 from coarse2fine.cli import infer as infer_cli
@@ -172,6 +173,15 @@ def test_infer__one_stage_mode__promises_nothing(lab: Lab, kit: Path, tmp_path: 
     report = infer(kit, image, tmp_path / "labels.nii.gz", "--mode", "one-stage")
     assert report["promise"] is None
     assert not any("promise" in warning for warning in report["warnings"])
+
+
+def test_infer__volume_read_by_region__is_not_covered(lab: Lab, kit: Path, tmp_path: Path) -> None:
+    """Its heatmap may come from another scale level, and its cells see less at once."""
+    volume = read_volume([lab.data / "imagesTr" / "c0_0000.nii.gz"])
+    zarr.create_array(tmp_path / "in.zarr", data=volume.channels[0], chunks=(8, 16, 16), zarr_format=3)
+    report = infer(kit, tmp_path / "in.zarr", tmp_path / "out.zarr", "--spacing", "2,1,1", "--unit", "mm")
+    assert report["promise"]["reasons"] == ["it was calibrated on volumes that are held in memory as a whole"]
+    assert any("the kit's promise does not cover this case" in warning for warning in report["warnings"])
 
 
 def change(kit: Path, name: str) -> None:
