@@ -165,4 +165,4 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = MappingProxyType(
         ),
     }
 )
-"""By name, in the order of the record, and one more."""
+"""By name, in the order of the original system, and one more."""

@@ -46,7 +46,7 @@ class Dataset(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str = Field(default="", description="Name of the file; not in the file itself")
     title: str = Field(description="What it shows, in a few words")
-    stands_in_for: str | None = Field(default=None, description="Data set of the record, if this is not one itself")
+    stands_in_for: str | None = Field(default=None, description="Data set of the original system, if this is none")
     licence: str = Field(description="Of the data")
     source: str = Field(description="Where to get them")
     data: str = Field(description="Folder, relative to the repository")

@@ -29,8 +29,8 @@ ABLATIONS = {
     "gains-seed0": "for comparison: gains, 7 values",
     "all_children": "for comparison: all children",
 }
-RECORD_LAMBDAS = (0.03, 0.05, 0.1275)
-"""Of the lab record's data sets."""
+ORIGINAL_LAMBDAS = (0.03, 0.05, 0.1275)
+"""Of the original system's data sets."""
 Results = dict[str, Any]
 
 
@@ -102,11 +102,11 @@ def ablations(results: Results) -> str:
     """Mean reward over the held-out trees, one seed."""
     known = {row["policy"] for row in results["rows"]}
     rows = (
-        (title, (f"{fmean(values(results, [name], 'trees', 'reward', weight)):.3f}" for weight in RECORD_LAMBDAS))
+        (title, (f"{fmean(values(results, [name], 'trees', 'reward', weight)):.3f}" for weight in ORIGINAL_LAMBDAS))
         for name, title in ABLATIONS.items()
         if name in known
     )
-    return table("reward", RECORD_LAMBDAS, rows)
+    return table("reward", ORIGINAL_LAMBDAS, rows)
 
 
 def orders(results: Results) -> str:

@@ -41,7 +41,7 @@ NMM_THRESHOLDS = tuple(tenths / 10 for tenths in range(1, 10))
 ROI_THRESHOLDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 PACKINGS = ("same_size", "same_scale")
 OVERLAPPING = "rois.window_step=0.5"
-"""Windows must overlap to merge into parents; the record's step."""
+"""Windows must overlap to merge into parents; the original system's step."""
 MEGA = 1e6
 FOUND = 0.5
 """Share of an object's voxels that must be covered for it to be found."""

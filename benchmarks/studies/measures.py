@@ -252,7 +252,7 @@ def summaries(rows: Rows) -> Iterator[dict[str, Any]]:
 def slot_and_nms(bench: Bench, console: Console) -> Rows:
     """9: slot size at same size, and NMS threshold by window step; only some combinations are really run.
 
-    Windows are as large as a slot, as in the record: hardly anything is cut by the largest that fit a canvas.
+    Windows are as large as a slot, as in the original system: hardly anything is cut by the largest that fit a canvas.
     """
     rows = []
     plan, config = plan_sizes(bench.config(), bench.model("fine")), bench.config()

@@ -1,4 +1,4 @@
-"""The record's experiments on a tiny data set with tiny models, so that they keep working; real data are never run."""
+"""The original system's experiments on a tiny data set with tiny models, so that they keep working; no real data."""
 
 from __future__ import annotations
 
@@ -141,8 +141,8 @@ def masks(geometry: ModuleType, dataset: Any, dataset_folder: Path) -> Any:
     return geometry.MaskBench(dataset, case, [*SETTINGS, "rois.heatmap_voxel=[2, 3, 3]"])
 
 
-def test_experiments__names__are_the_records_eleven_in_order_and_one_more(script: ModuleType) -> None:
-    """They are found by the names that the record gives them, and three can do without images."""
+def test_experiments__names__are_the_original_eleven_in_order_and_one_more(script: ModuleType) -> None:
+    """They are found by the names that they have in the original system, and three can do without images."""
     assert list(script.EXPERIMENTS) == NAMES
     assert {name for name, one in script.EXPERIMENTS.items() if not one.needs_image} == GEOMETRIC
 

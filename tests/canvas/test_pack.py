@@ -78,7 +78,7 @@ def assert_sound(canvases, boxes, canvas):
         ((25, 300, 200), (12, 128, 128), [(1, 1, 1), (1, 2, 1), (2, 2, 1)]),
     ],
 )
-def test_canvas_grids__sizes_of_the_record__are_the_expected_grids(canvas, slot, grids):
+def test_canvas_grids__sizes_of_the_original_system__are_the_expected_grids(canvas, slot, grids):
     """The grids of the original system's canvases, counted by hand."""
     assert list(canvas_grids(canvas, slot)) == grids
 
