@@ -8,9 +8,8 @@ import shlex
 from dataclasses import replace
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
 
+from coarse2fine.cli.bars import show_bars
 from coarse2fine.convert.covid import find_covid
 from coarse2fine.convert.cremi import find_cremi
 from coarse2fine.convert.fafb import StoreOptions, find_fafb
@@ -35,8 +34,7 @@ def convert(options: argparse.Namespace, console: Console) -> None:
     data = replace(data, name=options.name or data.name, samples=hold_out(data.samples, options.split))
     number = options.dataset_id if options.dataset_id is not None else NUMBERS[options.dataset]
     target = target_folder(options.output, number, data.name, overwrite=options.overwrite)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with show_bars(console) as bars:
         task = bars.add_task("cases", total=len(data.samples))
         written = build(
             data,

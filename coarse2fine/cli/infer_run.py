@@ -10,12 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
+from rich.progress import TaskID
 from rich.table import Table
 
 from coarse2fine.calibration.kit import is_kit, open_kit
 from coarse2fine.cli import stores as large
+from coarse2fine.cli.bars import show_bars
 from coarse2fine.cli.guard import fail
 from coarse2fine.config.reader import load_config
 from coarse2fine.config.schema import Config
@@ -156,13 +156,7 @@ def infer_case(pipeline: Pipeline, case: Case, output: Path, console: Console, c
 def show_progress(console: Console, title: str) -> Iterator[Progress]:
     """One bar for each stage and one for the whole run; nothing unless stderr is a terminal."""
     stages = ("read", "coarse", "rois", "fine", "write")
-    columns = (
-        TextColumn("{task.description:<24}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with show_bars(console, width=24) as bars:
         overall = bars.add_task(plain(title), total=len(stages))
         tasks: dict[str, TaskID] = {}
 

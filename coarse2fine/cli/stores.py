@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
+from rich.progress import TaskID
 from rich.table import Table
 
+from coarse2fine.cli.bars import show_bars
 from coarse2fine.config.schema import Config
 from coarse2fine.errors import ConfigError
 from coarse2fine.io import atomic_write, check_writable
@@ -117,16 +117,9 @@ def pick_engine(options: argparse.Namespace) -> Engine:
 @contextmanager
 def show_phases(console: Console, engine: Engine) -> Iterator[Progress]:
     """A bar for each phase, and where to watch a cluster; nothing unless stderr is a terminal."""
-    columns = (
-        TextColumn("{task.description:<12}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
     if engine.dashboard and console.is_terminal:
         console.print(plain(f"dashboard: {engine.dashboard}"))
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with show_bars(console, width=12, remaining=True) as bars:
         tasks: dict[str, TaskID] = {}
 
         def progress(phase: str, done: int, total: int) -> None:

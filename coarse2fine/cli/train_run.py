@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from math import inf, isnan
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
@@ -19,6 +17,7 @@ from assignnet.learn.agent import Agent, save_agent
 from assignnet.learn.train import TrainSettings, checked_weights, train_agent
 from assignnet.value.evaluate import evaluate, oracles, summarise
 from assignnet.value.instance import Instance
+from coarse2fine.cli.bars import show_bars
 from coarse2fine.cli.infer_run import configure
 from coarse2fine.config.schema import Config
 from coarse2fine.errors import C2FError, ConfigError, OutputError
@@ -62,7 +61,7 @@ def train(options: argparse.Namespace, console: Console) -> None:
         raise ConfigError("mode one-stage has nothing to choose", "Use the configuration of an accelerated run.")
     features = feature_settings(pipeline.config)
     work = options.output / "training"
-    with show_bars(console) as bars:
+    with show_bars(console, width=10, remaining=True, transient=False) as bars:
         made, instances = find_instances(options, pipeline, pipeline.coarse, features, work, bars)
         learn, held = split_instances(instances)
         if not learn or not held:
@@ -96,20 +95,6 @@ def rule_config(options: argparse.Namespace) -> Config:
     """The configuration, with a rule in the place of the agent that is yet to be trained."""
     options.overrides = [*options.overrides, "assign.agent=all_children"]
     return configure(options)
-
-
-@contextmanager
-def show_bars(console: Console) -> Iterator[Bars]:
-    """Progress bars; nothing unless stderr is a terminal."""
-    columns = (
-        TextColumn("{task.description:<10}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
-        yield bars
 
 
 def find_instances(

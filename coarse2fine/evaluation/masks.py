@@ -49,17 +49,7 @@ def dice(prediction: Mask, reference: Mask) -> float:
 def iou(prediction: Mask, reference: Mask) -> float:
     """Common voxels over the voxels in either mask: intersection over union, the Jaccard index.
 
-    Two empty masks agree perfectly: 1. If only one is empty, the answer is 0.
-
-    Args:
-        prediction: Boolean, any shape.
-        reference: Boolean, of the same shape.
-
-    Returns:
-        From 0 (nothing in common) to 1 (equal).
-
-    Raises:
-        ValueError: If shapes differ or a mask is not boolean.
+    Arguments, range, errors and the answers for empty masks are those of :func:`dice`.
 
     Example:
         >>> iou(np.array([True, True, False]), np.array([True, False, False]))
@@ -133,16 +123,10 @@ def hd95(prediction: Mask, reference: Mask, spacing: Sequence[float]) -> float:
 
     Two empty masks agree perfectly: 0. If only one is empty, the answer is infinite, which JSON cannot hold.
 
-    Args:
-        prediction: Boolean, any number of dimensions, usually (z, y, x).
-        reference: Boolean, of the same shape.
-        spacing: Distance of neighbouring voxels along each axis, usually (z, y, x) in mm or nm.
+    Arguments and errors are those of :meth:`Surfaces.between`.
 
     Returns:
         A distance in the unit of the spacing; 0 for equal masks.
-
-    Raises:
-        ValueError: If shapes differ, a mask is not boolean, or the spacing is not one positive number per axis.
 
     Example:
         >>> hd95(np.array([[True, False, False]]), np.array([[False, False, True]]), (5, 0.5))
@@ -160,18 +144,11 @@ def surface_dice(prediction: Mask, reference: Mask, spacing: Sequence[float], to
 
     Two empty masks agree perfectly: 1. If only one is empty, the answer is 0.
 
-    Args:
-        prediction: Boolean, any number of dimensions, usually (z, y, x).
-        reference: Boolean, of the same shape.
-        spacing: Distance of neighbouring voxels along each axis, usually (z, y, x) in mm or nm.
-        tolerance: How far a surface may be off, in the unit of the spacing.
+    Arguments and errors are those of :meth:`Surfaces.between`; ``tolerance`` is how far a surface may be off, in the
+    unit of the spacing, and an error if it is negative or not finite.
 
     Returns:
         From 0 (no voxel is near) to 1 (all are).
-
-    Raises:
-        ValueError: If shapes differ, a mask is not boolean, the spacing is not one positive number per axis, or the
-            tolerance is negative or not finite.
 
     Example:
         >>> first, second = np.array([[True, False, True, False]]), np.array([[True, False, False, False]])

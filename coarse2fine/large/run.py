@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -38,7 +37,7 @@ from coarse2fine.preprocessing.working_grid import volume_doubts
 from coarse2fine.report import versions
 from coarse2fine.resampling.operators import separate_axis
 from coarse2fine.selection.features import feature_model_fingerprint
-from coarse2fine.system.timing import Progress, Run, silent
+from coarse2fine.system.timing import Clock, Progress, Run, silent
 
 PATCHES_PER_CELL = 4
 _SKIPPED = ("scan", "look", "segment")
@@ -112,7 +111,7 @@ def segment_store(
         merged = phases.phase(job, "merge", MergeCell(job), sorted(receivers), lattice.core)
         objects = _number_objects(phases, job, cells) if job.ids else None
         _build_pyramid(phases, job)
-        with phases.timed("publish"):
+        with phases.clock.time("publish"):
             publish(output, job.result, folder, source)
             folder.mark(PUBLISHED, (0,), {})
     return make_report(
@@ -124,7 +123,7 @@ def segment_store(
         objects,
         volume=plan.identity,
         layout=layout,
-        seconds={**phases.seconds, "total": time.perf_counter() - began},
+        seconds={**phases.clock.seconds, "total": time.perf_counter() - began},
         failures=tuple(failure for failure in phases.failures if failure.phase != "look"),  # these leave nothing out
     )
 
@@ -250,7 +249,7 @@ class _Phases:
     engine: Engine
     settings: Settings
     progress: Progress
-    seconds: dict[str, float] = field(default_factory=dict)
+    clock: Clock = field(default_factory=Clock)
     failures: list[Failure] = field(default_factory=list)
 
     def phase(
@@ -261,7 +260,7 @@ class _Phases:
         Raises:
             UnfinishedError: If blocks kept failing, unless they are to be skipped.
         """
-        with self.timed(name):
+        with self.clock.time(name):
             done, failures = run_phase(
                 self.engine,
                 job.work,
@@ -282,15 +281,6 @@ class _Phases:
                 + (", or add --skip-failed to leave them background." if name in _SKIPPED else "."),
             )
         return done
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Book a phase's wall time."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 def _scan(phases: _Phases, job: Job) -> None:

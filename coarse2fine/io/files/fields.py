@@ -17,6 +17,7 @@ from coarse2fine.io.files.headers import Layout
 
 _LONGEST_HEADER = 1 << 20  # bytes
 _LONGEST_VALUE = 4000  # characters; libraries hold values in buffers of a fixed size
+_MOST_AXES = 8
 _INTEGER = re.compile(r"[-+]?\d{1,18}", re.ASCII)
 _REAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?", re.ASCII)
 
@@ -57,16 +58,25 @@ def read_text(path: Path, last: bytes) -> tuple[list[str], int]:
     return lines, end
 
 
+def axis_count(path: Path, name: str, text: str) -> int:
+    """The number of axes that a field gives.
+
+    Raises:
+        VolumeError: If it is no number, or more than a volume has.
+    """
+    axes = integers(path, name, text, 1)[0]
+    if not 1 <= axes <= _MOST_AXES:
+        raise odd(path, name, str(axes), "the number of axes")
+    return axes
+
+
 def integers(path: Path, name: str, text: str, count: int) -> tuple[int, ...]:
     """The whole numbers of a field.
 
     Raises:
         VolumeError: If it holds anything else, or more or fewer of them.
     """
-    parts = text.split()
-    if len(parts) != count or not all(map(_INTEGER.fullmatch, parts)):
-        raise odd(path, name, text, f"{count} whole number{'s' * (count > 1)}")
-    return tuple(map(int, parts))
+    return tuple(map(int, _parts(path, name, text, count, _INTEGER, "whole number")))
 
 
 def reals(path: Path, name: str, text: str, count: int) -> tuple[float, ...]:
@@ -75,13 +85,18 @@ def reals(path: Path, name: str, text: str, count: int) -> tuple[float, ...]:
     Raises:
         VolumeError: If it holds anything else, or more or fewer of them.
     """
-    parts = text.split()
-    if len(parts) != count or not all(map(_REAL.fullmatch, parts)):
-        raise odd(path, name, text, f"{count} number{'s' * (count > 1)}")
-    values = tuple(map(float, parts))
+    values = tuple(map(float, _parts(path, name, text, count, _REAL, "number")))
     if not all(map(math.isfinite, values)):
         raise odd(path, name, text, "finite numbers")
     return values
+
+
+def _parts(path: Path, name: str, text: str, count: int, form: re.Pattern[str], what: str) -> list[str]:
+    """So many words of a form."""
+    parts = text.split()
+    if len(parts) != count or not all(map(form.fullmatch, parts)):
+        raise odd(path, name, text, f"{count} {what}{'s' * (count > 1)}")
+    return parts
 
 
 def shape_of(path: Path, sizes: tuple[int, ...]) -> Triple:

@@ -9,7 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from coarse2fine.errors import VolumeError
-from coarse2fine.io.files.fields import Header, beside, damaged, integers, joined, odd, read_text, reals, shape_of
+from coarse2fine.io.files.fields import (
+    Header,
+    axis_count,
+    beside,
+    damaged,
+    integers,
+    joined,
+    odd,
+    read_text,
+    reals,
+    shape_of,
+)
 from coarse2fine.io.files.headers import PLAIN, TEXT, ZLIB, Layout, check_spacing
 
 # Other programs' fields may have brackets: ITK hands on a NIfTI header as dim[0], pixdim[1] and so on.
@@ -48,9 +59,7 @@ def metaimage_header(path: Path) -> Header:
     """
     lines, end = read_text(path, _LAST)
     fields = _fields(path, lines)
-    axes = integers(path, "NDims", fields.get("NDims", ""), 1)[0]
-    if not 1 <= axes <= 8:
-        raise odd(path, "NDims", str(axes), "the number of axes")
+    axes = axis_count(path, "NDims", fields.get("NDims", ""))
     _check_unused(path, fields, axes)
     sizes = integers(path, "DimSize", fields.get("DimSize", ""), axes)
     shape = shape_of(path, sizes)

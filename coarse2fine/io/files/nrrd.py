@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from coarse2fine.errors import VolumeError
-from coarse2fine.io.files.fields import Header, beside, damaged, integers, odd, read_text, reals, shape_of
+from coarse2fine.io.files.fields import Header, axis_count, beside, damaged, integers, odd, read_text, reals, shape_of
 from coarse2fine.io.files.headers import GZIP, HEX, PLAIN, TEXT, Layout
 
 _MAGIC = re.compile(r"NRRD000[1-5]")
@@ -108,9 +108,7 @@ def nrrd_header(path: Path) -> Header:
     """
     lines, end = read_text(path, _LAST)
     fields = _fields(path, lines)
-    axes = integers(path, "dimension", fields.get("dimension", ""), 1)[0]
-    if not 1 <= axes <= 8:
-        raise odd(path, "dimension", str(axes), "the number of axes")
+    axes = axis_count(path, "dimension", fields.get("dimension", ""))
     sizes = integers(path, "sizes", fields.get("sizes", ""), axes)
     code = _TYPES.get(fields.get("type", "").lower())
     if code is None:
@@ -236,10 +234,7 @@ def _vetted(path: Path, fields: dict[str, str], axes: int, kind: str) -> bytes:
 def _space_axes(path: Path, fields: dict[str, str]) -> int:
     """Axes of the space that the volume lies in; 0 if there is none."""
     if "space dimension" in fields:
-        count = integers(path, "space dimension", fields["space dimension"], 1)[0]
-        if not 1 <= count <= 8:
-            raise odd(path, "space dimension", str(count), "the number of axes")
-        return count
+        return axis_count(path, "space dimension", fields["space dimension"])
     if "space" in fields and fields["space"] not in _SPACES:
         raise odd(path, "space", fields["space"], f"one of {', '.join(_SPACES)}")
     return _SPACES.get(fields.get("space", ""), 0)
