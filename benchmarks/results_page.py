@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Final
 
 from benchmarks.common.machine import ROOT
+from benchmarks.common.markdown import table
 from benchmarks.page.findings import (
     BASELINE,
     EVEN,
@@ -44,7 +45,6 @@ from benchmarks.page.tables import (
     leaves,
     row_tables,
     show,
-    table,
     value_text,
 )
 from coarse2fine.errors import C2FError

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from benchmarks.page.findings import (
-    BASELINE,
-    OURS,
-    Check,
-    Row,
-    Summary,
-    compare,
-    front,
-    in_doubt,
-    significant,
-)
+from benchmarks.common.markdown import table
+from benchmarks.page.findings import BASELINE, OURS, Check, Row, Summary, compare, front, in_doubt, significant
 
 DASH: Final = "-"
 MOST_ROWS, MOST_COLUMNS = 12, 14
@@ -91,29 +81,6 @@ EFFORT = (
     Column("spread", "spread", lambda value: f"{value:.1%}", "slowest less fastest turn, over the median turn"),
 )
 QUALITIES: Final = frozenset(one.key for one in (*RESULT, *EFFORT) if one.show is three_decimals)
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    r"""A Markdown table; the first columns are aligned left, the others right.
-
-    Raises:
-        ValueError: If a row does not have as many cells as there are heads.
-
-    Example:
-        >>> print(table(["a", "b"], [["x|y", "1"]]))
-        | a | b |
-        |---|---:|
-        | x\|y | 1 |
-    """
-    if any(len(line) != len(heads) for line in rows):
-        raise ValueError(f"each row needs {len(heads)} cells: {', '.join(heads)}")
-    rules = "|".join("---" if index < left else "---:" for index in range(len(heads)))
-    lines = ["| " + " | ".join(_cell(cell) for cell in line) + " |" for line in (heads, *rows)]
-    return "\n".join([lines[0], f"|{rules}|", *lines[1:]])
-
-
-def _cell(text: str) -> str:
-    return re.sub(r"\s+", " ", text).strip().replace("|", "\\|")
 
 
 def show(value: float | None, form: Show) -> str:

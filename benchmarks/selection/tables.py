@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.common.machine import ROOT
+from benchmarks.common.markdown import table
 from coarse2fine.config.validation import did_you_mean
 from coarse2fine.errors import C2FError
 
@@ -61,13 +62,10 @@ def seeds(results: Results, kind: str) -> list[str]:
     return sorted(found)
 
 
-def table(title: str, weights: Sequence[float], rows: Iterable[tuple[str, Iterable[str]]]) -> str:
+def by_lambda(title: str, weights: Sequence[float], rows: Iterable[tuple[str, Iterable[str]]]) -> str:
     """A Markdown table with a column for each lambda."""
-    lines = [
-        f"| {title} | {' | '.join(format(weight, 'g') for weight in weights)} |",
-        "|---" * (len(weights) + 1) + "|",
-    ]
-    return "\n".join([*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows)])
+    heads = [title, *(format(weight, "g") for weight in weights)]
+    return table(heads, [[name, *cells] for name, cells in rows], left=len(heads))
 
 
 def oracle_shares(results: Results) -> str:
@@ -81,7 +79,9 @@ def oracle_shares(results: Results) -> str:
     policies = [(name, [name]) for name in RULES]
     policies += [(f"{kind}, {len(found)} seed(s)", found) for kind in KINDS if (found := seeds(results, kind))]
     weights = results["lambdas"]
-    return table("lambda", weights, ((name, (cell(found, weight) for weight in weights)) for name, found in policies))
+    return by_lambda(
+        "lambda", weights, ((name, (cell(found, weight) for weight in weights)) for name, found in policies)
+    )
 
 
 def whole_case(results: Results) -> str:
@@ -95,7 +95,7 @@ def whole_case(results: Results) -> str:
     policies = [(name, [name]) for name in ("oracle", *RULES)]
     policies += [(f"{kind}, mean", found) for kind in KINDS if (found := seeds(results, kind))]
     title = f"{results['metric']} / slots"
-    return table(title, weights, ((name, (cell(found, weight) for weight in weights)) for name, found in policies))
+    return by_lambda(title, weights, ((name, (cell(found, weight) for weight in weights)) for name, found in policies))
 
 
 def ablations(results: Results) -> str:
@@ -106,20 +106,18 @@ def ablations(results: Results) -> str:
         for name, title in ABLATIONS.items()
         if name in known
     )
-    return table("reward", ORIGINAL_LAMBDAS, rows)
+    return by_lambda("reward", ORIGINAL_LAMBDAS, rows)
 
 
 def orders(results: Results) -> str:
     """Quality of the same regions in several orders, on real canvases."""
     rows = results.get("order", [])
     names = list(dict.fromkeys(row["order"] for row in rows))
-    lines = [f"| {results['metric']} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    lines = []
     for packing, norm in dict.fromkeys((row["packing"], row["norm"]) for row in rows):
         found = [row for row in rows if (row["packing"], row["norm"]) == (packing, norm)]
-        lines.append(
-            f"| {packing}, norm: {norm} | {' | '.join(format(row[results['metric']], '.3f') for row in found)} |"
-        )
-    return "\n".join(lines)
+        lines.append([f"{packing}, norm: {norm}", *(format(row[results["metric"]], ".3f") for row in found)])
+    return table([results["metric"], *names], lines, left=len(names) + 1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
