@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from assign_examples import random_instance
-from conftest import blobs, import_benchmark, write_agent
+from conftest import benchmark_module, blobs, write_agent
+from raw_data import save_case
 from rich.console import Console
 
 from assignnet import RULES
@@ -36,10 +36,7 @@ ALL_RULES = {*RULES, "greedy_drop"}
 TINY = ["--set", "rois.threshold=0.58", "--set", "rois.window_step=0.5", "--set", "fine.grow=0"]
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    """The benchmark as a module."""
-    return import_benchmark("assign")
+script = benchmark_module("assign")
 
 
 def agent(features: int, volume: int, **changes: Any) -> Agent:
@@ -204,12 +201,7 @@ def tiny(script: ModuleType, model_folder: Callable[..., Path], tmp_path: Path) 
     """A tiny case and models in the place of the MS data; returns the options that lead there."""
     image = blobs((24, 48, 48))
     data, models = tmp_path / "data" / "Dataset102_MSLesion", tmp_path / "models" / "Dataset102_MSLesion"
-    reference = (image > np.percentile(image, 80)).astype(np.uint8)
-    for name, array in (("imagesTs/ms_26_0000", image), ("labelsTs/ms_26", reference)):
-        (data / name).parent.mkdir(parents=True)
-        volume = sitk.GetImageFromArray(array)
-        volume.SetSpacing((1.0, 1.0, 2.0))
-        sitk.WriteImage(volume, str(data / f"{name}.nii.gz"))
+    save_case(data, "Ts", "ms_26", image, image > np.percentile(image, 80))
     coarse, fine = model_folder(seed=5, spacing=(4.0, 2.0, 2.0)), model_folder(seed=6, transpose=(1, 0, 2))
     for stage, folder in (("lowres", coarse), ("fullres", fine)):
         shutil.copytree(folder, models / f"nnUNetTrainer__smallPlans__3d_{stage}")

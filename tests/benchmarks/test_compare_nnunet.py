@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
-from conftest import blobs, import_benchmark
+from conftest import benchmark_module, blobs, import_benchmark
+from raw_data import save_volume
 from rich.console import Console
 
 from coarse2fine.config.reader import load_config
@@ -26,10 +26,7 @@ KEYS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    """The benchmark as a module."""
-    return import_benchmark("compare_nnunet")
+script = benchmark_module("compare_nnunet")
 
 
 @pytest.fixture
@@ -38,9 +35,7 @@ def contest(script: ModuleType, model_folder: Callable[..., Path], tmp_path: Pat
     voxels = blobs((18, 40, 36))
     files = {"image": tmp_path / "tiny_0000.nii.gz", "reference": tmp_path / "tiny.nii.gz"}
     for file, array in zip(files.values(), (voxels, (voxels > 130).astype(np.uint8)), strict=True):
-        image = sitk.GetImageFromArray(array)
-        image.SetSpacing(SPACING[::-1])
-        sitk.WriteImage(image, str(file))
+        save_volume(file, array, SPACING)
 
     def make(*overrides: str, folds: tuple[str, ...] = ("all",), folder: Path = tmp_path / "results") -> Any:
         fine, coarse = model_folder(folds=folds), model_folder(spacing=(5.0, 2.0, 2.0), seed=3)

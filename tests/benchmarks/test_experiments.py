@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
-from conftest import blobs, import_benchmark, write_agent
+from conftest import benchmark_module, blobs, import_benchmark, write_agent
+from raw_data import save_case
 from rich.console import Console
 from scipy.stats import spearmanr
 
@@ -47,14 +47,8 @@ def _little_garbage() -> Iterator[None]:
     gc.unfreeze()
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    return import_benchmark("experiments")
-
-
-@pytest.fixture(scope="module")
-def geometry() -> ModuleType:
-    return import_benchmark("studies.geometry")
+script = benchmark_module("experiments")
+geometry = benchmark_module("studies.geometry")
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +57,7 @@ def dataset_folder(model_folder: Callable[..., Path], tmp_path_factory: pytest.T
     root = tmp_path_factory.mktemp("data")
     for number, (split, case) in enumerate((("Ts", "b"), ("Tr", "a"))):
         voxels = blobs(SHAPE, seed=number)
-        for name, array in (
-            (f"images{split}/{case}_0000", voxels),
-            (f"labels{split}/{case}", (voxels > 130).astype(np.uint8)),
-        ):
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            image = sitk.GetImageFromArray(array)
-            image.SetSpacing((1.0, 1.0, 2.0))
-            sitk.WriteImage(image, str(root / f"{name}.nii.gz"))
+        save_case(root, split, case, voxels, voxels > 130)
     folders = {"coarse": model_folder(spacing=(4.0, 2.0, 2.0), seed=3), "fine": model_folder(seed=6)}
     folders |= {"small": model_folder(seed=7), "fine_without_a": model_folder(seed=8)}
     for role, folder in folders.items():

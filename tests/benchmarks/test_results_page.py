@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import import_benchmark
+from conftest import benchmark_module, import_benchmark
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,19 +24,9 @@ README = b"# A tool\r\n\nbefore \xff\n<!-- results: begin -->\nold\n<!-- results
 OTHERS = ("nnunet", "nnunet_step_0.8", "masked_tiles")
 
 
-@pytest.fixture(scope="module")
-def page() -> ModuleType:
-    return import_benchmark("results_page")
-
-
-@pytest.fixture(scope="module")
-def findings() -> ModuleType:
-    return import_benchmark("page.findings")
-
-
-@pytest.fixture(scope="module")
-def plots() -> ModuleType:
-    return import_benchmark("page.plots")
+page = benchmark_module("results_page")
+findings = benchmark_module("page.findings")
+plots = benchmark_module("page.plots")
 
 
 def record(row: str, seconds: float | list[float], score: float, **more: Any) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import blobs, import_benchmark
+from conftest import benchmark_module, blobs, import_benchmark
+from raw_data import save_case
 from rich.console import Console
 
 from coarse2fine.errors import C2FError
@@ -29,14 +30,8 @@ COLUMNS = {
 SHAPE, SETTINGS = (12, 40, 24), ["rois.threshold=0.55", "canvas.size=[16, 32, 32]"]
 
 
-@pytest.fixture(scope="module")
-def ladder() -> ModuleType:
-    return import_benchmark("rows.ladder")
-
-
-@pytest.fixture(scope="module")
-def rows() -> ModuleType:
-    return import_benchmark("rows.methods")
+ladder = benchmark_module("rows.ladder")
+rows = benchmark_module("rows.methods")
 
 
 @pytest.fixture(autouse=True)
@@ -50,14 +45,7 @@ def dataset_folder(model_folder: Callable[..., Path], tmp_path: Path) -> Path:
     """A test and a training case in nnU-Net's layout, and models by role."""
     for number, (split, case) in enumerate((("Ts", "b"), ("Tr", "a"))):
         voxels = blobs(SHAPE)[:: 1 - 2 * number].copy()
-        for name, array in (
-            (f"images{split}/{case}_0000", voxels),
-            (f"labels{split}/{case}", (voxels > 130).astype(np.uint8)),
-        ):
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            image = sitk.GetImageFromArray(array)
-            image.SetSpacing((1.0, 1.0, 2.0))
-            sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
+        save_case(tmp_path, split, case, voxels, voxels > 130)
     folders = {"coarse": model_folder(spacing=(4.0, 2.0, 2.0), seed=3), "fine": model_folder(seed=6)}
     for role, folder in folders.items():
         shutil.copytree(folder, tmp_path / "D" / role)

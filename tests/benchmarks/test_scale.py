@@ -13,19 +13,18 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import zarr
-from conftest import blobs, import_benchmark
+from conftest import benchmark_module, blobs, import_benchmark
+from raw_data import save_case
 
 from coarse2fine.io import open_store
 
-SHAPES = {"imagesTs/b": (9, 130, 60), "imagesTr/a": (8, 128, 40)}
+STACKS = (("Ts", "b", (9, 130, 60)), ("Tr", "a", (8, 128, 40)))
 WORDS = ["--cell", "8,128,128", "--factors", "1", "--repeat", "1", "--picks", "1", "--gvoxels", "0.0005"]
 # A seed whose kills come early, so that they hit also where a run is much faster than the one before it.
 WORDS += ["--kills", "3", "--seed", "796", "--set", "rois.threshold=0.55", "--set", "canvas.size=[16, 32, 32]"]
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    return import_benchmark("scale")
+script = benchmark_module("scale")
 
 
 @pytest.fixture
@@ -52,15 +51,9 @@ def measured(
 
 
 def write_stacks(folder: Path) -> None:
-    for number, (name, shape) in enumerate(SHAPES.items()):
-        for path, voxels in (
-            (folder / f"{name}_0000.nii.gz", np.maximum(blobs(shape, seed=number, dtype=np.uint8), 1)),
-            (folder / f"{name.replace('images', 'labels')}.nii.gz", np.zeros(shape, np.uint8)),
-        ):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image = sitk.GetImageFromArray(voxels)
-            image.SetSpacing((1.0, 1.0, 2.0))
-            sitk.WriteImage(image, str(path))
+    for number, (split, name, shape) in enumerate(STACKS):
+        voxels = np.maximum(blobs(shape, seed=number, dtype=np.uint8), 1)
+        save_case(folder, split, name, voxels, np.zeros(shape))
 
 
 @pytest.mark.long
@@ -167,7 +160,7 @@ def test_write_volume__stacks__are_mirrored_side_by_side_with_means_as_levels(tm
     """Compared with NumPy's own padding; zarr-python and our reader read it."""
     volumes = import_benchmark("scaling.volume")
     write_stacks(tmp_path)
-    files = [tmp_path / f"{name}_0000.nii.gz" for name in SHAPES]
+    files = [tmp_path / f"images{split}" / f"{name}_0000.nii.gz" for split, name, _ in STACKS]
     arrays = [sitk.GetArrayFromImage(sitk.ReadImage(str(file)))[:8, :128] for file in files]
     row = np.concatenate(arrays, axis=2)
     shape = (40, 1100, 250)

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import blobs, import_benchmark
+from conftest import benchmark_module, blobs, import_benchmark
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
+from raw_data import save_case
 
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import nnunet_predictor
@@ -24,16 +25,8 @@ from coarse2fine.nnunet.model import nnunet_predictor
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_n_proc_DA", "nnUNet_compile")
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    """The recipe as a module."""
-    return import_benchmark("train_models")
-
-
-@pytest.fixture(scope="module")
-def trainer() -> ModuleType:
-    """What runs nnU-Net's trainer."""
-    return import_benchmark("training.trainer")
+script = benchmark_module("train_models")
+trainer = benchmark_module("training.trainer")
 
 
 @pytest.mark.parametrize(
@@ -84,14 +77,17 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "raw" / "Dataset999_Tiny"
     for case in ("a", "b"):
         voxels = blobs((12, 40, 36), seed=ord(case))
-        for name, array in ((f"imagesTr/{case}_0000", voxels), (f"labelsTr/{case}", voxels > 130)):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            image = sitk.GetImageFromArray(array.astype(np.uint8))
-            image.SetSpacing((1.0, 1.0, 2.0))
-            sitk.WriteImage(image, str(folder / f"{name}.nii.gz"))
+        save_case(folder, "Tr", case, voxels.astype(np.uint8), voxels > 130)
     description = {"channel_names": {"0": "EM"}, "labels": {"background": 0, "x": 1}, "numTraining": 2}
     (folder / "dataset.json").write_text(json.dumps(description | {"file_ending": ".nii.gz"}))
     return folder.parent
+
+
+def use_tiny_recipe(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Networks that are trained in a moment, in the place of those of a real data set."""
+    recipes = import_benchmark("training.recipes")
+    network = recipes.Network((8, 32, 32), (4, 8, 8), ((3, 3, 3),) * 3, ((1, 1, 1), (1, 2, 2), (2, 2, 2)), 2)
+    monkeypatch.setitem(recipes.RECIPES, "em", recipes.Recipe("Dataset999_Tiny", network, network, **changes))
 
 
 @pytest.mark.long
@@ -104,9 +100,7 @@ def test_main__tiny_data_set__trains_and_measures(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """From raw data to models that load; steps change weights, always in the same way; Dice is nnU-Net's own."""
-    recipes = import_benchmark("training.recipes")
-    network = recipes.Network((8, 32, 32), (4, 8, 8), ((3, 3, 3),) * 3, ((1, 1, 1), (1, 2, 2), (2, 2, 2)), 2)
-    monkeypatch.setitem(recipes.RECIPES, "em", recipes.Recipe("Dataset999_Tiny", network, network))
+    use_tiny_recipe(monkeypatch)
     mixed: list[int] = []
     mix = trainer.mix
     monkeypatch.setattr(trainer, "mix", lambda batch, *rest: mixed.append(len(batch["data"])) or mix(batch, *rest))
@@ -149,9 +143,7 @@ def test_main__killed_after_an_epoch__goes_on_where_it_was(
     """The second piece starts with the first one's weights and at its learning rate, and mirrors as the recipe says."""
     from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 
-    recipes = import_benchmark("training.recipes")
-    network = recipes.Network((8, 32, 32), (4, 8, 8), ((3, 3, 3),) * 3, ((1, 1, 1), (1, 2, 2), (2, 2, 2)), 2)
-    monkeypatch.setitem(recipes.RECIPES, "em", recipes.Recipe("Dataset999_Tiny", network, network, mirror=(0, 2)))
+    use_tiny_recipe(monkeypatch, mirror=(0, 2))
     monkeypatch.setattr(trainer, "STEPS_PER_EPOCH", 1)
     epochs: list[int] = []
     step = PolyLRScheduler.step

@@ -1,4 +1,4 @@
-"""The tree of regions, and the rules that choose from it."""
+"""The rules that choose from a tree."""
 
 from __future__ import annotations
 
@@ -10,29 +10,17 @@ from itertools import product
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
+from tree_examples import LONE, PARTS, SLOT, VOLUME, WIDE, roi
 
 from assignnet import RULES, Assigner, CostModel, Roi, RoiTree, all_children, all_parents, check_selection, greedy
-from assignnet.choice.cost_model import tiles_along
 from assignnet.choice.rules import in_space_order, random_rule, top_k
-from canvas import Box, Triple
+from canvas import Box
 
 relaxed = settings(deadline=None)
-SLOT = (8, 8, 8)
-VOLUME = (64, 64, 64)
-
-
-def roi(start: Triple, shape: Triple, mass: float = 1.0) -> Roi:
-    return Roi(Box.of(start, shape), 0.9, mass)
 
 
 def family(parent: Roi, *children: Roi) -> RoiTree:
     return RoiTree((parent,), (children or (parent,),), VOLUME)
-
-
-WIDE = roi((0, 0, 0), (16, 16, 16), mass=100.0)
-PARTS = (roi((0, 0, 0), SLOT, mass=50.0), roi((8, 8, 8), SLOT, mass=40.0))
-LONE = roi((40, 40, 40), (4, 4, 4), mass=10.0)
 
 
 @st.composite
@@ -60,86 +48,6 @@ cost_models = st.builds(
     weight=st.floats(0, 5),
     large=st.sampled_from(["resize", "native"]),
 )
-
-
-# --- tree
-
-
-def test_roi_tree__parent_and_leaf__lists_every_node_once() -> None:
-    """A parent that is its own child counts as one node."""
-    tree = RoiTree((WIDE, LONE), (PARTS, (LONE,)), VOLUME)
-    assert tree.rois == (WIDE, *PARTS, LONE)
-    assert tree.leaves == (*PARTS, LONE)
-    assert [tree.is_leaf(0), tree.is_leaf(1)] == [False, True]
-    assert tree.mass == 110.0
-
-
-def test_roi_tree__no_region__is_empty() -> None:
-    """An empty heatmap gives a tree without nodes."""
-    tree = RoiTree((), (), VOLUME)
-    assert (tree.rois, tree.leaves, tree.mass) == ((), (), 0)
-
-
-@pytest.mark.parametrize(
-    ("parents", "children", "message"),
-    [
-        ((WIDE,), (), "children of 0"),
-        ((WIDE,), ((),), "has no child"),
-        ((WIDE,), ((PARTS[0],),), "must be the same region"),
-        ((WIDE,), ((PARTS[0], LONE),), "reaches out of its parent"),
-        ((WIDE,), ((PARTS[0], PARTS[0]),), "more than one node"),
-        ((LONE, LONE), ((LONE,), (LONE,)), "more than one node"),
-    ],
-)
-def test_roi_tree__inconsistent_nodes__raises(parents, children, message) -> None:
-    """A tree in which a choice would be ambiguous cannot be built."""
-    with pytest.raises(ValueError, match=message):
-        RoiTree(parents, children, VOLUME)
-
-
-# --- cost and fidelity
-
-
-@relaxed
-@given(st.integers(1, 300), st.integers(1, 64), st.sampled_from([0.25, 0.3, 0.5, 0.75, 1.0]))
-def test_tiles_along__edge_at_least_a_tile__counts_like_nnunet(extra, tile, step) -> None:
-    """The number of windows is that of nnU-Net's own sliding window."""
-    edge = tile + extra - 1
-    expected = len(compute_steps_for_sliding_window((edge, edge, edge), (tile, tile, tile), step)[0])
-    assert tiles_along(edge, tile, step) == expected
-
-
-def test_slots__large_box__depends_on_how_it_is_processed() -> None:
-    """A box of 8 x 16 x 20 costs one slot when shrunk, 1 x 3 x 4 half-overlapping or 1 x 2 x 3 touching tiles."""
-    box = Box.whole((8, 16, 20))
-    assert CostModel(SLOT).slots(box) == 1
-    assert CostModel(SLOT, large="native").slots(box) == 12
-    assert CostModel(SLOT, large="native", tile_step=1.0).slots(box) == 6
-
-
-def test_fidelity__axes_shrunk_by_2_4_and_1__is_half() -> None:
-    """The geometric mean of 1/2, 1/4 and 1 is 1/2, and an axis shorter than the slot gains nothing."""
-    assert CostModel(SLOT).fidelity(Box.whole((16, 32, 2))) == pytest.approx(0.5, abs=1e-12)
-    assert CostModel(SLOT).fidelity(Box.whole(SLOT)) == pytest.approx(1.0)
-    assert CostModel(SLOT, large="native").fidelity(Box.whole((16, 32, 2))) == 1.0
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"slot": (8, 0, 8)},
-        {"weight": -0.1},
-        {"weight": float("nan")},
-        {"large": "tiled"},
-        {"tile_step": 0.0},
-        {"drop": True},
-        {"keep": 0},
-    ],
-)
-def test_problem__value_out_of_range__raises(wrong) -> None:
-    """A cost model that makes no sense is refused, also dropping at weight 0, which could never drop anything."""
-    with pytest.raises(ValueError):
-        CostModel(**{"slot": SLOT} | wrong)
 
 
 # --- greedy
@@ -349,32 +257,6 @@ def test_random_rule__order__is_random_and_depends_on_the_boxes_only() -> None:
         tree.volume,
     )
     assert [roi.box.shift((-1, 0, 3)) for roi in random_rule(shifted, CostModel(SLOT))] != [roi.box for roi in chosen]
-
-
-# --- check_selection
-
-
-def test_check_selection__valid__accepts() -> None:
-    """Children together, a leaf once, and leaving something out are all allowed."""
-    tree = RoiTree((WIDE, LONE), (PARTS, (LONE,)), VOLUME)
-    for selection in ((), (WIDE,), (LONE, WIDE), (*PARTS, LONE), (PARTS[1],)):
-        check_selection(tree, selection)
-
-
-@pytest.mark.parametrize(
-    ("selection", "message"),
-    [
-        ((LONE, LONE), "more than once"),
-        ((PARTS[0], PARTS[1], PARTS[0]), "more than once"),
-        ((WIDE, PARTS[1]), "together with its parent"),
-        ((PARTS[0], LONE, WIDE), "together with its parent"),
-        ((roi((1, 1, 1), SLOT),), "not a node"),
-    ],
-)
-def test_check_selection__invalid__raises(selection, message) -> None:
-    """A node listed twice, together with its parent, or from elsewhere is refused."""
-    with pytest.raises(ValueError, match=message):
-        check_selection(RoiTree((WIDE, LONE), (PARTS, (LONE,)), VOLUME), selection)
 
 
 # --- order

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 from time import process_time
 
 import numpy as np
 import pytest
+from counted_trees import CountedTree, every_selection, is_valid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -23,24 +23,14 @@ SIDE = 10
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(CountedTree):
     """Counts of a tree, the boxes that shares come from, and the shares as they are painted."""
 
     boxes: list[Box]
     shares: NDArray[np.float64]
-    parent: NDArray[np.int64]
-    common: NDArray[np.float64]
-    found: NDArray[np.float64]
-    true: NDArray[np.float64]
-    cost: NDArray[np.float64]
-    weight: float
-    metric: str
-    budget: float | None
 
     def solve(self, *, overlap: bool = True) -> NDArray[np.bool_]:
-        known = self.parent, self.common, self.found, self.true, self.cost, self.weight, self.metric, self.budget
-        sums = AdditiveTree.of(*known)
-        return solve_overlapping(sums, box_shares(self.boxes)) if overlap else solve(sums)
+        return solve_overlapping(self.sums(), box_shares(self.boxes)) if overlap else solve(self.sums())
 
     @property
     def exclude(self) -> NDArray[np.bool_]:
@@ -66,12 +56,7 @@ class Case:
 
     @property
     def best(self) -> float:
-        masks = map(np.array, product([False, True], repeat=len(self.parent)))
-        return max(self.reward(mask) for mask in masks if is_valid(self.parent, mask))
-
-
-def is_valid(parent: NDArray[np.int64], chosen: NDArray[np.bool_]) -> bool:
-    return not any(chosen[row] and chosen[above] for row, above in enumerate(parent) if above != row)
+        return max(map(self.reward, every_selection(self.parent)))
 
 
 def painted_shares(boxes: list[Box]) -> NDArray[np.float64]:
@@ -113,8 +98,6 @@ def case(seed: int, regions: int, *, apart: bool = False) -> Case:
     common = np.floor(random.uniform(0, 1, (regions, classes)) * found)
     cost = random.uniform(0.05, 1, regions)
     return Case(
-        boxes,
-        painted_shares(boxes),
         np.array(parent),
         common,
         found,
@@ -123,6 +106,8 @@ def case(seed: int, regions: int, *, apart: bool = False) -> Case:
         float(random.choice([0.0, 0.05, 0.3, 1.0])),
         str(random.choice(["dice", "iou"])),
         float(random.uniform(0, 1)) if random.random() < 0.4 else None,
+        boxes,
+        painted_shares(boxes),
     )
 
 
@@ -197,8 +182,7 @@ def test_solve_overlapping__no_region__selects_nothing() -> None:
 def test_moves__any_sequence__know_what_every_next_move_is_worth(seed: int, regions: int, sequence: list[int]) -> None:
     """What is kept up to date move by move is what the definition says of each selection that a move leads to."""
     drawn = case(seed, regions)
-    known = drawn.parent, drawn.common, drawn.found, drawn.true, drawn.cost, drawn.weight, drawn.metric, drawn.budget
-    moves = _Moves(AdditiveTree.of(*known), box_shares(drawn.boxes), drawn.exclude, np.zeros(regions, bool))
+    moves = _Moves(drawn.sums(), box_shares(drawn.boxes), drawn.exclude, np.zeros(regions, bool))
     expected = np.zeros(regions, bool)
     for move in [None, *(number % regions for number in sequence)]:
         if move is not None:

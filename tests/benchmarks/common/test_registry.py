@@ -8,7 +8,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from conftest import import_benchmark, shared
+from conftest import benchmark_module, shared
 
 from coarse2fine.config.reader import load_config
 from coarse2fine.errors import ConfigError
@@ -16,14 +16,8 @@ from coarse2fine.errors import ConfigError
 NAMES = ["covid", "covid_masks", "cremi", "em", "fafb", "lung", "ms", "organs", "word"]
 
 
-@pytest.fixture(scope="module")
-def registry() -> ModuleType:
-    return import_benchmark("common.registry")
-
-
-@pytest.fixture(scope="module")
-def machine() -> ModuleType:
-    return import_benchmark("common.machine")
+registry = benchmark_module("common.registry")
+machine = benchmark_module("common.machine")
 
 
 def put(folder: Path, *names: str) -> Path:

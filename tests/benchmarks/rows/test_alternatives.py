@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import blobs
+from conftest import benchmark_module, blobs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,10 +43,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    """The methods as a module."""
-    return importlib.import_module("benchmarks.rows.alternatives")
+script = benchmark_module("rows.alternatives")
 
 
 @pytest.fixture(scope="module")

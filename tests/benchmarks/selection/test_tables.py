@@ -8,12 +8,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import import_benchmark
+from conftest import benchmark_module
 
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    return import_benchmark("selection.tables")
+script = benchmark_module("selection.tables")
 
 
 def results(*policies: str) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from conftest import blobs, import_benchmark
+from raw_data import save_case
 from rich.console import Console
 
 
@@ -39,11 +39,7 @@ def test_foreground_share__tiny_case__has_more_foreground_and_the_same_size(
     """Both methods run on every volume, and rows say how much foreground there is."""
     registry, script = import_benchmark("common.registry"), import_benchmark("studies.foreground")
     voxels = blobs((16, 32, 16))
-    for name, array in (("imagesTs/b_0000", voxels), ("labelsTs/b", (voxels > 140).astype(np.uint8))):
-        (tmp_path / name).parent.mkdir(parents=True)
-        image = sitk.GetImageFromArray(array)
-        image.SetSpacing((1.0, 1.0, 2.0))
-        sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
+    save_case(tmp_path, "Ts", "b", voxels, voxels > 140)
     models = {"coarse": model_folder(spacing=(4.0, 2.0, 2.0), seed=3), "fine": model_folder(seed=6)}
     roles = {role: str(folder.relative_to(folder.parents[1])) for role, folder in models.items()}
     source = {str(folder.parents[1]) for folder in models.values()}

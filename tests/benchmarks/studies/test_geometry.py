@@ -6,16 +6,13 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from conftest import import_benchmark
+from conftest import benchmark_module, import_benchmark
 from rich.console import Console
 
 from canvas import Box, Canvas, Placement
 from coarse2fine.errors import C2FError
 
-
-@pytest.fixture(scope="module")
-def geometry() -> ModuleType:
-    return import_benchmark("studies.geometry")
+geometry = benchmark_module("studies.geometry")
 
 
 def test_painted__grid_of_another_size__holds_voxels_whose_centres_are_inside(geometry: ModuleType) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from conftest import blobs
+from raw_data import save_volume
 
 from assignnet import RULES
 from assignnet.learn.agent import load_agent
@@ -48,20 +49,13 @@ class Lab:
         return train_cli.main([str(argument) for argument in arguments])
 
 
-def save(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing((1.0, 1.0, 2.0))
-    sitk.WriteImage(image, str(path))
-
-
 @pytest.fixture(scope="module")
 def lab(model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """The true labels are those that the fine model gives if it looks at everything, so that regions are worth it."""
     data = tmp_path_factory.mktemp("raw")
     made = Lab(model_folder(seed=5, spacing=(4.0, 2.0, 2.0)), model_folder(seed=10), data)
     for index in range(2):
-        save(data / "imagesTr" / f"c{index}_0000.nii.gz", blobs(SHAPE, seed=index))
+        save_volume(data / "imagesTr" / f"c{index}_0000.nii.gz", blobs(SHAPE, seed=index))
     arguments = ["-i", str(data / "imagesTr"), "-o", str(data / "labelsTr"), "--mode", "one-stage", *made.models]
     assert cli.main(arguments) == 0
     return made
@@ -380,7 +374,7 @@ def test_main__data_that_cannot_be_used__is_told_with_its_path(
     data = Path(shutil.copytree(lab.data, tmp_path / "data"))
     broken = replace(lab, data=data)
     label = data / "labelsTr" / "c1.nii.gz"
-    save(label, np.full(SHAPE, 9, np.uint8))
+    save_volume(label, np.full(SHAPE, 9, np.uint8))
     assert f"{label}: its values go from 9 to 9" in told(broken, tmp_path / "agent", [], capfd)
     label.unlink()
     assert f"{data / 'imagesTr'}: case c1 has no labels" in told(broken, tmp_path / "agent", [], capfd)

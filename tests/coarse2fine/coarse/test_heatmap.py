@@ -11,6 +11,7 @@ import torch
 from conftest import blobs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_boxes import boxes_in
 from scipy.ndimage import find_objects, label
 from torch.nn import functional as F
 
@@ -79,12 +80,10 @@ def test_peak_in__any_box_of_a_finer_grid__is_the_highest_of_all_voxels_it_touch
     """Also where only a part of the coarse grid is held; 0 where the box touches nothing of it."""
     whole = data.draw(st.tuples(*[st.integers(1, 6)] * 3))
     grid = tuple(data.draw(st.integers(edge, 4 * edge)) for edge in whole)
-    start = tuple(data.draw(st.integers(0, edge - 1)) for edge in whole)
-    shape = tuple(data.draw(st.integers(1, edge - low)) for low, edge in zip(start, whole, strict=True))
+    held, box = data.draw(boxes_in(whole)), data.draw(boxes_in(grid))
+    start, shape = held.start, held.shape
     heatmap = np.random.default_rng(0).permutation(np.prod(shape)).reshape(shape).astype(np.float32) + 1
     coarse = CoarseResult(np.zeros((2, *shape), np.float32), heatmap, model, None, Place(start, whole))
-    low = tuple(data.draw(st.integers(0, edge - 1)) for edge in grid)
-    box = Box(low, tuple(data.draw(st.integers(a + 1, edge)) for a, edge in zip(low, grid, strict=True)))
     touched = [
         float(heatmap[index])
         for index in np.ndindex(shape)
@@ -111,8 +110,7 @@ def test_labels_in__any_box_of_a_finer_grid__are_those_of_pytorchs_interpolation
     """Whether all of the coarse grid is held, or only a part that shows the box and a voxel around it."""
     shape = data.draw(st.tuples(*[st.integers(3, 7)] * 3))
     grid = tuple(data.draw(st.integers(edge, 3 * edge)) for edge in shape)
-    start = tuple(data.draw(st.integers(0, edge - 1)) for edge in grid)
-    box = Box(start, tuple(data.draw(st.integers(a + 1, edge)) for a, edge in zip(start, grid, strict=True)))
+    box = data.draw(boxes_in(grid))
     whole = result_of(shape, model)
     outputs = F.interpolate(torch.from_numpy(whole.logits)[None], grid, mode="trilinear")[0][(slice(None), *box.slices)]
     clear = (outputs[1] - outputs[0]).abs().numpy() > 1e-4
@@ -148,8 +146,7 @@ def test_paint_coarse__any_outputs__paints_what_the_whole_grid_shows(model: Mode
     shape = (data.draw(st.integers(2, 12)), 7, 8)
     spots = np.full((2, *shape), -2.0, np.float32)
     spots[0] = 1
-    low = tuple(data.draw(st.integers(0, edge - 1)) for edge in shape)
-    spots[(1, *Box(low, tuple(data.draw(st.integers(a + 1, n)) for a, n in zip(low, shape, strict=True))).slices)] = 3
+    spots[(1, *data.draw(boxes_in(shape)).slices)] = 3
     grid = (shape[0] * 3, 16, 9)
     coarse = CoarseResult(spots, np.zeros(shape, np.float32), model)
     expected = coarse.labels_in(Box.whole(grid), grid)

@@ -12,6 +12,7 @@ from conftest import blobs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from large_volumes import SPACING, bright_pipeline, lazy_volume, merged, scan_of
+from random_boxes import boxes_in
 
 from canvas import Box, Triple
 from coarse2fine.io import Grid, LazyArray, Volume
@@ -71,12 +72,6 @@ kinds = st.sampled_from(["strided", "mean, rounded up", "mean, rounded down"])
 factors = st.tuples(st.sampled_from([1, 2]), st.sampled_from([1, 2, 4, 8]), st.sampled_from([2, 3, 8]))
 
 
-@st.composite
-def regions(draw: st.DrawFn, shape: Triple, shortest: int) -> Box:
-    start = [draw(st.integers(0, edge - shortest)) for edge in shape]
-    return Box(tuple(start), tuple(draw(st.integers(a + shortest, edge)) for a, edge in zip(start, shape, strict=True)))
-
-
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data(), kinds, factors)
 def test_open_level__ramp__has_the_values_of_the_places_that_voxels_lie_at(
@@ -84,7 +79,7 @@ def test_open_level__ramp__has_the_values_of_the_places_that_voxels_lie_at(
 ) -> None:
     """Interpolation of a ramp is exact between samples, so that any shift, by half a voxel or less, would show."""
     shape = data.draw(st.tuples(st.integers(6, 12), st.integers(24, 50), st.integers(24, 50)))
-    region = data.draw(regions(shape, 4))
+    region = data.draw(boxes_in(shape, 4))
     z, y, x = np.indices(shape).astype(np.float32)
     slopes = (1.0, 100.0, 10.0)  # per voxel
     image = slopes[0] * z + slopes[1] * y + slopes[2] * x + 1
@@ -130,7 +125,7 @@ def test_segment_cells__coarse_level_under_a_region__finds_what_the_run_in_memor
 ) -> None:
     """Wherever a region begins: its objects are found as if it had been cut out and the coarse voxels made from it."""
     shape = data.draw(st.tuples(st.integers(8, 14), st.integers(40, 60), st.integers(40, 60)))
-    region = data.draw(regions(shape, 8))
+    region = data.draw(boxes_in(shape, 8))
     image = np.ones(shape, np.uint8)
     for _ in range(2):  # large enough that some coarse voxel lies in each of them
         edges = [min(2 * times, edge) for times, edge in zip(factor, region.shape, strict=True)]

@@ -8,8 +8,9 @@ from itertools import product
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
+from random_boxes import boxes_in
 
-from canvas import Box, Triple, triple
+from canvas import Box, Triple
 from coarse2fine.large.window import window_of
 from coarse2fine.nnunet.sliding_window import tiles_touching
 from coarse2fine.regions.detect import search_grid
@@ -33,10 +34,10 @@ def test_window_of__any_grids__equals_counting_voxels(
     native: Triple, working: Triple, coarse: Triple, halo: Triple, voxel: Triple | None, data: st.DataObject
 ) -> None:
     """Halo and heatmap are rounded outwards; the core holds those voxels whose centres lie in the cell."""
-    start = triple(data.draw(st.integers(0, size - 1)) for size in native)
-    stop = triple(data.draw(st.integers(a + 1, size)) for a, size in zip(start, native, strict=True))
+    cell = data.draw(boxes_in(native))
+    start, stop = cell.start, cell.stop
     grid = search_grid(coarse, working, voxel)
-    window = window_of(Box(start, stop), halo, native, coarse, grid)
+    window = window_of(cell, halo, native, coarse, grid)
     for axis in range(3):
         around = max(start[axis] - halo[axis], 0), min(stop[axis] + halo[axis], native[axis])
         assert (window.working.start[axis], window.working.stop[axis]) == overlapping(
@@ -67,11 +68,10 @@ def test_tiles_touching__any_window__are_those_of_nnunets_list(
     size: Triple, tile: Triple, step: float, data: st.DataObject
 ) -> None:
     """Same tiles, same order; a volume smaller than a tile lies in its middle."""
-    start = triple(data.draw(st.integers(0, edge - 1)) for edge in size)
-    stop = triple(data.draw(st.integers(a + 1, edge)) for a, edge in zip(start, size, strict=True))
+    window = data.draw(boxes_in(size))
     padded = tuple(max(pair) for pair in zip(size, tile, strict=True))
     before = [(long - short) // 2 for long, short in zip(padded, size, strict=True)]
     steps = compute_steps_for_sliding_window(padded, tile, step)
     corners = ([first - gap for first in row] for row, gap in zip(steps, before, strict=True))
-    every, window = [Box.of(corner, tile) for corner in product(*corners)], Box(start, stop)
+    every = [Box.of(corner, tile) for corner in product(*corners)]
     assert tiles_touching(window, size, tile, step) == [box for box in every if box.intersection(window)]

@@ -19,34 +19,20 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numbers
+from model_edits import CHECKPOINT, edit_checkpoint, edit_pickle
 
 from coarse2fine.errors import ModelError
 from coarse2fine.nnunet.archive import Archive, DamagedError, StoredTensor
 from coarse2fine.nnunet.loading import load_model
 
-CHECKPOINT = "fold_all/checkpoint_final.pth"
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int8, torch.uint8, torch.bool]
-
-
-def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    content = torch.load(folder / CHECKPOINT, weights_only=False)
-    change(content)
-    torch.save(content, folder / CHECKPOINT)
-
-
-def with_pickle(folder: Path, change: Callable[[bytes], bytes], compress: int = zipfile.ZIP_STORED) -> None:
-    """Rewrites the instructions of a checkpoint."""
-    path = folder / CHECKPOINT
-    with zipfile.ZipFile(path) as archive:
-        parts = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path, "w", compress) as archive:
-        for name, content in parts.items():
-            archive.writestr(name, change(content) if name.endswith("data.pkl") else content)
 
 
 def with_value(folder: Path, instructions: bytes) -> None:
     """Puts a value, given as pickle instructions, under a key of the checkpoint."""
-    with_pickle(folder, lambda data: data[:-1] + b"X\x05\x00\x00\x00extra" + instructions + b"s" + data[-1:])
+    edit_pickle(
+        folder / CHECKPOINT, lambda data: data[:-1] + b"X\x05\x00\x00\x00extra" + instructions + b"s" + data[-1:]
+    )
 
 
 @pytest.fixture
@@ -99,7 +85,7 @@ def test_load_model__compiled_or_distributed_training__loads(folder: Path, prefi
     def wrap(content: dict[str, Any]) -> None:
         content["network_weights"] = {prefix + name: value for name, value in content["network_weights"].items()}
 
-    edit(folder, wrap)
+    edit_checkpoint(folder, wrap)
     assert torch.equal(load_model(folder).forward(image, mirroring=False), expected)
 
 
@@ -110,7 +96,7 @@ def test_load_model__weights_of_another_type__are_what_loading_a_state_makes_of_
     """Half and double weights become single ones, as by PyTorch's ``load_state_dict``."""
     network = load_model(folder).networks[0]
     state = {name: value.to(dtype) for name, value in network.state_dict().items()}
-    edit(folder, lambda content: content.update(network_weights=state))
+    edit_checkpoint(folder, lambda content: content.update(network_weights=state))
     expected = load_model(folder).networks[0]
     expected.load_state_dict(state)
     for name, value in load_model(folder).networks[0].state_dict().items():
@@ -122,7 +108,7 @@ def test_load_model__names_of_one_weight_that_disagree__the_last_one_counts(fold
     first, last = "encoder.stages.0.0.convs.0.conv.bias", "decoder.encoder.stages.0.0.convs.0.all_modules.0.bias"
     state = {name: value.clone() for name, value in load_model(folder).networks[0].state_dict().items()}
     state[first], state[last] = torch.full_like(state[first], 1), torch.full_like(state[last], 2)
-    edit(folder, lambda content: content.update(network_weights=state))
+    edit_checkpoint(folder, lambda content: content.update(network_weights=state))
     reference = load_model(folder).networks[0]
     reference.load_state_dict(state)
     assert torch.equal(load_model(folder).networks[0].state_dict()[first], reference.state_dict()[first])
@@ -130,7 +116,7 @@ def test_load_model__names_of_one_weight_that_disagree__the_last_one_counts(fold
 
 def test_archive__optimizer_state__is_not_read(folder: Path) -> None:
     """Numbers that inference does not need may be damaged."""
-    edit(folder, lambda content: content.update(optimizer_state={"momentum": torch.full((1000,), 7.0)}))
+    edit_checkpoint(folder, lambda content: content.update(optimizer_state={"momentum": torch.full((1000,), 7.0)}))
     path = folder / CHECKPOINT
     path.write_bytes(path.read_bytes().replace(struct.pack("<4f", 7, 7, 7, 7), bytes(16)))
     with zipfile.ZipFile(path) as archive:
@@ -148,7 +134,7 @@ def test_load_model__copy_of_a_fold__is_no_fold(folder: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_load_model__weight_that_is_no_number__is_refused(folder: Path, value: float) -> None:
     """A training that diverged would give background everywhere; it is refused by the weight's name."""
-    edit(folder, lambda content: content["network_weights"]["decoder.seg_layers.1.bias"].fill_(value))
+    edit_checkpoint(folder, lambda content: content["network_weights"]["decoder.seg_layers.1.bias"].fill_(value))
     with pytest.raises(ModelError, match=r"decoder\.seg_layers\.1\.bias holds numbers that are not finite"):
         load_model(folder)
 
@@ -199,7 +185,7 @@ def giant(folder: Path) -> None:
                      for axis, edge in enumerate(value.shape)]  # fmt: skip
             content["network_weights"][name] = one.expand(shape)
 
-    edit(folder, expand)
+    edit_checkpoint(folder, expand)
 
 
 def plans(key: str, value: object) -> Callable[[Path], object]:
@@ -216,7 +202,9 @@ def plans(key: str, value: object) -> Callable[[Path], object]:
 
 
 def axes(value: object) -> Callable[[Path], object]:
-    return lambda folder: edit(folder, lambda content: content.update(inference_allowed_mirroring_axes=value))
+    return lambda folder: edit_checkpoint(
+        folder, lambda content: content.update(inference_allowed_mirroring_axes=value)
+    )
 
 
 def text(file: str, content: str) -> Callable[[Path], object]:
@@ -238,17 +226,17 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "tensor among axes": axes([torch.zeros(3)]),
     "true as axis": axes([True]),
     "endless number as axis": axes([10**5000]),
-    "shared lists as configuration": lambda folder: edit(
+    "shared lists as configuration": lambda folder: edit_checkpoint(
         folder, lambda content: content["init_args"].update(configuration=shared(40))
     ),
-    "long name as configuration": lambda folder: edit(
+    "long name as configuration": lambda folder: edit_checkpoint(
         folder, lambda content: content["init_args"].update(configuration="x" * 10**6)
     ),
-    "stride 0": lambda folder: edit(folder, stride_zero),
+    "stride 0": lambda folder: edit_checkpoint(folder, stride_zero),
     "giant network": giant,
-    "deflated": lambda folder: with_pickle(folder, lambda data: data, zipfile.ZIP_DEFLATED),
-    "pickle that expands": lambda folder: with_pickle(
-        folder, lambda data: data[:-1] + b"N0" * (2 << 20) + data[-1:], zipfile.ZIP_DEFLATED
+    "deflated": lambda folder: edit_pickle(folder / CHECKPOINT, lambda data: data, zipfile.ZIP_DEFLATED),
+    "pickle that expands": lambda folder: edit_pickle(
+        folder / CHECKPOINT, lambda data: data[:-1] + b"N0" * (2 << 20) + data[-1:], zipfile.ZIP_DEFLATED
     ),
     "table of a million records": many_records,
     "million stages": plans("architecture.arch_kwargs.n_stages", 10**6),
@@ -261,7 +249,9 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "large plans": text("plans.json", "[" + "[]," * 1_000_000 + "[]]"),
 }
 LONG: dict[str, Callable[[Path], object]] = {  # some seconds each
-    "many instructions": lambda folder: with_pickle(folder, lambda data: data[:-1] + b"]" * 5_000_000 + data[-1:]),
+    "many instructions": lambda folder: edit_pickle(
+        folder / CHECKPOINT, lambda data: data[:-1] + b"]" * 5_000_000 + data[-1:]
+    ),
     "many values": lambda folder: with_value(folder, b"](" + b"I1\n" * 5_000_000 + b"e"),
     "large pickle": lambda folder: with_value(folder, b"B\x00\x00\x00\x05" + bytes(5 << 24)),
 }
@@ -322,7 +312,7 @@ def test_archive__record_of_another_byte_order__is_refused(folder: Path) -> None
 
 def test_archive__pickle_that_ends_early__is_refused(folder: Path) -> None:
     """Instructions without an end are damage."""
-    with_pickle(folder, lambda data: data[:-1])
+    edit_pickle(folder / CHECKPOINT, lambda data: data[:-1])
     with pytest.raises(ModelError, match="is damaged"):
         load_model(folder)
     assert pickle.STOP == b"."

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
+from random_boxes import boxes_in
 from torch import nn
 
 from canvas import Box, Triple
@@ -105,9 +106,7 @@ def test_tiles_touching__any_window__are_those_of_nnunets_tiles(data: st.DataObj
     size = data.draw(st.tuples(*[st.integers(1, 20)] * 3))
     tile = data.draw(st.tuples(*[st.integers(1, 9)] * 3))
     step = data.draw(st.sampled_from([0.3, 0.5, 0.7, 1.0]))
-    start = tuple(data.draw(st.integers(0, edge - 1)) for edge in size)
-    stop = tuple(data.draw(st.integers(low + 1, edge)) for low, edge in zip(start, size, strict=True))
-    window = Box(start, stop)
+    window = data.draw(boxes_in(size))
     padded = tuple(np.maximum(size, tile).tolist())
     before = [(edge - inner) // 2 for edge, inner in zip(padded, size, strict=True)]
     corners = product(*compute_steps_for_sliding_window(padded, tile, step))

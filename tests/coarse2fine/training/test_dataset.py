@@ -14,9 +14,9 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from conftest import blobs
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from raw_data import save_case, save_volume
 
 from assignnet.value.instance import Instance, write_instances
 from assignnet.value.synthetic import synthetic_instance
@@ -38,7 +38,7 @@ from coarse2fine.training.dataset import (
 )
 from coarse2fine.training.outcomes import OutcomeSettings
 
-SHAPE, SPACING = (12, 32, 32), (2.0, 1.0, 1.0)
+SHAPE = (12, 32, 32)
 SETTINGS = OutcomeSettings(variants=1, regions=1)
 ABOUT: dict[str, Any] = {"cases": ["a", "b"], "settings": {"variants": 8, "rate": 0.5}, "seed": 0, "fine": "abc"}
 
@@ -72,14 +72,6 @@ def lab(model_folder: Callable[..., Path]) -> Lab:
     return Lab(load_model(model_folder(seed=5, spacing=(4.0, 2.0, 2.0))), load_model(model_folder(seed=10)))
 
 
-def save(path: Path, array: np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(SPACING[::-1])
-    sitk.WriteImage(image, str(path))
-    return path
-
-
 def truth(seed: int) -> np.ndarray:
     image = blobs(SHAPE, seed=seed)
     return (image > np.percentile(image, 80)).astype(np.uint8)
@@ -88,8 +80,7 @@ def truth(seed: int) -> np.ndarray:
 def write_cases(folder: Path, count: int) -> Path:
     """Labelled volumes in nnU-Net's raw layout."""
     for index in range(count):
-        save(folder / "imagesTr" / f"c{index}_0000.nii.gz", blobs(SHAPE, seed=index))
-        save(folder / "labelsTr" / f"c{index}.nii.gz", truth(index))
+        save_case(folder, "Tr", f"c{index}", blobs(SHAPE, seed=index), truth(index))
     return folder
 
 
@@ -104,9 +95,9 @@ def cases(tmp_path: Path) -> list[LabelledCase]:
 def test_find_labelled_cases__raw_layout__pairs_images_and_labels(tmp_path: Path) -> None:
     """Channels in order, labels in any format that can be read, other files left alone."""
     for name in ("b_0001.nii.gz", "b_0000.nii.gz", "a_0000.mha", "a_0001.mha"):
-        save(tmp_path / "imagesTr" / name, truth(0))
+        save_volume(tmp_path / "imagesTr" / name, truth(0))
     for name in ("a.nii.gz", "b.nrrd", "unused.nii.gz"):
-        save(tmp_path / "labelsTr" / name, truth(0))
+        save_volume(tmp_path / "labelsTr" / name, truth(0))
     (tmp_path / "dataset.json").write_text("{}")
     images, labels = tmp_path / "imagesTr", tmp_path / "labelsTr"
     assert find_labelled_cases(tmp_path, 2) == [
@@ -176,7 +167,7 @@ def test_build_instances__values_that_are_no_labels__are_refused(
 ) -> None:
     """Numbers of instances, or probabilities, would silently teach nonsense; the message names the file."""
     kind = np.float32 if value == 0.5 else np.int16
-    save(cases[1].labels, np.where(truth(1), value, 0).astype(kind))
+    save_volume(cases[1].labels, np.where(truth(1), value, 0).astype(kind))
     with pytest.raises(VolumeError, match=r"labelsTr/c1\.nii\.gz: its values go from .* to .*, the model's labels are"):
         lab.build(cases[1:])
 
@@ -188,7 +179,7 @@ def test_build_instances__ignored_voxels__are_allowed(
     fine = load_model(model_folder(seed=10, labels={"background": 0, "lesion": 1, "ignore": 2}))
     labels = truth(0)
     labels[:3][labels[:3] == 0] = 2
-    save(cases[0].labels, labels)
+    save_volume(cases[0].labels, labels)
     instances = replace(lab, fine=fine).build(cases[:1], split=False)
     assert instances
     assert {instance.outcomes.classes for instance in instances} == {(1,)}
@@ -196,7 +187,7 @@ def test_build_instances__ignored_voxels__are_allowed(
 
 def test_build_instances__labels_of_another_shape__are_told_with_the_case(lab: Lab, cases: list[LabelledCase]) -> None:
     """Labels must lie on the image's grid."""
-    save(cases[0].labels, truth(0)[1:])
+    save_volume(cases[0].labels, truth(0)[1:])
     with pytest.raises(VolumeError, match="c0"):
         lab.build(cases)
 
@@ -226,7 +217,7 @@ def test_how_made__anything_that_matters_changes__is_different(
     ]
     os.utime(cases[1].labels, (1, 1))
     variants.append(lab.made(cases))
-    save(cases[0].images[0], truth(3))
+    save_volume(cases[0].images[0], truth(3))
     variants.append(lab.made(cases))
     assert len({json.dumps(made, sort_keys=True) for made in variants}) == len(variants)
 

@@ -1,0 +1,166 @@
+"""Runs over stores that crash or read damaged chunks: the same command goes on, and ends with the same result."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from large_volumes import bright_models, write_image
+from store_bench import CHUNK, COARSE, EXPECTED, FINE, IMAGE, PHASES, SHAPE, Bench
+
+from canvas import Box
+from coarse2fine.errors import OutputError, VolumeError
+from coarse2fine.io import LabelStore
+from coarse2fine.large.run import UnfinishedError
+from coarse2fine.pipeline import Pipeline
+
+pytestmark = pytest.mark.usefixtures("small_chunks")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(plain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    """Objects of a run in one go."""
+    bench = Bench(tmp_path_factory.mktemp("undisturbed"), Path())
+    bench.image = write_image(bench.folder / "in.zarr", IMAGE, chunk=20)
+    with pytest.MonkeyPatch.context() as patch:
+        module = importlib.import_module("coarse2fine.large.run")
+        patch.setattr(module, "chunk_of", lambda shape: CHUNK)
+        models = bright_models(plain_model, coarse=COARSE, fine=FINE)
+        patch.setattr(Pipeline, "from_config", lambda config, *, trust_checkpoint=False: Pipeline(config, *models))
+        bench(objects=True)
+    return bench.labels()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("phase", PHASES)
+def test_segment_store__killed_in_any_phase__goes_on_where_it_was(
+    phase: str, bright_networks: None, bench: Bench, calls: dict[str, Any], undisturbed: np.ndarray
+) -> None:
+    """The same command again gives the same result; only the block that was cut short is done twice."""
+    calls["crash"] = phase, min(2, PHASES[phase][-1])
+    with pytest.raises(KeyboardInterrupt):
+        bench(objects=True)
+    assert not (bench.folder / "out.zarr").exists()
+    calls["crash"] = None
+    report = bench(objects=True)
+    np.testing.assert_array_equal(bench.labels(), undisturbed)
+    assert dict(calls["count"]) == {name: count + (name == phase) for name, (*_, count) in PHASES.items()}
+    assert report.counts["voxels"] == IMAGE.size
+
+
+def test_segment_store__again_after_the_end__leaves_the_result_as_it_is(
+    bright_networks: None, bench: Bench, calls: dict[str, Any]
+) -> None:
+    """A crash after the last step finds everything done, and does not begin an empty result."""
+    for name in ("out.zarr", "out.hdf", "precomputed://out"):
+        bench(name)
+        files = {path: path.stat().st_mtime_ns for path in bench.folder.rglob("out*/**/c*/*")}
+        calls["count"].clear()
+        bench(name, overwrite=True)
+        assert not calls["count"]
+        assert {path: path.stat().st_mtime_ns for path in bench.folder.rglob("out*/**/c*/*")} == files
+    np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
+
+
+def test_segment_store__block_that_fails_once__is_tried_again(
+    bright_networks: None, bench: Bench, calls: dict[str, Any]
+) -> None:
+    """Each block is, if retries are left; else all others are done, and the message says where it is in the input."""
+    calls |= {"crash": ("segment", 2), "error": ValueError("bad luck")}
+    with pytest.raises(UnfinishedError, match=r"1 of 4 .*segment:\n    voxels 0:8,4:20,82:160 .*bad luck"):
+        bench(region=Box((0, 4, 2), (8, 36, 162)).clip(Box.whole(SHAPE)))
+    assert calls["count"]["segment"] == 4
+    assert not calls["count"]["merge"]
+    calls["count"].clear()
+    assert bench("other.zarr", retries=1).failures == ()
+    assert calls["count"]["segment"] == 5
+    np.testing.assert_array_equal(bench.labels("other.zarr") != 0, EXPECTED)
+
+
+def test_segment_store__disk_full__stops_at_once_and_resumes(
+    bright_networks: None, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No further block is begun when results cannot be written."""
+    write, begun = LabelStore.write, []
+
+    def full(store: LabelStore, box: Box, data: np.ndarray, level: int = 0) -> None:
+        begun.append(box)
+        if len(begun) > 3:
+            raise OutputError("cannot write: no space left", "Free some.")
+        write(store, box, data, level)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LabelStore, "write", full)
+        with pytest.raises(OutputError, match="no space left"):
+            bench(retries=5)
+    assert len(begun) == 4
+    bench()
+    np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
+
+
+def test_segment_store__damaged_chunk__is_reported_and_can_be_skipped(bright_networks: None, bench: Bench) -> None:
+    """The blocks that read it fail, with their place in the input; the others are done, and stand in the result."""
+    chunk = bench.image / "0" / "c" / "0" / "1" / "7"
+    intact = chunk.read_bytes()
+    chunk.write_bytes(intact[: len(intact) // 2])
+    with pytest.raises(UnfinishedError, match=r"phase scan:\n    voxels 0:8,16:32,80:160 \(z, y, x\).*in\.zarr"):
+        bench()
+    assert not (bench.folder / "out.zarr").exists()
+    report = bench(skip_failed=True)
+    assert [(failure.phase, failure.key) for failure in report.failures] == [
+        ("scan", (0, 1, 1)),
+        ("segment", (0, 0, 1)),  # its halo
+        ("segment", (0, 1, 1)),
+    ]
+    assert "voxels 0:8,0:16,80:160" in report.failures[1].where
+    found = bench.labels() != 0
+    np.testing.assert_array_equal(found[..., :80], EXPECTED[..., :80])
+    assert not found[..., 80:].any()
+    assert EXPECTED[..., 80:].any()
+
+
+def test_segment_store__failed_block_is_mended__is_done_by_the_next_command(
+    bright_networks: None, bench: Bench
+) -> None:
+    """Without skipping nothing is published, and the same command does what is missing."""
+    chunk = bench.image / "0" / "c" / "0" / "1" / "7"
+    intact = chunk.read_bytes()
+    chunk.write_bytes(intact[: len(intact) // 2])
+    with pytest.raises(UnfinishedError):
+        bench()
+    chunk.write_bytes(intact)
+    bench()
+    np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
+
+
+def test_segment_store__mended_after_the_scan__statistics_stay(
+    bright_networks: None, bench: Bench, calls: dict[str, Any]
+) -> None:
+    """What some blocks were normalised by must not change for the others; the block itself is done."""
+    chunk, scan = bench.image / "0" / "c" / "0" / "1" / "7", bench.work("out.zarr") / "data" / "scan.json"
+    intact = chunk.read_bytes()
+    chunk.write_bytes(intact[: len(intact) // 2])
+    calls["crash"] = ("segment", 1)
+    with pytest.raises(KeyboardInterrupt):
+        bench(skip_failed=True)
+    chunk.write_bytes(intact)
+    kept = scan.read_bytes()
+    calls["crash"] = None
+    assert bench(skip_failed=True).failures == ()
+    assert scan.read_bytes() == kept
+    np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
+
+
+@pytest.mark.parametrize("name", ["nothing", "damaged"])
+def test_segment_store__nothing_to_see__is_an_error(name: str, bright_networks: None, bench: Bench) -> None:
+    """One value everywhere, or no block that can be read: more likely a wrong path than a result."""
+    if name == "nothing":
+        bench.image = write_image(bench.folder / "flat.zarr", np.full(SHAPE, 7, np.uint8))
+    else:
+        for chunk in (path for path in (bench.image / "0" / "c").rglob("*") if path.is_file()):
+            chunk.write_bytes(chunk.read_bytes()[:10])
+    with pytest.raises(VolumeError, match="is 7" if name == "nothing" else "cannot be read"):
+        bench(skip_failed=True)
