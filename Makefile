@@ -86,5 +86,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(INSTALL) 'coarse2fine[dev,cluster]'
+	$(INSTALL) 'coarse2fine[dev,cluster,training]'
 	@touch $@

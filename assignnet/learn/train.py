@@ -116,7 +116,8 @@ def train_agent(
         validation: Instances that choose the best of the networks seen during training; of other regions than
             ``train``.
         settings: How.
-        folder: Receives ``checkpoint.pt`` and TensorBoard's files while it runs; the agent is not written.
+        folder: Receives ``checkpoint.pt`` while it runs, and TensorBoard's files if that is installed; the agent is
+            not written.
         features: Goes into the agent's card.
         about: Goes into the agent's card, about the training data.
         progress: Told about choices learned from, or passes.
@@ -143,6 +144,15 @@ def train_agent(
     training = {"settings": asdict(settings), **about}
     card = AgentCard(settings.kind, size, dict(features), problem, settings.metric, settings.weights, training, {})
     return Agent(card, network)
+
+
+def curves_are_kept() -> bool:
+    """Whether TensorBoard is installed, in whose files a training of kind ``policy`` leaves its curves."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401  # an extra, which costs a web server and gRPC
+    except ImportError:
+        return False
+    return True
 
 
 def _best_gains(
@@ -232,7 +242,9 @@ class _Training:
     def run(self, progress: Ticks) -> AssignNetwork:
         """Train to the end; returns the best network."""
         self._resume()
-        logger = configure(str(self._folder / "tensorboard"), ["tensorboard"])
+        logger = Logger(None, [])
+        if curves_are_kept():
+            logger = configure(str(self._folder / "tensorboard"), ["tensorboard"])
         self._model.set_logger(logger)
         if self._round == 0 and self._settings.warm_start:
             imitate(

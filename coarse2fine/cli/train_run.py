@@ -14,7 +14,7 @@ from rich.table import Table
 
 from assignnet import RULES
 from assignnet.learn.agent import Agent, save_agent
-from assignnet.learn.train import TrainSettings, checked_weights, train_agent
+from assignnet.learn.train import TrainSettings, checked_weights, curves_are_kept, train_agent
 from assignnet.value.evaluate import evaluate, oracles, summarise
 from assignnet.value.instance import Instance
 from coarse2fine.cli.bars import show_bars
@@ -54,6 +54,9 @@ def train(options: argparse.Namespace, console: Console) -> None:
     config = rule_config(options)
     settings = train_settings(options, start_label=config.assign.start_label)
     prepare_output(options.output, options.overwrite)
+    if settings.kind == "policy" and not curves_are_kept():
+        console.print("the training's curves are not kept: TensorBoard is not installed", style="yellow")
+        console.print("  Install it: pip install tensorboard", style="yellow")
     if options.instances:  # a slip of the pen must not replace an image, nor be noticed only when all is built
         check_writable(options.instances, True, (".h5",))
     pipeline = Pipeline.from_config(config, trust_checkpoint=options.trust_checkpoint)

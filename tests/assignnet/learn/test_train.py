@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -233,6 +234,17 @@ def test_train_agent__its_folder__holds_a_checkpoint_without_code_and_curves(che
     assert any((checkpoint.parent / "tensorboard").glob("events*"))
     state = torch.load(checkpoint, weights_only=True)
     assert (state["round"], state["steps"]) == (6, SHORT.steps)
+
+
+def test_train_agent__without_tensorboard__learns_the_same_and_keeps_no_curves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Curves are for people; what is learned does not depend on them."""
+    settings = replace(SHORT, steps=32)
+    with_curves = run(settings, tmp_path / "with")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # cannot be imported
+    assert same(run(settings, tmp_path / "without"), with_curves)
+    assert [path.name for path in (tmp_path / "without").iterdir()] == ["checkpoint.pt"]
 
 
 # --- which network it returns

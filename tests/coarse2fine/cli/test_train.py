@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -390,6 +392,25 @@ def test_main__nothing_to_learn_from__is_told(lab: Lab, tmp_path: Path, capfd: p
     message = told(lab, tmp_path / "agent", ["--set", "rois.threshold=0.99999"], capfd)
     assert f"{lab.data}: 0 instances to learn from and 0 to validate on" in message
     assert "rois.threshold" in message
+
+
+def test_main__without_tensorboard__says_once_that_curves_are_not_kept(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where there would be curves, before anything takes time; the remedy is what the extra installs."""
+    nothing = ["--set", "rois.threshold=0.99999"]
+    said = []
+    for hidden, kind in ((False, "policy"), (True, "policy"), (True, "gains")):
+        with monkeypatch.context() as patch:
+            if hidden:
+                patch.setitem(sys.modules, "torch.utils.tensorboard", None)  # cannot be imported
+            assert lab.train(tmp_path / "agent", "--kind", kind, *nothing) == 1
+        said.append(capfd.readouterr().err)
+    assert [text.count("curves are not kept: TensorBoard is not installed\n") for text in said] == [0, 1, 0]
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    installed = {re.split(r"[<>=]", name)[0] for name in project["optional-dependencies"]["training"]}
+    (remedy,) = re.findall(r"^  Install it: pip install (.*)$", said[1], re.M)
+    assert set(remedy.split()) == installed
 
 
 @pytest.mark.parametrize(
