@@ -91,7 +91,8 @@ def calibrate(cases: Sequence[MeasuredCase], asked: Asked) -> Calibration:
         raise VolumeError(
             f"the coarse model is the limit: even the threshold {cases[0].misses[0].threshold:g} misses more than "
             f"{100 * asked.miss:g} % of the foreground of {len(beyond)} of {len(cases)} cases: {listed}",
-            "Use a better coarse model, allow more with --miss, or give more cases and a lower --probability.",
+            "Give boxes a margin (--set 'rois.margin=[2, 4, 4]'), allow more with --miss, give more cases and a lower "
+            "--probability, or use a better coarse model.",
         )
     probability = asked.probability or probability_of(len(cases), rank, asked.confidence)
     there = {case.name: case.at(threshold) for case in cases}

@@ -199,7 +199,7 @@ def write(
 ) -> None:
     """Write the kit."""
     coarse = pipeline.models[0]
-    settings: dict[str, Any] = config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    settings: dict[str, Any] = config.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"device"})
     settings["fine"] = {**settings["fine"], "model": str(pipeline.fine.folder.resolve())}
     calibration: Mapping[str, Any] = {"result": asdict(result), "cases": [case.to_dict() for case in measured]}
     about = {

@@ -64,6 +64,19 @@ def test_measure_case__any_threshold__misses_what_a_run_with_it_misses(
     assert len(seen) >= 3  # some thresholds miss something, others more
 
 
+def test_measure_case__boxes_with_a_margin__miss_less(models: list[str]) -> None:
+    """What the message about a coarse model that is the limit advises."""
+    volume = Volume((blobs(SHAPE),), Grid(SHAPE, SPACING), "blobs")
+    truth = blobs(SHAPE, seed=3) > 60
+    missed = []
+    for margin in ([0, 0, 0], [2, 4, 4]):
+        segmenter = Pipeline.from_config(load_config(None, [*models, f"rois.margin={margin}"])).segmenter
+        assert segmenter is not None
+        missed.append(measure_case(segmenter, volume, truth, (0.58,)).misses[0].missed)
+    assert missed[0] > 0.1
+    assert missed[1] < missed[0] / 2
+
+
 def test_measure_case__nothing_to_find_or_another_shape__is_said(models: list[str]) -> None:
     """Nothing can be missed where there is nothing."""
     segmenter = Pipeline.from_config(load_config(None, models)).segmenter
