@@ -28,7 +28,6 @@ from coarse2fine.promise.likeness import likeness_of
 from coarse2fine.promise.statement import Promised, check_promise, promised
 from coarse2fine.report import NOTHING_FOUND, NetworkTime, RunReport, Timing, count_labels, peak_memory_mb, versions
 from coarse2fine.segmenter import Segmenter, check_models, make_segmenter, preset
-from coarse2fine.selection.selector import Selector
 from coarse2fine.system.timing import Progress, Run, silent
 
 
@@ -138,7 +137,7 @@ class Pipeline:
         with run.clock.time("fine"):
             labels = found.writer.finish()
         case = likeness_of(volume, scene) if self.config.promise else None
-        report = self._report(volume, labels, tally(found, scene), self.segmenter.selector, promised(self.config, case))
+        report = self._report(volume, labels, tally(found, scene), self.segmenter, promised(self.config, case))
         return Result(labels, report, found.tree, found.fine.boxes)
 
     def _look(self, segmenter: Segmenter, volume: Volume, run: Run) -> Scene:
@@ -159,7 +158,7 @@ class Pipeline:
         volume: Volume,
         labels: NDArray[np.unsignedinteger[Any]],
         chosen: Tally | None,
-        selector: Selector | None,
+        segmenter: Segmenter | None,
         promise: Promised | None,
         warnings: tuple[str, ...] = (),
     ) -> RunReport:
@@ -167,7 +166,7 @@ class Pipeline:
         found = count_labels(labels)
         counts = chosen or Tally()  # one-stage: nothing is chosen, and everything is seen
         warnings += (
-            *(selector.warnings if selector else ()),
+            *(segmenter.warnings if segmenter else ()),
             *counts.warnings,
             *(promise.warnings if promise else ()),
             *volume_doubts(volume, self.models),
@@ -185,7 +184,7 @@ class Pipeline:
             warnings=warnings,
             device=str(self.fine.device),
             config=self.config.to_dict(),
-            agent=selector.describe() if selector else {},
+            agent=segmenter.selector.describe() if segmenter else {},
             promise=promise,
         )
 

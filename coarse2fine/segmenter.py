@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from assignnet import Roi, RoiTree, in_space_order
 from canvas import Box
+from coarse2fine.coarse.foreground import check_labels, foreground_doubts
 from coarse2fine.coarse.heatmap import CoarseResult, CoarseStage, paint_coarse, predict_heatmap
 from coarse2fine.coarse.scene import Scene
 from coarse2fine.config.schema import Config
@@ -71,6 +72,11 @@ class Segmenter:
     coarse: Model
     stage: FineStage
     selector: Selector
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know, whatever the volume is."""
+        return (*self.selector.warnings, *foreground_doubts(self.config, self.coarse, self.stage.model))
 
     def heatmap(self, view: WorkingView, run: Run, window: Box | None = None) -> CoarseResult:
         """What the coarse network says of a volume, or of a window of it, and what an agent may want to see of it.
@@ -159,6 +165,7 @@ def check_models(config: Config, coarse: Model | None, fine: Model) -> None:
 
     Raises:
         ModelError: Naming both sides of the contradiction.
+        ConfigError: If a setting does not suit the coarse model.
     """
     if fine.cascade and not config.fine.use_prior:
         raise ModelError(
@@ -188,9 +195,4 @@ def check_models(config: Config, coarse: Model | None, fine: Model) -> None:
             f"{fine.folder} {fine.channels}",
             "Use two models trained on the same images.",
         )
-    if coarse.labels.names != fine.labels.names:
-        raise ModelError(
-            f"the models have different labels: {dict(coarse.labels.names)} in {coarse.folder}, "
-            f"{dict(fine.labels.names)} in {fine.folder}",
-            "Use two models trained on the same labels.",
-        )
+    check_labels(config, coarse, fine)

@@ -74,7 +74,7 @@ def write_agent(
     card: dict[str, Any] = {
         "kind": kind,
         "network": size,
-        "features": feature_card(settings, coarse, fine),
+        "features": feature_card(settings, coarse, fine, config.coarse.foreground),
         "problem": {
             "packing": "same_size" if cost_model.context is None else "same_scale",
             "large": cost_model.large,

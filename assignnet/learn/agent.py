@@ -52,7 +52,8 @@ class AgentCard:
             programme chooses (``"gains"``).
         network: Shapes of the network.
         features: How the features that it expects are computed: ``source`` (none, coarse, fine), ``downsample_mode``,
-            ``pooling_mode``, ``global_info``, and ``fingerprint``, the SHA-256 of the feature model.
+            ``pooling_mode``, ``global_info``; ``fingerprint``, the SHA-256 of the feature model; ``foreground``, the
+            labels of the coarse model that the heatmap counts (absent or None: all).
         problem: What it was trained for: ``packing`` (same_size, same_scale), ``large`` (resize, native), ``slot``
             and ``native`` in voxels.
         metric: Quality that it was trained to raise.
@@ -327,6 +328,10 @@ _KEYS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "features": _OBJECT,
     "features.source": _one_of("none", "coarse", "fine"),
     "features.fingerprint": ("a SHA-256 in hexadecimal, or null", lambda value: value is None or _is_sha256(value)),
+    "features.foreground": (
+        "a list of the coarse model's labels, or null for all",
+        lambda value: value is None or (isinstance(value, list) and all(isinstance(name, str) for name in value)),
+    ),
     "problem": _OBJECT,
     "problem.packing": _one_of("same_size", "same_scale"),
     "problem.large": _one_of("resize", "native"),

@@ -25,6 +25,7 @@ from monai.inferers import SlidingWindowInferer
 from numpy.typing import NDArray
 
 from canvas import Box, Placement, Triple, triple
+from coarse2fine.coarse.foreground import check_same_labels
 from coarse2fine.coarse.heatmap import CERTAIN, CoarseResult, paint_coarse
 from coarse2fine.fine.inputs import input_channels, input_reader
 from coarse2fine.fine.writeback import LabelWriter, export_labels
@@ -311,6 +312,8 @@ def top_patches(given: Given, count: int | None = None) -> Looked:
             heatmap's mass above the threshold, which needs no reference; NMSW's k is chosen by hand.
     """
     coarse, shape = given.coarse, given.view.shape
+    remedy = "Use two models trained on the same labels, or another row."
+    check_same_labels(coarse.model, given.model, "coarse labels stand where no patch lies", remedy)
     tiles = _Tiles(given, Box.whole(shape))
     scores = [box_mass(coarse.heatmap, shape, tile, given.threshold) for tile in tiles.boxes]
     ranking = sorted(range(len(scores)), key=lambda index: -scores[index])

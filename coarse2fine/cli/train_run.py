@@ -80,7 +80,7 @@ def train(options: argparse.Namespace, console: Console) -> None:
                 held,
                 settings,
                 work,
-                features=feature_card(features, pipeline.coarse, pipeline.fine),
+                features=feature_card(features, pipeline.coarse, pipeline.fine, pipeline.config.coarse.foreground),
                 about={"instances": {"train": len(learn), "validation": len(held)}, "made": made}
                 | {"versions": versions()},
                 progress=lambda done, total: bars.update(task, completed=done, total=total),

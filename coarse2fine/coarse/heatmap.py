@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from canvas import Box, Triple, triple
 from coarse2fine.coarse.feature_map import BottleneckMap, record_bottleneck
+from coarse2fine.coarse.foreground import counted_heads
 from coarse2fine.config.schema import BodyCrop, CoarseConfig
 from coarse2fine.nnunet.model import Model
 from coarse2fine.nnunet.sliding_window import sliding_window, tiles_touching
@@ -35,7 +36,7 @@ class CoarseResult:
 
     Attributes:
         logits: float32, shape (heads, z, y, x).
-        heatmap: Foreground probability, float32, shape (z, y, x).
+        heatmap: Probability of the labels that count as foreground, float32, shape (z, y, x).
         model: The coarse model, for its label rules.
         bottleneck: The deepest features, if they were asked for; same axes, of the whole grid.
         place: Which part of the grid this is; None for all of it.
@@ -140,7 +141,7 @@ class CoarseStage:
     Attributes:
         model: The coarse model.
         fine: The fine model, whose axes the result gets.
-        settings: Tile step, mirroring, patch and body crop.
+        settings: Labels that count, tile step, mirroring, patch and body crop.
         keep_features: Whether to keep the deepest features of the first network.
     """
 
@@ -162,8 +163,12 @@ def predict_heatmap(
         view: The coarse model's view of the volume.
         run: Books network time under ``coarse.network``; told of every tile.
         window: Part of the coarse grid, axes of the coarse model; the result is this part's alone.
+
+    Raises:
+        ConfigError: If ``foreground`` of the settings does not name labels of the model.
     """
     run, model, settings = run or Run(), stage.model, stage.settings
+    heads = counted_heads(settings.foreground, model)
     if settings.patch_size is not None:
         model = dataclasses.replace(model, patch=settings.patch_size)
     # The region that the network runs over, and the one that the result is of.
@@ -190,7 +195,7 @@ def predict_heatmap(
     logits = _in_grid(inside, region, grid, model)
     turn = view.turn.inverse.then(turn_of(view.grid, stage.fine))
     logits = logits.permute(0, *(axis + 1 for axis in turn.axes)).flip([axis + 1 for axis in turn.reversed_axes])
-    heatmap = model.labels.foreground_probability(logits)
+    heatmap = model.labels.foreground_probability(logits, heads)
     kept = recorder.finish(region.start, view.shape).turned(turn) if recorder else None
     place = None if window is None else Place(turn.box(grid, view.shape).start, turn.sizes(view.shape))
     return CoarseResult(logits.contiguous().numpy(), heatmap.contiguous().numpy(), model, kept, place)

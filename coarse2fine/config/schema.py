@@ -20,6 +20,7 @@ from coarse2fine.config.types import (
     Folds,
     Fraction,
     Interval,
+    LabelNames,
     ModelFolder,
     Natural,
     NonNegative,
@@ -76,6 +77,9 @@ class CoarseConfig(_Section):
         default=None, description="Folds whose results are averaged; null = all that the folder has"
     )
     checkpoint: FileName = Field(default="checkpoint_final.pth", description="Checkpoint file in each fold's folder")
+    foreground: LabelNames | None = Field(
+        default=None, description="Labels of the coarse model that the heatmap counts; null = all but background"
+    )
     spacing: Spacing | None = Field(
         default=None, description="Voxel size that the network sees; null = as in the plans"
     )

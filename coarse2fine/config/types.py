@@ -84,6 +84,10 @@ Folds = Annotated[
 Interval = Annotated[
     tuple[Annotated[float, Strict()], Annotated[float, Strict()]], Expected("two numbers, the lower one first")
 ]
+LabelNames = Annotated[
+    tuple[Annotated[str, Strict()], ...],
+    Expected("a list of label names, such as [liver, spleen] (a name that reads as a number in quotes), or null"),
+]
 ModelFolder = Annotated[Path, BeforeValidator(model_folder), Expected("the path of a folder")]
 AgentName = Annotated[
     str,

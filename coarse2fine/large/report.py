@@ -103,8 +103,8 @@ def make_report(
         of_store: What only stores have, see ``StoreReport``; ``seconds`` has the ``total``.
     """
     total, work_s = sum_up(blocks)
-    selector = pipeline.segmenter.selector if pipeline.segmenter else None
-    promise = promised(pipeline.config, None) if pipeline.segmenter else None
+    segmenter = pipeline.segmenter
+    promise = promised(pipeline.config, None) if segmenter else None
     return StoreReport(
         case=str(of_store["volume"]["where"]).rstrip("/").rpartition("/")[2],
         mode=pipeline.config.mode,
@@ -116,7 +116,7 @@ def make_report(
         coverage_is=EXACT if count_cells(of_store["layout"]) == 1 else ESTIMATE,
         labels=dict(labels),
         warnings=(
-            *(selector.warnings if selector else ()),
+            *(segmenter.warnings if segmenter else ()),
             *total.warnings,
             *(promise.warnings if promise else ()),
             *doubts,
@@ -124,7 +124,7 @@ def make_report(
         ),
         device=str(pipeline.fine.device),
         config=pipeline.config.to_dict(),
-        agent=selector.describe() if selector else {},
+        agent=segmenter.selector.describe() if segmenter else {},
         promise=promise,
         peak_memory_mb=peak_memory_mb(pipeline.fine.device),
         versions=versions(),

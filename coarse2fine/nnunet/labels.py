@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,41 @@ class Labels:
     heads: int
     foreground: tuple[int, ...]
     regions: tuple[int, ...]
+
+    @property
+    def head_of(self) -> dict[str, int]:
+        """The output of each foreground label, or of each region, by name; two names of one label share theirs."""
+        values = self._foreground_values
+        if self.regions:
+            return {name: head for head, name in enumerate(values)}
+        order = (0, *self.foreground)
+        return {name: order.index(value) for name, of in values.items() for value in of}
+
+    @property
+    def _foreground_values(self) -> dict[str, frozenset[int]]:
+        """Label values by name, of all names that are neither background nor ``ignore``, in the order of the file."""
+        named = {
+            name: frozenset(map(int, value if isinstance(value, list | tuple) else [value]))
+            for name, value in self.names.items()
+            if name != "ignore"
+        }
+        return {name: values for name, values in named.items() if values != {0}}
+
+    def left_out(self, chosen: Collection[str]) -> list[str]:
+        """Names of foreground labels other than the chosen ones; none of a region that lies in chosen ones.
+
+        Args:
+            chosen: Names in ``head_of``.
+        """
+        values = self._foreground_values
+        held = frozenset[int]().union(*(values[name] for name in chosen))
+        return [name for name, of in values.items() if not of <= held]
+
+    def agree_with(self, other: Labels) -> bool:
+        """Whether equal label values mean the same in both; ``ignore`` does not count, which is never a result."""
+        mine, its = self._foreground_values, other._foreground_values
+        # Where regions overlap, the order in which they are painted decides what a value means.
+        return mine == its and self.regions == other.regions and (not self.regions or list(mine) == list(its))
 
     @property
     def ignore(self) -> int | None:
@@ -62,16 +97,21 @@ class Labels:
             np.maximum(best, logits[label], out=best)
         return labels
 
-    def foreground_probability(self, logits: torch.Tensor) -> torch.Tensor:
-        """Probability that a voxel is not background.
+    def foreground_probability(self, logits: torch.Tensor, heads: Collection[int] | None = None) -> torch.Tensor:
+        """Probability that a voxel is foreground.
 
         Args:
             logits: Shape (heads, z, y, x).
+            heads: Outputs that count as foreground; None for all but the background's.
 
         Returns:
-            Shape (z, y, x), 0 to 1: one minus the background's softmax, or the most probable region.
+            Shape (z, y, x), 0 to 1: the softmax summed over what counts (all: one minus the background's), or the most
+            probable region that counts.
         """
         logits = logits.float()
         if self.regions:
-            return torch.sigmoid(logits).amax(0)
-        return 1 - torch.softmax(logits, 0)[0]
+            return torch.sigmoid(logits if heads is None else logits[list(heads)]).amax(0)
+        probabilities = torch.softmax(logits, 0)
+        if heads is None:
+            return 1 - probabilities[0]
+        return probabilities[list(heads)].sum(0).clamp(max=1)  # which rounding may exceed

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from assignnet import NO_FEATURES, Features, RoiTree
 from canvas import Box, Triple, to_array, triple
 from coarse2fine.coarse.feature_map import BottleneckMap, encoder_of, feature_channels
+from coarse2fine.coarse.foreground import counted_names
 from coarse2fine.coarse.scene import Scene
 from coarse2fine.fine.inputs import input_reader
 from coarse2fine.nnunet.fingerprint import network_fingerprint
@@ -82,10 +83,23 @@ class FeatureSettings:
         return CELLS * channels, 2 * channels if self.global_info else 0
 
 
-def feature_card(settings: FeatureSettings, coarse: Model, fine: Model) -> dict[str, Any]:
-    """What an agent's card says about its features: the settings, and the fingerprint of the model."""
+def feature_card(
+    settings: FeatureSettings, coarse: Model, fine: Model, foreground: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """What an agent's card says about its features.
+
+    Args:
+        settings: What is computed of every region.
+        coarse: The coarse model.
+        fine: The fine model.
+        foreground: ``coarse.foreground``: regions, scores and masses come from the heatmap of these labels.
+
+    Returns:
+        The settings, the fingerprint of the model that is asked, and the labels that count; None for all.
+    """
     model = settings.model(coarse, fine)
-    return asdict(settings) | {"fingerprint": None if model is None else feature_model_fingerprint(model)}
+    fingerprint = None if model is None else feature_model_fingerprint(model)
+    return asdict(settings) | {"fingerprint": fingerprint, "foreground": counted_names(foreground, coarse)}
 
 
 def feature_model_fingerprint(model: Model) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from assignnet import NO_FEATURES, RULES, Assigner, CostModel, Roi, RoiTree, check_selection
 from assignnet.learn.agent import Agent, AgentCard, check_fit, load_agent
 from canvas import Triple
+from coarse2fine.coarse.foreground import counted_names
 from coarse2fine.coarse.scene import Scene
 from coarse2fine.config.schema import Config
 from coarse2fine.config.types import shipped_agents
@@ -25,6 +26,7 @@ from coarse2fine.regions.detect import RoiSettings, find_rois
 from coarse2fine.regions.search_grid import Place
 from coarse2fine.regions.tree import build_tree
 from coarse2fine.selection.features import FeatureSettings, feature_model_fingerprint, tree_features
+from coarse2fine.system.terminal import shown
 from coarse2fine.system.timing import Clock
 
 
@@ -170,7 +172,16 @@ def find_selector(config: Config, plan: CanvasPlan, coarse: Model, fine: Model) 
     folder = shipped_agents().get(name, Path(name))
     agent = _load(folder)
     settings = _settings(agent.card, folder)
-    _check(agent.card, settings, folder, cost_model, coarse, fine)
+    reasons = _misfits(agent.card, settings, cost_model, coarse, fine)
+    its, ours = agent.card.features.get("foreground"), counted_names(config.coarse.foreground, coarse)
+    if its != ours:
+        reasons.append(f"it was trained with {_foreground(its)}, this run has {_foreground(ours)}")
+    if reasons:
+        raise ModelError(
+            f"the agent {folder} does not fit this run: {'; '.join(reasons)}",
+            "Use it with the models, the packing and the coarse.foreground that it was trained with, train one for "
+            "these (c2f-train), or choose by a rule: assign.agent: greedy.",
+        )
     return Selector(name, agent.card.kind, agent, settings, cost_model, tuple(_doubts(agent.card, name, cost_model)))
 
 
@@ -191,22 +202,20 @@ def _settings(card: AgentCard, folder: Path) -> FeatureSettings:
         raise ModelError(f"the card of the agent {folder}: features: {error}", "Train the agent anew.") from error
 
 
-def _check(
-    card: AgentCard, settings: FeatureSettings, folder: Path, cost_model: CostModel, coarse: Model, fine: Model
-) -> None:
-    """Refuse an agent that would not know what it looks at."""
+def _misfits(
+    card: AgentCard, settings: FeatureSettings, cost_model: CostModel, coarse: Model, fine: Model
+) -> list[str]:
+    """Why an agent would not know what it looks at."""
     count, volume = settings.size(coarse, fine)
     reasons = check_fit(card, features={}, cost_model=cost_model, count=count, volume=volume)
     model = settings.model(coarse, fine)
     if model is not None and card.features.get("fingerprint") != feature_model_fingerprint(model):
         reasons.insert(0, f"it was trained with another {settings.source} model than {model.folder}")
-    if not reasons:
-        return
-    raise ModelError(
-        f"the agent {folder} does not fit this run: {'; '.join(reasons)}",
-        "Use it with the models and the packing that it was trained with, train one for these (c2f-train), or "
-        "choose by a rule: assign.agent: greedy.",
-    )
+    return reasons
+
+
+def _foreground(names: Sequence[str] | None) -> str:
+    return f"coarse.foreground: {'null (all labels)' if names is None else shown(names)}"
 
 
 def _doubts(card: AgentCard, name: str, cost_model: CostModel) -> Iterator[str]:

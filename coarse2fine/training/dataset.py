@@ -127,7 +127,7 @@ def read_labels(path: Path, model: Model, image: Volume[Any]) -> Labels:
         raise VolumeError(
             f"{path}: its values go from {values.min()} to {values.max()}, the model's labels are whole numbers from "
             f"0 to {most}",
-            "Give the labels that the models were trained with, not numbers of instances or probabilities.",
+            "Give the labels that the fine model was trained with, not numbers of instances or probabilities.",
         )
     return labels
 

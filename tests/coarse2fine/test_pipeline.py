@@ -252,19 +252,12 @@ def test_run__cascade__takes_the_coarse_labels_as_input(
     ).mean() < 0.002
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"channels": 2}, "channel"),
-        ({"labels": {"background": 0, "other": 1}}, "different labels"),
-    ],
-)
-def test_pipeline__models_that_do_not_match__are_refused(
-    options: dict, message: str, model_folder: Callable[..., Path], tiny: tuple[Path, Path]
+def test_pipeline__models_of_other_channels__are_refused(
+    model_folder: Callable[..., Path], tiny: tuple[Path, Path]
 ) -> None:
-    """Different channels or labels are an error before anything runs."""
-    with pytest.raises(ModelError, match=message):
-        run((tiny[0], model_folder(**options)))
+    """An error before anything runs."""
+    with pytest.raises(ModelError, match="channel"):
+        run((tiny[0], model_folder(channels=2)))
 
 
 def test_run__several_channels_classes_regions_folds__work_together(model_folder: Callable[..., Path]) -> None:

@@ -146,6 +146,8 @@ def folder(tmp_path: Path) -> Path:
         ("features.source", "middle"),
         ("features.source", ...),
         ("features.fingerprint", "abc"),
+        ("features.foreground", "liver"),
+        ("features.foreground", [1]),
         ("problem", {}),
         ("problem.packing", "tight"),
         ("problem.slot", [8, 8]),

@@ -19,6 +19,7 @@ from canvas import Box, Triple, share_of_volume
 from coarse2fine.coarse.heatmap import CoarseResult, CoarseStage, predict_heatmap
 from coarse2fine.config.reader import load_config
 from coarse2fine.config.schema import Config
+from coarse2fine.errors import ModelError
 from coarse2fine.io import Grid, Volume
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model, gaussian, tile_starts
@@ -331,6 +332,21 @@ def test_methods__two_ends__run_nothing_or_everything(name: str, tiles: int, scr
     assert found.tiles == len(passes) == tiles
     if name == "coarse_only":
         np.testing.assert_array_equal(inner(found.labels), coarse_labels(start))
+
+
+def test_methods__coarse_model_of_other_labels__is_refused_where_its_labels_would_stand(
+    script: ModuleType, fine: Model, model_folder: Callable[..., Path]
+) -> None:
+    """Methods that keep coarse labels say so; all others need its heatmap only."""
+    other = load_model(model_folder(labels={"background": 0, "anything": 1}))
+    start = scene(script, fine, corner())
+    start = replace(start, coarse=replace(start.coarse, model=other))
+    for name, method in script.METHODS.items():
+        if name in ("coarse_only", "top_patches"):
+            with pytest.raises(ModelError, match=r"coarse labels stand where no patch lies, but .* different labels"):
+                method(start)
+        elif name == "crop_foreground":
+            assert method(start).tiles > 0
 
 
 edges = st.tuples(*[st.integers(1, 12)] * 3)

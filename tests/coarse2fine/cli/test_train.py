@@ -118,6 +118,24 @@ def test_main__two_labelled_volumes__gives_an_agent_that_c2f_infer_uses(
     assert sitk.ReadImage(str(out)).GetSize() == SHAPE[::-1]
 
 
+def test_main__labels_that_count__are_on_the_card_and_asked_for_in_runs(
+    lab: Lab, tmp_path: Path, model_folder: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An agent of some of the coarse model's labels serves runs with these labels only; the remedy works."""
+    coarse = model_folder(seed=5, spacing=(4.0, 2.0, 2.0), labels={"background": 0, "a": 1, "b": 2})
+    other, agent, some = replace(lab, coarse=coarse), tmp_path / "agent", ["--set", "coarse.foreground=[b]"]
+    level = ["--set", "rois.threshold=0.45"]
+    assert other.train(agent, *level, *some) == 0
+    assert load_agent(agent).card.features["foreground"] == ["b"]
+    source = ["-i", str(lab.data / "imagesTr" / "c0_0000.nii.gz"), *other.models, *level]
+    command = [*source, "--set", f"assign.agent={agent}", "-o"]
+    capfd.readouterr()
+    assert cli.main([*command, str(tmp_path / "all.nii.gz")]) == 1
+    error = capfd.readouterr().err
+    assert "it was trained with coarse.foreground: ['b'], this run has coarse.foreground: null (all labels)" in error
+    assert cli.main([*command, str(tmp_path / "some.nii.gz"), *some]) == 0
+
+
 def test_main__table__compares_the_agent_with_all_rules(
     lab: Lab, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

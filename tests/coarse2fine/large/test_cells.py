@@ -54,6 +54,10 @@ def models(model_folder: Callable[..., Path]) -> dict[str, Models]:
         "rescaling": (model_folder(**coarse, **scheme), model_folder(seed=6, **scheme)),
         "flat": (model_folder(spacing=(9.0, 2.0, 2.0), seed=5), model_folder(spacing=(9.0, 1.0, 1.0), seed=6)),
         "cascade": (plain, model_folder(cascade=True, seed=7)),
+        "other labels": (
+            model_folder(**turned, labels={"background": 0, "x": 1, "y": 2}),
+            model_folder(**other, labels={"background": 0, "a": 1, "b": 2, "c": 3}),
+        ),
     }
 
 
@@ -88,6 +92,7 @@ def bar(
         ("rescaling", ["rois.threshold=0.5"], SPACING),
         ("flat", [], (5.0, 0.8, 1.3)),
         ("cascade", ["fine.use_prior=true", "rois.threshold=0.62"], SPACING),
+        ("other labels", ["coarse.foreground=[y]", "rois.threshold=0.45"], OTHER_SPACING),
     ],
     ids=str,
 )

@@ -161,6 +161,7 @@ def test_segment_store__other_settings__are_refused_with_the_difference(
         bench()
     for changes, line in [
         ({"overrides": ["rois.threshold=0.4"]}, r"config\.rois\.threshold: 0\.3 before, 0\.4 now"),
+        ({"overrides": ["coarse.foreground=[lesion]"]}, r'config\.coarse\.foreground: null before, \["lesion"\] now'),
         ({"region": Box((0, 0, 0), SHAPE)}, r"volume\.region"),
         ({"objects": True}, r"layout\.output\.objects: false before, true now"),
     ]:

@@ -277,6 +277,7 @@ def test_feature_card__any_source__names_the_model_it_looks_through(seen: Seen) 
         "pooling_mode": "mean",
         "global_info": True,
         "fingerprint": feature_model_fingerprint(seen.fine),
+        "foreground": None,
     }
     assert feature_card(FeatureSettings(), seen.model, seen.fine)["fingerprint"] != card["fingerprint"]
     assert feature_card(FeatureSettings("none"), seen.model, seen.fine)["fingerprint"] is None

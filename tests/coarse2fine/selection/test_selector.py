@@ -109,6 +109,55 @@ def test_find_selector__agent_of_another_setting__is_refused_with_folder_and_rem
         assert str(models[which == "fine"]) in caught.value.problem
 
 
+LABELS = {"background": 0, "a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("source", ["none", "coarse"])
+@pytest.mark.parametrize(
+    ("trained", "run", "fits"),
+    [
+        ("null", "null", True),
+        ("null", "[b, a]", True),  # all labels
+        ("[a, b]", "null", True),
+        ("[b]", "[b]", True),
+        ("null", "[b]", False),
+        ("[b]", "null", False),
+        ("[a]", "[b]", False),
+    ],
+)
+def test_find_selector__agent_and_labels_that_count__must_be_those_of_its_training(
+    source: Any, trained: str, run: str, fits: bool, model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The heatmap decides what regions an agent is shown, and their scores; another one is another problem."""
+    models = model_folder(labels=LABELS, seed=5), model_folder(seed=6)
+    settings = FeatureSettings(source)
+    folder = write_agent(tmp_path / "agent", models, [f"coarse.foreground={trained}"], features=settings)
+    named = f"assign.agent={folder}"
+    if fits:
+        assert find(models, [named, f"coarse.foreground={run}"]).warnings == ()
+        return
+    with pytest.raises(ModelError) as caught:
+        find(models, [named, f"coarse.foreground={run}"])
+    words = {"null": "null (all labels)", "[a]": "['a']", "[b]": "['b']"}
+    says = f"it was trained with coarse.foreground: {words[trained]}, this run has coarse.foreground: {words[run]}"
+    assert says in caught.value.problem
+    assert "the coarse.foreground that it was trained with" in caught.value.remedy
+    assert find(models, [named, f"coarse.foreground={trained}"]).kind == "gains"
+    assert find(models, ["assign.agent=greedy", f"coarse.foreground={run}"]).kind == "rule"
+
+
+def test_find_selector__card_that_says_nothing_of_labels__was_trained_with_all(
+    folders: Folders, tmp_path: Path
+) -> None:
+    """As agents of earlier versions were."""
+    folder = write_agent(tmp_path / "agent", folders)
+    document = json.loads((folder / "agent.json").read_text())
+    del document["features"]["foreground"]
+    (folder / "agent.json").write_text(json.dumps(document))
+    assert find(folders, [f"assign.agent={folder}"]).warnings == ()
+    assert find(folders, [f"assign.agent={folder}", "coarse.foreground=[lesion]"]).warnings == ()
+
+
 def test_find_selector__agent_of_other_feature_settings__is_refused(folders: Folders, tmp_path: Path) -> None:
     """A card that asks for fewer numbers than the network takes does not fit any run."""
     card = {"source": "none", "fingerprint": None}

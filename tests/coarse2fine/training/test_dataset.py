@@ -207,6 +207,7 @@ def test_how_made__anything_that_matters_changes__is_different(
         lab.made(cases, "rois.threshold=0.6"),
         lab.made(cases, "canvas.packing=same_scale"),
         lab.made(cases, "coarse.spacing=[4, 3, 3]"),
+        lab.made(cases, "coarse.foreground=[lesion]"),
         lab.made(cases, "fine.folds=[0]"),
         lab.made(cases, "assign.budget=3"),
         lab.made(cases, features=FeatureSettings(pooling_mode="mean")),
