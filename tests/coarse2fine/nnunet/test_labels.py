@@ -84,7 +84,9 @@ def test_head_of__any_labels__is_where_nnunet_puts_them(kind: str) -> None:
     manager, labels = managed(names, order)
     known = {name: value for name, value in names.items() if name != "ignore" and np.any(np.atleast_1d(value))}
     places = manager.foreground_regions if manager.has_regions else manager.all_labels
-    values = {name: tuple(of) if isinstance(of, list) and len(of) > 1 else np.max(of) for name, of in known.items()}
+    values = {
+        name: tuple(of) if isinstance(of, list) and len(of) > 1 else int(np.max(of)) for name, of in known.items()
+    }
     assert labels.head_of == {name: places.index(value) for name, value in values.items()}
     assert set(labels.head_of.values()) == set(range(0 if order else 1, manager.num_segmentation_heads))
 
