@@ -92,7 +92,7 @@ def bar(
         ("rescaling", ["rois.threshold=0.5"], SPACING),
         ("flat", [], (5.0, 0.8, 1.3)),
         ("cascade", ["fine.use_prior=true", "rois.threshold=0.62"], SPACING),
-        ("other labels", ["coarse.foreground=[y]", "rois.threshold=0.45"], OTHER_SPACING),
+        ("other labels", ["coarse.foreground=[y]", "rois.threshold=0.45", "fine.grow=0"], OTHER_SPACING),
     ],
     ids=str,
 )
