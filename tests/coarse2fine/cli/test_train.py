@@ -118,49 +118,6 @@ def test_main__two_labelled_volumes__gives_an_agent_that_c2f_infer_uses(
     assert sitk.ReadImage(str(out)).GetSize() == SHAPE[::-1]
 
 
-@pytest.fixture
-def labelled(lab: Lab, model_folder: Callable[..., Path]) -> Lab:
-    """The same with a coarse model of two labels."""
-    labels = {"background": 0, "a": 1, "b": 2}
-    return replace(lab, coarse=model_folder(seed=5, spacing=(4.0, 2.0, 2.0), labels=labels))
-
-
-def test_train__labels_that_count__reach_the_card(
-    labelled: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The card is told which of the coarse model's labels made the heatmap; of all, that it was all."""
-    told: list[Any] = []
-
-    def stop(*arguments: Any, features: dict[str, Any], **options: Any) -> Any:
-        told.append(features["foreground"])
-        raise ValueError("that is enough")
-
-    monkeypatch.setattr(training, "find_instances", lambda *arguments: ({}, []))
-    monkeypatch.setattr(training, "split_instances", lambda instances: ([0], [1]))
-    monkeypatch.setattr(training, "train_agent", stop)
-    for names in ("[b]", "[b, a]", "null"):
-        assert labelled.train(tmp_path / "agent", "--set", f"coarse.foreground={names}") == 1
-    assert told == [["b"], None, None]
-
-
-@pytest.mark.long
-def test_main__labels_that_count__are_asked_for_in_runs(
-    labelled: Lab, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """An agent of some of the coarse model's labels serves runs with these labels only; the remedy works."""
-    lab, agent, some = labelled, tmp_path / "agent", ["--set", "coarse.foreground=[b]"]
-    level = ["--set", "rois.threshold=0.6"]
-    assert lab.train(agent, *level, *some) == 0
-    assert load_agent(agent).card.features["foreground"] == ["b"]
-    source = ["-i", str(lab.data / "imagesTr" / "c0_0000.nii.gz"), *lab.models, *level]
-    command = [*source, "--set", f"assign.agent={agent}", "-o"]
-    capfd.readouterr()
-    assert cli.main([*command, str(tmp_path / "all.nii.gz")]) == 1
-    error = capfd.readouterr().err
-    assert "it was trained with coarse.foreground: ['b'], this run has coarse.foreground: null (all labels)" in error
-    assert cli.main([*command, str(tmp_path / "some.nii.gz"), *some]) == 0
-
-
 def test_main__table__compares_the_agent_with_all_rules(
     lab: Lab, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
