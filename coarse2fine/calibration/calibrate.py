@@ -91,8 +91,8 @@ def calibrate(cases: Sequence[MeasuredCase], asked: Asked) -> Calibration:
         raise VolumeError(
             f"the coarse model is the limit: even the threshold {cases[0].misses[0].threshold:g} misses more than "
             f"{100 * asked.miss:g} % of the foreground of {len(beyond)} of {len(cases)} cases: {listed}",
-            "Give boxes a margin (--set 'rois.margin=[2, 4, 4]'), allow more with --miss, give more cases and a lower "
-            "--probability, or use a better coarse model.",
+            "Give boxes a wider margin (--set 'rois.margin=[4, 8, 8]'), allow more with --miss, give more cases and a "
+            "lower --probability, or use a better coarse model.",
         )
     probability = asked.probability or probability_of(len(cases), rank, asked.confidence)
     there = {case.name: case.at(threshold) for case in cases}

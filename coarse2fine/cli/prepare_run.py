@@ -8,12 +8,14 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
+from canvas import Triple, triple
 from coarse2fine.calibration.calibrate import Asked, Calibration, calibrate, check_asked, known_of
 from coarse2fine.calibration.kit import check_replaceable, files_of, write_kit
 from coarse2fine.calibration.misses import THRESHOLDS, MeasuredCase, measure_case
@@ -119,9 +121,20 @@ def open_models(options: argparse.Namespace) -> Pipeline:
     if config.coarse.model is None:
         raise ConfigError("no coarse model", "Name its folder with --coarse-model or as coarse.model in the settings.")
     pipeline = Pipeline.from_config(config, trust_checkpoint=options.trust_checkpoint)
-    if pipeline.segmenter is None:
+    if pipeline.segmenter is None or pipeline.coarse is None:
         raise ConfigError("mode one-stage has no boxes to promise anything of", "Use accelerated or two-stage.")
-    return pipeline
+    if "margin" in config.rois.model_fields_set:
+        return pipeline
+    rois = config.rois.model_copy(update={"margin": coarse_voxel(config, pipeline.coarse, pipeline.fine)})
+    return Pipeline(config.model_copy(update={"rois": rois}), pipeline.coarse, pipeline.fine)
+
+
+def coarse_voxel(config: Config, coarse: Model, fine: Model) -> Triple:
+    """A voxel of the coarse model in voxels of the working grid: nothing is known more precisely than that."""
+    turned = config.coarse.spacing or coarse.spacing
+    in_file = [turned[axis] for axis in coarse.untranspose]
+    ratios = (in_file[axis] / step for axis, step in zip(fine.transpose, fine.spacing, strict=True))
+    return triple(ceil(ratio - 1e-3) for ratio in ratios)
 
 
 def segmenter_of(pipeline: Pipeline) -> Segmenter:
@@ -233,8 +246,8 @@ def report(
     kept = sum(missed is not None and missed <= promise.miss for missed in result.missed.values())
     for line in (
         f"cost: {seconds / 60:.1f} minutes, {cases} cases, of which {promise.cases} with foreground",
-        f"gain: at threshold {result.threshold:g} boxes hold {100 * result.boxes:.3g} % of a volume (median over the "
-        "cases); the fine network does not look at the rest",
+        f"gain: at threshold {result.threshold:g} and with a margin of {list(config.rois.margin)} voxels, boxes hold "
+        f"{100 * result.boxes:.3g} % of a volume (median over the cases); the fine network does not look at the rest",
         f"promise: {state(promise)}",
         f"seen: {kept} of the {promise.cases} calibration cases keep it at this threshold",
         f"next: c2f-infer -i scan.nii.gz -o labels.nii.gz -c {options.output}",

@@ -15,10 +15,14 @@ import SimpleITK as sitk
 import zarr
 from conftest import blobs
 
+from coarse2fine.calibration.kit import open_kit
 from coarse2fine.cli import infer as infer_cli
 from coarse2fine.cli import prepare as prepare_cli
 from coarse2fine.cli import prepare_run
+from coarse2fine.config.reader import load_config
+from coarse2fine.config.schema import Config
 from coarse2fine.io import read_volume
+from coarse2fine.nnunet.loading import load_model
 
 SHAPE, CASES = (12, 32, 32), 4
 
@@ -101,8 +105,23 @@ def test_prepare__labelled_cases__promises_what_it_measured(
         below = [miss["missed"] for miss in case["misses"] if miss["threshold"] <= calibration["result"]["threshold"]]
         assert max(below) <= 0.1
     assert {report["config"]["promise"][key] for key in ("rank", "cases", "miss")} == {1, 4, 0.1}
+    assert report["config"]["rois"]["margin"] == [2, 2, 2]  # a voxel of 4 x 2 x 2 mm, in voxels of 2 x 1 x 1 mm
 
 
+def test_prepare__margin_is_given__is_kept(lab: Lab, tmp_path: Path) -> None:
+    """Also none at all."""
+    assert lab.prepare(tmp_path / "kit", "--miss", 0.3, "--set", "rois.margin=[0, 0, 0]") == 0
+    assert load_config(open_kit(tmp_path / "kit")).rois.margin == (0, 0, 0)
+
+
+def test_coarse_voxel__models_turn_axes_differently__is_on_the_fine_models(model_folder: Callable[..., Path]) -> None:
+    """Coarse voxels of 4 x 8 x 2 mm in the file, fine ones of 1.5 x 1 x 1 mm, whose working grid has y, x, z."""
+    coarse = load_model(model_folder(transpose=(2, 0, 1), spacing=(2.0, 4.0, 8.0)))
+    fine = load_model(model_folder(transpose=(1, 2, 0), spacing=(1.0, 1.0, 1.5)))
+    assert prepare_run.coarse_voxel(Config(), coarse, fine) == (8, 2, 3)
+
+
+@pytest.mark.long
 def test_prepare__images_only__foreground_is_what_the_fine_model_finds_everywhere(lab: Lab, tmp_path: Path) -> None:
     """The promise says so; measured is what labels from one-stage mode give."""
     everywhere = tmp_path / "raw"
