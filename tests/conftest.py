@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import signal
 from collections.abc import Callable, Sequence
@@ -36,6 +37,24 @@ def signals_of_a_terminal() -> None:
     for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+@pytest.fixture
+def modes_are_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that their owner may not read are not opened, as for every user but root."""
+
+    def obedient(name: str) -> None:
+        original = getattr(Path, name)
+
+        def open_as_user(path: Path, *arguments: Any, **options: Any) -> Any:
+            if path.exists() and not path.stat().st_mode & 0o400:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return original(path, *arguments, **options)
+
+        monkeypatch.setattr(Path, name, open_as_user)
+
+    for name in ("open", "read_text", "read_bytes"):
+        obedient(name)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ that itself for the heatmap, averaged to its voxels: the regions of a coarse net
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,7 @@ from canvas import Box, Canvas, Triple, share_filled, share_of_volume, triple
 from coarse2fine.config.reader import load_config
 from coarse2fine.config.schema import Config
 from coarse2fine.evaluation.instances import label_objects, object_recall
+from coarse2fine.evaluation.masks import leave_out
 from coarse2fine.fine.canvases import plan_canvases
 from coarse2fine.fine.sizes import CanvasPlan, plan_sizes
 from coarse2fine.io import read_volume
@@ -67,8 +69,16 @@ class MaskBench:
 
     @cached_property
     def reference(self) -> NDArray[Any]:
-        """True labels, (z, y, x) of the file."""
-        return read_volume([self.case.reference]).channels[0]
+        """True labels, (z, y, x) of the file; background where nobody has decided."""
+        labels = read_volume([self.case.reference]).channels[0]
+        return leave_out(labels, labels, self._ignore)
+
+    @property
+    def _ignore(self) -> int | None:
+        """The label of voxels on which nobody has decided, if the data set is one of nnU-Net's and has such a label."""
+        path = self.case.reference.parents[1] / "dataset.json"
+        value = json.loads(path.read_text())["labels"].get("ignore") if path.is_file() else None
+        return value if isinstance(value, int) else None
 
 
 AnyBench = Bench | MaskBench
@@ -146,7 +156,8 @@ def ground_of(bench: AnyBench) -> Ground:
         ground = Ground(Heat(block_average(truth != 0, voxel), triple(truth.shape)), truth, "reference")
     else:
         seen = look(real_case(bench))
-        ground = Ground(Heat(seen.scene.coarse.heatmap, seen.scene.view.shape), seen.truth, "coarse network")
+        truth = leave_out(seen.truth, seen.truth, bench.model("fine").labels.ignore)
+        ground = Ground(Heat(seen.scene.coarse.heatmap, seen.scene.view.shape), truth, "coarse network")
     if not ground.truth.any():
         raise MissingDataError(f"{bench.case.reference.name} has no foreground", "Choose another --cases.")
     return ground

@@ -40,7 +40,7 @@ from benchmarks.studies.geometry import (
 )
 from canvas import canvas_grids, share_filled
 from coarse2fine.errors import ModelError
-from coarse2fine.evaluation.masks import dice, iou, mean_over_labels
+from coarse2fine.evaluation.masks import dice, iou, leave_out, mean_over_labels
 from coarse2fine.fine.inputs import VolumeNorm
 from coarse2fine.fine.segment import FineStage, segment_boxes
 from coarse2fine.fine.sizes import plan_sizes
@@ -184,7 +184,8 @@ def segment(bench: Bench, real: RealCase, seen: Seen, rois: Sequence[Roi], *over
         known, stage = [roi.box for roi in seen.tree.leaves], FineStage.of(fine, config)
         result = segment_boxes(stage, seen.scene, boxes, writer, run, known=known, norm=VolumeNorm(alone=False))
         writer.finish()
-    return quality(writer.labels, seen.truth, fine.labels.foreground) | {
+    labels, truth = (leave_out(one, seen.truth, fine.labels.ignore) for one in (writer.labels, seen.truth))
+    return quality(labels, truth, fine.labels.foreground) | {
         "boxes": len(boxes),
         "canvases": len(result.canvases),
         "mvoxels": mvoxels(result.canvases),

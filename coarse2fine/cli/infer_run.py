@@ -93,7 +93,10 @@ def infer(options: argparse.Namespace, console: Console) -> None:
         if options.report and reports:
             write_report(reports, options.report)
     if failed:
-        raise C2FError(f"{len(failed)} of {len(cases)} cases failed: {', '.join(failed)}", "The others are written.")
+        raise C2FError(
+            f"{len(failed)} of {len(cases)} cases failed: {', '.join(failed)}",
+            "The others are written. Once these are mended, run the same command again with --overwrite.",
+        )
 
 
 def plan_outputs(
@@ -114,7 +117,10 @@ def plan_outputs(
     taken = {file.resolve() for case in cases for file in case.files}
     for file in files:
         if file.resolve() in taken:
-            raise OutputError(f"{file} is an input or another result of this run", "Choose another name with -o.")
+            option = "--report" if file == report else "-o"
+            raise OutputError(
+                f"{file} is an input or another result of this run", f"Choose another name with {option}."
+            )
         taken.add(file.resolve())
     for file in outputs:
         check_writable(file, options.overwrite, suffixes)

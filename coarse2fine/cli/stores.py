@@ -53,7 +53,8 @@ def refuse_options(options: argparse.Namespace) -> None:
         ConfigError: Naming the first of them.
     """
     for name, option in _ONLY_STORES.items():
-        if getattr(options, name) not in (None, False):
+        value = getattr(options, name)
+        if value is not None and value is not False:  # channel 0 is one
             raise ConfigError(
                 f"{option} needs a volume that is read by region, and {options.input} is none",
                 "Leave it out, or store the volume as zarr, N5, neuroglancer precomputed or CREMI HDF5.",

@@ -61,7 +61,7 @@ def train(options: argparse.Namespace, console: Console) -> None:
         check_writable(options.instances, True, (".h5",))
     pipeline = Pipeline.from_config(config, trust_checkpoint=options.trust_checkpoint)
     if pipeline.coarse is None:
-        raise ConfigError("mode one-stage has nothing to choose", "Use the configuration of an accelerated run.")
+        raise ConfigError("mode one-stage has nothing to choose", "Use mode: accelerated, with a coarse model.")
     features = feature_settings(pipeline.config)
     work = options.output / "training"
     with show_bars(console, width=10, remaining=True, transient=False) as bars:
@@ -86,7 +86,7 @@ def train(options: argparse.Namespace, console: Console) -> None:
                 progress=lambda done, total: bars.update(task, completed=done, total=total),
             )
         except ValueError as error:
-            raise C2FError(str(error), "Then run the same command again; the instances are kept.") from error
+            raise C2FError(str(error), "Then run the same command again.") from error
     table, metrics = compare(agent, held, settings)
     save_agent(options.output, agent.with_metrics(metrics))
     (work / "checkpoint.pt").unlink(missing_ok=True)  # or --overwrite would find the training finished

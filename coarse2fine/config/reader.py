@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def load_config(path: Path | str | None, overrides: Sequence[str] = ()) -> Confi
     if path is not None:
         file = _find(Path(path))
         tree, base = _read(file), file.absolute().parent
-    reader = ModelReader(Config, tree, ORIGINAL_NAMES)
+    reader = ModelReader(Config, tree, ORIGINAL_NAMES, f"{_folder() / 'README.md'} lists every key and what it takes.")
     for number, text in enumerate(overrides):
         reader.override(text, Origin(_MAX_BYTES + number, f"--set {text}"))
     return reader.validate(base)
@@ -70,13 +71,15 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _shipped() -> dict[str, Path]:
+def _folder() -> Path:
+    """Where the shipped configurations and what explains them are."""
     package = Path(__file__).parents[1]
-    for folder in (package / "configs", package.parent / "configs"):  # in a wheel; in a checkout
-        found = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-        if found:
-            return found
-    return {}
+    in_wheel, in_checkout = package / "configs", package.parent / "configs"
+    return in_wheel if in_wheel.is_dir() else in_checkout
+
+
+def _shipped() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(_folder().glob("*.yaml"))}
 
 
 def _shipped_hint(name: str) -> str:
@@ -96,10 +99,17 @@ def _find(path: Path) -> Path:
 def _read(file: Path) -> YamlTree:
     try:
         if file.stat().st_size > _MAX_BYTES:
-            raise ConfigError(f"'{file}' is larger than {_MAX_BYTES} bytes", "Is it really a configuration?")
+            raise ConfigError(
+                f"'{file}' is larger than {_MAX_BYTES} bytes",
+                "Configurations have a few thousand: name another file, or take comments out of this one.",
+            )
         text = file.read_bytes().decode("utf-8-sig")
+    except PermissionError as error:
+        raise ConfigError(
+            f"'{file}' may not be read", f"Give yourself the right to: chmod u+r {shlex.quote(str(file))}"
+        ) from error
     except OSError as error:
-        raise ConfigError(f"cannot read '{file}': {error.strerror}", "Check the file and its permissions.") from error
+        raise ConfigError(f"cannot read '{file}': {error.strerror}", "Copy it again, or name another file.") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"'{file}' is not UTF-8 text", "Save it as UTF-8.") from error
+        raise ConfigError(f"'{file}' is not UTF-8 text", "Save it as text in UTF-8.") from error
     return parse_yaml(text, lambda line: Origin(line, f"{file}:{line}"))

@@ -50,7 +50,7 @@ class ModelReader(Generic[M]):
         model: The model; its sections are models themselves.
         tree: What was read from the file.
         renamed: Names that users may know from elsewhere, and the dotted keys that replace them.
-        remedy: Where all keys are explained.
+        remedy: Says where all keys are explained.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ModelReader(Generic[M]):
         model: type[M],
         tree: YamlTree,
         renamed: Mapping[str, str],
-        remedy: str = "configs/README.md lists every key with its unit, default and meaning.",
+        remedy: str,
     ) -> None:
         self._model, self._remedy = model, remedy
         self._tree = tree

@@ -79,7 +79,7 @@ def check_grids(sample: Sample, image: Volume[NDArray[Any]], labels: Volume[NDAr
         if not same:
             raise VolumeError(
                 f"{sample.name}: image and labels have different {what}: {_numbers(first)} and {_numbers(second)}",
-                "Check that they belong together; resample the labels to the image if they do.",
+                "Give the labels that were drawn on this image, or resample them to its grid.",
             )
 
 
@@ -122,7 +122,8 @@ def judge(data: RawData, findings: Findings) -> None:
         )
     if not findings.voxels[1:].any():
         raise VolumeError(
-            "no training case has a voxel of any label but background", "Check that these are the right labels."
+            "no training case has a voxel of any label but background",
+            "Give the labels that belong to these images, or cases that have some, and do not hold all of these out.",
         )
     missing = [name for name, value in data.labels.items() if value and not findings.voxels[value]]
     if missing:

@@ -85,7 +85,7 @@ def _sample(file: Path) -> Sample:
     if labelled:
         labels = open_store(str(file), array=CLEFTS, as_labels=True)
         if labels.levels[0].channels[0].dtype != np.uint64:
-            raise VolumeError(f"{file}:{CLEFTS} is not uint64", "CREMI's clefts are: their background needs 64 bits.")
+            raise VolumeError(f"{file}:{CLEFTS} is not uint64", "Store them as such: CREMI's background needs 64 bits.")
         whole, box = box, covered(image, labels)
         if not whole.contains(box):
             raise VolumeError(

@@ -21,7 +21,7 @@ def list_files(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
     except OSError as error:
         raise VolumeError(
-            f"cannot list {folder}: {error.strerror or error}", "Name a folder of the data set."
+            f"cannot list {folder}: {error.strerror or error}", "Name a folder of the data set that you may read."
         ) from error
 
 

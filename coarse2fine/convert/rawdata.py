@@ -242,5 +242,5 @@ def _write_json(data: RawData, folder: Path) -> None:
 def _output_error(target: Path, error: OSError) -> OutputError:
     return OutputError(
         f"cannot write {target}: {error.strerror or error}",
-        "Check that you may write there and that there is space on the disk.",
+        "Name a folder that you may write to with -o, or make room on its disk.",
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from coarse2fine.errors import OutputError
 from coarse2fine.io.owned import check_links
+from coarse2fine.system.signals import undisturbed
 
 _TEMP_PREFIX = ".c2f-"  # hidden, so that what a killed process leaves behind is not taken for a case
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -134,11 +135,13 @@ def atomic_folder(target: Path, check: Callable[[], None]) -> Iterator[Path]:
         yield new
         if target.exists():
             check()
-            _exchange(new, target, temp / "old")
+            with undisturbed():  # between its two steps the old folder would be lost
+                _exchange(new, target, temp / "old")
         else:
             new.rename(target)
     finally:
-        shutil.rmtree(temp, ignore_errors=True)
+        with undisturbed():
+            shutil.rmtree(temp, ignore_errors=True)
 
 
 def _exchange(new: Path, target: Path, old: Path) -> None:

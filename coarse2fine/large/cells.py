@@ -69,6 +69,12 @@ class OpenVolume:
             raise RuntimeError("there is no coarse network in one-stage mode")
         return self.pipeline.segmenter, self.coarse
 
+    @property
+    def packs(self) -> bool:
+        """Whether regions are packed: not in one-stage mode, nor in a thin volume, see ``selection.thin``."""
+        segmenter = self.pipeline.segmenter
+        return segmenter is not None and segmenter.stage_over(self.view) is segmenter.stage
+
     def inside(self, core: Box) -> Box:
         """The part of a cell that is not cropped away, in voxels of the cropped, transposed volume."""
         crop = self.view.crop

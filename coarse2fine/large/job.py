@@ -61,9 +61,13 @@ class Job:
 @lru_cache(maxsize=1)
 def volume_of(job: Job) -> OpenVolume:
     """The volume as both networks see it."""
-    scan = Scan.from_dict(json.loads(job.work.path(SCAN).read_text()))
     pipeline = Pipeline.from_config(job.config, trust_checkpoint=job.trust)
-    return open_volume(pipeline, job.source.open()[1], scan, job.coarse_level)
+    return open_volume(pipeline, job.source.open()[1], scan_of(job), job.coarse_level)
+
+
+def scan_of(job: Job) -> Scan:
+    """Statistics of the volume, once it has been scanned."""
+    return Scan.from_dict(json.loads(job.work.path(SCAN).read_text()))
 
 
 @lru_cache(maxsize=4)

@@ -101,6 +101,33 @@ def plan_lattice(shape: Triple, cell: Triple, chunk: Triple, per_block: Triple =
     return Lattice((z, y, x), per_block)
 
 
+def cell_doubts(lattice: Lattice, cell: Triple | None, chunk: Triple) -> tuple[str, ...]:
+    """A warning if cells are not of the size that was asked for, because they end where chunks of the result do.
+
+    Args:
+        lattice: From ``plan_lattice``.
+        cell: What was asked for, if anything.
+        chunk: As for ``plan_lattice``.
+
+    >>> [len(cell_doubts(plan_lattice((64,) * 3, cell, (16,) * 3), cell, (16,) * 3)) for cell in ((32,) * 3, (24,) * 3)]
+    [0, 1]
+    """
+    if cell is None:
+        return ()
+    found, even = (_largest(each) for each in (lattice, plan_lattice(lattice.shape, cell, (1, 1, 1))))
+    if all(size in sizes for size, *sizes in zip(found, even, cell, strict=True)):
+        return ()
+    return (
+        f"blocks.cell is {list(cell)}, but cells end where chunks of the result do, of {list(chunk)} voxels: they have "
+        f"up to {list(found)}",
+    )
+
+
+def _largest(lattice: Lattice) -> Triple:
+    """Size of the longest cell along each axis."""
+    return triple(max(b - a for a, b in itertools.pairwise(edges)) for edges in lattice.edges)
+
+
 def _edges(size: int, cell: int, chunk: int) -> tuple[int, ...]:
     count = -(-size // cell)  # never much larger than asked for: memory depends on it
     inner = {round(index * size / count / chunk) * chunk for index in range(1, count)}

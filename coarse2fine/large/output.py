@@ -109,11 +109,13 @@ def plan_output(where: str, *, objects: bool, overwrite: bool, inputs: str, work
     source = folder.resolve() if folder else None
     for one, other in ((path.resolve(), source), (source, path.resolve())):
         if one and other and one.is_relative_to(other):
-            raise OutputError(f"the output {path} and the input {inputs} lie in each other", "Choose another output.")
+            raise OutputError(
+                f"the output {path} and the input {inputs} lie in each other", "Choose an output elsewhere with -o."
+            )
     if path.exists() and not overwrite and not was_published(work):
         raise _exists(path)
     if path.is_dir() and not _is_result(path):
-        raise OutputError(f"{path} is a folder, but no result of an earlier run", "Choose another name.")
+        raise OutputError(f"{path} is a folder, but no result of an earlier run", "Choose another name with -o.")
     check_folder(path)
     work.parent.mkdir(parents=True, exist_ok=True)
     if work.parent.stat().st_dev != path.parent.stat().st_dev:
@@ -167,7 +169,8 @@ def publish(output: Output, spec: LabelSpec, work: WorkFolder, source: Source) -
         staged.rename(path)
     except OSError as error:
         raise OutputError(
-            f"cannot move the result to {path}: {error.strerror}", "Check that you may write there, and run again."
+            f"cannot move the result to {path}: {error.strerror}",
+            "Make its folder one that is there and that you may write to, and run the same command again.",
         ) from error
 
 

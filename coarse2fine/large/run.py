@@ -22,8 +22,8 @@ from coarse2fine.large.cells import open_volume
 from coarse2fine.large.execution.engine import Engine, Failure, Task, run_phase
 from coarse2fine.large.execution.manifest import Manifest
 from coarse2fine.large.execution.work import Key, WorkFolder, open_work
-from coarse2fine.large.job import SCAN, Job, store_of, write_json
-from coarse2fine.large.lattice import Lattice, plan_lattice
+from coarse2fine.large.job import SCAN, Job, scan_of, store_of, write_json
+from coarse2fine.large.lattice import Lattice, cell_doubts, plan_lattice
 from coarse2fine.large.norm import settle_norm
 from coarse2fine.large.objects import FIRST, TABLE, NumberCell, PairCell, RenumberCell, first_numbers, join_objects
 from coarse2fine.large.output import PUBLISHED, Output, publish
@@ -105,7 +105,10 @@ def segment_store(
             folder.mark("create", (0,), {})
         _scan(phases, job)
         cells = lattice.cells()
-        settled = settle_norm(job, lambda name, task, keys: phases.phase(job, name, task, keys, lattice.core))
+        packs = open_volume(plan.pipeline, plan.levels, scan_of(job), plan.coarse_level).packs
+        settled = settle_norm(
+            job, lambda name, task, keys: phases.phase(job, name, task, keys, lattice.core), packs=packs
+        )
         segmented = phases.phase(job, "segment", SegmentBlock(job), lattice.blocks(), lattice.extent)
         receivers = {triple(cell) for payload in segmented.values() for cell in payload["to"]}
         merged = phases.phase(job, "merge", MergeCell(job), sorted(receivers), lattice.core)
@@ -169,7 +172,8 @@ def _plan(config: Config, source: Source, trust: bool) -> _Plan:
     open_volume(pipeline, levels, blank_scan(len(levels[0].channels), lattice.shape), level)
     stored = check_stored(scales, source.region)
     level, passed_over = fitting_level(level, config.blocks.coarse_level, scales, source.region)
-    warnings = (*scales.warnings, *stored, *passed_over)
+    doubts = cell_doubts(lattice, config.blocks.cell, chunk_of(lattice.shape))
+    warnings = (*scales.warnings, *stored, *passed_over, *doubts)
     return _Plan(pipeline, levels, identity_of(scales, source.region), lattice, level, warnings)
 
 
@@ -292,14 +296,17 @@ def _scan(phases: _Phases, job: Job) -> None:
     picked = [blocks[round(index)] for index in np.linspace(0, len(blocks) - 1, count)]
     parts = phases.phase(job, "scan", ScanBlock(job), picked, job.lattice.extent)
     if not parts:
-        raise VolumeError(f"{job.source.where}: no block of it can be read: {phases.failures[0].message}", "Check it.")
+        raise VolumeError(
+            f"{job.source.where}: no block of it can be read: {phases.failures[0].message}",
+            "Mend the store, or what leads to it, and run the same command again with --restart.",
+        )
     scanned = (Scan.from_dict(part) for payload in parts.values() for part in payload["parts"])
     scan = join_scans(scanned, job.lattice.shape)
     for index, channel in enumerate(scan.channels):
         if channel.low == channel.high and scan.crop == scan.part:
             raise VolumeError(
                 f"{job.source.where}: every voxel of channel {index} that was read is {channel.low}",
-                "Check the path, the region and the array.",
+                "Name another part of the volume (--region), another array (--array) or another store, with --restart.",
             )
     write_json(job.work.path(SCAN), scan.to_dict())
 

@@ -44,6 +44,10 @@ class DamagedError(Exception):
     """A file is not what ``torch.save`` writes; its text says why."""
 
 
+class UnusualError(DamagedError):
+    """A file that PyTorch may be able to read is not read here; its text says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
     """A tensor that is still in its file.
@@ -175,7 +179,7 @@ class _Reader(pickle._Unpickler):
                 self.dispatch[code[0]](self)
             except pickle._Stop as stop:  # type: ignore[attr-defined]
                 return stop.value
-        raise DamagedError("its description has more parts than any network's")
+        raise UnusualError("its description has more parts than any network's")
 
     def find_class(self, module: str, name: str) -> Any:
         """What a name stands for here; nothing is imported."""
@@ -256,7 +260,7 @@ class _Bounded(io.BufferedReader):
     def read(self, size: int | None = -1, /) -> bytes:
         """Up to ``size`` bytes."""
         if size is not None and size > MOST_DIRECTORY:
-            raise DamagedError("its table of records is larger than any network's")
+            raise UnusualError("its table of records is larger than any network's")
         return super().read(size)
 
 
@@ -268,7 +272,8 @@ class Archive:
 
     Raises:
         RefusedNameError: If it names what no checkpoint of nnU-Net holds.
-        DamagedError: If it is not what ``torch.save`` writes, or larger than any description of a network.
+        DamagedError: If it is not what ``torch.save`` writes.
+        UnusualError: If it is compressed, of another byte order, or larger than any description of a network.
         OSError: If it cannot be read.
     """
 
@@ -292,10 +297,10 @@ class Archive:
         prefix = names[0].removesuffix("data.pkl")
         order = f"{prefix}byteorder"
         if order in self._records and self._plain(archive, order, 0, 16) != sys.byteorder.encode():
-            raise DamagedError("it was written on a machine with another byte order")
+            raise UnusualError("it was written on a machine with another byte order")
         data = self._plain(archive, names[0], 0, MOST_PICKLE + 1)
         if len(data) > MOST_PICKLE:
-            raise DamagedError(f"its description has more than {MOST_PICKLE} bytes")
+            raise UnusualError(f"its description has more than {MOST_PICKLE} bytes")
         collecting = gc.isenabled()
         gc.disable()  # of millions of new values there is nothing to collect, and looking takes as long as reading
         try:
@@ -310,7 +315,7 @@ class Archive:
         if record is None:
             raise DamagedError(f"it lacks the record {name[:100]}")
         if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
-            raise DamagedError(f"its record {name[:100]} is compressed, which PyTorch's never are")
+            raise UnusualError(f"its record {name[:100]} is compressed, which PyTorch's never are")
         data = bytearray()
         with archive.open(record) as stream:
             stream.seek(start)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shlex
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import torch
 from torch import nn
 
 from coarse2fine.errors import ModelError, UntrustedModelError
-from coarse2fine.nnunet.archive import Archive, DamagedError, RefusedNameError, StoredTensor
+from coarse2fine.nnunet.archive import Archive, DamagedError, RefusedNameError, StoredTensor, UnusualError
 from coarse2fine.system.terminal import plain, shown
 
 _LAYERS = {  # by module of torch.nn; 2D ones are never built, but plans usually have a 2d configuration, too
@@ -70,6 +71,8 @@ MOST_STAGES, MOST_LAYERS = 20, 200
 """Of a network; real ones have up to 8 and 40, and building a billion would take forever."""
 MOST_JSON, MOST_PLANS = 16 << 20, 1 << 20
 """Bytes of a JSON file, and of plans.json, which is copied; real plans have some 20 KB, data sets a line per case."""
+_COPY = "Copy the checkpoint again."
+_TRUST = "If you trust its author as you trust a program, load it with --trust-checkpoint."
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -89,6 +92,8 @@ def read_json(path: Path) -> dict[str, Any]:
             "Give an nnU-Net v2 model folder: one that holds plans.json, "
             "dataset.json and fold_* (usually named Trainer__Plans__Configuration).",
         ) from None
+    except PermissionError:
+        raise _forbidden(path) from None
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, or a number too long
         raise ModelError(f"{path} cannot be read: {error}", "Copy the model folder again.") from None
     if not isinstance(document, dict):
@@ -172,7 +177,7 @@ def _check_architecture(architecture: object, key: str, path: Path) -> None:
         if not isinstance(options, dict) or not all(isinstance(value, int | float) for value in options.values()):
             raise ModelError(
                 f"{path}: {key}.arch_kwargs.{argument} is {shown(options)}",
-                "Options of layers are numbers, true or false; others are not supported.",
+                f"Options of layers are numbers, true or false: use the {path.name} that nnU-Net wrote.",
             )
 
 
@@ -185,7 +190,8 @@ def _check_layers(section: Mapping[str, Any], prefix: str, path: Path) -> None:
         if not all(type(count) is int and 0 <= count <= most for count in counts) or sum(counts) > most:
             raise ModelError(
                 f"{path}: {prefix}{key} is {shown(value)}",
-                f"Networks of up to {MOST_STAGES} stages with up to {MOST_LAYERS} layers are supported.",
+                f"Networks have up to {MOST_STAGES} stages with up to {MOST_LAYERS} layers: use the {path.name} that "
+                "nnU-Net wrote with this model.",
             )
 
 
@@ -238,7 +244,10 @@ def load_checkpoint(path: Path, *, trust: bool = False) -> Checkpoint:
         ModelError: If it is missing, damaged or not an nnU-Net checkpoint.
     """
     if not path.is_file():
-        raise ModelError(f"{path} does not exist", "Name another checkpoint or fold, or copy the model again.")
+        raise ModelError(
+            f"{path} does not exist",
+            "Name another checkpoint or fold (folds and checkpoint of the model's section), or copy the model again.",
+        )
     archive = None if trust else _open_archive(path)
     content = _load_trusted(path) if archive is None else archive.content
     if not isinstance(content, dict):
@@ -278,15 +287,17 @@ def _open_archive(path: Path) -> Archive:
     except RefusedNameError as name:
         raise UntrustedModelError(
             f"{path} names {plain(str(name))}, which could execute code",
-            "If you trust its author as you trust a program, load it with --trust-checkpoint.",
+            _TRUST,
         ) from None
+    except PermissionError:
+        raise _forbidden(path) from None
     except (DamagedError, OSError) as error:
         if isinstance(error, DamagedError) and _is_pickle(path):
             raise UntrustedModelError(
                 f"{path} is a bare pickle, PyTorch's format until 2020, which could execute code",
-                "If you trust its author as you trust a program, load it with --trust-checkpoint.",
+                _TRUST,
             ) from None
-        raise _unreadable(path, str(error)) from None
+        raise _unreadable(path, str(error), _TRUST if isinstance(error, UnusualError) else _COPY) from None
 
 
 def _is_pickle(path: Path) -> bool:
@@ -317,11 +328,12 @@ def _is_plain(value: object) -> bool:
     )
 
 
-def _unreadable(path: Path, reason: str) -> ModelError:
-    return ModelError(
-        f"{path} is damaged or no checkpoint that PyTorch writes today: {plain(reason)[:300]}",
-        "Copy the checkpoint again.",
-    )
+def _forbidden(path: Path) -> ModelError:
+    return ModelError(f"{path} may not be read", f"Give yourself the right to: chmod u+r {shlex.quote(str(path))}")
+
+
+def _unreadable(path: Path, reason: str, remedy: str = _COPY) -> ModelError:
+    return ModelError(f"{path} is damaged or no checkpoint that PyTorch writes today: {plain(reason)[:300]}", remedy)
 
 
 def _no_checkpoint(path: Path, reason: str) -> ModelError:
@@ -344,5 +356,8 @@ def find_folds(folder: Path, checkpoint: str) -> tuple[str, ...]:
     numbered = tuple(fold for fold in found if fold.isdecimal())
     if numbered or "all" in found:
         return numbered or ("all",)
-    present = ", ".join(sorted(str(path.relative_to(folder)) for path in folder.glob("fold_*/*.pth"))) or "none"
-    raise ModelError(f"{folder} has no fold with a {checkpoint}", f"Checkpoints found there: {plain(present)[:300]}.")
+    present = sorted({path.name for path in folder.glob("fold_*/*.pth")})
+    remedy = "Copy the model folder again, with its folders fold_*."
+    if present:
+        remedy = f"Name one that is there (checkpoint of the model's section): {plain(', '.join(present))[:300]}"
+    raise ModelError(f"{folder} has no fold with a {checkpoint}", remedy)

@@ -69,7 +69,7 @@ def load_model(
         configuration = _configuration(manager, checkpoints[0])
         patch, divisor, spacing = _geometry(configuration, checkpoints[0])
         transpose = _transpose(plans)
-        schemes = _schemes(manager, configuration, channels)
+        schemes = _schemes(manager, configuration, channels, folder)
         cascade = configuration.previous_stage_name is not None
         data_method, logit_method = _resampling(configuration, folder / "plans.json", cascade=cascade)
         inputs = channels + (len(labels.foreground) if cascade else 0)
@@ -135,7 +135,7 @@ def _patch(configuration: ConfigurationManager, checkpoint: Checkpoint) -> Tripl
         raise ModelError(
             f"{checkpoint.path} is a {len(patch)}D model: configuration {checkpoint.configuration!r} has the "
             f"patch {patch}",
-            "Use a 3D configuration, such as 3d_fullres.",
+            "Use the model of a 3D configuration, such as 3d_fullres.",
         )
     return triple(patch)
 
@@ -194,7 +194,8 @@ def _reader(plans: Mapping[str, Any], dataset: Mapping[str, Any], folder: Path) 
         return READERS[name]
     if name == "NaturalImage2DIO":
         raise ModelError(
-            f"{path}: {key} is {shown(name)}, which reads 2D images", "Use a model that was trained on volumes."
+            f"{path}: {key} is {shown(name)}, which reads 2D images",
+            "Use a model that was trained on volumes, such as one of configuration 3d_fullres.",
         )
     raise UntrustedModelError(
         f"{path}: {key} is {shown(name)}, which is none of nnU-Net's readers of volumes",
@@ -233,7 +234,7 @@ def _network(configuration: ConfigurationManager, inputs: int, heads: int, check
     if expected != found:
         raise ModelError(
             f"{checkpoint.path} does not fit the network in plans.json: {_difference(expected, found)}",
-            "Use plans.json and dataset.json of the same training; trainers that change the network "
+            "Use plans.json, dataset.json and checkpoints of the same training; trainers that change the network "
             "itself are not supported.",
         )
     # A parameter has several names; as when a state is loaded, the last one counts, and nothing is read twice.
@@ -257,8 +258,16 @@ def _difference(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tup
     return f"{plain(name)[:200]} is {have} instead of {want}"
 
 
-def _schemes(manager: PlansManager, configuration: ConfigurationManager, channels: int) -> tuple[Scheme, ...]:
+def _schemes(
+    manager: PlansManager, configuration: ConfigurationManager, channels: int, folder: Path
+) -> tuple[Scheme, ...]:
     """Normalisation of each channel."""
+    if len(configuration.normalization_schemes) != channels:
+        raise ModelError(
+            f"{folder / 'plans.json'} has normalization_schemes for {len(configuration.normalization_schemes)} "
+            f"channel(s), dataset.json has {channels}",
+            "Use plans.json and dataset.json of the same training.",
+        )
     schemes = []
     for channel, (name, masked) in enumerate(
         zip(configuration.normalization_schemes, configuration.use_mask_for_norm, strict=True)
@@ -269,5 +278,4 @@ def _schemes(manager: PlansManager, configuration: ConfigurationManager, channel
             values = [float(numbers[key]) for key in ("mean", "std", "percentile_00_5", "percentile_99_5")]
             demand(bool(np.isfinite(values).all()), f"foreground_intensity_properties_per_channel.{channel}", numbers)
         schemes.append(Scheme(name, bool(masked), *values))
-    demand(len(schemes) == channels, "normalization_schemes", configuration.normalization_schemes)
     return tuple(schemes)

@@ -199,7 +199,10 @@ def _settings(card: AgentCard, folder: Path) -> FeatureSettings:
     try:
         return FeatureSettings(**given)
     except (TypeError, ValueError) as error:
-        raise ModelError(f"the card of the agent {folder}: features: {error}", "Train the agent anew.") from error
+        raise ModelError(
+            f"the card of the agent {folder}: features: {error}",
+            "Copy the agent's folder again, train it anew (c2f-train), or choose by a rule: assign.agent: greedy.",
+        ) from error
 
 
 def _misfits(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Stopped", "drop_output", "exit_code", "stoppable", "terminating_later"]
+__all__ = ["Stopped", "drop_output", "exit_code", "put_off", "stoppable", "undisturbed"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
@@ -60,24 +60,36 @@ def stoppable() -> Iterator[list[int]]:
 
 
 @contextmanager
-def terminating_later() -> Iterator[None]:
-    """Puts off what the process does about SIGTERM until this is left, so that what is begun here can be undone then.
+def put_off(*numbers: signal.Signals) -> Iterator[None]:
+    """Puts off what the process does about signals until this is left.
 
-    The signal is not blocked: processes that are started meanwhile would be deaf to it, too. Where it ends the process
-    at once, it still does.
+    So what is begun here can be undone then, and what is undone here is not left half undone. Signals are not blocked:
+    processes that are started meanwhile would be deaf to them, too. Where one ends the process at once, it still does.
+
+    Args:
+        numbers: Of the signals.
     """
-    handler = signal.getsignal(signal.SIGTERM)
-    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
     came: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    before = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
+    for number in before:
+        signal.signal(number, lambda number, _: came.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         if came:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(came[0])
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Cleaning up that Ctrl-C, a hang-up or SIGTERM, the first or a further one, must not cut short; it comes after."""
+    with put_off(signal.SIGINT, *_SIGNALS):
+        yield
 
 
 def drop_output() -> None:

@@ -108,7 +108,7 @@ def measure_outcomes(
     if reference.shape != volume.grid.shape:
         raise VolumeError(
             f"{volume.name}: labels of shape {reference.shape} for an image of {volume.grid.shape}",
-            "Labels must lie on the image's own grid.",
+            "Resample the labels to the image's grid, or give those that were drawn on it.",
         )
     random = np.random.default_rng(seed)
     coarse_view = view_volume(volume, coarse, config.coarse.spacing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +15,14 @@ from assignnet import Roi, RoiTree
 from canvas import Box
 from coarse2fine.coarse.scene import Scene
 from coarse2fine.config.reader import load_config
+from coarse2fine.errors import ConfigError, ModelError
 from coarse2fine.fine.inputs import VolumeNorm
 from coarse2fine.fine.segment import FineStage
 from coarse2fine.io.turn import Turn
+from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import open_view
-from coarse2fine.segmenter import Segmented, Segmenter, make_segmenter
+from coarse2fine.segmenter import Segmented, Segmenter, check_models, make_segmenter
 from coarse2fine.system.timing import Run
 
 SHAPE = (16, 48, 48)
@@ -111,3 +114,45 @@ def test_segment__whether_boxes_stay_alone_is_settled__is_not_decided_anew(
     assert len(settled.fine.canvases) == (len(SPOTS) if alone else 1)
     assert (settled.fine.measured > 0) is not alone
     np.testing.assert_array_equal(settled.writer.finish(), spots(0, 1, 2))
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "fine": {},
+    "cascade": {"cascade": True},
+    "two channels": {"channels": 2},
+    "liver": {"labels": {"background": 0, "liver": 1}},
+}
+PRIOR, ONE_STAGE = "fine.use_prior=true", "mode=one-stage"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "remedy", "mended"),
+    [
+        (("fine", "cascade"), "Set fine.use_prior: true", ("fine", "cascade", PRIOR)),
+        (("fine", "fine", PRIOR), "Set fine.use_prior: false", ("fine", "fine")),
+        (("fine", "fine", PRIOR), "or use a 3d_cascade_fullres model", ("fine", "cascade", PRIOR)),
+        ((None, "cascade", PRIOR, ONE_STAGE), "Name one with --coarse-model", ("fine", "cascade", PRIOR, ONE_STAGE)),
+        ((None, "fine"), "Name one with --coarse-model", ("fine", "fine")),
+        (("cascade", "fine"), "Use a 3d_lowres model", ("fine", "fine")),
+        (("fine", "two channels"), "Use two models trained on the same images", ("two channels", "two channels")),
+        (("liver", "fine"), "Use two models trained on the same labels", ("liver", "liver")),
+        (
+            ("fine", "fine", "coarse.patch_size=[7, 8, 8]"),
+            "multiple of [2",
+            ("fine", "fine", "coarse.patch_size=[8, 8, 8]"),
+        ),
+    ],
+)
+def test_check_models__what_does_not_fit__fits_if_done_as_the_message_says(
+    model_folder: Callable[..., Path], wrong: tuple[Any, ...], remedy: str, mended: tuple[Any, ...]
+) -> None:
+    """Two models, and settings."""
+
+    def check(coarse: str | None, fine: str, *settings: str) -> None:
+        models = (None if kind is None else load_model(model_folder(**KINDS[kind])) for kind in (coarse, fine))
+        check_models(load_config(None, settings), *models)
+
+    with pytest.raises((ModelError, ConfigError)) as caught:
+        check(*wrong)
+    assert remedy in caught.value.remedy
+    check(*mended)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 import torch
 
-CHECKPOINT = "fold_all/checkpoint_final.pth"
+PLANS, DATA, CHECKPOINT = "plans.json", "dataset.json", "fold_all/checkpoint_final.pth"
 NETWORK = "dynamic_network_architectures.architectures.unet"
 USED, SPARE = "configurations.3d_fullres", "configurations.spare"
 
@@ -55,3 +57,26 @@ def edit_pickle(path: Path, change: Callable[[bytes], bytes], compress: int = zi
     with zipfile.ZipFile(path, "w", compress) as archive:
         for name, content in parts.items():
             archive.writestr(name, change(content) if name.endswith("data.pkl") else content)
+
+
+def follow(remedy: str, folder: Path, pristine: Path) -> dict[str, Any]:
+    """Does what a message says, with a folder that is as it should be at hand; returns options for ``load_model``."""
+    if remedy.startswith("Name one that is there"):
+        return {"checkpoint": remedy.rpartition(": ")[2]}
+    if remedy == "Name the same kind of function in resampling_fn_data and resampling_fn_probabilities.":
+        used = get(json.loads((folder / PLANS).read_text()), USED)
+        for part in ("", "_kwargs"):
+            set_key(PLANS, f"{USED}.resampling_fn_probabilities{part}", used[f"resampling_fn_data{part}"])(folder)
+        return {}
+    if re.match("Copy the model folder again|Give |Use a model|Use the model ", remedy):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(pristine, folder)
+        return {}
+    words = {PLANS: r"plans\.json", DATA: r"dataset\.json", CHECKPOINT: "checkpoint(_final|s of| again)"}
+    files = [file for file, word in words.items() if re.search(word, remedy)]
+    assert files, remedy
+    for file in files:
+        if (folder / file).is_dir():
+            (folder / file).rmdir()
+        shutil.copy(pristine / file, folder / file)
+    return {}

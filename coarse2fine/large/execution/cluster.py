@@ -19,6 +19,7 @@ from coarse2fine.large.execution.connection import Connection, Local, join_clust
 from coarse2fine.large.execution.tasks import Engine, Failure, OnDone, Outcome, Task, attempt
 from coarse2fine.large.execution.work import Key
 from coarse2fine.system.memory import keep_freed_memory
+from coarse2fine.system.signals import undisturbed
 
 if TYPE_CHECKING:
     from distributed import Future
@@ -101,14 +102,21 @@ class _Cluster:
         return self._connection.dashboard if self._connection else None
 
     def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            self._connection = self._connect(stack)
-            self._stack = stack.pop_all()
+        try:
+            self._connection = self._connect(self._stack)
+        except BaseException:
+            self._close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        """Stops all that was started, and removes its files; a second Ctrl-C has to wait."""
         self._connection = None
-        self._stack.close()
+        with undisturbed():
+            self._stack.close()
 
     def run(self, task: Task, keys: Sequence[Key], *, on_done: OnDone, retries: int) -> list[Failure]:
         if self._connection is None:
@@ -228,7 +236,7 @@ class _BlockQueue:
         elif isinstance(outcome, Exception):
             raise C2FError(
                 f"the workers cannot run the blocks: {_root(outcome)}",
-                "Scheduler and workers need the same versions of coarse2fine, Python and Dask as this process.",
+                "Start scheduler and workers with the versions of coarse2fine, Python and Dask that this process has.",
             )
         elif outcome.fatal is not None:
             raise OutputError(*outcome.fatal)

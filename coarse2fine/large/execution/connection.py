@@ -15,7 +15,7 @@ from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING
 
 from coarse2fine.errors import C2FError
-from coarse2fine.system.signals import terminating_later
+from coarse2fine.system.signals import put_off
 
 if TYPE_CHECKING:
     from distributed import Client, Nanny, SpecCluster
@@ -181,7 +181,7 @@ def _interrupts_held() -> Iterator[None]:
     resource_tracker.ensure_running()  # a process, too: it must not die of a hang-up before the others are stopped
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)  # starting it has let Ctrl-C through again
     try:
-        with terminating_later():
+        with put_off(signal.SIGTERM):
             yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -107,7 +107,8 @@ class WorkFolder:
             )
         if found["run"] != self.run:
             raise OutputError(
-                f"the work folder {self.folder} has been restarted by another run", "Stop one of the two runs."
+                f"the work folder {self.folder} has been restarted by another run",
+                f"{_ANOTHER} for this run, or let the other one end.",
             )
 
     def mark(self, phase: str, key: Key, payload: Mapping[str, Any]) -> dict[str, Any]:

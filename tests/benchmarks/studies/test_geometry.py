@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from types import ModuleType
+import json
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from conftest import benchmark_module, import_benchmark
 from rich.console import Console
 
@@ -33,6 +36,22 @@ def test_block_average__edges_that_do_not_divide__is_the_mean_of_each_block(geom
     for i, j in np.ndindex(3, 3):
         block = mask[i * 7 // 3 : (i + 1) * 7 // 3, :, j * 10 // 3 : (j + 1) * 10 // 3]
         assert found[i, 0, j] == pytest.approx(block.mean())
+
+
+def test_ground_of__voxels_on_which_nobody_decided__are_background(geometry: ModuleType, tmp_path: Path) -> None:
+    """The label that dataset.json calls ignore is no object, and no part of the heatmap."""
+    truth = np.zeros((4, 8, 8), np.uint8)
+    truth[1:3, 1:3, 1:3], truth[:, 5:, 5:] = 1, 2
+    (tmp_path / "labelsTs").mkdir()
+    sitk.WriteImage(sitk.GetImageFromArray(truth), str(tmp_path / "labelsTs/a.nii.gz"))
+    case = import_benchmark("common.registry").Case("a", "test", None, tmp_path / "labelsTs/a.nii.gz")
+    bench = geometry.MaskBench(SimpleNamespace(config="covid"), case)
+    for labels, seen in (({"ignore": 2}, truth == 1), ({"other": 2}, truth != 0)):
+        bench.__dict__.pop("reference", None)
+        described = {"labels": {"background": 0, "lesion": 1, **labels}}
+        (tmp_path / "dataset.json").write_text(json.dumps(described))
+        assert ((bench.reference != 0) == seen).all()
+        assert geometry.ground_of(bench).heat.values.sum() == pytest.approx(seen.sum() / truth.size, rel=1e-6)
 
 
 def test_objects_of__touching_labels__are_objects_of_their_own(geometry: ModuleType) -> None:

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 import torch
 from conftest import blobs
 from infer_runs import OBLIQUE, SHAPE, Models, assert_same_grid, run, save, snapshot, use, write
+from large_volumes import write_image
 
 from coarse2fine.cli import infer as cli
 from coarse2fine.pipeline import Pipeline
@@ -175,6 +176,61 @@ def test_main__bad_input__says_what_is_wrong_and_writes_nothing(
     assert snapshot(tmp_path) == before
 
 
+# What the message of a run in BAD tells to do, and the run in which it is done.
+CURES: dict[str, tuple[str, Run]] = {
+    "no models": ("Name its folder with --fine-model", Run()),
+    "no coarse model": ("Name the model folder in the configuration or with --coarse-model", Run()),
+    "no such model": ("Give the folder that holds plans.json and fold_*", Run()),
+    "no such fold": ("Name another checkpoint or fold", Run(options=["--set", "fine.folds=[all]"])),
+    "no such checkpoint": (": checkpoint_final.pth", Run(options=["--set", "fine.checkpoint=checkpoint_final.pth"])),
+    "labels differ": ("Use two models trained on the same labels", Run()),
+    "channels of models differ": ("Use two models trained on the same images", Run()),
+    "one file, two channels": (
+        "Name the files a_0000.nrrd to a_0001.nrrd and give the first",
+        Run(with_channels(SHAPE, SHAPE), **TWO),
+    ),
+    "voxels in metres": ("Check the spacing in the file's header", Run()),
+    "canvas not divisible": ("a multiple of [2, 4, 4]", Run(options=["--set", "canvas.size=[10,16,16]"])),
+    "coarse patch not divisible": ("a multiple of [2, 4, 4]", Run(options=["--set", "coarse.patch_size=[8,12,12]"])),
+    "slot too large": ("Choose a smaller slot", Run(options=["--set", "canvas.slot=[4,8,8]"])),
+    "no such agent": ("Or choose by a rule: assign.agent: greedy", Run(options=["--set", "assign.agent=greedy"])),
+    "device not here": ("Use device: auto or cpu", Run(options=["--device", "auto"])),
+    "unknown type": (".nii.gz", Run(target="o.nii.gz")),
+    "exists": ("Use --overwrite", Run(beside("o.nrrd", b"precious"), options=["--overwrite"])),
+    "folder to file": ("Name a folder with -o", Run(in_folder, target="out")),
+    "input is output": ("Choose another name with -o", Run(target="b.nrrd")),
+    "report is output": ("Choose another name with --report", Run(options=["--report", "{}/r.json"])),
+    "report is input": ("Choose another name with --report", Run(options=["--report", "{}/r.json"])),
+}
+
+
+@pytest.mark.parametrize("name", CURES)
+def test_main__what_a_message_says_is_done__runs(
+    tmp_path: Path, models: Models, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Remedies for what is wrong with a run as a whole; those of files and settings are followed in other tests."""
+    remedy, mended = CURES[name]
+    for folder in ("wrong", "right"):
+        (tmp_path / folder).mkdir()
+    assert run(*BAD[name][0].arguments(tmp_path / "wrong", models)) == 1
+    assert remedy in capfd.readouterr().err
+    assert run(*mended.arguments(tmp_path / "right", models)) == 0
+
+
+@pytest.mark.parametrize("given", [["--region", ":,:,:"], ["--instances"], ["--channel", 0]])
+def test_main__option_for_stores_and_a_file__remedies_work(
+    tmp_path: Path, models: Models, given: list[object], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Without the option the file is segmented; stored as zarr, as the message says, it is with the option."""
+    source, target = save(tmp_path / "a.nii.gz"), tmp_path / "b.nii.gz"
+    options = [*use(models), "--mode", "one-stage"]
+    assert run("-i", source, "-o", target, *options, *given) == 1
+    assert "Leave it out, or store the volume as zarr" in capfd.readouterr().err
+    assert run("-i", source, "-o", target, *options) == 0
+    stored = write_image(tmp_path / "a.zarr", blobs(SHAPE), spacing=OBLIQUE.spacing)
+    assert run("-i", stored, "-o", tmp_path / "b.zarr", *options, *given) == 0
+
+
 def test_main__overwrite__replaces_the_old_result(tmp_path: Path, models: Models) -> None:
     """With the option the old file goes, as it does not without."""
     source, target = save(tmp_path / "a.nii.gz"), write(tmp_path / "b.nii.gz", b"old")
@@ -198,6 +254,11 @@ def test_main__second_of_three_cases_bad__segments_and_reports_the_others(
     assert "1 of 3 cases failed: b" in error
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "c.nii.gz"]
     assert [report["case"] for report in json.loads(report_file.read_text())] == ["a", "c"]
+    assert "Once these are mended, run the same command again with --overwrite" in error
+    save(tmp_path / "in" / "b.nii.gz")
+    arguments = ["-i", tmp_path / "in", "-o", tmp_path / "out", "--report", report_file, *use(models)]
+    assert run(*arguments, "--overwrite") == 0
+    assert [report["case"] for report in json.loads(report_file.read_text())] == ["a", "b", "c"]
 
 
 def test_main__control_characters_in_a_name__do_not_reach_the_terminal(

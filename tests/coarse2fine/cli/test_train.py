@@ -28,6 +28,9 @@ from assignnet.value.instance import Instance, read_instances
 from coarse2fine.cli import infer as cli
 from coarse2fine.cli import train as train_cli
 from coarse2fine.cli import train_run as training
+from coarse2fine.io import read_volume
+from coarse2fine.nnunet.loading import load_model
+from coarse2fine.training.dataset import find_labelled_cases, read_labels
 
 SHAPE = (12, 32, 32)
 SMALL = ["--variants", "1", "--regions", "1", "--steps", "2", "--warm-start", "1"]
@@ -326,22 +329,24 @@ def test_main__agent_exists__is_kept(
     """A finished agent is replaced only if that is asked for."""
     before = content(agent)
     assert f"{agent} holds an agent" in (message := told(lab, agent, option, capfd))
-    assert "--overwrite" in message
+    assert "Choose another folder, or add --overwrite" in message
     assert content(agent) == before
+    training.prepare_output(agent, overwrite=True)
 
 
+RANGE = ["--lambdas", "0.1", "0.5"]
 WRONG = {
-    "lambdas reversed": (["--lambdas", "0.5", "0.1"], "--lambdas 0.5 0.1 is no range"),
-    "lambdas equal": (["--lambdas", "0.1", "0.1"], "--lambdas 0.1 0.1 is no range"),
-    "lambda zero": (["--lambdas", "0", "0.1"], "--lambdas 0.0 0.1 is no range"),
-    "lambda negative": (["--lambdas", "-1", "0.1"], "--lambdas -1.0 0.1 is no range"),
-    "lambda nan": (["--lambdas", "nan", "0.1"], "--lambdas nan 0.1 is no range"),
-    "lambda infinite": (["--lambdas", "0.1", "inf"], "--lambdas 0.1 inf is no range"),
-    "no steps": (["--steps", "0"], "--steps is 0"),
-    "no variants": (["--variants", "0"], "--variants is 0"),
-    "seed negative": (["--seed", "-1"], "--seed is -1"),
-    "seed too large": (["--seed", str(1 << 32)], f"--seed is {1 << 32}"),
-    "unknown setting": (["--set", "rois.treshold=0.1"], "rois.treshold"),
+    "lambdas reversed": (["--lambdas", "0.5", "0.1"], "--lambdas 0.5 0.1 is no range", RANGE),
+    "lambdas equal": (["--lambdas", "0.1", "0.1"], "--lambdas 0.1 0.1 is no range", RANGE),
+    "lambda zero": (["--lambdas", "0", "0.1"], "--lambdas 0.0 0.1 is no range", RANGE),
+    "lambda negative": (["--lambdas", "-1", "0.1"], "--lambdas -1.0 0.1 is no range", RANGE),
+    "lambda nan": (["--lambdas", "nan", "0.1"], "--lambdas nan 0.1 is no range", RANGE),
+    "lambda infinite": (["--lambdas", "0.1", "inf"], "--lambdas 0.1 inf is no range\n  Give two positive", RANGE),
+    "no steps": (["--steps", "0"], "--steps is 0\n  It must be at least 1", ["--steps", "1"]),
+    "no variants": (["--variants", "0"], "--variants is 0\n  It must be at least 1", ["--variants", "1"]),
+    "seed negative": (["--seed", "-1"], "--seed is -1\n  It must be a whole number from 0 to", ["--seed", "0"]),
+    "seed too large": (["--seed", str(1 << 32)], f"--seed is {1 << 32}\n", ["--seed", "4294967295"]),
+    "unknown setting": (["--set", "rois.treshold=0.1"], "rois.treshold", []),
 }
 
 
@@ -350,12 +355,14 @@ WRONG = {
 def test_main__impossible_options__are_told_before_anything_is_written(
     lab: Lab, tmp_path: Path, name: str, kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The message names the option and its value."""
-    options, expected = WRONG[name]
+    """The message names the option and its value, and what it may be is taken."""
+    options, expected, mended = WRONG[name]
     message = told(lab, tmp_path / "agent", ["--kind", kind, *options], capfd)
     assert expected in message
     assert message.count("\n") >= 2, "the remedy is a line of its own"
     assert not (tmp_path / "agent").exists()
+    parsed = train_cli.build_parser().parse_args(["--cases", "a", "-o", "b", "--kind", kind, *mended])
+    training.train_settings(parsed, start_label=False)
 
 
 @pytest.mark.parametrize("lambdas", [["0.1"], ["0.1", "much"], ["0.1", "0.2", "0.3"]])
@@ -372,26 +379,38 @@ def test_main__lambdas_that_are_no_two_numbers__ends_with_the_usage(
 def test_main__data_that_cannot_be_used__is_told_with_its_path(
     lab: Lab, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """No labels at all, none of one case, none that the model knows, nor any folder."""
+    """No labels at all, none of one case, none that the model knows, nor any folder; mended as said, all are found."""
     data = Path(shutil.copytree(lab.data, tmp_path / "data"))
     broken = replace(lab, data=data)
     label = data / "labelsTr" / "c1.nii.gz"
     save_volume(label, np.full(SHAPE, 9, np.uint8))
-    assert f"{label}: its values go from 9 to 9" in told(broken, tmp_path / "agent", [], capfd)
+    said = told(broken, tmp_path / "agent", [], capfd)
+    assert f"{label}: its values go from 9 to 9" in said
+    assert "Give the labels that the models were trained with" in said
+    right = lab.data / "labelsTr" / "c1.nii.gz"
+    assert read_labels(right, load_model(lab.fine), read_volume([label])).shape == SHAPE
     label.unlink()
-    assert f"{data / 'imagesTr'}: case c1 has no labels" in told(broken, tmp_path / "agent", [], capfd)
+    said = told(broken, tmp_path / "agent", [], capfd)
+    assert f"{data / 'imagesTr'}: case c1 has no labels\n  Add {label}, or remove the images" in said
+    shutil.copy(right, label)
+    assert len(find_labelled_cases(data, 1)) == 2
+    label.unlink()
+    (data / "imagesTr" / "c1_0000.nii.gz").unlink()
+    assert len(find_labelled_cases(data, 1)) == 1
     shutil.rmtree(data / "labelsTr")
-    assert f"{data / 'labelsTr'} does not exist" in told(broken, tmp_path / "agent", [], capfd)
+    assert f"{data / 'labelsTr'} does not exist\n  Name a folder" in told(broken, tmp_path / "agent", [], capfd)
+    assert len(find_labelled_cases(lab.data, 1)) == 2
     nowhere = replace(lab, data=tmp_path / "nowhere")
     assert f"{tmp_path / 'nowhere' / 'imagesTr'} does not exist" in told(nowhere, tmp_path / "agent", [], capfd)
     assert content(tmp_path / "agent") == {}
 
 
+@pytest.mark.usefixtures("trained")  # the same command with another rois.threshold, as the message says, works
 def test_main__nothing_to_learn_from__is_told(lab: Lab, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Without regions there are no instances; the message says which setting decides."""
     message = told(lab, tmp_path / "agent", ["--set", "rois.threshold=0.99999"], capfd)
     assert f"{lab.data}: 0 instances to learn from and 0 to validate on" in message
-    assert "rois.threshold" in message
+    assert "or change rois.threshold" in message
 
 
 def test_main__without_tensorboard__says_once_that_curves_are_not_kept(
@@ -416,7 +435,10 @@ def test_main__without_tensorboard__says_once_that_curves_are_not_kept(
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--set", "coarse.model=null", "--set", "mode=one-stage"], "mode one-stage has nothing to choose"),
+        (
+            ["--set", "coarse.model=null", "--set", "mode=one-stage"],
+            "to choose\n  Use mode: accelerated, with a",
+        ),
         (["--fine-model", "nowhere"], "nowhere"),
         (["--device", "tpu"], "tpu"),
     ],
@@ -452,10 +474,12 @@ def test_main__instances_would_replace_something_else__is_told_and_nothing_is_lo
 
 
 def test_main__output_that_is_a_file__is_told(lab: Lab, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Nothing is built first."""
+    """Nothing is built first; another folder, as the message says, can be."""
     (tmp_path / "agent").write_text("mine")
-    assert f"cannot create {tmp_path / 'agent'}" in told(lab, tmp_path / "agent", [], capfd)
+    said = told(lab, tmp_path / "agent", [], capfd)
+    assert f"cannot create {tmp_path / 'agent'}: Not a directory\n  Choose another folder." in said
     assert (tmp_path / "agent").read_text() == "mine"
+    training.prepare_output(tmp_path / "another", overwrite=False)
 
 
 def test_help__all_it_imports__is_what_c2f_infer_needs() -> None:

@@ -62,7 +62,7 @@ fine:
         (f"{path}:10: unknown key 'canvas.tile_step'; did you mean 'coarse.tile_step' or 'fine.tile_step'?"),
         (f"{path}:12: fine.folds: found 0; expected a list such as [0, 1, 2] or [all], or null"),
         ("--set rois.margin=[0, 0, -1]: rois.margin: found [0, 0, -1]; expected three whole numbers, 0 or more"),
-        ("  configs/README.md lists every key"),
+        (f"  {Path(__file__).parents[3] / 'configs/README.md'} lists every key"),
     ]
     assert len(lines) == len(expected)
     for line, start in zip(lines, expected, strict=True):

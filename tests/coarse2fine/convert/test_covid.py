@@ -81,35 +81,46 @@ def spoil_volume(name: str, voxels: np.ndarray, **geometry: Any) -> Callable[[Pa
     return lambda train: save(train / f"volume-covid19-A-{name}.nii.gz", voxels, **geometry)
 
 
+AGAIN = "Copy or unpack the data set again"
+GRID = "Give the labels that were drawn on this image, or resample them to its grid"
+LABEL = "Labels are whole numbers from 0 to 1: background, lesion"
+SPACING = "It should lie between 0.05 and 20 mm: correct the header or the unit"
+
+
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("spoil", "says", "remedy"),
     [
-        (lambda train: (train / "volume-covid19-A-0003_seg.nii.gz").unlink(), "no labels of volume-covid19-A-0003"),
-        (lambda train: (train / "volume-covid19-A-0003_ct.nii.gz").unlink(), "no image of volume-covid19-A-0003"),
-        (spoil_volume("0003_seg", np.ones((4, 6, 9), np.uint8)), "shapes (z, y, x): 4, 6, 8 and 4, 6, 9"),
-        (spoil_volume("0003_seg", mask(), spacing=(0.7, 0.701, 2.5)), "spacings (z, y, x): 2.5, 0.7, 0.7 and 2.5"),
-        (spoil_volume("0003_seg", mask(), origin=(-166.0, 187.6, -339.9)), "origins (z, y, x)"),
-        (spoil_volume("0003_seg", mask(), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1)), "different directions"),
-        (spoil_volume("0003_seg", mask(0, 2)), "values that are no label: 2"),
-        (spoil_volume("0003_seg", mask().astype(np.int8) * -1), "values that are no label: -1"),
-        (spoil_volume("0003_seg", mask().astype(np.float32) / 2), "values that are no label: 0.5"),
-        (spoil_volume("0003_ct", np.full(SHAPE, np.inf, np.float32)), "NaN or infinite"),
-        (spoil_volume("0003_ct", ct(), spacing=(700.0, 700.0, 2500.0)), "2500, 700, 700 mm (z, y, x) is not plausible"),
-        (spoil_volume("0003_ct", ct(), spacing=(0.7, 0.7, 0.0025)), "is not plausible"),
-        (lambda train: (train / "volume-covid19-A-0003_ct.nii.gz").write_bytes(b"\x1f\x8b no"), "0003_ct.nii.gz"),
+        (lambda train: (train / "volume-covid19-A-0003_seg.nii.gz").unlink(), "no labels of volume-covid19-A", AGAIN),
+        (lambda train: (train / "volume-covid19-A-0003_ct.nii.gz").unlink(), "no image of volume-covid19-A", AGAIN),
+        (spoil_volume("0003_seg", np.ones((4, 6, 9), np.uint8)), "shapes (z, y, x): 4, 6, 8 and 4, 6, 9", GRID),
+        (spoil_volume("0003_seg", mask(), spacing=(0.7, 0.701, 2.5)), "spacings (z, y, x): 2.5, 0.7, 0.7 and", GRID),
+        (spoil_volume("0003_seg", mask(), origin=(-166.0, 187.6, -339.9)), "origins (z, y, x)", GRID),
+        (spoil_volume("0003_seg", mask(), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1)), "different directions", GRID),
+        (spoil_volume("0003_seg", mask(0, 2)), "values that are no label: 2", LABEL),
+        (spoil_volume("0003_seg", mask().astype(np.int8) * -1), "values that are no label: -1", LABEL),
+        (spoil_volume("0003_seg", mask().astype(np.float32) / 2), "values that are no label: 0.5", LABEL),
+        (spoil_volume("0003_ct", np.full(SHAPE, np.inf, np.float32)), "NaN or infinite", ""),
+        (spoil_volume("0003_ct", ct(), spacing=(700.0, 700.0, 2500.0)), "2500, 700, 700 mm (z, y, x)", SPACING),
+        (spoil_volume("0003_ct", ct(), spacing=(0.7, 0.7, 0.0025)), "is not plausible", SPACING),
+        (lambda train: (train / "volume-covid19-A-0003_ct.nii.gz").write_bytes(b"\x1f\x8b no"), "0003_ct.nii.gz", ""),
     ],
 )
 def test_covid__something_wrong__is_said_and_nothing_is_left(
-    covid: Path, tmp_path: Path, capsys: Any, spoil: Callable[[Path], object], says: str
+    covid: Path, tmp_path: Path, capsys: Any, spoil: Callable[[Path], object], says: str, remedy: str
 ) -> None:
-    """One message that names the case, no traceback, and no folder, hidden or not."""
+    """One message that names the case, no traceback, and no folder, hidden or not; mended as it says, all is well."""
+    whole = content(covid)
     spoil(covid / "Train")
     assert run("covid", covid, "-o", tmp_path / "raw") == 1
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert says in said
     assert "0003" in said
+    assert f"\n  {remedy}" in said
     assert not (tmp_path / "raw").exists() or not list((tmp_path / "raw").iterdir())
+    for name, data in whole.items():
+        (covid / name).write_bytes(data)
+    assert run("covid", covid, "-o", tmp_path / "raw") == 0
 
 
 def test_covid__several_cases_wrong__are_all_named(covid: Path, tmp_path: Path, capsys: Any) -> None:
@@ -127,6 +138,11 @@ def test_covid__incomplete_pairs__are_all_named(covid: Path, tmp_path: Path, cap
     assert run("covid", covid, "-o", tmp_path / "raw") == 1
     said = capsys.readouterr().err
     assert "no image of volume-covid19-A-0011, no labels of volume-covid19-A-0003" in said
+    assert "or move what has no partner to another folder" in said
+    covid_case(covid / "Train", "0012", 4)
+    for name in ("0003_ct", "0011_seg"):
+        (covid / f"Train/volume-covid19-A-{name}.nii.gz").rename(tmp_path / f"{name}.nii.gz")
+    assert run("covid", covid, "-o", tmp_path / "raw") == 0
 
 
 def test_covid__train_folder_without_masks__is_an_error(covid: Path, tmp_path: Path, capsys: Any) -> None:
@@ -152,15 +168,21 @@ def test_covid__no_foreground_at_all__is_an_error(covid: Path, tmp_path: Path, c
     assert run("covid", covid, "-o", tmp_path / "raw") == 0
     assert "warning: volume-covid19-A-0003: no voxel of any label" in capsys.readouterr().err
     assert run("covid", covid, "-o", tmp_path / "other", "--split", "volume-covid19-A-0011") == 1
-    assert "no training case has a voxel of any label" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no training case has a voxel of any label" in said
+    assert "cases that have some, and do not hold all of these out" in said  # the run before did not
     save(covid / "Train/volume-covid19-A-0011_seg.nii.gz", np.zeros(SHAPE, np.uint8))
     assert run("covid", covid, "-o", tmp_path / "other") == 1
     assert "no training case has a voxel of any label" in capsys.readouterr().err
+    covid_case(covid / "Train", "0003", 1)
+    assert run("covid", covid, "-o", tmp_path / "other") == 0
 
 
 def test_covid__same_case_twice__is_an_error_and_odd_images_a_warning(covid: Path, tmp_path: Path, capsys: Any) -> None:
     assert run("covid", covid / "Train", covid, "-o", tmp_path / "raw") == 1
-    assert "case volume-covid19-A-0003 is there twice" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "case volume-covid19-A-0003 is there twice" in said
+    assert "Give only one." in said
     save(covid / "Validation/volume-covid19-A-0700_ct.nii.gz", ct(1))
     save(covid / "Validation/volume-covid19-A-0701_ct.nii.gz", np.full(SHAPE, -1000, np.int16))
     assert run("covid", covid, "-o", tmp_path / "raw") == 0

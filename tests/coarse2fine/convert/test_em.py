@@ -153,26 +153,37 @@ def test_cremi__real_sample__passes_nnunets_own_check(tmp_path: Path, nnunet_ver
 
 
 @pytest.mark.parametrize(
-    ("offset", "resolution", "clefts", "says"),
+    ("offset", "resolution", "clefts", "says", "remedy"),
     [
-        ((60, 24, 28), RESOLUTION, clefts_like((5, 8, 9)), "begins 1.5, 6, 7 voxels"),
-        ((400, 24, 28), RESOLUTION, clefts_like((5, 8, 9)), "covers voxels (10, 6, 7) to (15, 14, 16)"),
-        ((-40, 24, 28), RESOLUTION, clefts_like((5, 8, 9)), "covers voxels (-1, 6, 7)"),
-        ((120, 24, 28), (40.0, 8.0, 8.0), clefts_like((5, 8, 9)), "voxel size of (40.0, 4.0, 4.0)"),
-        ((120, 24, 28), RESOLUTION, clefts_like((5, 8, 9)).astype(np.uint32), "is not uint64"),
-        ((120, 24, 28), RESOLUTION, np.zeros((5, 8, 9), np.uint64), "no voxel has the value of CREMI's background"),
-        ((120, 24, 28), RESOLUTION, np.full((5, 8, 9), BACKGROUND), "no training case has a voxel of any label"),
+        ((60, 24, 28), RESOLUTION, clefts_like((5, 8, 9)), "begins 1.5, 6, 7 voxels", "Correct the offset in its"),
+        ((400, 24, 28), RESOLUTION, clefts_like((5, 8, 9)), "covers voxels (10, 6, 7) to", "Correct the attribute of"),
+        ((-40, 24, 28), RESOLUTION, clefts_like((5, 8, 9)), "covers voxels (-1, 6, 7)", "Correct the attribute offset"),
+        ((120, 24, 28), (40.0, 8.0, 8.0), clefts_like((5, 8, 9)), "voxel size of (40.0, 4.0, 4.0)", "Name an array of"),
+        ((120, 24, 28), RESOLUTION, clefts_like((5, 8, 9)).astype(np.uint32), "is not uint64", "Store them as such"),
+        ((120, 24, 28), RESOLUTION, np.zeros((5, 8, 9), np.uint64), "value of CREMI's background", "Set voxels outsi"),
+        ((120, 24, 28), RESOLUTION, np.full((5, 8, 9), BACKGROUND), "no training case has", "Give the labels that"),
     ],
 )
 def test_cremi__something_wrong__is_said_and_nothing_is_left(
-    tmp_path: Path, capsys: Any, offset: tuple[float, ...], resolution: tuple[float, ...], clefts: Any, says: str
+    tmp_path: Path,
+    capsys: Any,
+    offset: tuple[float, ...],
+    resolution: tuple[float, ...],
+    clefts: Any,
+    says: str,
+    remedy: str,
 ) -> None:
+    """What the message names is what is wrong, and nothing else: with that mended, all is well."""
     path = write_cremi(tmp_path / "sample_A_20160501.hdf", noise((12, 20, 22)), clefts, offset, resolution)
     assert run("cremi", path, "-o", tmp_path / "raw") == 1
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert says in said
+    assert f"\n  {remedy}" in said
     assert not (tmp_path / "raw").exists() or list((tmp_path / "raw").iterdir()) == []
+    path.unlink()  # HDF5 may still have it open
+    write_cremi(path, noise((12, 20, 22)), clefts_like((5, 8, 9)), (120, 24, 28))
+    assert run("cremi", path, "-o", tmp_path / "raw") == 0
 
 
 def test_cremi__wrong_files__are_told(cremi: Path, tmp_path: Path, capsys: Any) -> None:
@@ -180,18 +191,29 @@ def test_cremi__wrong_files__are_told(cremi: Path, tmp_path: Path, capsys: Any) 
     write_cremi(cremi / "sample_A_20160501.hdf", noise((5, 8, 9)), clefts_like((5, 8, 9)))
     assert run("cremi", cremi, "-o", tmp_path / "raw") == 1
     assert "case sample_A is there twice: " in capsys.readouterr().err
+    (cremi / "sample_A_20160501.hdf").unlink()  # Give only one.
+    assert run("cremi", cremi, "-o", tmp_path / "once") == 0
     path = write_cremi(tmp_path / "um.hdf", noise((5, 8, 9)), clefts_like((5, 8, 9)), None, (0.04, 0.004, 0.004))
     with h5py.File(path, "a") as file:
         file["volumes/raw"].attrs["resolution"] = (0.04, 0.004, 0.004)
     assert run("cremi", path, "-o", tmp_path / "raw") == 1
-    assert "0.04, 0.004, 0.004 nm (z, y, x) is not plausible" in capsys.readouterr().err
-    path = write_cremi(tmp_path / "float.hdf", np.ones((5, 8, 9), np.float32), clefts_like((5, 8, 9)))
-    assert run("cremi", path, "-o", tmp_path / "raw") == 1
-    assert "voxels of type float32 are not converted" in capsys.readouterr().err
+    assert "0.04, 0.004, 0.004 nm (z, y, x) is not plausible" in (said := capsys.readouterr().err)
+    assert "between 0.5 and 1000 nm: correct the header or the unit" in said
+    path.unlink()  # HDF5 may still have it open
+    write_cremi(path, noise((5, 8, 9)), clefts_like((5, 8, 9)))
+    assert run("cremi", path, "-o", tmp_path / "mended") == 0
+    for kind, code in ((np.float32, 1), (np.uint16, 0), (np.uint8, 0)):
+        path = write_cremi(tmp_path / f"{kind.__name__}.hdf", noise((5, 8, 9)).astype(kind), clefts_like((5, 8, 9)))
+        assert run("cremi", path, "-o", tmp_path / ("raw" if code else kind.__name__)) == code
+        if code:
+            assert "type float32 are not converted\n  Store it as uint8 or uint16." in capsys.readouterr().err
     (tmp_path / "bad.hdf").write_bytes(b"\x89HDF\r\n\x1a\n and no more")
-    for path in (tmp_path / "bad.hdf", tmp_path / "nowhere.hdf", tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "bad.hdf", tmp_path / "nowhere.hdf", tmp_path, tmp_path / "empty"):
         assert run("cremi", path, "-o", tmp_path / "raw") == 1
-        assert str(path) in capsys.readouterr().err
+        assert str(path) in (said := capsys.readouterr().err)
+    assert "holds no file that ends in .hdf, .h5, .hdf5\n  Name CREMI's files" in said
+    assert run("cremi", *cremi.iterdir(), "-o", tmp_path / "named") == 0
     assert not list((tmp_path / "raw").iterdir())
 
 
@@ -266,20 +288,24 @@ def test_fafb__plain_arrays__take_spacing_and_unit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("region", "says"),
+    ("region", "says", "remedy"),
     [
-        ("0:4,4:16,6:20", "but "),
-        ("2:10,4:17,6:20", "covers (2, 4, 6) to (10, 16, 20)"),
-        ("2:13,4:16,6:20", "outside of the volume, whose axis z has 12 voxels"),
-        ("2:10,4:16", "has 2 axes instead of 3"),
-        ("6:7,4:5,6:7", "no training case has a voxel of any label"),
+        ("0:4,4:16,6:20", "but ", "Choose regions that are labelled everywhere"),
+        ("2:10,4:17,6:20", "covers (2, 4, 6) to (10, 16, 20)", "Choose regions that are labelled everywhere"),
+        ("2:13,4:16,6:20", "outside of the volume, whose axis z has 12 voxels", ""),
+        ("2:10,4:16", "has 2 axes instead of 3", ""),
+        ("6:7,4:5,6:7", "no training case has a voxel of any label", "Give the labels that belong to these images, or"),
     ],
 )
 def test_fafb__wrong_region__is_said(
-    stores: tuple[Path, Path], tmp_path: Path, capsys: Any, region: str, says: str
+    stores: tuple[Path, Path], tmp_path: Path, capsys: Any, region: str, says: str, remedy: str
 ) -> None:
+    """A region with labels, within the volume and labelled everywhere, is taken."""
     assert run("fafb", *stores, "--region", region, "-o", tmp_path / "raw") == 1
-    assert says in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert says in said
+    assert f"\n  {remedy}" in said
+    assert run("fafb", *stores, "--region", "2:10,4:16,6:20", "-o", tmp_path / "raw") == 0
 
 
 def test_fafb__overlapping_regions__are_told(stores: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
@@ -302,6 +328,10 @@ def test_fafb__wrong_stores__are_told(stores: tuple[Path, Path], tmp_path: Path,
     assert "nowhere.zarr does not exist" in capsys.readouterr().err
     colours = write_ngff(tmp_path / "colours.zarr", noise((2, 12, 20, 22)))
     assert run("fafb", colours, labels, *where) == 1
-    assert "colours.zarr has 2 channels" in capsys.readouterr().err
+    assert "colours.zarr has 2 channels\n  Name an array with one channel" in capsys.readouterr().err
+    zarr.open_group(colours).create_array("grey", data=noise((12, 20, 22)))
+    named = ["--array", "grey", "--spacing", 0.04, 0.004, 0.004, "--unit", "um"]
+    assert run("fafb", colours, labels, *where[:2], "-o", tmp_path / "named", *named) == 0
     assert run("fafb", image, labels, *where, "--spacing", 1, 1, 1, "--unit", "mm") == 1
-    assert "in mm, which is not EM's" in capsys.readouterr().err
+    assert "in mm, which is not EM's\n  Correct its unit: nm." in capsys.readouterr().err
+    assert run("fafb", image, labels, *where, "--spacing", 0.04, 0.004, 0.004, "--unit", "um") == 0

@@ -25,7 +25,10 @@ def test_split__named_cases__become_test_cases(covid: Path, tmp_path: Path, caps
     assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 1
     capsys.readouterr()
     assert run("covid", covid, "-o", tmp_path / "b", "--split", "0012") == 1
-    assert "--split 0012 fits no case\n  Name one of volume-covid19-A-0003, " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "--split 0012 fits no case\n  Name one of volume-covid19-A-0003, " in said
+    names = said.partition("Name one of ")[2].strip().removesuffix(".").split(", ")
+    assert run("covid", covid, "-o", tmp_path / "c", "--split", names[0]) == 0
     both = [part for number in ("0003", "0011") for part in ("--split", f"volume-covid19-A-{number}")]
     assert run("covid", covid, "-o", tmp_path / "b", *both) == 1
     assert "no case for training" in capsys.readouterr().err
@@ -49,11 +52,15 @@ def test_output__exists__is_replaced_only_when_asked(covid: Path, tmp_path: Path
     assert run("covid", covid, "-o", raw, "--overwrite") == 1
     assert "holds more than a data set: notes.txt" in capsys.readouterr().err
     assert (folder / "notes.txt").read_text() == "mine"
-    (folder / "notes.txt").unlink()
+    (folder / "notes.txt").rename(tmp_path / "notes.txt")
+    assert run("covid", covid, "-o", raw, "--overwrite") == 0
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
     assert run("covid", covid, "-o", raw, "--overwrite") == 1
-    assert "is no folder of its own" in capsys.readouterr().err
+    assert "is no folder of its own\n  Remove it, or choose another --dataset-id" in capsys.readouterr().err
+    assert run("covid", covid, "-o", raw, "--dataset-id", 205) == 0
+    folder.unlink()
+    assert run("covid", covid, "-o", raw) == 0
     assert (tmp_path / "elsewhere/dataset.json").is_file()
 
 
@@ -80,6 +87,27 @@ def test_output__fails_while_replacing__keeps_the_old_one(
     assert content(raw) == before
 
 
+def test_output__ctrl_c_while_replacing__leaves_one_whole_data_set(
+    covid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two steps of putting the new one in the place of the old one neither would be there."""
+    raw, rename = tmp_path / "raw", Path.rename
+
+    def interrupted(path: Path, target: Path) -> Path:
+        os.kill(os.getpid(), signal.SIGINT)
+        return rename(path, target)
+
+    assert run("covid", covid, "-o", raw) == 0
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have switched it off
+    monkeypatch.setattr(Path, "rename", interrupted)
+    try:
+        assert run("covid", covid, "-o", raw, "--overwrite") == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert [path.name for path in raw.iterdir()] == ["Dataset201_COVID1920"]
+    assert len(files(raw / "Dataset201_COVID1920")) == 6
+
+
 def test_output__holds_the_input__is_refused(word: Path, tmp_path: Path, capsys: Any) -> None:
     """A data set cannot be replaced by itself."""
     target = tmp_path / "raw/Dataset202_WORD"
@@ -93,25 +121,33 @@ def test_output__holds_the_input__is_refused(word: Path, tmp_path: Path, capsys:
     (target / "labelsVal").rmdir()
     before = content(target)
     assert run("word", target, "-o", tmp_path / "raw", "--overwrite") == 1
-    assert "lies in the output" in capsys.readouterr().err
+    assert "lies in the output" in (said := capsys.readouterr().err)
     assert content(target) == before
+    assert "Choose another folder with -o" in said
+    assert run("word", target, "-o", tmp_path / "elsewhere") == 0
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "says", "mended"),
     [
-        (["--dataset-id", "0"], "--dataset-id is 0"),
-        (["--dataset-id", "1000"], "--dataset-id is 1000"),
-        (["--name", "../away"], "--name is '../away'"),
-        (["--dataset-id", "5"], "holds Dataset005_Other, and nnU-Net allows a number only once"),
+        (["--dataset-id", "0"], "--dataset-id is 0\n  nnU-Net's numbers of data sets have three digits: 1", "1"),
+        (["--dataset-id", "1000"], "--dataset-id is 1000\n  nnU-Net's numbers of data sets have three", "999"),
+        (["--name", "../away"], "--name is '../away'\n  Use letters, digits, - and _.", "Away-2_b"),
+        (
+            ["--dataset-id", "5"],
+            "holds Dataset005_Other, and nnU-Net allows a number only once\n  Choose another one with --dataset-id.",
+            "6",
+        ),
     ],
 )
 def test_output__number_or_name_that_nnunet_refuses__is_refused(
-    covid: Path, tmp_path: Path, capsys: Any, options: list[str], says: str
+    covid: Path, tmp_path: Path, capsys: Any, options: list[str], says: str, mended: str
 ) -> None:
+    """With the number or name that the message asks for the data set is written."""
     (tmp_path / "raw/Dataset005_Other").mkdir(parents=True)
     assert run("covid", covid, "-o", tmp_path / "raw", *options) == 1
     assert says in capsys.readouterr().err
+    assert run("covid", covid, "-o", tmp_path / "raw", options[0], mended) == 0
 
 
 def test_link__file_system_has_them__are_hard_links(
@@ -138,7 +174,10 @@ def test_link__file_system_has_them__are_hard_links(
 def test_output__folder_cannot_be_made__is_said(covid: Path, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "raw").write_text("a file")
     assert run("covid", covid, "-o", tmp_path / "raw") == 1
-    assert capsys.readouterr().err.startswith("error: cannot write ")
+    said = capsys.readouterr().err
+    assert said.startswith("error: cannot write ")
+    assert "Check that the folder exists and that you may write there" in said
+    assert run("covid", covid, "-o", tmp_path / "other") == 0
 
 
 def test_output__disk_full__is_said_and_nothing_is_left(
@@ -149,8 +188,11 @@ def test_output__disk_full__is_said_and_nothing_is_left(
 
     monkeypatch.setattr(rawdata.shutil, "copyfile", full)
     assert run("covid", covid, "-o", tmp_path / "raw") == 1
-    assert "No space left on device" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "No space left on device\n  Name a folder that you may write to with -o, or make room on its disk." in said
     assert list((tmp_path / "raw").iterdir()) == []
+    monkeypatch.undo()  # room was made
+    assert run("covid", covid, "-o", tmp_path / "raw") == 0
 
 
 @pytest.mark.long
@@ -216,16 +258,20 @@ def test_next_commands__as_printed__are_understood(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "says", "mended"),
     [
-        (["covid", "nowhere"], "cannot list nowhere"),
-        (["covid", "."], "holds no file that ends in _ct.nii.gz"),
-        (["word", "nowhere"], "holds no .nii.gz file"),
+        (["covid", "nowhere"], "cannot list nowhere: No such file or directory\n  Name a folder of the data", "covid"),
+        (["covid", "."], "_ct.nii.gz\n  Name the folder that holds Train and Validation, or one of these", "covid"),
+        (["covid", "."], "_ct.nii.gz\n  Name the folder that holds Train and Validation, or one of", "covid/Train"),
+        (["word", "nowhere"], "holds no .nii.gz file\n  Name the folder that holds WORD's imagesTr", "WORD"),
     ],
 )
+@pytest.mark.usefixtures("covid", "word")
 def test_source__not_the_data_set__is_said(
-    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str, mended: str
 ) -> None:
+    """With the folder that the message asks for the data set is written."""
     monkeypatch.chdir(tmp_path)
     assert run(*arguments, "-o", "raw") == 1
     assert says in capsys.readouterr().err
+    assert run(arguments[0], mended, "-o", "raw") == 0

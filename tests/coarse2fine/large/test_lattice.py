@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from canvas import Box, Triple, triple
 from coarse2fine.errors import ConfigError
-from coarse2fine.large.lattice import Lattice, plan_lattice
+from coarse2fine.large.lattice import Lattice, cell_doubts, plan_lattice
 
 
 @st.composite
@@ -76,6 +76,22 @@ def test_plan_lattice__absurd_volume__is_refused_before_anything_is_listed() -> 
         plan_lattice(shape, triple((64, 64, 64)), chunk)
     assert "blocks.cell" in error.value.remedy
     assert plan_lattice(shape, triple((2048, 2048, 2048)), chunk).size == (128, 128, 128)
+
+
+@settings(deadline=None)
+@given(lattices())
+def test_cell_doubts__any_sizes__told_where_chunks_make_cells_larger_than_asked(
+    plan: tuple[Lattice, Triple, Triple],
+) -> None:
+    """With the sizes that there are; not a word about cells that only share out the volume evenly."""
+    lattice, cell, chunk = plan
+    found = [max(b - a for a, b in itertools.pairwise(edges)) for edges in lattice.edges]
+    told = cell_doubts(lattice, cell, chunk)
+    if any(size > wanted for size, wanted in zip(found, cell, strict=True)):
+        assert told
+    assert not told or f"up to {found}" in told[0]
+    even = plan_lattice(lattice.shape, cell, (1, 1, 1))
+    assert cell_doubts(even, cell, (1, 1, 1)) == cell_doubts(lattice, None, chunk) == ()
 
 
 @settings(deadline=None)

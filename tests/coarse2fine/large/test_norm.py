@@ -16,7 +16,7 @@ from large_volumes import segment as segment_volume
 from canvas import Box
 from coarse2fine.fine import inputs as fine_stage
 from coarse2fine.io import Grid, LabelSpec, Volume
-from coarse2fine.large.cells import VolumeNorm, look_at_cell, open_volume
+from coarse2fine.large.cells import OpenVolume, VolumeNorm, look_at_cell, open_volume
 from coarse2fine.large.execution.engine import in_process
 from coarse2fine.large.execution.work import WorkFolder
 from coarse2fine.large.job import Job
@@ -104,6 +104,28 @@ def test_segment_store__norm_case__is_measured_once_and_counted(
     np.testing.assert_array_equal(*labels)
     assert labels[0].any()
     assert counts[0] == counts[1]
+
+
+def test_segment_store__thin_volume__is_not_looked_at_for_nothing(
+    models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where regions are not packed, nothing is settled, and the labels are what they were when it was."""
+    monkeypatch.setattr("coarse2fine.large.run.chunk_of", lambda shape: (6, 20, 18))
+    write_image(tmp_path / "in.zarr", blobs((10, 40, 36))[2:8] + np.int16(1))
+    pipeline = pipeline_of(models, [*SETTINGS, "blocks.cell=[6, 20, 18]"])
+    labels, phases = [], []
+    for name in ("a", "b"):
+        out, work = tmp_path / f"{name}.zarr", tmp_path / f"{name}.work"
+        output = plan_output(str(out), objects=False, overwrite=False, inputs="", work=work)
+        with in_process() as engine:
+            report = segment_store(pipeline.config, Source(str(tmp_path / "in.zarr")), output, work, engine)
+        labels.append(zarr.open_group(out, mode="r")["0"][:])
+        phases.append(set(report.seconds))
+        assert "thinner than a patch" in report.warnings[0]
+        monkeypatch.setattr(OpenVolume, "packs", True)
+    assert phases[1] - phases[0] == {"look", "norm"}
+    np.testing.assert_array_equal(*labels)
+    assert labels[0].any()
 
 
 def test_settle_norm__many_cells__looks_at_some_that_are_spread_until_there_are_enough_regions(

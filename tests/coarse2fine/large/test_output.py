@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,13 @@ def test_plan_output__folders_that_are_not_there__are_made(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["out.nii.gz", "out", "s3://bucket/out.hdf"])
 def test_plan_output__name_without_format__is_refused(name: str, tmp_path: Path) -> None:
     """Before a long run, with the names that would do."""
-    with pytest.raises(ConfigError, match=r"\.zarr"):
+    with pytest.raises(ConfigError) as caught:
         plan(name if "://" in name else tmp_path / name, tmp_path)
+    assert (
+        caught.value.remedy == "Name a folder or URL ending in .zarr, a file ending in .hdf, or precomputed://FOLDER."
+    )
+    for right in (tmp_path / "a.zarr", "s3://bucket/a.zarr", tmp_path / "a.hdf", f"precomputed://{tmp_path}/a"):
+        plan(right, tmp_path)
 
 
 @pytest.mark.parametrize("inputs", ["{}/a/in.zarr", "precomputed://{}/a/in.zarr", "file://{}/a/in.zarr"])
@@ -69,8 +75,10 @@ def test_plan_output__output_and_input_in_each_other__is_refused(where: str, inp
     (tmp_path / "link.zarr").symlink_to(tmp_path / "a" / "in.zarr")
     prefix, name = where.rpartition("//")[::2]
     target = f"{prefix}//{tmp_path / name}" if prefix else tmp_path / name
-    with pytest.raises(OutputError, match="lie in each other"):
+    with pytest.raises(OutputError, match="lie in each other") as caught:
         plan(target, tmp_path, inputs=inputs.format(tmp_path), overwrite=True)
+    assert caught.value.remedy == "Choose an output elsewhere with -o."
+    plan(tmp_path / "b" / "out.zarr", tmp_path, inputs=inputs.format(tmp_path))
 
 
 def test_plan_output__input_inside_of_the_output__is_refused(tmp_path: Path) -> None:
@@ -88,8 +96,29 @@ def test_plan_output__something_is_there__only_results_are_replaced_and_only_on_
     assert plan(tmp_path / "out.zarr", tmp_path, overwrite=True).overwrite
     (tmp_path / "photos.zarr").mkdir()
     (tmp_path / "photos.zarr" / "me.jpg").touch()
-    with pytest.raises(OutputError, match="no result"):
+    with pytest.raises(OutputError, match="no result") as caught:
         plan(tmp_path / "photos.zarr", tmp_path, overwrite=True)
+    assert caught.value.remedy == "Choose another name with -o."
+    plan(tmp_path / "other.zarr", tmp_path)
+
+
+def test_plan_output__work_folder_on_another_disk__is_refused_and_the_remedy_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Renaming does not go from disk to disk."""
+    original = Path.stat
+
+    def stat(path: Path, **options: Any) -> os.stat_result:
+        """What is below ``disk`` is on another one."""
+        found = original(path, **options)
+        return os.stat_result((*found[:2], found.st_dev + ("disk" in path.parts), *found[3:10]))
+
+    monkeypatch.setattr(Path, "stat", stat)
+    with pytest.raises(OutputError, match="are on different disks") as caught:
+        plan(tmp_path / "out.zarr", tmp_path, work=tmp_path / "disk" / "work")
+    assert caught.value.remedy.startswith("Put the work folder (--work) onto the output's")
+    plan(tmp_path / "out.zarr", tmp_path, work=tmp_path / "work")
+    plan(tmp_path / "disk" / "out.zarr", tmp_path, work=tmp_path / "disk" / "work")
 
 
 def test_plan_output__folder_that_takes_no_files__is_refused(tmp_path: Path) -> None:
@@ -175,10 +204,14 @@ def test_publish__crash_between_the_two_moves__is_made_good(
 
 
 def test_publish__place_is_taken_from_us__is_an_output_error(tmp_path: Path, work: WorkFolder) -> None:
-    """The result is still in the work folder."""
+    """The result is still in the work folder, and gets to its place once that is there again."""
     output = plan(tmp_path / "later" / "out.zarr", tmp_path)
     spec = staged(output, work, 1)
     (tmp_path / "later").rmdir()
-    with pytest.raises(OutputError, match="cannot move the result"):
+    with pytest.raises(OutputError, match="cannot move the result") as caught:
         publish(output, spec, work, Source(""))
     assert (open_labels(spec).read(Box.whole(GRID.shape)) == 1).all()
+    assert caught.value.remedy.startswith("Make its folder one that is there")
+    (tmp_path / "later").mkdir()
+    publish(output, spec, work, Source(""))
+    assert (zarr.open_group(tmp_path / "later" / "out.zarr", mode="r")["0"][:] == 1).all()

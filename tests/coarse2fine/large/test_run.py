@@ -241,6 +241,16 @@ def test_segment_store__share_for_statistics__scans_so_many_blocks(
     np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
 
 
+def test_segment_store__cells_of_an_odd_size__are_told_as_they_are(bright: None, bench: Bench) -> None:
+    """Once, however many cells there are; the result is that of those cells."""
+    report = bench(overrides=["blocks.cell=[8, 16, 30]"])
+    assert report.warnings == (
+        "blocks.cell is [8, 16, 30], but cells end where chunks of the result do, of [4, 8, 20] voxels: they have up "
+        "to [8, 16, 40]",
+    )
+    np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
+
+
 def test_plan_cells__by_default__are_patches_of_the_fine_network_in_the_files_axes(
     model_folder: Callable[..., Path],
 ) -> None:
@@ -297,7 +307,10 @@ def test_segment_store__coarse_level_without_chunks__is_passed_over(
     assert all("none of its chunks is stored" in warning for warning in report.warnings)
     with pytest.raises(VolumeError, match=r"levels\.zarr/2, scale level 2: none of its chunks") as info:
         bench("asked.zarr", overrides=["blocks.coarse_level=2"])
-    assert "Leave blocks.coarse_level out" in info.value.remedy
+    assert info.value.remedy == "Leave blocks.coarse_level out, or name another level (below 2)."
+    monkeypatch.setattr(module, "coarse_level_of", lambda pipeline, levels: pipeline.config.blocks.coarse_level or 0)
+    bench("named.zarr", overrides=["blocks.coarse_level=0"])
+    np.testing.assert_array_equal(bench.labels("named.zarr") != 0, EXPECTED)
     shutil.rmtree(bench.image / "0/c")
     with pytest.raises(VolumeError, match=r"none of the .* chunks that were looked for is stored"):
         bench("nothing.zarr")

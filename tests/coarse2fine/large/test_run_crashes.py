@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+from conftest import blobs
 from large_volumes import bright_models, write_image
-from store_bench import CHUNK, COARSE, EXPECTED, FINE, IMAGE, PHASES, SHAPE, Bench
+from store_bench import CHUNK, COARSE, EXPECTED, FINE, IMAGE, PHASES, SETTINGS, SHAPE, Bench
 
 from canvas import Box
-from coarse2fine.errors import OutputError, VolumeError
+from coarse2fine.config.reader import load_config
+from coarse2fine.errors import C2FError, OutputError, VolumeError
 from coarse2fine.io import LabelStore
 from coarse2fine.large.run import UnfinishedError
 from coarse2fine.pipeline import Pipeline
@@ -162,5 +167,51 @@ def test_segment_store__nothing_to_see__is_an_error(name: str, bright_networks: 
     else:
         for chunk in (path for path in (bench.image / "0" / "c").rglob("*") if path.is_file()):
             chunk.write_bytes(chunk.read_bytes()[:10])
-    with pytest.raises(VolumeError, match="is 7" if name == "nothing" else "cannot be read"):
+    with pytest.raises(VolumeError, match="is 7" if name == "nothing" else "cannot be read") as caught:
         bench(skip_failed=True)
+    whole = write_image(bench.folder / "whole.zarr", IMAGE, chunk=20)
+    if name == "nothing":
+        assert caught.value.remedy.endswith("or another store, with --restart.")
+        bench.image = whole
+        bench(restart=True)
+    else:
+        assert caught.value.remedy.endswith("and run the same command again with --restart.")
+        shutil.copytree(whole, bench.image, dirs_exist_ok=True)
+        bench(skip_failed=True, restart=True)
+    np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
+
+
+def test_segment_store__region_of_one_value__another_region_works(bright: None, bench: Bench) -> None:
+    """The rest of the message's remedy: a part of the volume that shows something."""
+    with pytest.raises(VolumeError, match="every voxel of channel 0 that was read is 1") as caught:
+        bench(region=Box((0, 28, 100), (8, 32, 160)))
+    assert caught.value.remedy.startswith("Name another part of the volume (--region)")
+    region = Box((0, 0, 0), (8, 32, 80))
+    bench(region=region, restart=True)
+    np.testing.assert_array_equal(bench.labels() != 0, EXPECTED[region.slices])
+
+
+@pytest.mark.parametrize(
+    ("override", "fine"),
+    [
+        ("coarse.body_crop={}", {}),
+        ("rois.empty=one-stage", {}),
+        ("mode=one-stage", {"cascade": True}),
+        ("device=cpu", {"masked": True}),
+    ],
+)
+def test_segment_store__what_needs_the_whole_volume__remedies_work(
+    override: str, fine: dict[str, Any], bench: Bench, model_folder: Callable[..., Path]
+) -> None:
+    """In a file of .nrrd it runs; the setting left out, the store is segmented."""
+    models = [f"coarse.model={model_folder(spacing=(4.0, 2.0, 2.0))}", f"fine.model={model_folder(**fine)}"]
+    settings = [*models, "rois.threshold=0.55", f"fine.use_prior={str('cascade' in fine).lower()}"]
+    bench.image = write_image(bench.folder / "blobs.zarr", image := blobs((8, 24, 40)))
+    with pytest.raises(C2FError) as caught:
+        bench(overrides=[*settings, override])
+    assert "onvert the volume to NIfTI or .nrrd" in caught.value.remedy
+    sitk.WriteImage(sitk.GetImageFromArray(image), str(bench.folder / "a.nrrd"))
+    config = load_config(None, [*SETTINGS, *settings, override])
+    Pipeline.from_config(config).run_files([bench.folder / "a.nrrd"], bench.folder / "b.nrrd")
+    if "Leave it out" in caught.value.remedy:
+        bench(overrides=settings)

@@ -77,8 +77,11 @@ def test_pick_level__coarsest_that_is_fine_enough(
 @pytest.mark.parametrize("level", [1, 3])
 def test_pick_level__level_that_is_not_there__is_refused(level: int) -> None:
     """Named, with what there is; levels are counted from 0."""
-    with pytest.raises(ConfigError, match=rf"coarse_level is {level}.*1 scale level"):
-        pick_level([Grid((4, 4, 4), (1.0, 1.0, 1.0))], (1, 1, 1), level)
+    grids = [Grid((4, 4, 4), (1.0, 1.0, 1.0))]
+    with pytest.raises(ConfigError, match=rf"coarse_level is {level}.*1 scale level") as caught:
+        pick_level(grids, (1, 1, 1), level)
+    assert caught.value.remedy == "Name one of them, or leave it out."
+    assert pick_level(grids, (1, 1, 1), 0) == pick_level(grids, (1, 1, 1), None) == 0
 
 
 def test_chunk_of__is_never_longer_than_the_volume() -> None:

@@ -22,7 +22,7 @@ from hypothesis.extra import numpy as numbers
 from model_edits import CHECKPOINT, edit_checkpoint, edit_pickle
 
 from coarse2fine.errors import ModelError
-from coarse2fine.nnunet.archive import Archive, DamagedError, StoredTensor
+from coarse2fine.nnunet.archive import Archive, StoredTensor
 from coarse2fine.nnunet.loading import load_model
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int8, torch.uint8, torch.bool]
@@ -302,12 +302,38 @@ def test_load_model__files_that_exhaust__cost_seconds_and_megabytes(
     assert len(found) == len(folders)
 
 
-def test_archive__record_of_another_byte_order__is_refused(folder: Path) -> None:
-    """Numbers of a machine with the other byte order would be other numbers."""
+def of_another_byte_order(folder: Path) -> None:
+    """As a machine with the other byte order would have written it; all weights have four bytes each."""
     path = folder / CHECKPOINT
-    path.write_bytes(path.read_bytes().replace(b"little", b"big\0\0\0"))
-    with pytest.raises((DamagedError, ModelError), match=r"byte order|CRC"):
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            if "/data/" in name:
+                content = np.frombuffer(content, np.uint32).byteswap().tobytes()
+            archive.writestr(name, b"big" if name.endswith("/byteorder") else content)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (of_another_byte_order, "byte order"),
+        (lambda folder: edit_pickle(folder / CHECKPOINT, lambda data: data, zipfile.ZIP_DEFLATED), "is compressed"),
+        (lambda folder: with_value(folder, b"](" + b"N" * (5 << 20) + b"e"), "more parts than any network's"),
+    ],
+    ids=["byte order", "compressed", "many parts"],
+)
+def test_load_model__what_only_pytorch_reads__is_refused_and_the_remedy_works(
+    folder: Path, change: Callable[[Path], object], says: str
+) -> None:
+    """Copying the file again would change nothing; trusting its author does, and the weights are the same."""
+    image = torch.rand(1, 1, 8, 16, 16)
+    expected = load_model(folder).forward(image, mirroring=False)
+    change(folder)
+    with pytest.raises(ModelError, match=says) as caught:
         load_model(folder)
+    assert "--trust-checkpoint" in caught.value.remedy
+    assert torch.equal(load_model(folder, trust=True).forward(image, mirroring=False), expected)
 
 
 def test_archive__pickle_that_ends_early__is_refused(folder: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import shutil
+import subprocess
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,11 +19,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_edits import (
     CHECKPOINT,
+    DATA,
     NETWORK,
+    PLANS,
     USED,
     edit_checkpoint,
     edit_json,
     edit_pickle,
+    follow,
     get,
     in_checkpoint,
     put,
@@ -128,7 +133,6 @@ def not_plain(tensor: torch.Tensor) -> Callable[[dict[str, Any]], object]:
     return lambda content: content["network_weights"].update({"encoder.stages.0.0.convs.0.conv.weight": tensor})
 
 
-PLANS, DATA = "plans.json", "dataset.json"
 KWARGS = f"{USED}.architecture.arch_kwargs"
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (shutil.rmtree, r"model folder .*model does not exist"),
@@ -137,7 +141,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no fold": (lambda folder: shutil.rmtree(folder / "fold_all"), r"no fold with a checkpoint_final\.pth"),
     "other checkpoint": (
         lambda folder: (folder / CHECKPOINT).rename(folder / "fold_all" / "checkpoint_best.pth"),
-        r"found there: fold_all.checkpoint_best\.pth",
+        r"Name one that is there .*: checkpoint_best\.pth",
     ),
     "plans are a folder": (lambda folder: ((folder / PLANS).unlink(), (folder / PLANS).mkdir()), "Is a directory"),
     "cut plans": (cut(PLANS, 0.9), r"plans\.json cannot be read"),
@@ -162,8 +166,8 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         r"inference_allowed_mirroring_axes \(0, 5\)",
     ),
     "other configuration": (
-        in_checkpoint(lambda content: content["init_args"].update(configuration="3d_lowres")),
-        "'3d_lowres', which is not in plans.json",
+        lambda folder: edit_json(folder / PLANS, lambda plans: plans["configurations"].pop("3d_fullres")),
+        "'3d_fullres', which is not in plans.json",
     ),
     "misfit": (
         in_checkpoint(misfit),
@@ -198,6 +202,16 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "options are text": (set_key(PLANS, f"{KWARGS}.norm_op_kwargs", {"eps": "x"}), "norm_op_kwargs"),
     "own parent": (set_key(PLANS, USED, {"inherits_from": "3d_fullres"}), "malformed"),
     "no architecture": (set_key(PLANS, f"{USED}.architecture", None), "architecture"),
+    "a stage more": (set_key(PLANS, f"{KWARGS}.features_per_stage", [4, 8, 16]), "does not fit the network"),
+    "outputs stay resampled": (
+        lambda folder: (
+            set_key(PLANS, f"{USED}.resampling_fn_probabilities", "no_resampling_hack")(folder),
+            set_key(PLANS, f"{USED}.resampling_fn_probabilities_kwargs", {})(folder),
+        ),
+        "outputs are not brought back",
+    ),
+    "large plans": (write(PLANS, b'{"a": "' + b"a" * (1 << 20) + b'"}'), r"plans\.json has 1048585 bytes"),
+    "reader of pictures": (set_key(PLANS, "image_reader_writer", "NaturalImage2DIO"), "reads 2D images"),
     "spline of order 9": (
         set_key(PLANS, f"{USED}.resampling_fn_data_kwargs", {"order": 9}),
         "resampling_fn_data_kwargs",
@@ -207,18 +221,51 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_load_model__broken_folder__says_what_is_wrong(
-    folder: Path, name: str, capfd: pytest.CaptureFixture[str]
+    folder: Path, pristine: Path, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Each kind of damage ends in a short error with the path, the problem and a remedy, and prints nothing."""
+    """Each kind of damage ends in a short error with the path, the problem and a remedy that works; nothing is printed.
+
+    The remedy is followed to the letter: only what it names is replaced.
+    """
     damage, message = BROKEN[name]
     damage(folder)
     capfd.readouterr()
     with pytest.raises(ModelError, match=message) as caught:
         load_model(folder)
     assert str(folder) in caught.value.problem
-    assert caught.value.remedy
     assert len(str(caught.value)) < 1000
+    load_model(folder, **follow(caught.value.remedy, folder, pristine))
     assert capfd.readouterr() == ("", "")
+
+
+def test_load_model__one_of_two_folds_has_failed__remedies_work(model_folder: Callable[..., Path]) -> None:
+    """Another fold or another checkpoint is what the message tells to use, and so it does for a fold that is not."""
+    folder = model_folder(folds=("0", "1"))
+    failed = folder / "fold_1/checkpoint_final.pth"
+    for fold in ("0", "1"):
+        shutil.copy(folder / f"fold_{fold}/checkpoint_final.pth", folder / f"fold_{fold}/checkpoint_best.pth")
+    content = torch.load(failed, weights_only=False)
+    content["network_weights"]["decoder.seg_layers.1.bias"][0] = np.nan
+    torch.save(content, failed)
+    with pytest.raises(ModelError, match="numbers that are not finite") as caught:
+        load_model(folder)
+    assert caught.value.remedy.startswith("Use another checkpoint or fold")
+    with pytest.raises(ModelError, match=r"fold_3.* does not exist") as caught:
+        load_model(folder, folds=("3",))
+    assert caught.value.remedy.startswith("Name another checkpoint or fold")
+    for options in ({"folds": ("0",)}, {"checkpoint": "checkpoint_best.pth"}):
+        load_model(folder, **options)
+
+
+@pytest.mark.usefixtures("modes_are_obeyed")
+@pytest.mark.parametrize("file", [PLANS, DATA, CHECKPOINT])
+def test_load_model__file_that_may_not_be_read__remedy_works(folder: Path, file: str) -> None:
+    """The command in the message makes the model load."""
+    (folder / file).chmod(0)
+    with pytest.raises(ModelError, match="may not be read") as caught:
+        load_model(folder)
+    subprocess.run(shlex.split(caught.value.remedy.partition(": ")[2]), check=True)
+    load_model(folder)
 
 
 # --- anything else ---------------------------------------------------------------------------------------------------

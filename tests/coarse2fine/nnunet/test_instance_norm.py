@@ -290,5 +290,7 @@ def test_norm_statistics__through_json__are_the_same_bits(model: Model) -> None:
 def test_with_frozen_statistics__another_models__are_refused(model: Model, model_folder: Callable[..., Path]) -> None:
     """Statistics of two folds do not fit one."""
     other = measure_statistics(load_model(model_folder(folds=("0", "1"))), [crops(0)[0].numpy()])
-    with pytest.raises(ModelError, match=r"2 network\(s\)"):
+    with pytest.raises(ModelError, match=r"2 network\(s\)") as caught:
         with_frozen_statistics(model, other)
+    assert caught.value.remedy.startswith("Measure them anew")
+    with_frozen_statistics(model, measure_statistics(model, [crops(0)[0].numpy()]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,13 @@ def find(models: Folders, overrides: Sequence[str]) -> Selector:
     coarse, fine = (load_model(model) for model in models)
     config = load_config(None, overrides)
     return find_selector(config, plan_sizes(config, fine), coarse, fine)
+
+
+def assert_remedied(folder: Path, models: Folders) -> None:
+    """An agent that takes the place of a broken one is found, and so is the rule."""
+    write_agent(folder, models)
+    assert find(models, [f"assign.agent={folder}"]).kind == "gains"
+    assert find(models, ["assign.agent=greedy"]).kind == "rule"
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -103,7 +111,11 @@ def test_find_selector__agent_of_another_setting__is_refused_with_folder_and_rem
         find(models, [f"assign.agent={folder}", *overrides])
     assert str(folder) in caught.value.problem
     assert says in caught.value.problem
-    assert "c2f-train" in caught.value.remedy
+    assert caught.value.remedy.startswith("Use it with the models and the packing that it was trained with, train one")
+    assert find(folders, [f"assign.agent={folder}"]).kind == "gains"
+    anew = write_agent(tmp_path / "anew", models, overrides, **options)
+    assert find(models, [f"assign.agent={anew}", *overrides]).kind == "gains"
+    assert find(models, ["assign.agent=greedy", *overrides]).kind == "rule"
     if not overrides:
         which = "fine" if options else "coarse"
         assert str(models[which == "fine"]) in caught.value.problem
@@ -174,8 +186,10 @@ def test_find_selector__strange_feature_settings__are_refused(folders: Folders, 
     document = json.loads((folder / "agent.json").read_text())
     document["features"]["pooling_mode"] = ["max"]
     (folder / "agent.json").write_text(json.dumps(document))
-    with pytest.raises(ModelError, match=r"features: pooling_mode is \['max'\]"):
+    with pytest.raises(ModelError, match=r"features: pooling_mode is \['max'\]") as caught:
         find(folders, [f"assign.agent={folder}"])
+    assert caught.value.remedy.startswith("Copy the agent's folder again, train it anew")
+    assert_remedied(folder, folders)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"junk", b"{}"])
@@ -185,8 +199,11 @@ def test_find_selector__broken_folder__is_a_model_error(
     """Whatever is wrong with an agent's files is told in one message that names the file."""
     if content is not None:
         (tmp_path / "agent.json").write_bytes(content)
-    with pytest.raises(ModelError, match=r"agent\.json"):
+    with pytest.raises(ModelError, match=r"agent\.json") as caught:
         find(folders, [f"assign.agent={tmp_path}/"])
+    assert re.search("name the folder of an agent|check the folder's name|train the agent anew", caught.value.problem)
+    assert caught.value.remedy == "Or choose by a rule: assign.agent: greedy."
+    assert_remedied(tmp_path, folders)
 
 
 def test_find_selector__beyond_the_agents_experience__warns(folders: Folders, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import coarse2fine
-from coarse2fine.system.signals import Stopped, stoppable, terminating_later
+from coarse2fine.system.signals import Stopped, put_off, stoppable, undisturbed
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -64,11 +64,11 @@ def test_stoppable__in_another_thread__changes_nothing() -> None:
     assert seen == [([], before)]
 
 
-def test_terminating_later__signal_while_something_is_begun__comes_when_it_can_be_undone() -> None:
+def test_put_off__signal_while_something_is_begun__comes_when_it_can_be_undone() -> None:
     """Neither lost nor early, and heeded once; other processes are not made deaf."""
     steps: list[str] = []
     with stoppable() as came, pytest.raises(Stopped):  # noqa: PT012
-        with terminating_later():
+        with put_off(signal.SIGTERM):
             os.kill(os.getpid(), signal.SIGTERM)
             child = subprocess.Popen(["sleep", "60"])
             child.terminate()
@@ -79,17 +79,36 @@ def test_terminating_later__signal_while_something_is_begun__comes_when_it_can_b
     assert child.wait(timeout=30) == -signal.SIGTERM
 
 
-def test_terminating_later__no_signal_or_no_handler__changes_nothing() -> None:
+def test_put_off__no_signal_or_no_handler__changes_nothing() -> None:
     """What would end the process at once still does."""
     before = signal.getsignal(signal.SIGTERM)
-    with terminating_later():
+    with put_off(signal.SIGTERM):
         assert signal.getsignal(signal.SIGTERM) is before
     with stoppable() as came:
         handler = signal.getsignal(signal.SIGTERM)
-        with terminating_later():
+        with put_off(signal.SIGTERM):
             pass
         assert signal.getsignal(signal.SIGTERM) is handler
     assert came == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_undisturbed__signals_while_cleaning_up__all_is_cleaned_and_the_first_one_heeded(
+    number: signal.Signals,
+) -> None:
+    """One that comes in the middle does not cut it short, and is not lost."""
+    steps: list[str] = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have switched it off
+    try:
+        with stoppable(), pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            with undisturbed():
+                for each in (number, signal.SIGINT, signal.SIGTERM):
+                    os.kill(os.getpid(), each)
+                steps.append("cleaned")
+            steps.append("not stopped")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert steps == ["cleaned"]
 
 
 WAITS = """

@@ -7,21 +7,20 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import block_tasks
 import pytest
+from block_runs import COUNT, FILES, KEYS, begun, results, silent, wait
 from block_tasks import MANIFEST, Square
 
-import coarse2fine
 from coarse2fine.errors import C2FError, ConfigError, OutputError
 from coarse2fine.large.execution import connection
 from coarse2fine.large.execution.engine import Engine, Failure, Key, in_process, on_cluster, run_phase
@@ -31,11 +30,6 @@ from coarse2fine.system.timing import Run
 psutil = pytest.importorskip("psutil", reason="comes with Dask")
 distributed = pytest.importorskip("distributed", reason="the extra coarse2fine[cluster] is not installed")
 ClosedClientError = distributed.client.ClosedClientError
-
-COUNT = 12
-KEYS = [(number,) for number in range(COUNT)]
-FILES = {f"{number}.txt": str(number**2) for number in range(COUNT)}
-SOON_S = 120.0  # how long to wait for what takes a second on an idle machine
 
 
 @pytest.fixture(scope="module")
@@ -60,27 +54,6 @@ def work(tmp_path: Path) -> Iterator[WorkFolder]:
     (tmp_path / "out").mkdir()
     with open_work(tmp_path / "work", MANIFEST) as work:
         yield work
-
-
-def silent(done: int, total: int) -> None:
-    """No progress."""
-
-
-def results(out: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in out.glob("*.txt")}
-
-
-def begun(out: Path, number: int) -> list[str]:
-    """The processes that began a block."""
-    path = out / f"{number}.begun"
-    return path.read_text().split() if path.exists() else []
-
-
-def wait(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + SOON_S
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 # --- phases ----------------------------------------------------------------------------------------------------------
@@ -314,17 +287,58 @@ def test_on_cluster__connection_lost_at_any_moment__says_so(
     monkeypatch.setattr(f"distributed.{name}", lost)
     with pytest.raises(C2FError, match="the scheduler on this machine is gone\n  Finished blocks are kept"):
         run_phase(cluster, work, "square", Square(tmp_path / "out"), KEYS, progress=silent)
+    monkeypatch.undo()
+    run_phase(cluster, work, "square", Square(tmp_path / "out"), KEYS, progress=silent)
+    assert results(tmp_path / "out") == FILES
+
+
+def test_on_cluster__all_workers_have_died__another_run_does_the_rest(
+    tmp_path: Path, cluster: Engine, work: WorkFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message tells to run the same command again."""
+    dead = SimpleNamespace(status=distributed.core.Status.failed)
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "_connection", replace(cluster._connection, nannies=(dead,)))  # type: ignore
+        with pytest.raises(C2FError, match="all worker processes have died") as caught:
+            run_phase(cluster, work, "square", Square(tmp_path / "out"), KEYS, progress=silent)
+    assert caught.value.remedy.startswith("Finished blocks are kept: run the same command again")
+    run_phase(cluster, work, "square", Square(tmp_path / "out"), KEYS, progress=silent)
+    assert results(tmp_path / "out") == FILES
 
 
 def test_on_cluster__workers_lack_the_code__says_so(
-    work: WorkFolder, cluster: Engine, monkeypatch: pytest.MonkeyPatch
+    work: WorkFolder, cluster: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same versions are needed everywhere; no block is blamed for that."""
+    """The same versions are needed everywhere; no block is blamed for that, and with the code there it is done."""
     module = ModuleType("only_here")
-    exec("def task(key, run): return {}", module.__dict__)
+    exec(code := "def task(key, run): return {}", module.__dict__)
     monkeypatch.setitem(sys.modules, "only_here", module)
-    with pytest.raises(C2FError, match=r"cannot run the blocks: ModuleNotFoundError: No module named 'only_here'\n"):
+    with pytest.raises(
+        C2FError, match=r"cannot run the blocks: ModuleNotFoundError: No module named 'only_here'\n  Start scheduler"
+    ):
         run_phase(cluster, work, "square", module.task, KEYS, progress=silent)
+    (tmp_path / "only_here.py").write_text(code)
+    client = cluster._connection.client  # type: ignore[attr-defined]
+    client.run(lambda folder: __import__("sys").path.append(folder), str(tmp_path))
+    assert run_phase(cluster, work, "square", module.task, KEYS, progress=silent)[1] == []
+
+
+@pytest.mark.long
+def test_on_cluster__too_many_workers__fewer_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine may have no room for so many processes; the message tells to use fewer."""
+    original = distributed.SpecCluster
+
+    def start(workers: dict[int, Any], **options: Any) -> Any:
+        if len(workers) > 1:
+            raise OSError("Resource temporarily unavailable")
+        return original(workers=workers, **options)
+
+    monkeypatch.setattr(distributed, "SpecCluster", start)
+    with pytest.raises(C2FError, match="cannot start 2 worker processes: Resource") as caught, on_cluster(workers=2):
+        pass
+    assert caught.value.remedy == "Use fewer workers (--workers)."
+    with on_cluster(workers=1):
+        pass
 
 
 def test_on_cluster__wrong_arguments__are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,6 +349,8 @@ def test_on_cluster__wrong_arguments__are_told_at_once(monkeypatch: pytest.Monke
     for options in ({"workers": 0}, {"workers": 1, "threads_per_worker": 0}, {"workers": 1, "gpus": -1}):
         with pytest.raises(ConfigError):
             on_cluster(**options)
+    for options in ({"workers": 1}, {"scheduler": "tcp://a:1"}, {"workers": 1, "threads_per_worker": 1, "gpus": 0}):
+        on_cluster(**options)  # as the messages say; nothing is started yet
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ConfigError) as caught:
         on_cluster(workers=1)
@@ -352,104 +368,3 @@ def test_on_cluster__no_scheduler_there__names_the_address(
     with pytest.raises(C2FError, match=f"no Dask scheduler answers at '{address}'"), on_cluster(scheduler=address):
         pass
     assert capfd.readouterr() == ("", "")
-
-
-# --- kills -----------------------------------------------------------------------------------------------------------
-
-
-def start(*command: object) -> subprocess.Popen[str]:
-    """A Python process and those that it starts, in a group of their own as on a terminal."""
-    paths = (Path(block_tasks.__file__).parent, Path(coarse2fine.__file__).parents[1])
-    return subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"},
-    )
-
-
-@contextlib.contextmanager
-def running(*command: object) -> Iterator[subprocess.Popen[str]]:
-    """The same, and all of them are gone at the end, whatever happens."""
-    process = start(*command)
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
-@contextlib.contextmanager
-def running_cluster(port: int) -> Iterator[subprocess.Popen[str]]:
-    """A scheduler and a worker as users start them; yields the scheduler, which cannot import the tasks."""
-    options = ["--no-dashboard", "--host", "127.0.0.1"]
-    address = f"tcp://127.0.0.1:{port}"
-    with (
-        running("-I", "-m", "distributed.cli.dask_scheduler", "--port", port, *options) as scheduler,
-        running("-m", "distributed.cli.dask_worker", address, "--nthreads", 1, *options),
-    ):
-        yield scheduler
-
-
-def all_but_the_last(out: Path) -> bool:
-    return len(results(out)) == COUNT - 1 and begun(out, COUNT - 1) != []
-
-
-def assert_resumes(tmp_path: Path, *scheduler: str) -> None:
-    """The same command does what is missing, and nothing else."""
-    (tmp_path / "out" / "go").touch()
-    with running(block_tasks.__file__, tmp_path / "work", tmp_path / "out", COUNT, *scheduler) as process:
-        assert process.communicate(timeout=SOON_S) == ("0 failures\n", "")
-    assert results(tmp_path / "out") == FILES
-    assert [len(begun(tmp_path / "out", number)) for number in range(COUNT - 1)] == [1] * (COUNT - 1)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("stop", "code"),
-    [
-        (lambda pid: os.kill(pid, signal.SIGKILL), -9),
-        (lambda pid: os.killpg(pid, signal.SIGINT), 130),
-        (lambda pid: os.killpg(pid, signal.SIGHUP), 129),
-        (lambda pid: os.kill(pid, signal.SIGTERM), 143),
-    ],
-    ids=["kill -9", "Ctrl-C", "hang-up", "kill"],
-)
-def test_on_cluster__main_process_is_stopped__workers_die_and_the_next_run_resumes(
-    tmp_path: Path, stop: Callable[[int], None], code: int
-) -> None:
-    """Also a worker in the middle of a block; Ctrl-C and hang-ups, which the terminal sends to all, say one word."""
-    (tmp_path / "out").mkdir()
-    with running(block_tasks.__file__, tmp_path / "work", tmp_path / "out", COUNT) as process:
-        wait(lambda: all_but_the_last(tmp_path / "out"))
-        workers = psutil.Process(process.pid).children(recursive=True)
-        assert int(begun(tmp_path / "out", COUNT - 1)[0]) in {worker.pid for worker in workers}
-        stop(process.pid)
-        out, err = process.communicate(timeout=SOON_S)
-        assert psutil.wait_procs(workers, timeout=SOON_S)[1] == []
-    assert process.returncode == code
-    if code > 0:
-        assert (out, err) == ("interrupted\n", "")
-    assert_resumes(tmp_path)
-
-
-@pytest.mark.long
-def test_on_cluster__scheduler_is_killed__says_so_and_the_next_run_resumes(tmp_path: Path) -> None:
-    """One message, no traceback; with a new scheduler the same command goes on."""
-    (tmp_path / "out").mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = f"tcp://127.0.0.1:{port}"
-    command = [block_tasks.__file__, tmp_path / "work", tmp_path / "out", COUNT, address]
-    with running_cluster(port) as scheduler, running(*command) as process:
-        wait(lambda: all_but_the_last(tmp_path / "out"))
-        scheduler.kill()
-        out, err = process.communicate(timeout=SOON_S)
-    assert out.startswith(f"the scheduler at {address} is gone\n  Finished blocks are kept: ")
-    assert (process.returncode, err) == (1, "")
-    with running_cluster(port):
-        assert_resumes(tmp_path, address)

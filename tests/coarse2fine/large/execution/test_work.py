@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import pickle
@@ -102,9 +104,16 @@ def test_open_work__other_manifest__is_refused_and_changes_nothing(tmp_path: Pat
         pass
     assert "\n    config.rois.threshold: 0.1 before, 0.3 now\n" in caught.value.problem
     assert caught.value.problem.endswith("config.key8: absent before, 1 now\n    and 11 more")
-    assert "--restart" in caught.value.remedy
-    assert "--work" in caught.value.remedy
     assert contents(tmp_path) == before
+    assert caught.value.remedy == (
+        "Run with the same settings to resume it. Choose another work folder (--work), or use --restart to give up "
+        "what is done."
+    )
+    other = replace(MANIFEST, config=config)
+    with open_work(tmp_path, MANIFEST) as work:
+        assert work.finished("scan") == {(0,): {}}
+    with open_work(tmp_path.with_name("another"), other), open_work(tmp_path, other, restart=True):
+        pass
 
 
 def test_open_work__restart__removes_what_is_ours_and_nothing_else(tmp_path: Path) -> None:
@@ -122,8 +131,11 @@ def test_open_work__restart__removes_what_is_ours_and_nothing_else(tmp_path: Pat
         assert new.finished("scan") == {}
         assert sorted(contents(folder)) == [".c2f-lock", "manifest.json", "notes.txt"]
         assert list(new.path("x").parent.iterdir()) == []
-        with pytest.raises(OutputError, match="restarted by another run"):
+        with pytest.raises(OutputError, match="restarted by another run") as caught:
             old.check()
+        assert caught.value.remedy.startswith("Choose another work folder (--work) for this run")
+        with open_work(tmp_path / "another", MANIFEST) as another:
+            another.check()
         old.mark("scan", (1,), {})  # by a worker that outlived its run
         assert new.finished("scan") == {}
         new.check()
@@ -161,17 +173,45 @@ def test_open_work__other_peoples_files__is_refused_and_changes_nothing(
     else:
         (tmp_path / name).write_text('{"run": "x", "name": "web app"}')
     before = contents(tmp_path)
-    with pytest.raises(OutputError, match=f"not a work folder and not empty: {name}"):
+    with pytest.raises(OutputError, match=f"not a work folder and not empty: {name}") as caught:
         open_work(tmp_path, MANIFEST, restart=restart).__enter__()
     assert contents(tmp_path) == before
+    assert "one that does not exist yet, is empty, or is that of an earlier run" in caught.value.remedy
+    empty = tmp_path.with_name(f"{tmp_path.name}-empty")
+    empty.mkdir(mode=0o700)
+    for folder in (empty, tmp_path.with_name(f"{tmp_path.name}-new"), empty):
+        with open_work(folder, MANIFEST, restart=restart):
+            pass
 
 
 def test_open_work__a_file__is_refused(tmp_path: Path) -> None:
     """The system's complaint comes in our terms."""
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "work"):
-        with pytest.raises(OutputError, match="cannot use the work folder"):
+        with pytest.raises(OutputError, match="cannot use the work folder") as caught:
             open_work(path, MANIFEST).__enter__()
+        assert caught.value.remedy.endswith("Choose another work folder (--work) if not.")
+    with open_work(tmp_path / "another", MANIFEST):
+        pass
+
+
+def test_open_work__file_system_without_locks__another_folder_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some network file systems have none; what the message says is done."""
+    original = fcntl.flock
+
+    def flock(handle: int, operation: int) -> None:
+        if "remote" in Path(f"/proc/self/fd/{handle}").readlink().parts:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        original(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OutputError, match=r"cannot lock the work folder .*: No locks available") as caught:
+        open_work(tmp_path / "remote", MANIFEST).__enter__()
+    assert "Choose another work folder (--work) on one that has" in caught.value.remedy
+    with open_work(tmp_path / "local", MANIFEST):
+        pass
 
 
 def test_open_work__killed_before_the_manifest__starts_afresh(tmp_path: Path) -> None:
@@ -253,8 +293,13 @@ def test_open_work__in_use__names_the_holder_until_that_dies(tmp_path: Path) -> 
         assert holder.stdout is not None
         assert holder.stdout.readline() == "open\n"
         for restart in (False, True):
-            with pytest.raises(OutputError, match=f"in use by process {holder.pid} on {socket.gethostname()}"):
+            with pytest.raises(OutputError, match=f"in use by process {holder.pid} on {socket.gethostname()}") as told:
                 open_work(tmp_path, manifest, restart=restart).__enter__()
+        assert told.value.remedy == (
+            "Wait until that run ends, or stop it. Choose another work folder (--work) to run both."
+        )
+        with open_work(tmp_path / "another", manifest):
+            pass
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.communicate()
@@ -351,12 +396,28 @@ def test_check__folder_not_there__names_the_host(tmp_path: Path) -> None:
     """A worker on another machine may not see it; marking there must not create another one."""
     with open_work(tmp_path / "work", MANIFEST) as work:
         work.check()
-    shutil.rmtree(work.folder)
-    with pytest.raises(OutputError, match=f"{socket.gethostname()} does not see the work folder"):
+    shared = work.folder.rename(tmp_path / "shared")
+    with pytest.raises(OutputError, match=f"{socket.gethostname()} does not see the work folder") as caught:
         work.check()
+    assert caught.value.remedy.startswith("All workers must see it under this path")
+    work.folder.symlink_to(shared)
+    work.check()
+    work.folder.unlink()
     with pytest.raises(OutputError):
         work.mark("scan", (0,), {})
     assert not work.folder.exists()
+
+
+@pytest.mark.usefixtures("modes_are_obeyed")
+def test_check__folder_of_another_user__remedy_works(tmp_path: Path) -> None:
+    """A worker of somebody else may not enter it; one of the user who started the run may."""
+    with open_work(tmp_path / "work", MANIFEST) as work:
+        (work.folder / "manifest.json").chmod(0)
+        with pytest.raises(OutputError, match="may not read the work folder") as caught:
+            work.check()
+        assert caught.value.remedy.startswith("Start workers as the user who starts the run")
+        (work.folder / "manifest.json").chmod(0o600)
+        work.check()
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "", "a/../../x"])
