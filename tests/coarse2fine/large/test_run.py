@@ -241,7 +241,8 @@ def test_segment_store__share_for_statistics__scans_so_many_blocks(
     np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
 
 
-def test_segment_store__cells_of_an_odd_size__are_told_as_they_are(bright: None, bench: Bench) -> None:
+@pytest.mark.usefixtures("bright_networks")
+def test_segment_store__cells_of_an_odd_size__are_told_as_they_are(bench: Bench) -> None:
     """Once, however many cells there are; the result is that of those cells."""
     report = bench(overrides=["blocks.cell=[8, 16, 30]"])
     assert report.warnings == (

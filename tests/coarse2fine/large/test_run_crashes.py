@@ -181,7 +181,8 @@ def test_segment_store__nothing_to_see__is_an_error(name: str, bright_networks: 
     np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
 
 
-def test_segment_store__region_of_one_value__another_region_works(bright: None, bench: Bench) -> None:
+@pytest.mark.usefixtures("bright_networks")
+def test_segment_store__region_of_one_value__another_region_works(bench: Bench) -> None:
     """The rest of the message's remedy: a part of the volume that shows something."""
     with pytest.raises(VolumeError, match="every voxel of channel 0 that was read is 1") as caught:
         bench(region=Box((0, 28, 100), (8, 32, 160)))
