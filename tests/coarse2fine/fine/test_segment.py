@@ -69,6 +69,13 @@ def test_plan_canvases__17_classes_and_many_boxes__sums_of_outputs_are_dropped_s
     assert peak < 0.6 * 17 * prod(shape) * 4
 
 
+@pytest.mark.parametrize("packing", ["same_scale", "same_size"])
+def test_plan_canvases__no_boxes__no_canvases(packing: str, organs: Model) -> None:
+    """Nothing was found, and nothing is run."""
+    config = load_config(None, [f"canvas.packing={packing}"])
+    assert plan_canvases([], config, plan_sizes(config, organs), (48, 320, 320)) == []
+
+
 BAR = (slice(6, 9), slice(14, 17), slice(4, 90))
 """An object whose one end the coarse network sees; the fine one sees all of it."""
 

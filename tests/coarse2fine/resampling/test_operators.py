@@ -219,3 +219,19 @@ def test_axis__too_long_for_a_matrix__has_the_rows_of_one(
         full[:, low:high] = rows
         np.testing.assert_allclose(full, kept.matrix[start:stop], atol=3e-7)
         assert high - low < 100 + sizes[0] * (stop - start) / sizes[1]
+
+
+@given(st.data(), st.integers(1, 40), st.integers(1, 40), st.floats(-3, 40), st.floats(0.05, 5))
+def test_plan_resampling__places_of_outputs_given__interpolates_there(
+    data: st.DataObject, before: int, after: int, first: float, step: float
+) -> None:
+    """As NumPy interpolates; beyond its ends the input goes on as it ends."""
+    values = np.random.default_rng(before).normal(size=(1, 1, before)).astype(np.float32)
+    same = (1.0, 1.0, 1.0)
+    resampling = plan_resampling(
+        values.shape, (1, 1, after), same, same, Method("torch", "linear"), (None, None, (first, step))
+    )
+    start = data.draw(st.integers(0, after - 1))
+    found = resampling(lambda box: values[box.slices], Box((0, 0, start), (1, 1, after)))[0, 0]
+    places = first + step * np.arange(start, after)
+    np.testing.assert_allclose(found, np.interp(places, np.arange(before), values[0, 0]), atol=1e-3)
