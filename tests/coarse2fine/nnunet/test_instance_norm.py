@@ -21,6 +21,7 @@ from coarse2fine.nnunet.cpu_layers import ChannelsLast, InPlaceNorm, lean
 from coarse2fine.nnunet.instance_norm import (
     NormStatistics,
     SlotLayout,
+    SlotNetwork,
     SlotNorm,
     mark_slots,
     measure_statistics,
@@ -95,6 +96,19 @@ def test_slot_norm__feature_map_at_half_size__normalises_each_slot_by_itself() -
     torch.testing.assert_close(result[..., :8], norm(features[..., :8]))
     torch.testing.assert_close(result[..., 8:], norm(features[..., 8:]))
     assert (result - norm(features)).abs().max() > 0.1
+
+
+def test_slot_norm__marks_of_an_input__are_where_its_slots_are(model: Model) -> None:
+    """The last channel of an input is what layers go by: another slot, another result."""
+    slotwise, batch, results = with_slot_statistics(model), beside(crops(0), 20 + 9 * crops(1)), []
+    network = slotwise.networks[0]
+    assert isinstance(network, SlotNetwork)
+    for placement in CANVAS.placements:
+        marks = mark_slots(Canvas(CANVAS.shape, (1, 1, 2), (placement,)))
+        results.append(slotwise.forward(torch.cat([batch, torch.from_numpy(marks)[None, None]], 1), mirroring=False))
+        network.layout.show(torch.from_numpy(marks))
+        torch.testing.assert_close(results[-1], network.network(batch))
+    assert (results[0] - results[1]).abs().max() > 0.1
 
 
 def test_slot_norm__one_slot_as_large_as_the_canvas__equals_plain(model: Model) -> None:
