@@ -57,7 +57,8 @@ def test_foreground_probability__some_heads__is_their_share_of_nnunets_probabili
     """The sum over classes, which exclude each other; of regions, which do not, the largest; never more than 1."""
     named = dict(zip(("background", "a", "b", "c"), names.values(), strict=True))
     manager, labels = managed(named, (1, 2, 3) if names is REGIONS else None)
-    logits = torch.from_numpy(np.random.default_rng(2).normal(0, 9, (labels.heads, 3, 4, 5)).astype(np.float32))
+    logits = torch.from_numpy(np.random.default_rng(2).normal(0, 9, (labels.heads, 30, 40, 50)).astype(np.float32))
+    logits[0] -= 20  # so that sums are near 1, and rounding matters
     probabilities = manager.apply_inference_nonlin(logits).numpy().astype(np.float64)
     first = 0 if names is REGIONS else 1
     parts = [probabilities["abc".index(name) + first] for name in chosen]
