@@ -111,7 +111,7 @@ def test_find_selector__agent_of_another_setting__is_refused_with_folder_and_rem
         find(models, [f"assign.agent={folder}", *overrides])
     assert str(folder) in caught.value.problem
     assert says in caught.value.problem
-    assert caught.value.remedy.startswith("Use it with the models and the packing that it was trained with, train one")
+    assert "that it was trained with, train one for these (c2f-train), or choose by a rule" in caught.value.remedy
     assert find(folders, [f"assign.agent={folder}"]).kind == "gains"
     anew = write_agent(tmp_path / "anew", models, overrides, **options)
     assert find(models, [f"assign.agent={anew}", *overrides]).kind == "gains"
