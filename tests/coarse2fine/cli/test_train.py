@@ -386,7 +386,7 @@ def test_main__data_that_cannot_be_used__is_told_with_its_path(
     save_volume(label, np.full(SHAPE, 9, np.uint8))
     said = told(broken, tmp_path / "agent", [], capfd)
     assert f"{label}: its values go from 9 to 9" in said
-    assert "Give the labels that the models were trained with" in said
+    assert "Give the labels that the fine model was trained with" in said
     right = lab.data / "labelsTr" / "c1.nii.gz"
     assert read_labels(right, load_model(lab.fine), read_volume([label])).shape == SHAPE
     label.unlink()

@@ -151,7 +151,7 @@ def again(function):
     return interrupted
 if __name__ == "__main__":
     connection._stop = again(stop)
-    tempfile.TemporaryDirectory._rmtree = again(remove)
+    tempfile.TemporaryDirectory._rmtree = staticmethod(again(remove))
     sys.exit(block_tasks.main(*sys.argv[1:]))
 """
 
