@@ -46,6 +46,11 @@ def test_plan_output__format_by_the_name(where: str, format: str, objects: bool,
     assert (output.path is None) == ("bucket" in where)
 
 
+def test_plan_output__input_behind_a_url__does_not_lie_in_the_output(tmp_path: Path) -> None:
+    """Only what is on this machine's disk can."""
+    assert plan(tmp_path / "out.zarr", tmp_path, inputs="https://example.org/out.zarr").path == tmp_path / "out.zarr"
+
+
 def test_plan_output__folders_that_are_not_there__are_made(tmp_path: Path) -> None:
     """Those of the result and of the work folder, which itself is made later."""
     work = tmp_path / "c" / "d" / "work"
