@@ -139,41 +139,6 @@ def test_on_cluster__main_process_is_stopped__workers_die_and_the_next_run_resum
     assert_resumes(tmp_path)
 
 
-AGAIN_AND_AGAIN = """
-import os, signal, sys, tempfile
-import block_tasks
-from coarse2fine.large.execution import connection
-stop, remove = connection._stop, tempfile.TemporaryDirectory._rmtree
-def again(function):
-    def interrupted(*arguments, **options):
-        os.kill(os.getpid(), signal.SIGINT)
-        return function(*arguments, **options)
-    return interrupted
-if __name__ == "__main__":
-    connection._stop = again(stop)
-    tempfile.TemporaryDirectory._rmtree = staticmethod(again(remove))
-    sys.exit(block_tasks.main(*sys.argv[1:]))
-"""
-
-
-@pytest.mark.long
-def test_on_cluster__ctrl_c_again_and_again__leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Impatient people get the same answer, and Dask's files are gone."""
-    for name in ("out", "tmp"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "again.py").write_text(AGAIN_AND_AGAIN)
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    with running(tmp_path / "again.py", tmp_path / "work", tmp_path / "out", COUNT) as process:
-        wait(lambda: all_but_the_last(tmp_path / "out"))
-        workers = psutil.Process(process.pid).children(recursive=True)
-        assert [path.name[:9] for path in (tmp_path / "tmp").iterdir()] == ["c2f-dask-"]
-        os.kill(process.pid, signal.SIGINT)
-        assert process.communicate(timeout=SOON_S) == ("interrupted\n", "")
-        assert psutil.wait_procs(workers, timeout=SOON_S)[1] == []
-    assert process.returncode == 130
-    assert list((tmp_path / "tmp").iterdir()) == []
-
-
 @pytest.mark.long
 def test_on_cluster__scheduler_is_killed__says_so_and_the_next_run_resumes(tmp_path: Path) -> None:
     """One message, no traceback; with a new scheduler the same command goes on."""
