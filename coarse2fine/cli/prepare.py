@@ -20,7 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="c2f-prepare",
         description="Make a kit of two nnU-Net models: calibrate on some cases how low the heatmap's threshold must be "
         "for boxes to hold the foreground, and how sure that is.",
-        epilog="Example: c2f-prepare --fine-model FINE --coarse-model COARSE --cases Dataset001_X -o KIT; "
+        epilog="Example: c2f-prepare --fine-model FINE --coarse-model COARSE --cases CASES -o KIT; "
         "then c2f-infer -i scan.nii.gz -o labels.nii.gz -c KIT",
     )
     add = parser.add_argument
