@@ -86,7 +86,7 @@ Interval = Annotated[
 ]
 LabelNames = Annotated[
     tuple[Annotated[str, Strict()], ...],
-    Expected("a list of label names, such as [liver, spleen] (a name that reads as a number in quotes), or null"),
+    Expected("a list of label names, such as [liver, spleen] (a name that reads as a number in quotes)"),
 ]
 ModelFolder = Annotated[Path, BeforeValidator(model_folder), Expected("the path of a folder")]
 AgentName = Annotated[

@@ -122,7 +122,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "two channels": {"channels": 2},
     "liver": {"labels": {"background": 0, "liver": 1}},
 }
-PRIOR, ONE_STAGE = "fine.use_prior=true", "mode=one-stage"
+PRIOR, ONE_STAGE, OUTSIDE = "fine.use_prior=true", "mode=one-stage", "fine.outside=coarse"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ PRIOR, ONE_STAGE = "fine.use_prior=true", "mode=one-stage"
         ((None, "fine"), "Name one with --coarse-model", ("fine", "fine")),
         (("cascade", "fine"), "Use a 3d_lowres model", ("fine", "fine")),
         (("fine", "two channels"), "Use two models trained on the same images", ("two channels", "two channels")),
-        (("liver", "fine"), "Use two models trained on the same labels", ("liver", "liver")),
+        (("liver", "fine", OUTSIDE), "two models trained on the same labels", ("liver", "liver", OUTSIDE)),
         (
             ("fine", "fine", "coarse.patch_size=[7, 8, 8]"),
             "multiple of [2",

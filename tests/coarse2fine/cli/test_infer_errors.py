@@ -112,7 +112,7 @@ BAD: dict[str, tuple[Run, str]] = {
     "folder without model": (Run(options=["--fine-model", "{}"]), "plans.json does not exist"),
     "no such fold": (Run(options=["--set", "fine.folds=[3]"]), "fold_3/checkpoint_final.pth does not exist"),
     "no such checkpoint": (Run(options=["--set", "fine.checkpoint=best.pth"]), "no fold with a best.pth"),
-    "labels differ": (Run(fine="liver"), "{'background': 0, 'lesion': 1} in"),
+    "labels differ": (Run(fine="liver", options=["--set", "fine.outside=coarse"]), "{'background': 0, 'lesion': 1} in"),
     "channels of models differ": (Run(coarse="coarse2"), "takes 2 channel(s), the fine model"),
     # the settings
     "unknown key": (
@@ -183,7 +183,7 @@ CURES: dict[str, tuple[str, Run]] = {
     "no such model": ("Give the folder that holds plans.json and fold_*", Run()),
     "no such fold": ("Name another checkpoint or fold", Run(options=["--set", "fine.folds=[all]"])),
     "no such checkpoint": (": checkpoint_final.pth", Run(options=["--set", "fine.checkpoint=checkpoint_final.pth"])),
-    "labels differ": ("Use two models trained on the same labels", Run()),
+    "labels differ": ("trained on the same labels", Run(options=["--set", "fine.outside=coarse"])),
     "channels of models differ": ("Use two models trained on the same images", Run()),
     "one file, two channels": (
         "Name the files a_0000.nrrd to a_0001.nrrd and give the first",

@@ -33,6 +33,7 @@ EXAMPLES = {
     "the name of a file, without folders": "checkpoint_best.pth",
     "auto, cpu, cuda, cuda:N or mps": "cpu",
     "true or false": "false",
+    "a list of label names, such as [liver, spleen] (a name that reads as a number in quotes)": "[liver, spleen]",
 }
 
 
