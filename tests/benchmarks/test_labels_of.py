@@ -19,6 +19,7 @@ from coarse2fine.cli import infer
 script = benchmark_module("labels_of")
 
 
+@pytest.mark.long
 def test_main__tiny_data_set__prints_the_checksums_of_what_c2f_infer_writes(
     script: ModuleType,
     model_folder: Callable[..., Path],

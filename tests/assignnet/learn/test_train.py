@@ -236,6 +236,7 @@ def test_train_agent__its_folder__holds_a_checkpoint_without_code_and_curves(che
     assert (state["round"], state["steps"]) == (6, SHORT.steps)
 
 
+@pytest.mark.long
 def test_train_agent__without_tensorboard__learns_the_same_and_keeps_no_curves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

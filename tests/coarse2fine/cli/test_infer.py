@@ -319,6 +319,7 @@ def test_main__as_a_process__is_quiet_and_exits_with_0(tmp_path: Path, models: M
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on file sizes to run into")
 def test_main__disk_full_while_writing__keeps_the_old_result(tmp_path: Path, models: Models) -> None:
     """The message says how much is needed; the old file is whole and nothing else is left behind."""

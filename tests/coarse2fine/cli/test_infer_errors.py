@@ -204,6 +204,7 @@ CURES: dict[str, tuple[str, Run]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CURES)
 def test_main__what_a_message_says_is_done__runs(
     tmp_path: Path, models: Models, name: str, capfd: pytest.CaptureFixture[str]
@@ -217,6 +218,7 @@ def test_main__what_a_message_says_is_done__runs(
     assert run(*mended.arguments(tmp_path / "right", models)) == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("given", [["--region", ":,:,:"], ["--instances"], ["--channel", 0]])
 def test_main__option_for_stores_and_a_file__remedies_work(
     tmp_path: Path, models: Models, given: list[object], capfd: pytest.CaptureFixture[str]

@@ -108,6 +108,7 @@ def test_prepare__labelled_cases__promises_what_it_measured(
     assert report["config"]["rois"]["margin"] == [2, 2, 2]  # a voxel of 4 x 2 x 2 mm, in voxels of 2 x 1 x 1 mm
 
 
+@pytest.mark.long
 def test_prepare__margin_is_given__is_kept(lab: Lab, tmp_path: Path) -> None:
     """Also none at all."""
     assert lab.prepare(tmp_path / "kit", "--miss", 0.3, "--set", "rois.margin=[0, 0, 0]") == 0
@@ -288,6 +289,7 @@ def test_prepare__what_cannot_be__is_said_and_nothing_is_written(
     assert not (tmp_path / "kit").exists()
 
 
+@pytest.mark.long
 def test_prepare__kit_or_another_folder_is_there__is_replaced_only_when_asked(lab: Lab, kit: Path, capsys: Any) -> None:
     """A folder that is no kit never is."""
     before = (kit / "card.json").read_text()
@@ -301,6 +303,7 @@ def test_prepare__kit_or_another_folder_is_there__is_replaced_only_when_asked(la
     assert "exists and is no kit" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_prepare__case_without_foreground__is_left_out_and_named(lab: Lab, tmp_path: Path, capsys: Any) -> None:
     """It does not count: nothing of it can be missed. Where all are like that, there is nothing to promise."""
     data = Path(shutil.copytree(lab.data, tmp_path / "raw"))

@@ -143,7 +143,7 @@ def same(one: dict[Triple, CellResult], other: dict[Triple, CellResult]) -> bool
         pytest.param(
             *("plain", [*SPLIT, "coarse.patch_size=[2, 8, 4]", "coarse.tile_step=0.7"], SPACING), marks=pytest.mark.long
         ),
-        ("turned", ["fine.outside=coarse"], OTHER_SPACING),
+        pytest.param("turned", ["fine.outside=coarse"], OTHER_SPACING, marks=pytest.mark.long),
         pytest.param("plain", ["mode=one-stage"], OTHER_SPACING, marks=pytest.mark.long),
         ("plain", "agent", SPACING),
     ],
@@ -267,6 +267,7 @@ def cases(draw: st.DrawFn) -> tuple[np.ndarray, Lattice, list[str]]:
     )
 
 
+@pytest.mark.long
 @settings(
     max_examples=25,
     deadline=None,

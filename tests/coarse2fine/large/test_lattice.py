@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from canvas import Box, Triple, triple
@@ -57,7 +57,9 @@ def test_plan_lattice__any_sizes__cells_of_at_most_that_size_begin_at_chunks(
 @given(lattices())
 def test_blocks__any_grouping__hold_each_cell_once(plan: tuple[Lattice, Triple, Triple]) -> None:
     """Blocks share out the cells, each a box of at most so many, whose voxels are its extent."""
-    lattice, names = plan[0], map_of(plan[0])
+    lattice = plan[0]
+    assume(len(lattice.cells()) <= 200)  # each block is looked for among all voxels
+    names = map_of(lattice)
     seen = [cell for block in lattice.blocks() for cell in lattice.cells_of(block)]
     assert sorted(seen) == lattice.cells()
     for block in lattice.blocks():

@@ -84,6 +84,7 @@ def test_settle__no_regions_or_few__measures_nothing_and_counts_nothing(models: 
     assert run.clock.rounded() == {}
 
 
+@pytest.mark.long
 def test_segment_store__norm_case__is_measured_once_and_counted(
     models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ def test_segment_store__killed_in_any_phase__goes_on_where_it_was(
     assert report.counts["voxels"] == IMAGE.size
 
 
+@pytest.mark.long
 def test_segment_store__again_after_the_end__leaves_the_result_as_it_is(
     bright_networks: None, bench: Bench, calls: dict[str, Any]
 ) -> None:
@@ -192,6 +193,7 @@ def test_segment_store__region_of_one_value__another_region_works(bench: Bench) 
     np.testing.assert_array_equal(bench.labels() != 0, EXPECTED[region.slices])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("override", "fine"),
     [

@@ -99,7 +99,7 @@ def test_sliding_window__progress_and_places__are_told_for_every_tile_of_every_f
     assert places == [Box.of((-1, 0, x), PATCH) for x in (0, 8)] * 3
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_tiles_touching__any_window__are_those_of_nnunets_tiles(data: st.DataObject) -> None:
     """In nnU-Net's order; where the volume is smaller than a tile, the tile sticks out as nnU-Net pads."""

@@ -292,6 +292,7 @@ def test_on_cluster__connection_lost_at_any_moment__says_so(
     assert results(tmp_path / "out") == FILES
 
 
+@pytest.mark.long
 def test_on_cluster__all_workers_have_died__another_run_does_the_rest(
     tmp_path: Path, cluster: Engine, work: WorkFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
