@@ -100,6 +100,7 @@ def test_oracle__nothing_shared__is_the_best_of_all(metric, seed, regions, weigh
     assert choice.bound >= best - 1e-9
 
 
+@pytest.mark.long
 def test_oracle__overlapping_regions__is_the_best_in_nearly_all_cases() -> None:
     """Selections are allowed, within the budget and never better than the best; 57 of 60 are the best."""
     missed, only_added = [], []

@@ -125,6 +125,7 @@ def test_box_shares__any_boxes__are_those_of_painted_voxels(boxes: list[Box]) ->
     np.testing.assert_allclose(box_shares(boxes), painted_shares(boxes), atol=1e-12)
 
 
+@pytest.mark.long
 @relaxed
 @given(seeds, st.integers(1, 7))
 def test_solve_overlapping__crowded_boxes__is_valid_and_between_solve_and_the_best(seed: int, regions: int) -> None:

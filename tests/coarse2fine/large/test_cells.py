@@ -91,7 +91,7 @@ def bar(
         ("turned", [], OTHER_SPACING),
         ("rescaling", ["rois.threshold=0.5"], SPACING),
         ("flat", [], (5.0, 0.8, 1.3)),
-        ("cascade", ["fine.use_prior=true", "rois.threshold=0.62"], SPACING),
+        pytest.param("cascade", ["fine.use_prior=true", "rois.threshold=0.62"], SPACING, marks=pytest.mark.long),
         ("other labels", ["coarse.foreground=[y]", "rois.threshold=0.45", "fine.grow=0"], OTHER_SPACING),
     ],
     ids=str,

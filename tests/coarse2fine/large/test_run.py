@@ -65,6 +65,7 @@ def test_segment_store__without_merge__objects_are_cut(
     assert not found[2:6, 2:6, 40:60].any()
 
 
+@pytest.mark.long
 def test_segment_store__trained_networks__any_blocks_give_the_same(
     model_folder: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ def test_segment_store__again_after_the_end__leaves_the_result_as_it_is(
     np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
 
 
+@pytest.mark.long
 def test_segment_store__block_that_fails_once__is_tried_again(
     bright_networks: None, bench: Bench, calls: dict[str, Any]
 ) -> None:

@@ -282,7 +282,8 @@ for name in sys.argv[1:]:
 """
 
 
-@pytest.mark.parametrize("cases", [HOSTILE | HARMLESS, pytest.param(LONG, marks=pytest.mark.long)], ids=["all", "long"])
+@pytest.mark.long
+@pytest.mark.parametrize("cases", [HOSTILE | HARMLESS, LONG], ids=["all", "long"])
 def test_load_model__files_that_exhaust__cost_seconds_and_megabytes(
     folder: Path, tmp_path: Path, cases: dict[str, Callable[[Path], object]]
 ) -> None:

@@ -129,6 +129,7 @@ def test_run_phase__folder_of_another_run__nothing_is_written(tmp_path: Path, en
 # --- clusters --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_on_cluster__gpus_and_threads__each_worker_has_its_own_environment(
     tmp_path: Path, cluster: Engine, work: WorkFolder
 ) -> None:
