@@ -19,8 +19,8 @@ from canvas import Triple, triple
 from coarse2fine.calibration.calibrate import Asked, Calibration, calibrate, check_asked, known_of
 from coarse2fine.calibration.kit import check_replaceable, files_of, write_kit
 from coarse2fine.calibration.misses import THRESHOLDS, MeasuredCase, measure_case
+from coarse2fine.cli.bars import show_bars
 from coarse2fine.cli.infer_run import configure
-from coarse2fine.cli.train_run import show_bars
 from coarse2fine.config.schema import Config, PromiseConfig
 from coarse2fine.errors import ConfigError, VolumeError
 from coarse2fine.io import atomic_write, find_cases, input_suffixes, make_own, read_volume
