@@ -15,10 +15,11 @@ import SimpleITK as sitk
 import zarr
 from conftest import blobs
 
+from coarse2fine.calibration import measure as measure_module
+from coarse2fine.calibration import settle
 from coarse2fine.calibration.kit import open_kit
 from coarse2fine.cli import infer as infer_cli
 from coarse2fine.cli import prepare as prepare_cli
-from coarse2fine.cli import prepare_run
 from coarse2fine.config.reader import load_config
 from coarse2fine.config.schema import Config
 from coarse2fine.io import read_volume
@@ -119,7 +120,7 @@ def test_coarse_voxel__models_turn_axes_differently__is_on_the_fine_models(model
     """Coarse voxels of 4 x 8 x 2 mm in the file, fine ones of 1.5 x 1 x 1 mm, whose working grid has y, x, z."""
     coarse = load_model(model_folder(transpose=(2, 0, 1), spacing=(2.0, 4.0, 8.0)))
     fine = load_model(model_folder(transpose=(1, 2, 0), spacing=(1.0, 1.0, 1.5)))
-    assert prepare_run.coarse_voxel(Config(), coarse, fine) == (8, 2, 3)
+    assert settle.coarse_voxel(Config(), coarse, fine) == (8, 2, 3)
 
 
 @pytest.mark.long
@@ -144,7 +145,7 @@ def test_prepare__cut_short__goes_on_where_it_was(
 ) -> None:
     """What is measured is not measured again, unless it was something else; the kit is the same."""
     kit, measured = tmp_path / "kit", []
-    measure = prepare_run.measure_case
+    measure = measure_module.measure_case
 
     def stops(segmenter: Any, volume: Any, foreground: Any) -> Any:
         if len(measured) == 2:
@@ -152,11 +153,11 @@ def test_prepare__cut_short__goes_on_where_it_was(
         measured.append(volume.name)
         return measure(segmenter, volume, foreground)
 
-    monkeypatch.setattr(prepare_run, "measure_case", stops)
+    monkeypatch.setattr(measure_module, "measure_case", stops)
     assert lab.prepare(kit, "--miss", 0.1) == 130
     assert not kit.exists()
     measured.clear()
-    monkeypatch.setattr(prepare_run, "measure_case", lambda *a: (measured.append(a[1].name), measure(*a))[1])
+    monkeypatch.setattr(measure_module, "measure_case", lambda *a: (measured.append(a[1].name), measure(*a))[1])
     assert lab.prepare(kit, "--miss", 0.1) == 0
     assert measured == ["c2", "c3"]
     assert (kit / "calibration.json").read_text() == (made / "calibration.json").read_text()

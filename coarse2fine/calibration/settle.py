@@ -1,0 +1,114 @@
+"""The settings that cases are measured with, and those that a kit gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from canvas import Triple, triple
+from coarse2fine.calibration.calibrate import Asked, Calibration, known_of
+from coarse2fine.calibration.kit import write_kit
+from coarse2fine.calibration.misses import MeasuredCase
+from coarse2fine.config.schema import Config, PromiseConfig
+from coarse2fine.nnunet.fingerprint import model_fingerprint
+from coarse2fine.nnunet.model import Model
+from coarse2fine.promise.statement import settings_fingerprint, state
+
+
+def with_margin(config: Config, coarse: Model, fine: Model) -> Config:
+    """Boxes get a margin of a coarse voxel, unless the settings name another one."""
+    if "margin" in config.rois.model_fields_set:
+        return config
+    rois = config.rois.model_copy(update={"margin": coarse_voxel(config, coarse, fine)})
+    return config.model_copy(update={"rois": rois})
+
+
+def coarse_voxel(config: Config, coarse: Model, fine: Model) -> Triple:
+    """A voxel of the coarse model in voxels of the working grid: nothing is known more precisely than that."""
+    turned = config.coarse.spacing or coarse.spacing
+    in_file = [turned[axis] for axis in coarse.untranspose]
+    ratios = (in_file[axis] / step for axis, step in zip(fine.transpose, fine.spacing, strict=True))
+    return triple(ceil(ratio - 1e-3) for ratio in ratios)
+
+
+def settle(
+    config: Config,
+    coarse: Model,
+    fine: Model,
+    measured: Sequence[MeasuredCase],
+    result: Calibration,
+    asked: Asked,
+    *,
+    labelled: bool,
+) -> Config:
+    """The settings that the kit gets: those that were measured, with the threshold and the promise.
+
+    Args:
+        config: That cases were measured with.
+        coarse: The kit's coarse model.
+        fine: The fine model.
+        measured: The cases.
+        result: What came of them.
+        asked: What is promised.
+        labelled: Whether foreground is that of true labels, not what the fine model finds everywhere.
+    """
+    rois = config.rois.model_copy(update={"threshold": result.threshold})
+    config = config.model_copy(update={"rois": rois, "promise": None})
+    promise = PromiseConfig.model_validate(
+        {
+            "miss": asked.miss,
+            "probability": result.probability,
+            "confidence": asked.confidence,
+            "cases": len(measured),
+            "rank": result.rank,
+            "foreground": "labels" if labelled else "one-stage",
+            "settings": settings_fingerprint(config),
+            "coarse_model": model_fingerprint(coarse),
+            "fine_model": model_fingerprint(fine),
+            "known": known_of(measured),
+        }
+    )
+    return config.model_copy(update={"promise": promise})
+
+
+def promise_of(config: Config) -> PromiseConfig:
+    """The promise that ``settle`` wrote."""
+    if config.promise is None:
+        raise ValueError("a kit's settings hold a promise")
+    return config.promise
+
+
+def write_settled(
+    folder: Path,
+    config: Config,
+    coarse: Model,
+    fine: Model,
+    measured: Sequence[MeasuredCase],
+    result: Calibration,
+    *,
+    overwrite: bool,
+) -> None:
+    """Write the kit.
+
+    Args:
+        folder: Of the kit.
+        config: From ``settle``.
+        coarse: The kit's coarse model.
+        fine: The fine model, which the kit names and does not hold.
+        measured: The cases.
+        result: What came of them.
+        overwrite: Whether a kit that is there may be replaced.
+    """
+    settings: dict[str, Any] = config.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"device"})
+    settings["fine"] = {**settings.get("fine", {}), "model": str(fine.folder.resolve())}
+    calibration = {"result": asdict(result), "cases": [case.to_dict() for case in measured]}
+    about = {
+        "made_by": "c2f-prepare",
+        "fine_model": str(fine.folder.resolve()),
+        "cases": [case.name for case in measured],
+        "promise": state(promise_of(config)),
+    }
+    write_kit(folder, settings, coarse, config.coarse.checkpoint, calibration, about, overwrite=overwrite)
