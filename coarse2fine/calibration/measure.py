@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from coarse2fine.calibration.cases import CalibrationCase, foreground_of
 from coarse2fine.calibration.kit import files_of
-from coarse2fine.calibration.misses import THRESHOLDS, MeasuredCase, measure_case
+from coarse2fine.calibration.memory import recall, remember
+from coarse2fine.calibration.misses import THRESHOLDS, MeasuredCase, jointly, measure_scene
+from coarse2fine.calibration.passes import coarse_pass, one_stage_pass
+from coarse2fine.coarse.scene import Scene
 from coarse2fine.config.schema import Config
 from coarse2fine.fine.segment import FineStage
-from coarse2fine.io import atomic_write
+from coarse2fine.io import Volume
 from coarse2fine.nnunet.fingerprint import model_fingerprint
 from coarse2fine.nnunet.model import Model
-from coarse2fine.one_stage import segment_one_stage
+from coarse2fine.preprocessing.working_grid import view_volume
 from coarse2fine.promise.statement import settings_fingerprint
 from coarse2fine.segmenter import check_models, make_segmenter, preset
-from coarse2fine.system.timing import Run
 from coarse2fine.training.dataset import read_labels
 
 
-def measure(case: CalibrationCase, config: Config, coarse: Model, fine: Model, work: Path) -> MeasuredCase | None:
+def measure(
+    case: CalibrationCase,
+    config: Config,
+    coarse: Model,
+    fine: Model,
+    work: Path,
+    also: Sequence[Config] = (),
+) -> MeasuredCase | None:
     """What each threshold misses of a case, now or in an earlier run that was cut short; None without foreground.
 
     Args:
@@ -31,13 +42,15 @@ def measure(case: CalibrationCase, config: Config, coarse: Model, fine: Model, w
         coarse: The coarse model that may look at it: one that was not trained on it.
         fine: The fine model.
         work: Folder of what is known already.
+        also: Further settings, of the same coarse stage, which have to miss as little.
     """
-    config = preset(config)
-    check_models(config, coarse, fine)
+    configs = [preset(settings) for settings in (config, *also)]
+    for settings in configs:
+        check_models(settings, coarse, fine)
     about = {
         "files": files_of(case.files),
         "models": [model_fingerprint(model) for model in (coarse, fine)],
-        "settings": settings_fingerprint(config),
+        "settings": [settings_fingerprint(settings) for settings in configs],
         "thresholds": list(THRESHOLDS),
     }
     path = work / f"{case.name}.json"
@@ -46,26 +59,26 @@ def measure(case: CalibrationCase, config: Config, coarse: Model, fine: Model, w
         return MeasuredCase.from_dict(known["case"]) if known["case"] else None
     volume = case.read(coarse, fine)
     if case.labels is None:
-        labels = segment_one_stage(volume, config, coarse, fine, Run())
+        labels = one_stage_pass(case, volume, config, coarse, fine, work).labels
     else:
         labels = read_labels(case.labels, fine, volume)
-    foreground, measured = foreground_of(labels, fine), None
-    if foreground.any():
-        measured = measure_case(make_segmenter(config, coarse, FineStage.of(fine, config)), volume, foreground)
+    foreground = foreground_of(labels, fine)
+    measured = _measure(case, volume, foreground, configs, coarse, fine, work) if foreground.any() else None
     remember(path, about, {"case": measured and measured.to_dict()})
     return measured
 
 
-def recall(path: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What an earlier run left; None if it left nothing whole, or something about other files, models or settings."""
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return known if isinstance(known, dict) and known.get("about") == json.loads(json.dumps(about)) else None
-
-
-def remember(path: Path, about: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Leave something for a later run."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps({"about": about, **found}), encoding="utf-8")
+def _measure(
+    case: CalibrationCase,
+    volume: Volume[NDArray[Any]],
+    foreground: NDArray[np.bool_],
+    configs: Sequence[Config],
+    coarse: Model,
+    fine: Model,
+    work: Path,
+) -> MeasuredCase:
+    """With the worst of some settings."""
+    segmenters = [make_segmenter(config, coarse, FineStage.of(fine, config)) for config in configs]
+    looked = coarse_pass(case, volume, segmenters[0], work).result
+    scene = Scene(view_volume(volume, fine), looked)
+    return jointly([measure_scene(segmenter, volume, scene, foreground) for segmenter in segmenters])

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from canvas import Box, share_of_volume
+from canvas import Box, share_of_volume, triple
 from coarse2fine.coarse.scene import Scene
 from coarse2fine.errors import VolumeError
 from coarse2fine.fine.segment import FineStage
@@ -106,6 +106,28 @@ def measure_case(
     Raises:
         VolumeError: If there is no foreground, or it has another shape.
     """
+    looked = segmenter.heatmap(view_volume(volume, segmenter.coarse, segmenter.config.coarse.spacing), Run())
+    return measure_scene(
+        segmenter, volume, Scene(view_volume(volume, segmenter.stage.model), looked), foreground, thresholds
+    )
+
+
+def measure_scene(
+    segmenter: Segmenter,
+    volume: Volume[NDArray[Any]],
+    scene: Scene,
+    foreground: NDArray[np.bool_],
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> MeasuredCase:
+    """As ``measure_case``, of a case that the coarse network has looked at.
+
+    Args:
+        segmenter: As there.
+        volume: Likewise.
+        scene: Of the volume.
+        foreground: As there.
+        thresholds: Likewise.
+    """
     if foreground.shape != volume.grid.shape:
         raise VolumeError(
             f"{volume.name}: labels of shape {foreground.shape} for an image of {volume.grid.shape}",
@@ -114,20 +136,45 @@ def measure_case(
     total = int(np.count_nonzero(foreground))
     if not total:
         raise VolumeError(f"{volume.name} has no foreground, of which nothing can be missed", "Leave the case out.")
-    run = Run()
-    looked = segmenter.heatmap(view_volume(volume, segmenter.coarse, segmenter.config.coarse.spacing), run)
-    scene = Scene(view_volume(volume, segmenter.stage.model), looked)
     cropped = np.asarray(scene.view.turn.array(foreground))[scene.view.crop.slices]
+    held = _hull(cropped)  # elsewhere boxes hold nothing
+    cropped = cropped[held.slices]
     writer = LabelWriter(scene.view, segmenter.stage.model)
-    misses: list[Miss] = []
+    run, misses = Run(), list[Miss]()
     for threshold in thresholds:
         boxes = _boxes(segmenter, scene, threshold, run)
         inside = np.zeros(cropped.shape, bool)
         for box in boxes:
-            inside[writer.native(box).slices] = True
+            part = writer.native(box).clip(held)
+            if part.volume:
+                inside[part.relative_to(held).slices] = True
         found = int(np.count_nonzero(cropped & inside))
         misses.append(Miss(threshold, 1 - found / total, float(share_of_volume(boxes, scene.view.shape))))
     return MeasuredCase(volume.name, total, tuple(misses), likeness_of(volume, scene))
+
+
+def jointly(cases: Sequence[MeasuredCase]) -> MeasuredCase:
+    """One case, measured with several settings: what it misses with the worst of them at each threshold.
+
+    A threshold that is calibrated on such cases holds for each of the settings, so that one of them may be chosen by
+    looking at the very same cases.
+
+    Args:
+        cases: The same case; boxes are those of the first settings.
+    """
+    rows = zip(*(case.misses for case in cases), strict=True)
+    return dataclasses.replace(
+        cases[0],
+        misses=tuple(dataclasses.replace(row[0], missed=max(miss.missed for miss in row)) for row in rows),
+    )
+
+
+def _hull(mask: NDArray[np.bool_]) -> Box:
+    """The box of what is true; empty if nothing is."""
+    sides = [np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis))) for axis in range(3)]
+    if not all(side.size for side in sides):
+        return Box((0, 0, 0), (0, 0, 0))
+    return Box(triple(side[0] for side in sides), triple(side[-1] + 1 for side in sides))
 
 
 def _boxes(segmenter: Segmenter, scene: Scene, threshold: float, run: Run) -> list[Box]:

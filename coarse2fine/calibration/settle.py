@@ -34,6 +34,11 @@ def coarse_voxel(config: Config, coarse: Model, fine: Model) -> Triple:
     return triple(ceil(ratio - 1e-3) for ratio in ratios)
 
 
+def at_threshold(config: Config, result: Calibration) -> Config:
+    """Settings with the threshold that was calibrated."""
+    return config.model_copy(update={"rois": config.rois.model_copy(update={"threshold": result.threshold})})
+
+
 def settle(
     config: Config,
     coarse: Model,
@@ -43,6 +48,7 @@ def settle(
     asked: Asked,
     *,
     labelled: bool,
+    chosen: Config | None = None,
 ) -> Config:
     """The settings that the kit gets: those that were measured, with the threshold and the promise.
 
@@ -54,9 +60,9 @@ def settle(
         result: What came of them.
         asked: What is promised.
         labelled: Whether foreground is that of true labels, not what the fine model finds everywhere.
+        chosen: What a search made of ``at_threshold`` of these; None for that itself.
     """
-    rois = config.rois.model_copy(update={"threshold": result.threshold})
-    config = config.model_copy(update={"rois": rois, "promise": None})
+    config = (chosen or at_threshold(config, result)).model_copy(update={"promise": None})
     promise = PromiseConfig.model_validate(
         {
             "miss": asked.miss,

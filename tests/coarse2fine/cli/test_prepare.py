@@ -145,19 +145,19 @@ def test_prepare__cut_short__goes_on_where_it_was(
 ) -> None:
     """What is measured is not measured again, unless it was something else; the kit is the same."""
     kit, measured = tmp_path / "kit", []
-    measure = measure_module.measure_case
+    measure = measure_module.measure_scene
 
-    def stops(segmenter: Any, volume: Any, foreground: Any) -> Any:
+    def stops(segmenter: Any, volume: Any, scene: Any, foreground: Any) -> Any:
         if len(measured) == 2:
             raise KeyboardInterrupt
         measured.append(volume.name)
-        return measure(segmenter, volume, foreground)
+        return measure(segmenter, volume, scene, foreground)
 
-    monkeypatch.setattr(measure_module, "measure_case", stops)
+    monkeypatch.setattr(measure_module, "measure_scene", stops)
     assert lab.prepare(kit, "--miss", 0.1) == 130
     assert not kit.exists()
     measured.clear()
-    monkeypatch.setattr(measure_module, "measure_case", lambda *a: (measured.append(a[1].name), measure(*a))[1])
+    monkeypatch.setattr(measure_module, "measure_scene", lambda *a: (measured.append(a[1].name), measure(*a))[1])
     assert lab.prepare(kit, "--miss", 0.1) == 0
     assert measured == ["c2", "c3"]
     assert (kit / "calibration.json").read_text() == (made / "calibration.json").read_text()

@@ -1,0 +1,86 @@
+"""Which settings are tried, and that none of them misses more than was calibrated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import blobs
+
+from coarse2fine.calibration.candidates import CALIBRATED, TWO_STAGE, also_calibrated, candidates
+from coarse2fine.calibration.misses import THRESHOLDS, jointly, measure_case
+from coarse2fine.config.reader import load_config
+from coarse2fine.fine.segment import FineStage
+from coarse2fine.io import Grid, Volume
+from coarse2fine.nnunet.loading import load_model
+from coarse2fine.nnunet.model import Model
+from coarse2fine.segmenter import make_segmenter
+
+SPACING = (2.0, 1.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def models(model_folder: Callable[..., Path]) -> tuple[Model, Model]:
+    return load_model(model_folder(spacing=(4.0, 2.0, 2.0), seed=5)), load_model(
+        model_folder(seed=6, patch=(16, 32, 32))
+    )
+
+
+@pytest.mark.parametrize("shape", [(24, 48, 48), (8, 48, 48)])
+def test_also_calibrated__any_candidate__misses_no_more_than_the_joint_measurement(
+    models: tuple[Model, Model], shape: tuple[int, int, int]
+) -> None:
+    """So any may be chosen by looking at the cases that the threshold was calibrated on; in a thin volume, too."""
+    coarse, fine = models
+    volume = Volume((blobs(shape, seed=1),), Grid(shape, SPACING), "blobs")
+    truth = np.random.default_rng(0).random(shape) < 0.02
+    config = load_config(None, ["rois.threshold=0.55", "rois.margin=[1, 2, 2]"])
+    thresholds = [threshold for threshold in THRESHOLDS if 0.3 < threshold < 0.65]
+
+    def measured(settings: object) -> list[float]:
+        segmenter = make_segmenter(settings, coarse, FineStage.of(fine, settings))  # type: ignore[arg-type]
+        return [miss.missed for miss in measure_case(segmenter, volume, truth, thresholds).misses]
+
+    segmenters = [
+        make_segmenter(settings, coarse, FineStage.of(fine, settings))
+        for settings in (config, *also_calibrated(config, fine))
+    ]
+    joint = [
+        miss.missed for miss in jointly([measure_case(one, volume, truth, thresholds) for one in segmenters]).misses
+    ]
+    assert max(joint) > 0.1
+    for candidate in candidates(config, fine):
+        assert all(own <= most for own, most in zip(measured(candidate.config), joint, strict=True)), candidate.name
+
+
+def test_candidates__settings_that_are_given__are_not_tried_otherwise(models: tuple[Model, Model]) -> None:
+    """Only what was left open varies; two-stage mode comes last, and of two-stage settings nothing is tried."""
+    _, fine = models
+    names = [candidate.name for candidate in candidates(load_config(None, []), fine)]
+    assert names[0] == CALIBRATED
+    assert names[-1] == TWO_STAGE
+    assert any("growth" in name for name in names)
+    assert any("context" in name for name in names)
+    given = load_config(None, ["fine.grow=1", "canvas.context=[1, 1, 1]", "canvas.norm=case"])
+    names = [candidate.name for candidate in candidates(given, fine)]
+    assert names == [CALIBRATED, "a lower threshold", TWO_STAGE]
+    assert len(candidates(load_config(None, ["mode=two-stage"]), fine)) == 1
+
+
+def test_candidates__lower_threshold__is_one_that_was_measured(models: tuple[Model, Model]) -> None:
+    """At most a quarter of the calibrated one, and none where there is no lower one."""
+    _, fine = models
+    lower = next(c for c in candidates(load_config(None, ["rois.threshold=0.5"]), fine) if "lower" in c.name)
+    assert lower.config.rois.threshold in THRESHOLDS
+    assert 0.1 < lower.config.rois.threshold <= 0.125
+    assert not any("lower" in c.name for c in candidates(load_config(None, ["rois.threshold=0.002"]), fine))
+
+
+def test_also_calibrated__what_acts_after_boxes_are_chosen__is_not_measured(models: tuple[Model, Model]) -> None:
+    """Normalisation, growth and lower thresholds begin with the same boxes, or more; context and two-stage do not."""
+    _, fine = models
+    config = load_config(None, [])
+    also = also_calibrated(config, fine)
+    assert [(one.mode, one.canvas.context) for one in also] == [("accelerated", (2, 4, 4)), (TWO_STAGE, None)]
