@@ -12,11 +12,13 @@ from conftest import blobs
 from coarse2fine.calibration.candidates import CALIBRATED, TWO_STAGE, also_calibrated, candidates
 from coarse2fine.calibration.misses import THRESHOLDS, jointly, measure_case
 from coarse2fine.config.reader import load_config
+from coarse2fine.config.schema import Config
 from coarse2fine.fine.segment import FineStage
 from coarse2fine.io import Grid, Volume
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
-from coarse2fine.segmenter import make_segmenter
+from coarse2fine.promise.statement import settings_fingerprint
+from coarse2fine.segmenter import make_segmenter, preset
 
 SPACING = (2.0, 1.0, 1.0)
 
@@ -84,3 +86,12 @@ def test_also_calibrated__what_acts_after_boxes_are_chosen__is_not_measured(mode
     config = load_config(None, [])
     also = also_calibrated(config, fine)
     assert [(one.mode, one.canvas.context) for one in also] == [("accelerated", (2, 4, 4)), (TWO_STAGE, None)]
+
+
+def test_candidates__written_into_a_kit_and_read_again__are_the_same_settings(models: tuple[Model, Model]) -> None:
+    """So that the promise, which knows settings by their fingerprint, holds for whichever is chosen."""
+    _, fine = models
+    for candidate in candidates(load_config(None, ["rois.margin=[1, 2, 2]"]), fine):
+        written = candidate.config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        again = preset(Config.model_validate(written))
+        assert settings_fingerprint(again) == settings_fingerprint(candidate.config), candidate.name
