@@ -229,7 +229,7 @@ class _Training:
         self._settings, self._size, self._folder = settings, size, folder
         self._train = [instance for instance in train if len(instance.tree.rois) <= settings.most]
         if not self._train:
-            raise ValueError(f"every tree has more than {settings.most} regions: raise rois.threshold")
+            raise ValueError(f"every tree has more than {settings.most} regions; kind gains learns from such, too")
         self._validation = validation
         self._identity = f"{settings} {size} {_digest(train)} {_digest(validation)}"
         self._rounds = max(1, -(-settings.steps // settings.per_round))

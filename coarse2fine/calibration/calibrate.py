@@ -65,11 +65,14 @@ def check_asked(asked: Asked, cases: int) -> int:
     if rank:
         return rank
     sure = "" if asked.confidence is None else f" at a confidence of {asked.confidence:g}"
-    needed = cases_needed(asked.probability, asked.confidence)
+    try:
+        enough = f"Give {cases_needed(asked.probability, asked.confidence)} cases, or ask for less"
+    except ValueError:
+        enough = "Ask for less"
     most = probability_of(cases, 1, asked.confidence)
     raise ConfigError(
         f"{cases} cases cannot support a probability of {asked.probability:g}{sure}",
-        f"Give {needed} cases, or ask for less: --probability {int(1000 * most) / 1000:g} is the most for {cases}.",
+        f"{enough}: --probability {int(1000 * most) / 1000:g} is the most for {cases}.",
     )
 
 

@@ -107,6 +107,7 @@ def write_kit(
         OutputError: If it cannot be written, or must not be replaced.
     """
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic_folder(folder, lambda: check_replaceable(folder, overwrite)) as new:
             _copy_model(coarse, checkpoint, new / COARSE)
             values = {**settings, "coarse": {**settings.get("coarse", {}), "model": COARSE}}

@@ -131,7 +131,7 @@ def measure_scene(
     if foreground.shape != volume.grid.shape:
         raise VolumeError(
             f"{volume.name}: labels of shape {foreground.shape} for an image of {volume.grid.shape}",
-            "Labels must lie on the image's own grid.",
+            "Resample the labels to the image's grid, or give those that were drawn on it.",
         )
     total = int(np.count_nonzero(foreground))
     if not total:

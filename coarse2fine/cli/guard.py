@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from coarse2fine.errors import C2FError
+from coarse2fine.system.memory import is_memory_full
 from coarse2fine.system.signals import drop_output, exit_code, stoppable
 from coarse2fine.system.terminal import plain
 
@@ -40,22 +41,37 @@ def attempt(action: Callable[[Console], None]) -> int:
     console = Console(stderr=True, markup=False, emoji=False, highlight=False)
     try:
         action(console)
-    except C2FError as error:
-        return fail(console, str(error))
     except KeyboardInterrupt:
         console.print("interrupted: finished results are kept, the one in progress was not written")
         return EXIT_INTERRUPTED
-    except OSError as error:  # what is wrong with inputs and outputs is a C2FError already; this may hit any file
-        return fail(console, f"{error}\n  Check that the files and folders are there and that you may use them.")
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+    except Exception as error:
+        known = told(error)
+        if known is None:
             raise
-        return fail(
-            console,
-            "out of memory\n  Check that the spacing in the file's header has the unit of the model's "
-            "training data, crop the volume, or use a larger machine.",
-        )
+        return fail(console, str(known))
     return 0
+
+
+def told(error: Exception, smaller: str = "crop the volume") -> C2FError | None:
+    """An error in users' words; None for a bug.
+
+    Args:
+        error: That ended something.
+        smaller: What else makes a run take less memory.
+    """
+    if isinstance(error, C2FError):
+        return error
+    if isinstance(error, OSError):  # what is wrong with inputs and outputs is a C2FError already; this may hit any file
+        return C2FError(str(error), "Check that the files and folders are there and that you may use them.")
+    if not is_memory_full(error):
+        return None
+    if is_memory_full(error, on_gpu=True):
+        return C2FError("the GPU's memory is full", "Use a GPU that has more of it free, or --device cpu.")
+    return C2FError(
+        "out of memory",
+        "Check that the spacing in the file's header has the unit of the model's training data. If it has, "
+        f"{smaller}, or use a larger machine.",
+    )
 
 
 def fail(console: Console, message: str) -> int:
@@ -63,13 +79,6 @@ def fail(console: Console, message: str) -> int:
     console.print("error:", style="bold red", end=" ")
     console.print(plain(message), soft_wrap=True)
     return EXIT_ERROR
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error means that memory is full; PyTorch has no class of its own for that on the CPU."""
-    import torch
-
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def version() -> str:

@@ -16,7 +16,7 @@ from rich.table import Table
 from coarse2fine.calibration.kit import is_kit, open_kit
 from coarse2fine.cli import stores as large
 from coarse2fine.cli.bars import show_bars
-from coarse2fine.cli.guard import fail
+from coarse2fine.cli.guard import fail, told
 from coarse2fine.config.reader import load_config
 from coarse2fine.config.schema import Config
 from coarse2fine.errors import C2FError, ConfigError, OutputError
@@ -36,6 +36,9 @@ from coarse2fine.report import RunReport, write_report
 from coarse2fine.system.memory import SteadyHeap, keep_freed_memory
 from coarse2fine.system.terminal import plain
 from coarse2fine.system.timing import Progress
+
+SMALLER = "crop the volume, or convert it to a store, such as OME-Zarr, which is read by region"
+"""What makes a run take less memory."""
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
@@ -84,11 +87,14 @@ def infer(options: argparse.Namespace, console: Console) -> None:
         for case, output in zip(cases, outputs, strict=True):
             try:
                 reports.append(infer_case(pipeline, case, output, console, f"{len(reports) + 1}/{len(cases)}"))
-            except C2FError as error:
-                if len(cases) == 1:
+            except Exception as error:
+                known = told(error, SMALLER)
+                if known is None:
                     raise
+                if len(cases) == 1:
+                    raise known from None
                 failed.append(case.name)
-                fail(console, f"{case.name}: {error}")
+                fail(console, f"{case.name}: {known}")
     finally:  # what is finished is reported, also when the run is interrupted
         if options.report and reports:
             write_report(reports, options.report)

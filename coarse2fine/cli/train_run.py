@@ -67,12 +67,7 @@ def train(options: argparse.Namespace, console: Console) -> None:
     with show_bars(console, width=10, remaining=True, transient=False) as bars:
         made, instances = find_instances(options, pipeline, pipeline.coarse, features, work, bars)
         learn, held = split_instances(instances)
-        if not learn or not held:
-            raise C2FError(
-                f"{options.cases}: {len(learn)} instances to learn from and {len(held)} to validate on",
-                "Add labelled cases, or change rois.threshold: trees count that have regions, "
-                f"but no more than {OutcomeSettings().most} of them.",
-            )
+        check_instances(options.cases, learn, held, settings, console)
         task = bars.add_task("learn", total=settings.steps)
         try:
             agent = train_agent(
@@ -125,6 +120,32 @@ def find_instances(
     instances = cached_instances(options.instances or work / "instances.h5", made, build)
     bars.update(task, completed=len(cases))
     return made, instances
+
+
+def check_instances(
+    cases: Path, learn: Sequence[Instance], held: Sequence[Instance], settings: TrainSettings, console: Console
+) -> None:
+    """Make sure that there is something to learn from, and tell what is not learned from.
+
+    Raises:
+        C2FError: If not.
+    """
+    if not learn or not held:
+        raise C2FError(
+            f"{cases}: {len(learn)} instances to learn from and {len(held)} to validate on",
+            "Add labelled cases, or change rois.threshold: trees count that have regions, "
+            f"but no more than {OutcomeSettings().most} of them.",
+        )
+    large = sum(len(instance.tree.rois) > settings.most for instance in learn)
+    if settings.kind != "policy" or not large:
+        return
+    said = (
+        f"{large} of {len(learn)} instances to learn from have more than {settings.most} regions, too many for a policy"
+    )
+    remedy = "Use --kind gains, which learns from larger ones, too; these instances are kept for it."
+    if large == len(learn):
+        raise C2FError(f"{cases}: {said}", remedy)
+    console.print(f"{said}: it learns from the others", style="yellow", soft_wrap=True)
 
 
 def compare(agent: Agent, held: Sequence[Instance], settings: TrainSettings) -> tuple[Table, dict[str, float]]:

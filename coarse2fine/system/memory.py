@@ -47,6 +47,20 @@ def keep_freed_memory(*, steady: bool = False) -> None:
         libc.mallopt(M_MMAP_MAX, 2**16 if mapped else 0)
 
 
+def is_memory_full(error: Exception, *, on_gpu: bool = False) -> bool:
+    """Whether an error means that memory is full.
+
+    Args:
+        error: Any.
+        on_gpu: Whether only a GPU's counts.
+    """
+    import torch  # nobody waits for it where something has failed
+
+    # PyTorch has no class of its own for that on the CPU and on Apple's GPUs.
+    gpu = isinstance(error, torch.OutOfMemoryError) or "MPS backend out of memory" in str(error)
+    return gpu or (not on_gpu and (isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)))
+
+
 def _uses_huge_pages() -> bool:
     """Make PyTorch ask for huge pages, and tell whether it gets them."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch's, which looks at it before its first tensor only

@@ -323,7 +323,8 @@ def _read_voxels(file: Path, head: _Head) -> NDArray[Any]:
         size = math.prod(head.grid.shape) * head.dtype.itemsize
         raise VolumeError(
             f"{file}: {size / 1e9:.1f} GB of voxels do not fit into memory",
-            "If the volume is smaller than that, its header is damaged; otherwise use a larger machine.",
+            "If the volume is smaller than that, its header is damaged. Otherwise convert it to a store, such as "
+            "OME-Zarr, which is read by region, or use a larger machine.",
         ) from error
     except _READ_ERRORS as error:
         raise _unreadable(file, error) from error

@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 
 from coarse2fine.errors import C2FError, OutputError
 from coarse2fine.large.execution.work import Key
-from coarse2fine.system.memory import SteadyHeap, return_freed_memory
+from coarse2fine.system.memory import SteadyHeap, is_memory_full, return_freed_memory
 from coarse2fine.system.timing import Run
 
 Task = Callable[[Key, Run], Mapping[str, Any]]
@@ -106,6 +106,8 @@ def explain(error: Exception) -> str:
     """An error in one line; one that was not meant for users names its place in the code."""
     if isinstance(error, C2FError):
         return " ".join(str(error).split())
+    if is_memory_full(error):
+        return "out of memory; fewer workers (--workers) or smaller cells (blocks.cell, with --restart) take less"
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{place}"

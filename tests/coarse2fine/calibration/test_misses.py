@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from math import inf
+from math import inf, prod
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import blobs
+from skimage.transform import resize
 
 from coarse2fine.calibration.calibrate import Asked, calibrate, check_asked
 from coarse2fine.calibration.misses import MeasuredCase, Miss, measure_case
@@ -84,8 +85,10 @@ def test_measure_case__nothing_to_find_or_another_shape__is_said(models: list[st
     volume = Volume((blobs(SHAPE),), Grid(SHAPE, SPACING), "blobs")
     with pytest.raises(VolumeError, match="blobs has no foreground"):
         measure_case(segmenter, volume, np.zeros(SHAPE, bool))
-    with pytest.raises(VolumeError, match=r"labels of shape \(1, 2, 3\)"):
+    with pytest.raises(VolumeError, match=r"labels of shape \(1, 2, 3\)") as caught:
         measure_case(segmenter, volume, np.ones((1, 2, 3), bool))
+    assert caught.value.remedy.startswith("Resample the labels to the image's grid")
+    assert measure_case(segmenter, volume, resize(np.ones((1, 2, 3)), SHAPE, 0) > 0, (0.5,)).foreground == prod(SHAPE)
 
 
 def case(name: str, *missed: float) -> MeasuredCase:
@@ -129,14 +132,15 @@ def test_calibrate__coarse_model_sees_nothing_of_a_case__names_it_unless_it_may_
         (Asked(probability=0.9), 8, 9),
         (Asked(probability=0.9, confidence=0.9), 21, 22),
         (Asked(probability=0.95), 18, 19),
+        (Asked(probability=0.99999), 50, None),  # more than anybody measures
     ],
 )
-def test_check_asked__too_few_cases__names_what_would_do(asked: Asked, cases: int, needed: int) -> None:
+def test_check_asked__too_few_cases__names_what_would_do(asked: Asked, cases: int, needed: int | None) -> None:
     """Both ways out of the message work: so many cases, or the probability that it names."""
     with pytest.raises(ConfigError) as caught:
         check_asked(asked, cases)
-    assert f"Give {needed} cases" in caught.value.remedy
-    assert check_asked(asked, needed) == 1
+    assert caught.value.remedy.startswith(f"Give {needed} cases, or ask" if needed else "Ask for less: --probability")
+    assert needed is None or check_asked(asked, needed) == 1
     most = float(caught.value.remedy.partition("--probability ")[2].split()[0])
     assert check_asked(dataclasses.replace(asked, probability=most), cases) == 1
     with pytest.raises(ConfigError, match=r"2 case\(s\)"):

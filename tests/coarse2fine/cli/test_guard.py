@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 import coarse2fine
@@ -59,7 +60,9 @@ def test_commands__installed_names__are_these() -> None:
         (ConfigError("bad \x1b[2J", "Mend it."), EXIT_ERROR, "error: bad \\x1b[2J\n  Mend it.\n"),
         (KeyboardInterrupt(), EXIT_INTERRUPTED, "interrupted: "),
         (PermissionError(13, "Permission denied", "x"), EXIT_ERROR, "error: [Errno 13] Permission denied: 'x'\n  "),
-        (MemoryError(), EXIT_ERROR, "error: out of memory\n  "),
+        (MemoryError(), EXIT_ERROR, "error: out of memory\n  Check that the spacing"),
+        (torch.OutOfMemoryError("CUDA"), EXIT_ERROR, "error: the GPU's memory is full\n  Use a GPU that has more"),
+        (RuntimeError("MPS backend out of memory"), EXIT_ERROR, "error: the GPU's memory is full\n  Use a GPU"),
     ],
 )
 def test_guarded__any_end__exit_code_and_words(

@@ -16,6 +16,8 @@ from infer_runs import OBLIQUE, SHAPE, Models, assert_same_grid, run, save, snap
 from large_volumes import write_image
 
 from coarse2fine.cli import infer as cli
+from coarse2fine.cli.stores import pick_engine
+from coarse2fine.errors import ConfigError
 from coarse2fine.pipeline import Pipeline
 
 
@@ -291,6 +293,16 @@ def test_main__memory_is_full__is_an_error_like_others(
     monkeypatch.setattr(Pipeline, "run_files", lambda *_: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError):
         run(*arguments)
+
+
+def test_pick_engine__dashboard_without_workers__remedy_works() -> None:
+    """Blocks that are done by this process itself have no page."""
+    parse = cli.build_parser().parse_args
+    options = ["-i", "a.zarr", "-o", "b.zarr", "--dashboard"]
+    with pytest.raises(ConfigError, match="--dashboard needs --workers") as caught:
+        pick_engine(parse(options))
+    assert caught.value.remedy.startswith("Add --workers N")
+    assert "on this machine" in vars(pick_engine(parse([*options, "--workers", "1"])))["name"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import importlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from canvas import Box
 from coarse2fine.config.reader import load_config
 from coarse2fine.errors import C2FError, ConfigError, ModelError, OutputError, VolumeError
 from coarse2fine.io import Grid, LazyArray, Volume
+from coarse2fine.large.cells import CellResult
 from coarse2fine.large.lattice import plan_lattice
-from coarse2fine.large.run import coarse_level_of, plan_cells
+from coarse2fine.large.run import UnfinishedError, coarse_level_of, plan_cells
 from coarse2fine.large.source import Source
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.report import NOTHING_FOUND
@@ -148,6 +149,25 @@ def test_segment_store__one_value_among_zeros__is_an_image(bright_networks: None
     bench.image = write_image(bench.folder / "box.zarr", image)
     bench()
     np.testing.assert_array_equal(bench.labels() != 0, image != 0)
+
+
+def test_segment_store__memory_is_full__smaller_cells_are_told_and_work(
+    bright_networks: None, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that cannot hold a cell of the size that was asked for can hold smaller ones."""
+    module = importlib.import_module("coarse2fine.large.segment")
+    real = module.segment_cells
+
+    def segment_cells(opened: Any, cores: Sequence[Box], *more: Any) -> Iterator[CellResult]:
+        if max(core.volume for core in cores) > 8 * 16 * 20:
+            raise MemoryError
+        return real(opened, cores, *more)
+
+    monkeypatch.setattr(module, "segment_cells", segment_cells)
+    with pytest.raises(UnfinishedError, match=r"out of memory; .* smaller cells \(blocks.cell, with --restart\) take"):
+        bench()
+    bench(overrides=["blocks.cell=[8, 16, 20]"], restart=True)
+    np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

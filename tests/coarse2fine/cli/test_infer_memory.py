@@ -1,0 +1,76 @@
+"""Runs that need more memory than there is: what the message tells to do makes them pass, in the same memory."""
+
+from __future__ import annotations
+
+import re
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from infer_runs import OBLIQUE, Models, assert_same_grid, run, save, use, voxels
+from large_volumes import write_image
+
+STATUS = Path("/proc/self/status")
+pytestmark = pytest.mark.skipif(not STATUS.exists(), reason="what a process uses is read as on Linux")
+
+
+@contextmanager
+def at_most(more: int) -> Iterator[None]:
+    """Let this process allocate so many bytes and no more."""
+    used = re.search(r"VmData:\s+(\d+) kB", STATUS.read_text())
+    assert used is not None
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (int(used[1]) * 1024 + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+@pytest.fixture(scope="module")
+def models(model_folder: Callable[..., Path]) -> Models:
+    return {"coarse": model_folder(spacing=(4.0, 2.0, 2.0), seed=5), "fine": model_folder(seed=6)}
+
+
+def test_main__spacing_in_another_unit__remedy_works_and_other_cases_are_done(
+    tmp_path: Path, models: Models, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Voxels that are said to be a hundred times as large make a working grid of gigabytes."""
+    wrong = replace(OBLIQUE, spacing=tuple(100 * step for step in OBLIQUE.spacing))
+    save(tmp_path / "in" / "a.nii.gz", grid=wrong)
+    good = save(tmp_path / "in" / "b.nii.gz")
+    arguments = ["-i", tmp_path / "in", "-o", tmp_path / "out", *use(models)]
+    with at_most(700_000_000):
+        assert run(*arguments) == 1
+        said = capfd.readouterr().err
+        assert "error: a: out of memory\n  Check that the spacing in the file's header has the unit of the mod" in said
+        assert "1 of 2 cases failed: a" in said
+        assert_same_grid(tmp_path / "out" / "b.nii.gz", good)
+        save(tmp_path / "in" / "a.nii.gz")
+        assert run(*arguments, "--overwrite") == 0
+    np.testing.assert_array_equal(*(voxels(tmp_path / "out" / f"{name}.nii.gz") for name in "ab"))
+
+
+@pytest.mark.long
+def test_main__volume_too_large__cropped_or_as_a_store_it_runs(
+    tmp_path: Path, models: Models, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of a store only parts are in memory."""
+    image = np.random.default_rng(0).integers(1, 200, (48, 1200, 1200), np.uint8)
+    part = image[:, 400:600, 400:600].copy()
+    for name, array in (("whole", image), ("part", part)):
+        save(tmp_path / f"{name}.nii", array)
+    write_image(tmp_path / "store.zarr", image, spacing=OBLIQUE.spacing, chunk=64)
+    del image
+    quick = ["--set", "coarse.spacing=[20, 20, 20]", "--set", "rois.threshold=0.999", *use(models)]
+    with at_most(400_000_000):
+        assert run("-i", tmp_path / "whole.nii", "-o", tmp_path / "whole.nii.gz", *quick) == 1
+        said = capfd.readouterr().err
+        assert said.startswith("error: out of memory\n")
+        assert "crop the volume, or convert it to a store, such as OME-Zarr, which is read by region" in said
+        assert run("-i", tmp_path / "part.nii", "-o", tmp_path / "part.nii.gz", *quick) == 0
+        assert run("-i", tmp_path / "store.zarr", "-o", tmp_path / "labels.zarr", *quick) == 0
