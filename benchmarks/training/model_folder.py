@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.common.registry import MissingDataError
+from coarse2fine.coarse_training.publish import write_checkpoint
 from coarse2fine.errors import ModelError
 from coarse2fine.io import atomic_write
 from coarse2fine.nnunet.checkpoint import find_folds, load_checkpoint, read_json
@@ -70,17 +71,7 @@ def load_weights(network: torch.nn.Module, folder: Path) -> None:
 def strip(checkpoint: Path, target: Path) -> None:
     """Write what inference needs of a checkpoint, with weights in half precision, which loaders convert back."""
     trained = load_checkpoint(checkpoint)
-    # nnU-Net's state dict lists many tensors under several names; converted once, they are also stored once.
-    weights = trained.read(trained.weights)
-    halves = {tensor.data_ptr(): tensor.half() for tensor in weights.values()}
-    content = {
-        "network_weights": {name: halves[tensor.data_ptr()] for name, tensor in weights.items()},
-        "trainer_name": "nnUNetTrainer",  # what else a role does in training is nothing to inference
-        "init_args": {"configuration": trained.configuration},
-        "inference_allowed_mirroring_axes": trained.mirror_axes,
-    }
-    with atomic_write(target) as path:
-        torch.save(content, path)
+    write_checkpoint(target, trained.read(trained.weights), trained.configuration, trained.mirror_axes)
 
 
 def publish(trained: Path, target: Path, checkpoint: Path, progress: Progress) -> None:

@@ -20,6 +20,7 @@ from benchmarks.training.model_folder import Progress, load_weights, publish
 from benchmarks.training.mosaics import POOL, Patch, mix
 from benchmarks.training.recipes import CONFIGURATIONS, PLANS, RECIPES, Recipe, small_plans
 from canvas import Triple, triple
+from coarse2fine.coarse_training.trainer import skip_broken_step
 from coarse2fine.nnunet.checkpoint import read_json
 
 STEPS_PER_EPOCH, VALIDATION_STEPS = 50, 4
@@ -68,13 +69,6 @@ def use_bfloat16(trainer: Any) -> None:
     loss, autocast = trainer.loss, torch.autocast("cpu", torch.bfloat16)
     trainer.loss = lambda outputs, targets: loss([output.float() for output in outputs], targets)
     trainer.train_step, trainer.validation_step = autocast(trainer.train_step), autocast(trainer.validation_step)
-
-
-def skip_broken_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Before a step: forget gradients that are not finite, as nnU-Net's gradient scaler does on a GPU only."""
-    gradients = [value.grad for group in optimizer.param_groups for value in group["params"] if value.grad is not None]
-    if not all(bool(gradient.isfinite().all()) for gradient in gradients):
-        optimizer.zero_grad(set_to_none=True)
 
 
 def set_folders(data: Path, work: Path) -> Path:

@@ -1,0 +1,95 @@
+"""Coarse models, trained by nnU-Net's trainer on tiny cases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.losses import TverskyLoss
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from coarse2fine.coarse.heatmap import CoarseStage, predict_heatmap
+from coarse2fine.coarse_training.preprocess import coarse_case
+from coarse2fine.coarse_training.train import Effort, TrainingCase, train_models
+from coarse2fine.coarse_training.trainer import EPOCH, FALSE, MISSED, PROGRESS, Tversky
+from coarse2fine.config.schema import CoarseConfig
+from coarse2fine.errors import ModelError
+from coarse2fine.io.volume import Grid, Volume
+from coarse2fine.nnunet.loading import load_model
+from coarse2fine.nnunet.model import Model
+from coarse2fine.preprocessing.working_grid import view_volume
+
+
+def ball_case(seed: int) -> tuple[Volume, np.ndarray]:
+    """A noisy volume with a bright ball, and its labels."""
+    rng = np.random.default_rng(seed)
+    shape, centre = (24, 32, 32), rng.uniform(8, 16, 3)
+    labels = (np.linalg.norm(np.indices(shape).reshape(3, -1).T - centre, axis=1) < 5).reshape(shape).astype(np.uint8)
+    image = (rng.normal(0, 20, shape) + 300.0 * labels + 100).astype(np.int16)
+    return Volume((image,), Grid(shape, (1.0, 1.0, 1.0)), f"ball{seed}"), labels
+
+
+def train(fine: Model, work: Path, groups: dict[str, list[str]], steps: int = EPOCH) -> dict[str, Model]:
+    cases = [TrainingCase(f"ball{seed}", seed, lambda seed=seed: ball_case(seed)) for seed in range(3)]
+    return train_models(groups, cases, fine, Effort(600.0, steps), work, lambda stage, done, total: None)
+
+
+@pytest.fixture(scope="module")
+def fine(model_folder: Callable[..., Path]) -> Model:
+    return load_model(model_folder(spacing=(1.0, 1.0, 1.0)))
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_tversky__random_outputs__is_monais(background: bool) -> None:
+    """Over all patches of a batch, with and without the first output."""
+    rng = torch.Generator().manual_seed(0)
+    outputs = torch.randn(2, 3, 4, 5, 6, generator=rng)
+    labels = torch.randint(0, 3, (2, 1, 4, 5, 6), generator=rng)
+    theirs = TverskyLoss(background, to_onehot_y=True, softmax=True, alpha=FALSE, beta=MISSED, batch=True)
+
+    ours = Tversky(lambda x: torch.softmax(x, 1), background)(outputs, labels)
+
+    assert float(ours) + 1 == pytest.approx(float(theirs(outputs, labels)), abs=1e-4)
+
+
+@pytest.mark.long
+def test_train_models__two_groups__find_balls_that_they_have_not_seen(fine: Model, tmp_path: Path) -> None:
+    """Each model sees its own cases only, finds the ball of another one, and nnU-Net can run its folder."""
+    models = train(fine, tmp_path, {"0": ["ball0", "ball1"], "1": ["ball1", "ball2"]}, steps=2 * EPOCH)
+
+    volume, labels = ball_case(7)
+    for model in models.values():
+        _, ball = coarse_case(volume, labels, fine, model.spacing)
+        heatmap = predict_heatmap(CoarseStage(model, fine, CoarseConfig()), view_volume(volume, model)).heatmap
+        assert heatmap[ball > 0].mean() > heatmap[ball == 0].mean() + 0.3
+        predictor = nnUNetPredictor(perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False)
+        predictor.initialize_from_trained_model_folder(str(model.folder), ("all",), "checkpoint_final.pth")
+    first, second = (model.networks[0].state_dict() for model in models.values())
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.long
+def test_train_models__cut_off__goes_on_with_what_was_done(fine: Model, tmp_path: Path) -> None:
+    """A second call trains only what is left; other cases or another fine model begin anew."""
+    names = ["ball0", "ball1"]
+    train(fine, tmp_path, {"0": names})
+    checkpoint = tmp_path / "0" / "model" / "fold_all" / "checkpoint_final.pth"
+    before = checkpoint.stat().st_mtime_ns
+    train(fine, tmp_path, {"0": names})
+    assert checkpoint.stat().st_mtime_ns == before
+
+    checkpoint.unlink()  # as if it had been cut off after its first epoch
+    train(fine, tmp_path, {"0": names}, steps=2 * EPOCH)
+    assert json.loads((tmp_path / "0" / PROGRESS).read_text())["steps"] == 2 * EPOCH
+    assert len([*(tmp_path / "0" / "results").rglob("training_log*")]) == 2  # each a piece of one epoch
+
+
+def test_train_models__training_fails__names_the_log(fine: Model, tmp_path: Path) -> None:
+    """What went wrong is in one line, and the rest in the log that it names."""
+    with pytest.raises(ModelError, match=r"ended with code 1: .*no_such_case") as error:
+        train(fine, tmp_path, {"0": ["no_such_case"]})
+    assert str(tmp_path / "0" / "log.txt") in str(error.value)
