@@ -13,14 +13,13 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes
 
 from canvas import Box
 from coarse2fine.coarse_training.plan import CONFIGURATION, PLANS, Spacing
 from coarse2fine.coarse_training.targets import LabelArray, count_in, pool_labels
 from coarse2fine.io import Volume
 from coarse2fine.nnunet.model import Model
-from coarse2fine.preprocessing.working_grid import view_volume
+from coarse2fine.preprocessing.working_grid import nonzero_mask, view_volume
 
 Floats = NDArray[np.float32]
 OUTSIDE = -1
@@ -54,8 +53,8 @@ def coarse_case(
     inside = np.asarray(view.turn.array(labels))[view.crop.slices]
     target = pool_labels(inside, view.shape, fine.labels).astype(np.int16)
     if any(scheme.masked for scheme in fine.schemes):
-        seen = np.any([np.asarray(channel)[view.crop.slices] != 0 for channel in view.channels], axis=0)
-        target[(count_in(binary_fill_holes(seen), view.shape) == 0) & (target == 0)] = OUTSIDE
+        seen = nonzero_mask([np.asarray(channel)[view.crop.slices] for channel in view.channels])
+        target[(count_in(seen, view.shape) == 0) & (target == 0)] = OUTSIDE
     return view.read(Box.whole(view.shape)), target
 
 

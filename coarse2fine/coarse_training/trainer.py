@@ -27,7 +27,7 @@ from coarse2fine.coarse_training.plan import CONFIGURATION
 from coarse2fine.io import atomic_write
 from coarse2fine.nnunet.checkpoint import read_json
 
-EPOCH = 25  # steps, after each of which the learning rate falls and the training can go on if it is cut off
+EPOCH = 10  # steps, after each of which the learning rate falls and the training can go on if it is cut off
 MISSED, FALSE = 0.7, 0.3
 """What a missed voxel costs in the loss, and one that is found where nothing is."""
 FOREGROUND = 4.0  # weight in the cross entropy, of background's 1

@@ -88,6 +88,7 @@ def test_train_models__cut_off__goes_on_with_what_was_done(fine: Model, tmp_path
     assert len([*(tmp_path / "0" / "results").rglob("training_log*")]) == 2  # each a piece of one epoch
 
 
+@pytest.mark.long
 def test_train_models__training_fails__names_the_log(fine: Model, tmp_path: Path) -> None:
     """What went wrong is in one line, and the rest in the log that it names."""
     with pytest.raises(ModelError, match=r"ended with code 1: .*no_such_case") as error:
