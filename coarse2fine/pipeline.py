@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -78,21 +78,9 @@ class Pipeline:
             config: All settings; ``coarse.model`` and ``fine.model`` are folders of trained nnU-Net v2 models.
             trust_checkpoint: Unpickle checkpoints without restriction, which lets them run code.
         """
-        device = pick_device(config.device)
-
-        def load(stage: str, folder: Path | None, folds: Sequence[int | str] | None, checkpoint: str) -> Model:
-            if folder is None:
-                raise ConfigError(
-                    f"{stage}.model is not set", f"Name the model folder in the configuration or with --{stage}-model."
-                )
-            names = None if folds is None else tuple(str(fold) for fold in folds)
-            return load_model(folder, folds=names, checkpoint=checkpoint, device=device, trust=trust_checkpoint)
-
-        coarse = None
-        if config.mode != "one-stage" or config.coarse.model is not None:
-            coarse = load("coarse", config.coarse.model, config.coarse.folds, config.coarse.checkpoint)
-        fine = load("fine", config.fine.model, config.fine.folds, config.fine.checkpoint)
-        return cls(config, coarse, fine)
+        needed = config.mode != "one-stage" or config.coarse.model is not None
+        coarse = load_stage("coarse", config, trust_checkpoint=trust_checkpoint) if needed else None
+        return cls(config, coarse, load_stage("fine", config, trust_checkpoint=trust_checkpoint))
 
     @property
     def models(self) -> tuple[Model, ...]:
@@ -199,6 +187,22 @@ class Pipeline:
             versions=versions(),
         )
         return dataclasses.replace(result, report=report)
+
+
+def load_stage(stage: Literal["coarse", "fine"], config: Config, *, trust_checkpoint: bool = False) -> Model:
+    """The model of one stage that the configuration names; arguments as of ``Pipeline.from_config``.
+
+    Raises:
+        ConfigError: If it names none.
+    """
+    section = config.coarse if stage == "coarse" else config.fine
+    if section.model is None:
+        raise ConfigError(
+            f"{stage}.model is not set", f"Name the model folder in the configuration or with --{stage}-model."
+        )
+    folds = None if section.folds is None else tuple(str(fold) for fold in section.folds)
+    device = pick_device(config.device)
+    return load_model(section.model, folds=folds, checkpoint=section.checkpoint, device=device, trust=trust_checkpoint)
 
 
 def pick_device(name: str) -> torch.device:

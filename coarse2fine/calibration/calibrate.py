@@ -51,6 +51,13 @@ class Calibration:
     missed: dict[str, float | None]
 
 
+def least_cases(asked: Asked) -> int:
+    """How many cases must be calibrated on at least."""
+    if asked.probability is None:
+        return FEWEST
+    return max(FEWEST, cases_needed(asked.probability, asked.confidence))
+
+
 def check_asked(asked: Asked, cases: int) -> int:
     """The rank that supports what is asked for, known before anything is measured.
 

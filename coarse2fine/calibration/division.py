@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coarse2fine.calibration.calibrate import FEWEST, Asked
-from coarse2fine.promise.conformal import cases_needed
+from coarse2fine.calibration.calibrate import FEWEST, Asked, least_cases
 
 KIT = "kit"
 """Name of the model that the kit gets."""
@@ -56,9 +55,7 @@ def divide(cases: Sequence[str], asked: Asked, seed: int = 0) -> Division:
     """
     names = sorted(cases)
     order = [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
-    held = max(HELD, len(order) // 2)
-    if asked.probability is not None:
-        held = cases_needed(asked.probability, asked.confidence)
+    held = max(HELD, len(order) // 2) if asked.probability is None else least_cases(asked)
     if len(order) >= ENOUGH and len(order) - held >= FEWEST:
         return Division({KIT: tuple(order[held:])}, dict.fromkeys(order[:held], KIT))
     folds = {f"fold {index + 1}": order[index::FOLDS] for index in range(FOLDS)}

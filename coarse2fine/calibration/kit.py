@@ -5,6 +5,7 @@
 | ``config.yaml`` | settings, with the promise |
 | ``coarse/`` | the coarse model, a folder that nnU-Net itself can use |
 | ``calibration.json`` | what was measured on each case |
+| ``page.html`` | the same for people, with pictures |
 | ``card.json`` | the kit's version, its files' checksums, the fine model's folder, software |
 
 A kit is data of a stranger: nothing in it is executed, and its card says how to tell that it is complete. Whoever wants
@@ -29,6 +30,7 @@ from coarse2fine.report import versions
 
 VERSION = 1
 CARD, SETTINGS, CALIBRATION, COARSE = "card.json", "config.yaml", "calibration.json", "coarse"
+PAGE = "page.html"
 _MOST_BYTES = 1_000_000  # of a card; one has some thousand
 
 
@@ -89,6 +91,7 @@ def write_kit(
     checkpoint: str,
     calibration: Mapping[str, Any],
     about: Mapping[str, Any],
+    page: str,
     *,
     overwrite: bool,
 ) -> None:
@@ -101,6 +104,7 @@ def write_kit(
         checkpoint: Name of its checkpoint files.
         calibration: For ``calibration.json``.
         about: Further entries of the card.
+        page: HTML, for people.
         overwrite: Whether a kit that is there may be replaced.
 
     Raises:
@@ -115,6 +119,7 @@ def write_kit(
                 stream.write("# Made by c2f-prepare. A changed file is refused: use --set for other settings.\n")
                 YAML(typ="safe").dump(values, stream)
             _write_json(new / CALIBRATION, calibration)
+            (new / PAGE).write_text(page, encoding="utf-8")
             names = sorted(str(path.relative_to(new)) for path in new.rglob("*") if path.is_file())
             files = {name: _checksum(new / name) for name in names}
             _write_json(new / CARD, {"version": VERSION, **about, "software": versions(), "files": files})

@@ -82,7 +82,7 @@ def coarse_pass(case: CalibrationCase, volume: Volume[NDArray[Any]], segmenter: 
 
 
 def one_stage_pass(
-    case: CalibrationCase, volume: Volume[NDArray[Any]], config: Config, coarse: Model, fine: Model, work: Path
+    case: CalibrationCase, volume: Volume[NDArray[Any]], config: Config, coarse: Model | None, fine: Model, work: Path
 ) -> OneStagePass:
     """The labels that one-stage mode gives, now or in an earlier run.
 
@@ -92,12 +92,12 @@ def one_stage_pass(
         case: The case.
         volume: Its images.
         config: Settings.
-        coarse: Needed by cascades only.
+        coarse: The coarse model, which only cascades need.
         fine: The fine model.
         work: Folder of what is known already.
     """
     config = as_compared(config)
-    models = (coarse, fine) if fine.cascade else (fine,)
+    models = (coarse, fine) if fine.cascade and coarse is not None else (fine,)
     about = {
         "files": files_of(case.images),
         "models": [model_fingerprint(model) for model in models],

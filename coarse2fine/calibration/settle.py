@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from math import ceil
-from pathlib import Path
-from typing import Any
 
 from canvas import Triple, triple
 from coarse2fine.calibration.calibrate import Asked, Calibration, known_of
-from coarse2fine.calibration.kit import write_kit
 from coarse2fine.calibration.misses import MeasuredCase
 from coarse2fine.config.schema import Config, PromiseConfig
 from coarse2fine.nnunet.fingerprint import model_fingerprint
 from coarse2fine.nnunet.model import Model
-from coarse2fine.promise.statement import settings_fingerprint, state
+from coarse2fine.promise.statement import settings_fingerprint
 
 
 def with_margin(config: Config, coarse: Model, fine: Model) -> Config:
@@ -48,6 +44,7 @@ def settle(
     asked: Asked,
     *,
     labelled: bool,
+    crossed: bool = False,
     chosen: Config | None = None,
 ) -> Config:
     """The settings that the kit gets: those that were measured, with the threshold and the promise.
@@ -60,6 +57,7 @@ def settle(
         result: What came of them.
         asked: What is promised.
         labelled: Whether foreground is that of true labels, not what the fine model finds everywhere.
+        crossed: Whether cases were looked at by other coarse models than the kit's.
         chosen: What a search made of ``at_threshold`` of these; None for that itself.
     """
     config = (chosen or at_threshold(config, result)).model_copy(update={"promise": None})
@@ -71,6 +69,7 @@ def settle(
             "cases": len(measured),
             "rank": result.rank,
             "foreground": "labels" if labelled else "one-stage",
+            "crossed": crossed,
             "settings": settings_fingerprint(config),
             "coarse_model": model_fingerprint(coarse),
             "fine_model": model_fingerprint(fine),
@@ -85,36 +84,3 @@ def promise_of(config: Config) -> PromiseConfig:
     if config.promise is None:
         raise ValueError("a kit's settings hold a promise")
     return config.promise
-
-
-def write_settled(
-    folder: Path,
-    config: Config,
-    coarse: Model,
-    fine: Model,
-    measured: Sequence[MeasuredCase],
-    result: Calibration,
-    *,
-    overwrite: bool,
-) -> None:
-    """Write the kit.
-
-    Args:
-        folder: Of the kit.
-        config: From ``settle``.
-        coarse: The kit's coarse model.
-        fine: The fine model, which the kit names and does not hold.
-        measured: The cases.
-        result: What came of them.
-        overwrite: Whether a kit that is there may be replaced.
-    """
-    settings: dict[str, Any] = config.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"device"})
-    settings["fine"] = {**settings.get("fine", {}), "model": str(fine.folder.resolve())}
-    calibration = {"result": asdict(result), "cases": [case.to_dict() for case in measured]}
-    about = {
-        "made_by": "c2f-prepare",
-        "fine_model": str(fine.folder.resolve()),
-        "cases": [case.name for case in measured],
-        "promise": state(promise_of(config)),
-    }
-    write_kit(folder, settings, coarse, config.coarse.checkpoint, calibration, about, overwrite=overwrite)

@@ -1,105 +1,136 @@
-"""What ``c2f-prepare`` does: two models and some cases in, a kit out."""
+"""What ``c2f-prepare`` does: a fine model and some cases in, a kit out."""
 
 from __future__ import annotations
 
 import argparse
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 
 from rich.console import Console
 
-from coarse2fine.calibration.calibrate import Asked, Calibration, calibrate, check_asked
+from coarse2fine.calibration.calibrate import Asked, check_asked
 from coarse2fine.calibration.cases import find_calibration_cases
 from coarse2fine.calibration.kit import check_replaceable
-from coarse2fine.calibration.measure import measure
-from coarse2fine.calibration.misses import MeasuredCase
-from coarse2fine.calibration.settle import promise_of, settle, with_margin, write_settled
+from coarse2fine.calibration.prepare import Prepared, Wanted, prepare
+from coarse2fine.calibration.settle import promise_of
+from coarse2fine.calibration.write import write_prepared
 from coarse2fine.cli.bars import show_bars
 from coarse2fine.cli.infer_run import configure
 from coarse2fine.config.schema import Config
-from coarse2fine.errors import ConfigError, VolumeError
+from coarse2fine.errors import ConfigError
 from coarse2fine.io import make_own
 from coarse2fine.nnunet.model import Model
-from coarse2fine.pipeline import Pipeline
+from coarse2fine.pipeline import load_stage
 from coarse2fine.promise.statement import state
 from coarse2fine.system.memory import keep_freed_memory
+from coarse2fine.system.timing import Progress
+
+STAGES = {
+    "preprocess": "reading cases",
+    "train": "training the coarse model (seconds)",
+    "spacing": "trying voxel sizes",
+    "calibrate": "calibrating",
+    "search": "searching settings",
+}
 
 
-def prepare(options: argparse.Namespace, console: Console) -> None:
-    """Measure each case, calibrate, write the kit, and say what came of it.
+def make_kit(options: argparse.Namespace, console: Console) -> None:
+    """Make a kit, and say what came of it.
 
     Raises:
         C2FError: If something is missing or does not fit, or the cases cannot support what is asked for.
     """
     keep_freed_memory()
     began = time.monotonic()
-    asked = asked_of(options)
+    wanted = wanted_of(options)
     config, coarse, fine = open_models(options)
     cases = find_calibration_cases(options.cases, fine)
-    check_asked(asked, len(cases))
+    check_asked(wanted.asked, len(cases))
     check_replaceable(options.output, options.overwrite)
     work = options.output.with_name(f"{options.output.name}.c2f-work")
     make_own(work)  # what is found there is gone on with
-    measured: list[MeasuredCase] = []
-    with show_bars(console) as bars:
-        task = bars.add_task("calibrate", total=len(cases))
-        for case in cases:
-            found = measure(case, config, coarse, fine, work)
-            if found is None:
-                console.print(f"{case.name} is left out: it has no foreground, of which nothing can be missed")
-            else:
-                measured.append(found)
-            bars.advance(task)
-    if not measured:
-        raise VolumeError(f"{options.cases}: no case has any foreground", "Give cases with something to find.")
-    result = calibrate(measured, asked)
-    config = settle(config, coarse, fine, measured, result, asked, labelled=bool(cases[0].labels))
-    write_settled(options.output, config, coarse, fine, measured, result, overwrite=options.overwrite)
+    with shown(console) as progress:
+        prepared = prepare(cases, config, coarse, fine, wanted, work, progress)
+    minutes = (time.monotonic() - began) / 60
+    write_prepared(options.output, prepared, fine, wanted, minutes, overwrite=options.overwrite)
     shutil.rmtree(work, ignore_errors=True)
-    report(options, config, result, len(cases), time.monotonic() - began, console)
+    report(options, prepared, len(cases), minutes, console)
 
 
-def asked_of(options: argparse.Namespace) -> Asked:
-    """What is to be promised.
+def wanted_of(options: argparse.Namespace) -> Wanted:
+    """What the kit is to be.
 
     Raises:
-        ConfigError: If a share is none.
+        ConfigError: If a share is none, or a time is none.
     """
     asked = Asked(options.miss, options.probability, options.confidence)
-    for name, value in asdict(asked).items():
+    for name, value in {**asdict(asked), "loss": options.loss}.items():
         if value is not None and not 0 < value < 1:
             raise ConfigError(f"--{name} is {value:g}", "Give a number between 0 and 1.")
-    return asked
+    if not 0 < options.minutes < float("inf"):
+        raise ConfigError(f"--minutes is {options.minutes:g}", "Give a number of minutes, such as 20.")
+    return Wanted(asked, options.loss, options.minutes, not options.no_training, not options.no_search, options.seed)
 
 
-def open_models(options: argparse.Namespace) -> tuple[Config, Model, Model]:
-    """The settings to start from, the coarse model and the fine one.
+def open_models(options: argparse.Namespace) -> tuple[Config, Model | None, Model]:
+    """The settings to start from, the coarse model if there is one, and the fine one.
 
     Raises:
-        ConfigError: If there is no coarse model, or nothing that depends on a threshold.
+        ConfigError: If there is nothing that depends on a threshold, or two options contradict each other.
     """
     config = configure(options).model_copy(update={"promise": None})
-    if config.coarse.model is None:
-        raise ConfigError("no coarse model", "Name its folder with --coarse-model or as coarse.model in the settings.")
-    pipeline = Pipeline.from_config(config, trust_checkpoint=options.trust_checkpoint)
-    if pipeline.segmenter is None or pipeline.coarse is None:
+    if config.mode == "one-stage":
         raise ConfigError("mode one-stage has no boxes to promise anything of", "Use accelerated or two-stage.")
-    return with_margin(pipeline.config, pipeline.coarse, pipeline.fine), pipeline.coarse, pipeline.fine
+    if config.coarse.model is not None and options.no_training:
+        raise ConfigError(
+            f"--no-training, but there is the coarse model {config.coarse.model}",
+            "Leave out one of them: nothing is trained where a coarse model is given.",
+        )
+    trust = options.trust_checkpoint
+    coarse = None if config.coarse.model is None else load_stage("coarse", config, trust_checkpoint=trust)
+    return config, coarse, load_stage("fine", config, trust_checkpoint=trust)
 
 
-def report(
-    options: argparse.Namespace, config: Config, result: Calibration, cases: int, seconds: float, console: Console
-) -> None:
-    """Five lines: cost, gain, promise, how it was kept, what to type next."""
-    promise = promise_of(config)
+@contextmanager
+def shown(console: Console) -> Iterator[Progress]:
+    """A bar for each stage that has begun, with the time that it may still take."""
+    with show_bars(console, remaining=True, transient=False) as bars:
+        tasks: dict[str, object] = {}
+
+        def tell(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(STAGES[stage], total=total)
+            bars.update(tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
+
+        yield tell
+
+
+def report(options: argparse.Namespace, prepared: Prepared, cases: int, minutes: float, console: Console) -> None:
+    """Cases that are left out, then five lines: cost, gain, promise, how it was kept, what to type next."""
+    promise, result = promise_of(prepared.config), prepared.result
     kept = sum(missed is not None and missed <= promise.miss for missed in result.missed.values())
+    for name in prepared.empty:
+        console.print(f"{name} is left out: it has no foreground, of which nothing can be missed", soft_wrap=True)
     for line in (
-        f"cost: {seconds / 60:.1f} minutes, {cases} cases, of which {promise.cases} with foreground",
-        f"gain: at threshold {result.threshold:g} and with a margin of {list(config.rois.margin)} voxels, boxes hold "
-        f"{100 * result.boxes:.3g} % of a volume (median over the cases); the fine network does not look at the rest",
+        f"cost: {minutes:.1f} minutes, {cases} cases, of which {promise.cases} with foreground were calibrated on",
+        f"gain: {gain(prepared)}",
         f"promise: {state(promise)}",
-        f"seen: {kept} of the {promise.cases} calibration cases keep it at this threshold",
+        f"sure: {kept} of the {promise.cases} calibration cases keep it at the threshold {result.threshold:g}, where "
+        f"boxes hold {100 * result.boxes:.3g} % of a volume (median); {options.output}/page.html has all figures",
         f"next: c2f-infer -i scan.nii.gz -o labels.nii.gz -c {options.output}",
     ):
         console.print(line, soft_wrap=True)
+
+
+def gain(prepared: Prepared) -> str:
+    """What the kit gains, as far as that was measured."""
+    found, boxes = prepared.found, 100 * prepared.result.boxes
+    if found is None:
+        return (
+            f"the fine network looks at boxes that hold {boxes:.3g} % of a volume (median); how much faster that is, "
+            "and what it loses, was not measured (--no-search)"
+        )
+    return f"{found.winner}, {found.ratio:.3g} times as fast as one-stage mode: {found.reason}"

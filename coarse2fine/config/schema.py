@@ -266,6 +266,10 @@ class PromiseConfig(_Section):
     foreground: Literal["labels", "one-stage"] = Field(
         description="What counts as foreground: true labels, or what the fine model finds in one-stage mode"
     )
+    crossed: bool = Field(
+        default=False,
+        description="Whether cases were looked at by other coarse models than the kit's, trained without them",
+    )
     settings: str = Field(description="Fingerprint of the settings that it was calibrated with")
     coarse_model: str = Field(description="Fingerprint of the coarse model's weights")
     fine_model: str = Field(description="Fingerprint of the fine model's weights")

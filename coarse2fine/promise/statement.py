@@ -63,7 +63,17 @@ def settings_fingerprint(config: Config) -> str:
 
 
 def state(promise: PromiseConfig) -> str:
-    """The promise in one sentence."""
+    """The promise in one sentence; an estimate is called one."""
+    text = _state(promise)
+    if not promise.crossed:
+        return text
+    return (
+        f"an estimate, not a guarantee, as calibration cases were looked at by coarse models that were trained without "
+        f"them, but the kit's own on all of them: {text}"
+    )
+
+
+def _state(promise: PromiseConfig) -> str:
     found = "foreground" if promise.foreground == "labels" else "foreground that the fine model finds everywhere"
     kept = f"at most {100 * promise.miss:g} % of its {found} lies outside of all boxes"
     ground = f"k = {promise.rank} of n = {promise.cases} calibration cases"

@@ -39,7 +39,7 @@ class Lab:
     def prepare(self, kit: Path, *options: object, cases: Path | None = None) -> int:
         models = ("--coarse-model", self.coarse, "--fine-model", self.fine, "--device", "cpu")
         settings = ("--set", "fine.mirroring=false", "--set", "fine.grow=0", "--set", "canvas.norm=canvas")
-        arguments = ["--cases", cases or self.data, "-o", kit, *models, *settings, *options]
+        arguments = ["--cases", cases or self.data, "-o", kit, "--no-search", *models, *settings, *options]
         return prepare_cli.main([str(argument) for argument in arguments])
 
 
@@ -90,8 +90,8 @@ def test_prepare__labelled_cases__promises_what_it_measured(
     kit = tmp_path / "kit"
     assert lab.prepare(kit, "--miss", 0.1) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
-    assert [line.partition(":")[0] for line in lines] == ["cost", "gain", "promise", "seen", "next"]
-    assert lines[3] == "seen: 4 of the 4 calibration cases keep it at this threshold"
+    assert [line.partition(":")[0] for line in lines] == ["cost", "gain", "promise", "sure", "next"]
+    assert lines[3].startswith("sure: 4 of the 4 calibration cases keep it at the threshold 0.")
     assert lines[4] == f"next: c2f-infer -i scan.nii.gz -o labels.nii.gz -c {kit}"
     assert not kit.with_name("kit.c2f-work").exists()
     report = infer(kit, lab.data / "imagesTr" / "c0_0000.nii.gz", tmp_path / "labels.nii.gz")
