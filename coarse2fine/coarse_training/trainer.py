@@ -109,7 +109,7 @@ class TimeIsUp(Exception):  # noqa: N818 - no error
     """Ends a training."""
 
 
-class RecallTrainer(nnUNetTrainer):  # type: ignore[misc]
+class RecallTrainer(nnUNetTrainer):
     """nnU-Net's default trainer but for the loss, and for how long it trains on what.
 
     Callers set ``job``, and of a training that goes on how many epochs and seconds are behind it.
