@@ -8,6 +8,9 @@ from math import inf, sqrt
 import numpy as np
 from scipy import special
 
+FEWEST = 3
+"""Cases; of fewer, that they are alike proves nothing."""
+
 
 def upper_bound(losses: Sequence[float], confidence: float) -> float:
     """The mean loss over all cases is at most this, with a confidence: one-sided, paired, by Student's t.
@@ -21,13 +24,13 @@ def upper_bound(losses: Sequence[float], confidence: float) -> float:
         confidence: Such as 0.95.
 
     Returns:
-        Infinite for fewer than two cases.
+        Infinite for fewer than three cases.
 
     >>> round(upper_bound([0.0, 0.002, 0.001, 0.001], 0.95), 5)
     0.00196
     """
     count = len(losses)
-    if count < 2:
+    if count < FEWEST:
         return inf
     error = float(np.std(losses, ddof=1)) / sqrt(count)
     return float(np.mean(losses)) + float(special.stdtrit(count - 1, confidence)) * error
@@ -40,7 +43,7 @@ def within(losses: Mapping[str, Sequence[float]], most: float, confidence: float
     clearest first, each against what the number of those that are left demands (Holm, Scand. J. Statist. 6, 1979).
 
     Args:
-        losses: Of each settings one for each case; fewer than two cases prove nothing.
+        losses: Of each settings one for each case.
         most: Mean loss that is allowed.
         confidence: Over the draw of the cases.
     """
@@ -56,7 +59,7 @@ def within(losses: Mapping[str, Sequence[float]], most: float, confidence: float
 def _chance(losses: Sequence[float], most: float) -> float:
     """Of losses as low as these if the true mean were ``most``."""
     count = len(losses)
-    if count < 2:
+    if count < FEWEST:
         return 1.0
     error, spare = float(np.std(losses, ddof=1)) / sqrt(count), most - float(np.mean(losses))
     if not error:

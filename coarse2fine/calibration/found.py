@@ -22,7 +22,8 @@ class Tried:
         trials: By case.
         losses: Likewise: Dice of one-stage mode, less the candidate's.
         mean_loss: Of the cases.
-        bound: The mean over all cases to come is at most this, with the confidence asked for; infinite for one case.
+        bound: The mean over all cases to come is at most this, with the confidence asked for; infinite for
+            fewer than three.
         worst: The largest loss that was seen.
         seconds: Median of the cases.
         ratio: One-stage mode's median seconds over the candidate's, on the same cases.

@@ -13,7 +13,7 @@ from scipy import stats
 
 from coarse2fine.calibration.bound import upper_bound, within
 
-losses = st.lists(st.floats(-0.5, 0.5), min_size=2, max_size=6)
+losses = st.lists(st.floats(-0.5, 0.5), min_size=3, max_size=6)
 
 
 @given(losses, st.sampled_from([0.8, 0.95, 0.99]))
@@ -26,10 +26,10 @@ def test_upper_bound__any_losses__is_scipys(values: list[float], confidence: flo
     assert upper_bound(values, confidence) == pytest.approx(expected)
 
 
-def test_upper_bound__one_case__bounds_nothing() -> None:
+def test_upper_bound__fewer_than_three_cases__bounds_nothing() -> None:
     """Nor is anything within any loss."""
-    assert upper_bound([0.0], 0.95) == inf
-    assert within({"a": [0.0], "b": []}, 1.0, 0.95) == set()
+    assert upper_bound([0.0, 0.0], 0.95) == inf
+    assert within({"a": [0.0, 0.0], "b": []}, 1.0, 0.95) == set()
 
 
 def test_within__one_settings__are_those_whose_bound_is() -> None:
@@ -38,8 +38,8 @@ def test_within__one_settings__are_those_whose_bound_is() -> None:
     bound = upper_bound(values, 0.95)
     assert within({"a": values}, bound + 1e-9, 0.95) == {"a"}
     assert within({"a": values}, bound - 1e-9, 0.95) == set()
-    assert within({"a": [0.0, 0.0]}, 0.0, 0.95) == {"a"}
-    assert within({"a": [0.1, 0.1]}, 0.05, 0.95) == set()
+    assert within({"a": [0.0, 0.0, 0.0]}, 0.0, 0.95) == {"a"}
+    assert within({"a": [0.1, 0.1, 0.1]}, 0.05, 0.95) == set()
 
 
 @given(st.lists(losses, min_size=1, max_size=4), st.floats(-0.2, 0.4))
