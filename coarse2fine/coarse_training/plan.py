@@ -14,13 +14,13 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
 from canvas import Triple, triple
+from coarse2fine.coarse_training.job import CONFIGURATION, PLANS
 from coarse2fine.errors import VolumeError
 from coarse2fine.io import Volume
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import view_volume
 from coarse2fine.regions.components import label_components
 
-CONFIGURATION, PLANS = "3d_lowres", "coarsePlans"
 Spacing = tuple[float, float, float]
 
 LEAST_FACTOR, MOST_FACTOR = 2.0, 4.0

@@ -15,7 +15,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
 from canvas import Box
-from coarse2fine.coarse_training.plan import CONFIGURATION, PLANS, Spacing
+from coarse2fine.coarse_training.job import CONFIGURATION, PLANS
+from coarse2fine.coarse_training.plan import Spacing
 from coarse2fine.coarse_training.targets import LabelArray, count_in, pool_labels
 from coarse2fine.io import Volume
 from coarse2fine.nnunet.model import Model

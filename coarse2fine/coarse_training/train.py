@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from coarse2fine.coarse_training.plan import CONFIGURATION, coarse_plans, dataset_of, look_at, plan_coarse
+from coarse2fine.coarse_training.job import CONFIGURATION, EPOCH, LOG, PROGRESS, STATE, Job
+from coarse2fine.coarse_training.plan import coarse_plans, dataset_of, look_at, plan_coarse
 from coarse2fine.coarse_training.preprocess import coarse_case, start_data, write_case
 from coarse2fine.coarse_training.publish import write_model
 from coarse2fine.coarse_training.targets import LabelArray
-from coarse2fine.coarse_training.trainer import EPOCH, LOG, PROGRESS, STATE, Job
 from coarse2fine.errors import ModelError
 from coarse2fine.io import Volume, atomic_write
 from coarse2fine.nnunet.checkpoint import read_json

@@ -12,9 +12,8 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,54 +22,13 @@ from nnunetv2.training.loss.robust_ce_loss import RobustCrossEntropyLoss
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
-from coarse2fine.coarse_training.plan import CONFIGURATION
+from coarse2fine.coarse_training.job import CONFIGURATION, EPOCH, PROGRESS, STATE, Job
 from coarse2fine.io import atomic_write
 from coarse2fine.nnunet.checkpoint import read_json
 
-EPOCH = 10  # steps, after each of which the learning rate falls and the training can go on if it is cut off
 MISSED, FALSE = 0.7, 0.3
 """What a missed voxel costs in the loss, and one that is found where nothing is."""
 FOREGROUND = 4.0  # weight in the cross entropy, of background's 1
-PROGRESS, STATE, LOG = "progress.json", "state.pt", "log.txt"
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A training.
-
-    Attributes:
-        data: nnU-Net's folder of preprocessed data: ``plans.json``, ``dataset.json`` and cases.
-        work: Folder of this training: its log, progress and state.
-        cases: Names of the cases to train on.
-        mirror_axes: Axes of patches that may be mirrored.
-        steps: Most training steps, a multiple of ``EPOCH``.
-        seconds: Most time, over all pieces.
-        device: ``cpu``, ``cuda`` or ``mps``.
-        threads: Of PyTorch on the CPU.
-        seed: Of all random numbers.
-    """
-
-    data: Path
-    work: Path
-    cases: tuple[str, ...]
-    mirror_axes: tuple[int, ...]
-    steps: int
-    seconds: float
-    device: str = "cpu"
-    threads: int = 1
-    seed: int = 0
-
-    def write(self, path: Path) -> None:
-        """As JSON."""
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self), default=str), encoding="utf-8")
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """The inverse of ``write``."""
-        values = json.loads(path.read_text(encoding="utf-8"))
-        lists = {key: tuple(values[key]) for key in ("cases", "mirror_axes")}
-        return cls(**values | lists | {key: Path(values[key]) for key in ("data", "work")})
 
 
 class Tversky(nn.Module):

@@ -14,7 +14,8 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from raw_data import save_volume
 
-from coarse2fine.coarse_training.plan import CONFIGURATION, PLANS, coarse_plans, dataset_of, look_at, plan_coarse
+from coarse2fine.coarse_training.job import CONFIGURATION, PLANS
+from coarse2fine.coarse_training.plan import coarse_plans, dataset_of, look_at, plan_coarse
 from coarse2fine.coarse_training.preprocess import coarse_case, start_data, write_case
 from coarse2fine.io import read_volume
 from coarse2fine.nnunet.loading import load_model

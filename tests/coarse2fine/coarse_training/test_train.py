@@ -13,9 +13,10 @@ from monai.losses import TverskyLoss
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from coarse2fine.coarse.heatmap import CoarseStage, predict_heatmap
+from coarse2fine.coarse_training.job import EPOCH, PROGRESS
 from coarse2fine.coarse_training.preprocess import coarse_case
 from coarse2fine.coarse_training.train import Effort, TrainingCase, train_models
-from coarse2fine.coarse_training.trainer import EPOCH, FALSE, MISSED, PROGRESS, Tversky
+from coarse2fine.coarse_training.trainer import FALSE, MISSED, Tversky
 from coarse2fine.config.schema import CoarseConfig
 from coarse2fine.errors import ModelError
 from coarse2fine.io.volume import Grid, Volume
