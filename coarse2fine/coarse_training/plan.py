@@ -162,8 +162,8 @@ def coarse_plans(plan: CoarsePlan, fine: Model, name: str) -> dict[str, Any]:
                 "conv_op": "torch.nn.modules.conv.Conv3d",
                 "kernel_sizes": [[*kernel] for kernel in plan.kernels],
                 "strides": [[*stride] for stride in plan.strides],
-                "n_conv_per_stage": [2] * stages,
-                "n_conv_per_stage_decoder": [2] * (stages - 1),
+                "n_conv_per_stage": [1, *[2] * (stages - 1)],  # most of the time goes into the finest stage
+                "n_conv_per_stage_decoder": [1] * (stages - 1),
                 "conv_bias": True,
                 "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
                 "norm_op_kwargs": {"eps": 1e-05, "affine": True},
