@@ -54,6 +54,7 @@ def kit_page(name: str, calibration: Mapping[str, Any], about: Mapping[str, Any]
         _picture(_misses_plot(calibration["cases"], result["threshold"], miss), "missed foreground by threshold"),
         _cases_table(calibration, miss, about["looked_at_by"]),
         *_search(search),
+        *([f"<p>{escape(calibration['agent']['statement'])}.</p>"] if calibration["agent"] else []),
         "<h2>How it was made</h2>",
         _facts(about, calibration),
     ]

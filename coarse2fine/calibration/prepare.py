@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from coarse2fine.calibration.agent_worth import Worth, agent_worth
 from coarse2fine.calibration.calibrate import Asked, Calibration, calibrate, check_asked, least_cases
 from coarse2fine.calibration.candidates import also_calibrated
 from coarse2fine.calibration.cases import CalibrationCase
@@ -90,6 +91,7 @@ class Prepared:
         result: The threshold.
         found: What the search for settings found; None if there was none.
         empty: Cases without foreground, of which nothing can be missed.
+        agent: Whether training an agent could pay; None if that was not looked at.
     """
 
     config: Config
@@ -99,6 +101,7 @@ class Prepared:
     result: Calibration
     found: Found | None
     empty: tuple[str, ...]
+    agent: Worth | None = None
 
 
 def prepare(
@@ -145,11 +148,13 @@ def prepare(
     if not measured:
         raise VolumeError("no case has any foreground", "Give cases with something to find.")
     result = calibrate(measured, asked)
-    found = None
+    found, agent = None, None
     if wanted.search:
         left = Budget(max(60 * wanted.minutes - (time.monotonic() - began), 0.0))
         calibrated, ticks = at_threshold(config, result), Run(progress=progress).ticks("search")
         found = search(found_in, calibrated, fine, work, left, loss=wanted.loss, ticks=ticks)
+        if found.chosen and 60 * wanted.minutes > time.monotonic() - began:
+            agent = agent_worth(found_in, found.config, fine, work)
     settled = settle(
         config,
         looks.models[KIT],
@@ -163,7 +168,7 @@ def prepare(
     )
     with_foreground = {one.name for one in measured}
     empty = tuple(case.name for case, _ in pairs if case.name not in with_foreground)
-    return Prepared(settled, looks.models[KIT], looks, tuple(measured), result, found, empty)
+    return Prepared(settled, looks.models[KIT], looks, tuple(measured), result, found, empty, agent)
 
 
 def find_looks(

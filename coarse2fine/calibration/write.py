@@ -47,6 +47,7 @@ def calibration_of(prepared: Prepared) -> dict[str, Any]:
         "result": asdict(prepared.result),
         "cases": [case.to_dict() for case in prepared.measured],
         "empty": list(prepared.empty),
+        "agent": prepared.agent.to_dict() if prepared.agent else None,
         "search": prepared.found.to_dict() if prepared.found else None,
         "spacings": [look.to_dict() for look in from_fine.looks] if from_fine else [],
     }
