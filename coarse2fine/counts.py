@@ -14,7 +14,7 @@ from assignnet import Roi, RoiTree
 from canvas import Box, Triple, share_of_volume
 from coarse2fine.coarse.scene import Scene
 from coarse2fine.regions.search_grid import Heatmap, Place, SearchGrid
-from coarse2fine.report import Boxes, Canvases, Coverage
+from coarse2fine.report import Boxes, Canvases, Coverage, LeftBox
 from coarse2fine.segmenter import Segmented
 
 
@@ -173,3 +173,23 @@ def count_dropped(tree: RoiTree, chosen: Sequence[Roi]) -> int:
     return sum(
         wanted.isdisjoint({parent, *children}) for parent, children in zip(tree.parents, tree.children, strict=True)
     )
+
+
+def boxes_left(found: Segmented, scene: Scene) -> tuple[tuple[LeftBox, ...], float]:
+    """The boxes that were not reached in time, and the share of the heatmap's mass that lies in them alone.
+
+    Args:
+        found: What was segmented, of a whole volume.
+        scene: In what.
+    """
+    heatmap, view, writer = scene.coarse.heatmap, scene.view, found.writer
+    grid = SearchGrid.of(heatmap.shape, view.whole, None)
+    missed, left = heatmap * ~_inside(heatmap, view.whole, found.fine.boxes, None), []
+    voxel = prod(view.whole) / heatmap.size
+    for box in found.fine.left:
+        place = view.turn.inverse.box(writer.native(box).shift(view.crop.start), view.full)
+        mass = float(missed[grid.inside(box.clip(Box.whole(view.whole)))].sum(dtype=np.float64)) * voxel
+        left.append(LeftBox(place.start, place.stop, mass))
+    alone = missed * _inside(heatmap, view.whole, found.fine.left, None)
+    whole = float(heatmap.sum(dtype=np.float64))
+    return tuple(left), float(alone.sum(dtype=np.float64)) / whole if whole else 0.0

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["C2FError", "ConfigError", "ModelError", "OutputError", "UntrustedModelError", "VolumeError"]
+__all__ = [
+    "C2FError",
+    "ConfigError",
+    "DeadlineError",
+    "ModelError",
+    "OutputError",
+    "UntrustedModelError",
+    "VolumeError",
+]
 
 
 class C2FError(Exception):
@@ -37,3 +45,7 @@ class VolumeError(C2FError):
 
 class OutputError(C2FError):
     """A result cannot be written."""
+
+
+class DeadlineError(C2FError):
+    """A run cannot end as early as is asked for."""

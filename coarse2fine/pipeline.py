@@ -16,7 +16,7 @@ from assignnet import RoiTree
 from canvas import Box
 from coarse2fine.coarse.scene import Scene
 from coarse2fine.config.schema import Config
-from coarse2fine.counts import Tally, tally
+from coarse2fine.counts import Tally, boxes_left, tally
 from coarse2fine.errors import ConfigError
 from coarse2fine.fine.segment import FineStage
 from coarse2fine.io import Volume, read_volume, write_labels
@@ -26,8 +26,18 @@ from coarse2fine.one_stage import segment_one_stage
 from coarse2fine.preprocessing.working_grid import view_volume, volume_doubts
 from coarse2fine.promise.likeness import likeness_of
 from coarse2fine.promise.statement import Promised, check_promise, promised
-from coarse2fine.report import NOTHING_FOUND, NetworkTime, RunReport, Timing, count_labels, peak_memory_mb, versions
-from coarse2fine.segmenter import Segmenter, check_models, make_segmenter, preset
+from coarse2fine.report import (
+    NOTHING_FOUND,
+    DeadlineKept,
+    NetworkTime,
+    RunReport,
+    Timing,
+    count_labels,
+    peak_memory_mb,
+    versions,
+)
+from coarse2fine.reserve import closing_seconds
+from coarse2fine.segmenter import Segmented, Segmenter, check_models, make_segmenter, preset
 from coarse2fine.system.timing import Progress, Run, silent
 
 
@@ -93,7 +103,7 @@ class Pipeline:
         with run.clock.time("total"):
             with run.stage("read"):
                 volume = read_volume(files, [model.reader for model in self.models])
-            result = self(volume, run)
+            result = self._segment(volume, run, output)
             with run.stage("write"):
                 write_labels(result.labels, volume.grid, output)
         return self._finish(result, run)
@@ -103,7 +113,11 @@ class Pipeline:
 
         Args:
             volume: Channels of shape (z, y, x) with their grid.
-            run: Receives the time of each stage, and is told about every step; who gives one books ``total``.
+            run: Receives the time of each stage, and is told about every step; who gives one books ``total``. Its clock
+                was made when a deadline began to count.
+
+        Raises:
+            DeadlineError: If there is a deadline that cannot be kept.
         """
         if run is not None:
             return self._segment(volume, run)
@@ -112,21 +126,36 @@ class Pipeline:
             result = self._segment(volume, run)
         return self._finish(result, run)
 
-    def _segment(self, volume: Volume, run: Run) -> Result:
+    def _segment(self, volume: Volume, run: Run, output: Path | None = None) -> Result:
         with run.clock.time("read"):  # once, and not for each of the networks; nothing happens to what is in memory
             volume = dataclasses.replace(volume, channels=tuple(np.asarray(channel) for channel in volume.channels))
         if self.segmenter is None:
             return self._one_stage(volume, run)
+        closing_s = 0.0
+        if self.config.deadline is not None:
+            closing_s = closing_seconds(volume, self.fine.labels.dtype, output, run.clock)
         scene = self._look(self.segmenter, volume, run)
         tree = self.segmenter.regions(scene, run)
         if not tree.parents and self.config.rois.empty == "one-stage":
             return self._one_stage(volume, run, "the heatmap is empty: ran one-stage instead")
-        found = self.segmenter.segment(tree, scene, run)
+        found = self.segmenter.segment(tree, scene, run, closing_s=closing_s)
         with run.clock.time("fine"):
             labels = found.writer.finish()
         case = likeness_of(volume, scene) if self.config.promise else None
-        report = self._report(volume, labels, tally(found, scene), self.segmenter, promised(self.config, case))
+        promise = promised(self.config, case, left=len(found.fine.left))
+        kept = self._kept(self.segmenter, found, scene, closing_s)
+        report = self._report(volume, labels, tally(found, scene), self.segmenter, promise, kept)
         return Result(labels, report, found.tree, found.fine.boxes)
+
+    def _kept(self, segmenter: Segmenter, found: Segmented, scene: Scene, closing_s: float) -> DeadlineKept | None:
+        """What came of a deadline."""
+        asked = self.config.deadline
+        if asked is None:
+            return None
+        left, share = boxes_left(found, scene)
+        filled_with = "coarse" if segmenter.keeps_coarse else "background"
+        boxes = len(found.chosen) + found.fine.grown + found.fine.late
+        return DeadlineKept(asked, closing_s, segmenter.order, boxes, left, share, filled_with)
 
     def _look(self, segmenter: Segmenter, volume: Volume, run: Run) -> Scene:
         """Volume -> heatmap, and the fine model's view of the volume."""
@@ -139,7 +168,7 @@ class Pipeline:
 
     def _one_stage(self, volume: Volume, run: Run, *warnings: str) -> Result:
         labels = segment_one_stage(volume, self.config, self.coarse, self.fine, run)
-        return Result(labels, self._report(volume, labels, None, None, None, warnings))
+        return Result(labels, self._report(volume, labels, None, None, None, None, warnings))
 
     def _report(
         self,
@@ -148,6 +177,7 @@ class Pipeline:
         chosen: Tally | None,
         segmenter: Segmenter | None,
         promise: Promised | None,
+        deadline: DeadlineKept | None,
         warnings: tuple[str, ...] = (),
     ) -> RunReport:
         """Everything but the times, which are not complete before the result is written."""
@@ -156,6 +186,7 @@ class Pipeline:
         warnings += (
             *(segmenter.warnings if segmenter else ()),
             *counts.warnings,
+            *(deadline.warnings if deadline else ()),
             *(promise.warnings if promise else ()),
             *volume_doubts(volume, self.models),
             *(() if found else (NOTHING_FOUND,)),
@@ -174,6 +205,7 @@ class Pipeline:
             config=self.config.to_dict(),
             agent=segmenter.selector.describe() if segmenter else {},
             promise=promise,
+            deadline=deadline,
         )
 
     def _finish(self, result: Result, run: Run) -> Result:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from canvas import Triple
 from coarse2fine.io import atomic_write
 from coarse2fine.promise.statement import Promised
 
@@ -125,6 +126,56 @@ class Coverage:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftBox:
+    """A box that was not reached in time.
+
+    Attributes:
+        start, stop: Its corners in voxels of the file, (z, y, x).
+        mass: Sum of the heatmap where it lies and no other box was segmented, in voxels of the working grid.
+    """
+
+    start: Triple
+    stop: Triple
+    mass: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlineKept:
+    """What a deadline made of a run.
+
+    Attributes:
+        asked_s: Seconds that the run was given; ``Timing.total`` is what it took.
+        reserve_s: Of these kept free for what comes after the fine stage.
+        order: By what boxes were put in order.
+        boxes: How many there were, with those that others would have grown into.
+        left: The boxes that were not reached.
+        heatmap_mass: What of the heatmap's sum lies in them alone, as a share from 0 to 1.
+        filled_with: What they got: ``coarse`` labels or ``background``.
+    """
+
+    asked_s: float
+    reserve_s: float
+    order: str
+    boxes: int
+    left: tuple[LeftBox, ...]
+    heatmap_mass: float
+    filled_with: str
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What users need to know."""
+        if not self.left:
+            return ()
+        kept = "they keep the coarse labels"
+        if self.filled_with == "background":
+            kept = "they are background, as the labels of the coarse model are not those of the fine one"
+        return (
+            f"the deadline of {self.asked_s:.4g} s left no time for {len(self.left)} of {self.boxes} box(es), which "
+            f"hold {100 * self.heatmap_mass:.3g} % of the heatmap's mass: {kept}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class RunReport:
     """One run over one volume.
 
@@ -145,6 +196,7 @@ class RunReport:
         agent: ``name`` and ``kind`` of who chose the boxes; empty where nobody had to.
         promise: What the kit's calibration promises, and whether it covers this run; None without a kit, or where
             everything is looked at.
+        deadline: What came of a deadline; None without one.
     """
 
     case: str
@@ -160,6 +212,7 @@ class RunReport:
     config: Mapping[str, Any]
     agent: dict[str, str] = field(default_factory=dict)
     promise: Promised | None = None
+    deadline: DeadlineKept | None = None
     peak_memory_mb: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 

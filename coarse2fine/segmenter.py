@@ -12,12 +12,14 @@ from coarse2fine.coarse.heatmap import CoarseResult, CoarseStage, paint_coarse, 
 from coarse2fine.coarse.scene import Scene
 from coarse2fine.config.schema import Config
 from coarse2fine.errors import ConfigError, ModelError
+from coarse2fine.fine.deadline import Deadline
 from coarse2fine.fine.inputs import UNSETTLED, VolumeNorm
 from coarse2fine.fine.segment import FineResult, FineStage, segment_boxes
 from coarse2fine.fine.writeback import LabelWriter
 from coarse2fine.nnunet.cpu_layers import lean
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import WorkingView
+from coarse2fine.selection.order import worth_of
 from coarse2fine.selection.selector import Selector, find_selector, find_tree
 from coarse2fine.selection.thin import share_tiles, stage_for, two_stage
 from coarse2fine.system.timing import Run
@@ -119,6 +121,7 @@ class Segmenter:
         elsewhere: Sequence[Box] = (),
         norm: VolumeNorm = UNSETTLED,
         track: bool = False,
+        closing_s: float = 0.0,
     ) -> Segmented:
         """Choose regions and segment them; in a thin volume all, as two-stage mode does (``selection.thin``).
 
@@ -129,16 +132,41 @@ class Segmenter:
             elsewhere: Boxes of the scene that somebody else segments.
             norm: What is settled for the whole volume.
             track: Whether the writer keeps which voxels the fine network decided.
+            closing_s: Under a deadline, how long it takes to do what comes after the fine stage.
+
+        Raises:
+            DeadlineError: If the deadline leaves no time for the fine stage.
         """
         choice = self.choose(tree, scene, run)
         stage, norm = choice.stage, UNSETTLED if choice.unpacked else norm
         with run.clock.time("fine"):
-            writer = LabelWriter(scene.view, stage.model, track=track)
+            deadline = self._deadline(choice.rois, scene, run, closing_s)
+            writer = LabelWriter(scene.view, stage.model, track=track or deadline is not None)
             if stage.config.fine.outside == "coarse":
                 paint_coarse(scene.coarse, writer.labels, writer.region, writer.back.shape_out)
             boxes, known = ([roi.box for roi in rois] for rois in (choice.rois, tree.leaves))
-            fine = segment_boxes(stage, scene, boxes, writer, run, known=known, elsewhere=elsewhere, norm=norm)
+            fine = segment_boxes(
+                stage, scene, boxes, writer, run, known=known, elsewhere=elsewhere, norm=norm, deadline=deadline
+            )
         return Segmented(writer, tree, choice.rois, fine, choice.unpacked)
+
+    @property
+    def order(self) -> str:
+        """By what regions are put in order under a deadline, see ``selection.order``."""
+        return self.config.assign.order or self.selector.order
+
+    @property
+    def keeps_coarse(self) -> bool:
+        """Whether regions that are not reached in time keep the coarse labels: if these mean the same as fine ones."""
+        return self.coarse.labels.agree_with(self.stage.model.labels)
+
+    def _deadline(self, rois: Sequence[Roi], scene: Scene, run: Run, closing_s: float) -> Deadline | None:
+        """When the run has to be over, and what comes first until then."""
+        asked = self.config.deadline
+        if asked is None:
+            return None
+        worth = worth_of(self.order, rois, scene, self.stage.plan.slot, kept=self.keeps_coarse)
+        return Deadline(asked, run.clock, closing_s, worth)
 
 
 def make_segmenter(config: Config, coarse: Model, stage: FineStage) -> Segmenter:

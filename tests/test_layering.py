@@ -48,6 +48,7 @@ ROOMS = (
     "coarse2fine/one_stage",
     "coarse2fine/report",
     "coarse2fine/counts",
+    "coarse2fine/reserve",
     "coarse2fine/pipeline",
     "coarse2fine/large/execution",
     "coarse2fine/large",

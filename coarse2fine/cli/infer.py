@@ -35,6 +35,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--mode", choices=("accelerated", "two-stage", "one-stage"), help="one-stage is nnU-Net's plain sliding window"
     )
+    parser.add_argument(
+        "--deadline",
+        metavar="TIME",
+        help="have each volume's result after this time, as 30s, 5m or 1h, with what the coarse model says where the "
+        "fine one does not get",
+    )
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument(
         "--set",

@@ -143,6 +143,7 @@ def configure(options: argparse.Namespace) -> Config:
         ("fine.model", options.fine_model),
         ("mode", options.mode),
         ("device", options.device),
+        ("deadline", getattr(options, "deadline", None)),  # other commands have none
     ):
         if value is not None:
             overrides.append(f"{key}={json.dumps(str(value))}")

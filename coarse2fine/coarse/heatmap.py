@@ -240,6 +240,7 @@ def paint_coarse(
     labels: NDArray[np.unsignedinteger],
     region: Box | None = None,
     grid: Triple | None = None,
+    within: Box | None = None,
 ) -> None:
     """Fill a label volume with the coarse labels, slab by slab.
 
@@ -248,10 +249,11 @@ def paint_coarse(
         labels: Background everywhere; written in place.
         region: What the labels are of, a box of a finer grid over the same region of space; None for all of it.
         grid: Shape of that grid.
+        within: Its ``foreground_box``, if that is known.
     """
     grid = grid or triple(labels.shape)
     region = region or Box.whole(grid)
-    box = coarse.foreground_box(grid).clip(region)
+    box = (coarse.foreground_box(grid) if within is None else within).clip(region)
     if not box.volume:
         return
     for start in range(box.start[0], box.stop[0], 16):

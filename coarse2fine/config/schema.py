@@ -16,6 +16,7 @@ from coarse2fine.config.types import (
     AgentName,
     Count,
     Device,
+    Duration,
     FileName,
     Folds,
     Fraction,
@@ -142,6 +143,11 @@ class AssignConfig(_Section):
     )
     drop: bool = Field(default=False, description="Whether greedy may leave out ROIs that are not worth their cost")
     keep: Count | None = Field(default=None, description="How many parents the rule top_k selects; null = half of them")
+    order: Literal["doubt", "mass", "score", "space", "random", "agent"] | None = Field(
+        default=None,
+        description="Under a deadline: which regions come first; null = those that an agent trained for it puts first, "
+        "else doubt",
+    )
     budget: NonNegative | None = Field(
         default=None, description="Most slots that an agent may spend on a volume; null = no limit; rules ignore it"
     )
@@ -284,6 +290,10 @@ class Config(_Section):
         description="Chosen boxes on canvases, a sliding window where the heatmap is, or everywhere",
     )
     device: Device = Field(default="auto", description="Where the networks run: auto, cpu, cuda, cuda:N or mps")
+    deadline: Duration | None = Field(
+        default=None,
+        description="When the result of a volume has to be there after its run began; null = when it is done",
+    )
     coarse: CoarseConfig = Field(default_factory=CoarseConfig, description="The coarse stage")
     rois: RoisConfig = Field(default_factory=RoisConfig, description="From the heatmap to the ROI tree")
     assign: AssignConfig = Field(default_factory=AssignConfig, description="Which boxes, in which order")
@@ -317,6 +327,12 @@ def _conflicts(config: Config) -> Iterator[tuple[Keys, str]]:
     """What does not fit together, as far as it can be known without the models."""
     if problem := unknown_agent(config.assign.agent):
         yield ("assign", "agent"), problem
+    if config.deadline is not None:
+        looks = "looks at everything and cannot stop early: leave out the deadline (null)"
+        if config.mode == "one-stage":
+            yield ("deadline",), f"mode: one-stage {looks}, or choose mode: accelerated"
+        elif config.rois.empty == "one-stage":
+            yield ("deadline",), f"rois.empty: one-stage {looks}, or set rois.empty: background"
     if config.assign.drop and not config.assign.weight:
         yield ("assign", "drop"), "needs a lambda above 0: at no cost, nothing is too expensive to keep"
     size, slot, capacity = config.canvas.size, config.canvas.slot, config.canvas.capacity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -61,6 +62,18 @@ def unknown_agent(name: str) -> str:
     )
 
 
+def seconds(value: object) -> object:
+    """A text such as ``30s``, ``5 m`` or ``1.5h`` in seconds, a bare number likewise; anything else as it is.
+
+    >>> seconds("1.5 m"), seconds("90"), seconds(90), seconds("soon")
+    (90.0, 90.0, 90, 'soon')
+    """
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+|[0-9]+\.)\s*([smh]?)\s*", value)
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]] if found else value
+
+
 def _is_path(text: str) -> bool:
     return text.startswith("~") or text in (".", "..") or "/" in text or "\\" in text
 
@@ -73,6 +86,13 @@ Count = Annotated[_Count, Expected("a whole number above 0")]
 Natural = Annotated[_Natural, Expected("a whole number, 0 or more")]
 Number = Annotated[float, Strict(), Expected("a number")]
 NonNegative = Annotated[float, Strict(), Field(ge=0), Expected("a number, 0 or more")]
+Duration = Annotated[
+    float,
+    BeforeValidator(seconds),
+    Strict(),
+    Field(gt=0),
+    Expected("a time above 0, as 30 (seconds), 30s, 5m or 1h"),
+]
 Fraction = Annotated[float, Strict(), Field(gt=0, le=1), Expected("a number above 0, at most 1")]
 Probability = Annotated[float, Strict(), Field(ge=0, lt=1), Expected("a number from 0 to below 1")]
 Size = Annotated[tuple[_Count, _Count, _Count], Expected("three whole numbers above 0, as [z, y, x]")]

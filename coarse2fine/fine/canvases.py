@@ -101,7 +101,7 @@ def cut_large(regions: Sequence[Region], config: Config, plan: CanvasPlan) -> li
     if config.fine.large_boxes != "native" or plan.shared:  # the tiles that are shared cut them
         return list(regions)
     return [
-        Region(tile, region.seeds)
+        Region(tile, region.seeds, region.box)
         for region in regions
         for tile in tiles_of(region.box, plan.native, config.fine.tile_step)
     ]

@@ -27,10 +27,17 @@ class Region:
     Attributes:
         box: Region of the working grid whose result counts.
         seeds: Where masks come from that are followed into the box; only masks connected to a seed count. None: all.
+        tile_of: The larger box that it is a tile of; None if it is none.
     """
 
     box: Box
     seeds: tuple[Box, ...] = ()
+    tile_of: Box | None = None
+
+    @property
+    def whole(self) -> Box:
+        """The box as it was before it was cut into tiles."""
+        return self.tile_of or self.box
 
 
 @dataclass(frozen=True, slots=True)

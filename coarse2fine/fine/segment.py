@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Self
 
@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from canvas import Box, Canvas, gather, scatter, to_array
+from canvas import Box, Canvas, Placement, Triple, gather, scatter, to_array
 from coarse2fine.coarse.scene import Scene
 from coarse2fine.config.schema import Config
 from coarse2fine.fine.canvases import better_alone, cut_large, plan_canvases
-from coarse2fine.fine.growth import Edges, Growth, Region, cut_faces, follow_mask, join_regions
+from coarse2fine.fine.deadline import Deadline, Job, Queue, TimedQueue, trial_box
+from coarse2fine.fine.fallback import Fallback
+from coarse2fine.fine.growth import Growth, Region, cut_faces, follow_mask, join_regions
 from coarse2fine.fine.inputs import UNSETTLED, VolumeNorm, input_channels, input_reader, measure_case, norm_tiles
 from coarse2fine.fine.sizes import CanvasPlan, plan_sizes
 from coarse2fine.fine.writeback import LabelWriter
@@ -24,6 +26,9 @@ from coarse2fine.nnunet.instance_norm import NormStatistics, mark_slots, with_fr
 from coarse2fine.nnunet.model import Model
 from coarse2fine.resampling.operators import Floats
 from coarse2fine.system.timing import Clock, Run
+
+TRIALS = (4, 2)
+"""Canvases that tell how long others take have one of so many parts of these on each axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,8 @@ class FineResult:
         grown: How many regions were added because a mask reached out of its box.
         cut: How many faces of boxes still cut through a mask.
         measured: Voxels that statistics of ``norm: case`` were measured on.
+        left: Regions that were not segmented, or not as a whole, because time was over.
+        late: How many of these were asked for by a mask that reached out of its box.
     """
 
     canvases: tuple[Canvas, ...]
@@ -43,6 +50,8 @@ class FineResult:
     grown: int
     cut: int
     measured: int = 0
+    left: tuple[Box, ...] = ()
+    late: int = 0
 
     @property
     def network_voxels(self) -> int:
@@ -80,6 +89,7 @@ def segment_boxes(
     known: Sequence[Box] | None = None,
     elsewhere: Sequence[Box] = (),
     norm: VolumeNorm = UNSETTLED,
+    deadline: Deadline | None = None,
 ) -> FineResult:
     """Segment boxes of the working grid, following masks that reach out of them.
 
@@ -87,46 +97,51 @@ def segment_boxes(
         stage: The fine model and its settings.
         scene: What is segmented. The coarse result says where growing is worth it, and is an input of cascades.
         boxes: In the order in which an assigner listed them.
-        writer: Receives the outputs.
+        writer: Receives the outputs; one that tracks if there is a deadline.
         run: Books packing under ``pack`` and network passes under ``fine.network``; told of canvases done and known.
         known: All boxes of the case, chosen or not: ``norm: case`` is measured on some of them, so that what a box
             yields does not depend on which others are chosen. None = ``boxes``.
         elsewhere: Boxes that somebody else segments; masks are not followed into them.
         norm: What is known of ``norm: case`` already.
+        deadline: When to end; None = when all is done.
+
+    Raises:
+        DeadlineError: If there is no time at all.
     """
-    run, config, plan, volume = run or Run(), stage.config, stage.plan, scene.view.shape
-    statistics, alone, measured = norm.statistics, norm.alone, 0
-    if alone is None:
-        alone = better_alone(boxes, config, plan, volume, measured=statistics is not None)
-    if boxes and statistics is None and config.canvas.norm == "case" and not alone:
-        tiles = norm_tiles(boxes if known is None else known, config, plan, stage.model, volume)
-        statistics = measure_case(scene, stage.model, tiles, run.clock)
-        measured = sum(tile.volume for tile in tiles)
-    model = lean(stage.model) if alone else _with_norm(stage.model, config, statistics)
-    marked = config.canvas.norm == "slot" and not alone
-    passes = _Passes(stage, scene, model, marked, writer, run.clock)
+    run, config, volume = run or Run(), stage.config, scene.view.shape
+    with run.clock.time("pack"):
+        alone = norm.alone
+        if alone is None:
+            alone = better_alone(boxes, config, stage.plan, volume, measured=norm.statistics is not None)
+        jobs = _pack(stage, [Region(box) for box in boxes], volume, writer, elsewhere, alone)
+    model = lean(stage.model) if alone else _with_norm(stage.model, config, norm.statistics)
+    passes = _Passes(stage, scene, model, config.canvas.norm == "slot" and not alone, writer, run.clock)
+    queue = Queue(jobs) if deadline is None else _hurried(passes, jobs, deadline)
+    measured = 0
+    if boxes and norm.statistics is None and config.canvas.norm == "case" and not alone:
+        passes, measured = _measured(passes, boxes if known is None else known, queue)
     done: list[Canvas] = []
     counted: list[Box] = []
-    grown, cut, pending = 0, 0, [Region(box) for box in boxes]
+    added: list[Region] = []
+    late: list[Region] = []
+    cut, pending = 0, list[Region]()
     for attempt in range(config.fine.grow + 1):
-        with run.clock.time("pack"):
-            regions = cut_large(pending, config, plan)
-            canvases = plan_canvases([region.box for region in regions], config, plan, volume, alone=alone)
-            announced = [placement.box for canvas in canvases for placement in canvas.placements]
-            writer.expect(announced)
-            covered, total = to_array([*elsewhere, *counted, *announced]), len(done) + len(canvases)
-        growths: list[Growth] = []
-        for canvas in canvases:
-            growths += _segment_canvas(passes, canvas, regions, covered)
-            done.append(canvas)
-            run.progress("fine", len(done), total)
+        growths = _work_off(queue, passes, done, run)
         counted += [growth.box for growth in growths]
         cut += sum(growth.refused for growth in growths)
-        pending = join_regions((region for growth in growths for region in growth.beyond), plan.native)
+        pending = join_regions((region for growth in growths for region in growth.beyond), stage.plan.native)
         if not pending or attempt == config.fine.grow:
             break
-        grown += len(pending)
-    return FineResult(tuple(done), tuple(counted), grown, cut + len(pending), measured)
+        added += pending
+        if queue.is_over:
+            late = pending
+            break
+        others = [*elsewhere, *counted, *queue.parts]
+        with run.clock.time("pack"):
+            queue.add(_pack(stage, pending, volume, writer, others, alone))
+    left = queue.give_up([region.box for region in late])
+    lost = sum(region.box in left for region in added)
+    return FineResult(tuple(done), tuple(counted), len(added) - lost, cut + len(pending), measured, left, lost)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,23 +181,99 @@ class _Passes:
             return logits[0].float().cpu().numpy()
 
 
-def _segment_canvas(passes: _Passes, canvas: Canvas, regions: Sequence[Region], covered: Edges) -> list[Growth]:
+def _pack(
+    stage: FineStage,
+    regions: Sequence[Region],
+    volume: Triple,
+    writer: LabelWriter,
+    others: Sequence[Box],
+    alone: bool,
+) -> list[Job]:
+    """Canvases for some regions, of which the writer is told; ``others`` are boxes that are segmented otherwise."""
+    regions = cut_large(regions, stage.config, stage.plan)
+    canvases = plan_canvases([region.box for region in regions], stage.config, stage.plan, volume, alone=alone)
+    announced = [placement.box for canvas in canvases for placement in canvas.placements]
+    writer.expect(announced)
+    covered = to_array([*others, *announced])
+    return [Job(canvas, regions, covered) for canvas in canvases]
+
+
+def _work_off(queue: Queue, passes: _Passes, done: list[Canvas], run: Run) -> list[Growth]:
+    """Run canvases until none waits for which there is time; returns what became of the crops' boxes."""
+    found: list[Growth] = []
+    while job := queue.take():
+        with queue.running(job):
+            found += _segment_canvas(passes, job)
+            done.append(job.canvas)
+            run.progress("fine", len(done), len(done) + len(queue.waiting))
+    return found
+
+
+def _segment_canvas(passes: _Passes, job: Job) -> list[Growth]:
     """Run one canvas and hand each crop's outputs to the writer; returns what became of the crops' boxes."""
-    growths, volume = [], passes.scene.view.shape
+    growths, volume, covered = [], passes.scene.view.shape, job.covered
     masks: dict[Box, NDArray[np.bool_]] = {}  # by slot, which crops may share
-    for placement, logits in scatter(canvas, passes.run(canvas)):
+    for placement, logits in scatter(job.canvas, passes.run(job.canvas)):
         if placement.slot not in masks:
             masks[placement.slot] = passes.model.labels.from_logits(logits) != 0
         mask = masks[placement.slot]
         others = covered[(covered != np.array(placement.box.start + placement.box.stop)).any(axis=1)]
         if passes.stage.config.fine.grow:
-            seeds, step = regions[placement.crop].seeds, passes.stage.plan.step
+            seeds, step = job.regions[placement.crop].seeds, passes.stage.plan.step
             growth = follow_mask(placement, mask, seeds, others, volume, step, passes.worth)
         else:
             growth = Growth(placement.box, refused=cut_faces(placement, mask, others, volume))
         passes.writer.add(placement, logits, growth.box, growth.keep)
         growths.append(growth)
     return growths
+
+
+def _measured(passes: _Passes, known: Sequence[Box], queue: Queue) -> tuple[_Passes, int]:
+    """Passes with the statistics of ``norm: case``, and the voxels that these cost.
+
+    Without the time for that and for a canvas the queue is closed.
+    """
+    stage, scene = passes.stage, passes.scene
+    tiles = norm_tiles(known, stage.config, stage.plan, stage.model, scene.view.shape)
+    voxels, statistics = sum(tile.volume for tile in tiles), None
+    # Statistics are measured without mirroring.
+    flips = 2 ** len(stage.model.mirror_axes) if stage.config.fine.mirroring else 1
+    if queue.allows(voxels / flips + min(job.voxels for job in queue.waiting)):
+        with queue.preparing(voxels / flips):
+            statistics = measure_case(scene, stage.model, tiles, passes.clock)
+    if statistics is None:
+        queue.close()
+        return passes, 0
+    return replace(passes, model=_with_norm(stage.model, stage.config, statistics)), voxels
+
+
+def _hurried(passes: _Passes, jobs: Sequence[Job], deadline: Deadline) -> TimedQueue:
+    """Canvases in the order of what they gain, which knows how long they take; errors as of ``Deadline.check``."""
+    deadline.check()
+    stage, coarse = passes.stage, passes.scene.coarse
+    wanted = stage.config.fine.outside == "background" and coarse.model.labels.agree_with(stage.model.labels)
+    queue = TimedQueue(jobs, deadline, Fallback(coarse if wanted else None, passes.writer, stage.model, passes.clock))
+    if jobs and queue.left_s > 0:
+        _try_out(passes, queue)
+    return queue
+
+
+def _try_out(passes: _Passes, queue: TimedQueue) -> None:
+    """Find out how long canvases take, on a small one and then, if there is time, on a larger one; both are dropped.
+
+    The first pass is slow in its own way: libraries are loaded, memory is fetched.
+    """
+    view, plan = passes.scene.view, passes.stage.plan
+    middle = next(iter(queue.parts))
+    for part in TRIALS:
+        source = trial_box(middle, plan.canvas, plan.divisor, view.shape, part)
+        box = source.clip(Box.whole(view.shape))
+        canvas = Canvas(source.shape, (1, 1, 1), (Placement(0, box, source, Box.whole(source.shape)),))
+        job, writer = Job(canvas, [Region(box)], to_array([])), LabelWriter(view, passes.stage.model)
+        if queue.allows(job.voxels):
+            writer.expect([box])
+            with queue.trying(job):
+                _segment_canvas(replace(passes, writer=writer), job)
 
 
 def _with_norm(model: Model, config: Config, statistics: NormStatistics | None) -> Model:

@@ -65,6 +65,11 @@ class LabelWriter:
         return sum(block.nbytes for block in self._blocks.values())
 
     @property
+    def blocks(self) -> int:
+        """Blocks that hold blended outputs."""
+        return len(self._blocks)
+
+    @property
     def back(self) -> Resampling:
         """Resampling of outputs from the working grid to the cropped volume."""
         return self._back
@@ -103,6 +108,18 @@ class LabelWriter:
                 logits, weight = logits[:-1], weight * (logits[-1] > 0.5)
             self._accumulate(region.relative_to(self._region), logits * weight, weight)
         self._arrived(placement.box)
+
+    def fill(self, box: Box, labels: NDArray[np.unsignedinteger[Any]]) -> None:
+        """Write labels where no outputs have been written, or will be by ``finish``; needs a writer that tracks.
+
+        Args:
+            box: Of the working grid.
+            labels: Of the voxels of ``native(box)``.
+        """
+        here = self.native(box).slices
+        if self._decided is None:
+            raise ValueError("a writer that does not track cannot tell what is decided")
+        np.copyto(self._labels[here], labels, where=~self._decided[self._inside.slices][here])
 
     def finish(self) -> NDArray[np.unsignedinteger[Any]]:
         """Labels of the whole volume in the file's axis order; if the view has a window, of ``region`` only."""

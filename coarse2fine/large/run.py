@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from canvas import Box, Triple, triple
 from coarse2fine.config.schema import Config
-from coarse2fine.errors import C2FError, VolumeError
+from coarse2fine.errors import C2FError, ConfigError, VolumeError
 from coarse2fine.io import Grid, LabelSpec, Volume, atomic_write, create_labels, pyramid_factors
 from coarse2fine.io.stores.presence import check_stored
 from coarse2fine.large.cells import open_volume
@@ -91,6 +91,12 @@ def segment_store(
         C2FError: If anything is wrong with the input, the models, the settings or the output.
         UnfinishedError: If blocks kept failing; all others are done and kept.
     """
+    if config.deadline is not None:
+        raise ConfigError(
+            f"a deadline ({config.deadline:g} s) needs a volume that is held in memory as a whole, and "
+            f"{source.where} is read by region",
+            "Leave --deadline out, or set deadline: null; --region segments a part of the volume in less time.",
+        )
     began = time.perf_counter()
     plan = _plan(config, source, settings.trust)
     lattice, layout = plan.lattice, {**plan.layout, "output": output.describe()}

@@ -16,6 +16,8 @@ from coarse2fine.promise.likeness import Known, Likeness, unlike
 
 _FREE = {
     "device": None,
+    "deadline": None,
+    "assign": ("order",),
     "promise": None,
     "blocks": None,
     "coarse": ("model", "folds", "checkpoint"),
@@ -104,17 +106,20 @@ def check_promise(config: Config, coarse: Model | None, fine: Model) -> None:
             )
 
 
-def promised(config: Config, case: Likeness | None) -> Promised | None:
+def promised(config: Config, case: Likeness | None, *, left: int = 0) -> Promised | None:
     """What a run was promised; None if it was made without a kit.
 
     Args:
         config: The run's settings.
         case: What the case is like; None if the run did not look, because it reads by region or needs no boxes.
+        left: How many boxes the fine network did not reach in time.
     """
     promise = config.promise
     if promise is None:
         return None
     reasons = tuple(_reasons(config, promise, case))
+    if left:
+        reasons += (f"the deadline left out {left} of its boxes",)
     return Promised(state(promise), not reasons, reasons)
 
 

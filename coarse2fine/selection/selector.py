@@ -149,6 +149,11 @@ class Selector:
         check_selection(tree, chosen)
         return chosen
 
+    @property
+    def order(self) -> str:
+        """By what regions are put in order under a deadline, unless the settings say: see ``selection.order``."""
+        return "doubt"
+
     def describe(self) -> dict[str, str]:
         """For the report."""
         return {"name": self.name, "kind": self.kind}

@@ -188,7 +188,7 @@ def how_made(
         "files": [[file.name, file.stat().st_size, int(file.stat().st_mtime)] for file in files],
         "coarse": feature_model_fingerprint(coarse),
         "fine": feature_model_fingerprint(fine),
-        "config": {key: value for key, value in values.items() if key not in ("assign", "device")},
+        "config": {key: value for key, value in values.items() if key not in ("assign", "deadline", "device")},
         "problem": {key: values["assign"][key] for key in ("drop", "keep", "budget")},
         "readers": [coarse.reader.name, fine.reader.name],
         "features": asdict(features),

@@ -24,6 +24,7 @@ EXAMPLES = {
     "a number, 0 or more": "0.5",
     "a number above 0, at most 1": "1",
     "a number from 0 to below 1": "0.5",
+    "a time above 0, as 30 (seconds), 30s, 5m or 1h": "30s",
     "three whole numbers above 0, as [z, y, x]": "[1, 1, 1]",
     "three whole numbers, 0 or more, as [z, y, x]": "[0, 0, 0]",
     "three numbers above 0, as [z, y, x]": "[1, 0.5, 2]",

@@ -1,0 +1,71 @@
+"""What boxes get that the fine network does not reach in time: the coarse labels, where these mean the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from canvas import Box
+from coarse2fine.coarse.heatmap import CoarseResult, paint_coarse
+from coarse2fine.fine.writeback import BLOCK, LabelWriter
+from coarse2fine.nnunet.model import Model
+from coarse2fine.system.timing import Clock
+
+
+class Fallback:
+    """Fills boxes with coarse labels, and knows how long that and the rest of a writer's work take.
+
+    Args:
+        coarse: The coarse result; None if the result does without its labels, or has them already.
+        writer: Keeps which voxels outputs were written to.
+        model: The fine model.
+        clock: Tells the time.
+    """
+
+    def __init__(self, coarse: CoarseResult | None, writer: LabelWriter, model: Model, clock: Clock) -> None:
+        self._coarse, self._writer, self._clock = coarse, writer, clock
+        self._grid = writer.back.shape_out
+        self._shown = Box.whole((0, 0, 0)) if coarse is None else coarse.foreground_box(self._grid)
+        block = np.zeros((model.labels.heads, *BLOCK), np.float32)
+        self._block_s = self._timed(lambda: model.labels.from_logits(block))
+        self._box_s, self._voxel_s = 0.0, 0.0
+
+    def try_on(self, boxes: Sequence[Box]) -> None:
+        """Measure on the smallest and the largest box how long filling takes, to no effect."""
+        if self._coarse is None or not boxes:
+            return
+        ends = [pick(boxes, key=lambda box: box.volume) for pick in (min, max)]
+        (few, least), (many, most) = (
+            (self._writer.native(box).volume, self._timed(lambda box=box: self._labels(box))) for box in ends
+        )
+        self._voxel_s = max(0.0, most - least) / max(many - few, 1)
+        self._box_s = max(0.0, least - few * self._voxel_s)
+
+    def _timed(self, action: Callable[[], object]) -> float:
+        """Seconds that an action takes that has been done before."""
+        action()
+        began = self._clock.now()
+        action()
+        return self._clock.now() - began
+
+    def seconds(self, boxes: Iterable[Box]) -> float:
+        """What it takes to fill boxes, and to turn into labels what the writer holds."""
+        filling = sum(self._box_s + self._voxel_s * self._writer.native(box).volume for box in boxes)
+        return filling + self._block_s * self._writer.blocks
+
+    def fill(self, boxes: Iterable[Box]) -> None:
+        """Write coarse labels into boxes, where the fine network has decided nothing."""
+        if self._coarse is not None:
+            for box in boxes:
+                self._writer.fill(box, self._labels(box))
+
+    def _labels(self, box: Box) -> NDArray[np.unsignedinteger[Any]]:
+        """The coarse labels of the voxels that a box of the working grid holds."""
+        here = self._writer.native(box)
+        labels = np.zeros(here.shape, self._writer.labels.dtype)
+        if here.volume and self._coarse is not None:
+            paint_coarse(self._coarse, labels, here.shift(self._writer.region.start), self._grid, self._shown)
+        return labels
