@@ -23,7 +23,7 @@ from coarse2fine.large.execution.engine import Engine, in_process, on_cluster
 from coarse2fine.large.execution.work import remove_work
 from coarse2fine.large.output import Output, plan_output, was_published
 from coarse2fine.large.report import StoreReport
-from coarse2fine.large.run import Settings, segment_store
+from coarse2fine.large.run import Settings, refuse_deadline, segment_store
 from coarse2fine.large.source import Source
 from coarse2fine.system.memory import keep_freed_memory
 from coarse2fine.system.terminal import plain
@@ -70,6 +70,7 @@ def infer_store(options: argparse.Namespace, config: Config, console: Console) -
     source = Source(
         options.input, options.array, options.spacing, options.unit, axes=options.axes, channel=options.channel
     )
+    refuse_deadline(config, source)
     if options.region:
         grid = source.open()[0].levels[0].grid
         source = dataclasses.replace(source, region=parse_region(options.region, grid))

@@ -37,12 +37,13 @@ class Fallback:
         """Measure on the smallest and the largest box how long filling takes, to no effect."""
         if self._coarse is None or not boxes:
             return
-        ends = [pick(boxes, key=lambda box: box.volume) for pick in (min, max)]
-        (few, least), (many, most) = (
-            (self._writer.native(box).volume, self._timed(lambda box=box: self._labels(box))) for box in ends
-        )
+        (few, least), (many, most) = (self._try_on(pick(boxes, key=lambda box: box.volume)) for pick in (min, max))
         self._voxel_s = max(0.0, most - least) / max(many - few, 1)
         self._box_s = max(0.0, least - few * self._voxel_s)
+
+    def _try_on(self, box: Box) -> tuple[int, float]:
+        """Voxels of a box, and seconds that filling it takes."""
+        return self._writer.native(box).volume, self._timed(lambda: self._labels(box))
 
     def _timed(self, action: Callable[[], object]) -> float:
         """Seconds that an action takes that has been done before."""

@@ -91,12 +91,7 @@ def segment_store(
         C2FError: If anything is wrong with the input, the models, the settings or the output.
         UnfinishedError: If blocks kept failing; all others are done and kept.
     """
-    if config.deadline is not None:
-        raise ConfigError(
-            f"a deadline ({config.deadline:g} s) needs a volume that is held in memory as a whole, and "
-            f"{source.where} is read by region",
-            "Leave --deadline out, or set deadline: null; --region segments a part of the volume in less time.",
-        )
+    refuse_deadline(config, source)
     began = time.perf_counter()
     plan = _plan(config, source, settings.trust)
     lattice, layout = plan.lattice, {**plan.layout, "output": output.describe()}
@@ -135,6 +130,21 @@ def segment_store(
         seconds={**phases.clock.seconds, "total": time.perf_counter() - began},
         failures=tuple(failure for failure in phases.failures if failure.phase != "look"),  # these leave nothing out
     )
+
+
+def refuse_deadline(config: Config, source: Source) -> None:
+    """Refuse to be done at a time: blocks are done when they are, by whoever has time.
+
+    Raises:
+        ConfigError: If there is a deadline.
+    """
+    if config.deadline is not None:
+        raise ConfigError(
+            f"a deadline ({config.deadline:g} s) needs a volume that is held in memory as a whole, and "
+            f"{source.where} is read by region",
+            "Leave --deadline out, or add --set deadline=null if the settings have one; a part of the volume takes "
+            "less time (--region).",
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -86,7 +86,7 @@ def test_run__not_enough_time__ends_in_time_with_boxes_left(
     """Whatever is asked for; also if the first canvas takes six times as long as its trial and others say."""
     run = SlowRun(tiny, settings)
     run()
-    for share in (0.3, 0.7):
+    for share in (0.4, 0.7):
         asked = share * run.time
         timed = SlowRun(tiny, [*settings, f"deadline={asked}"], late=late, large=500)
         report = timed().report
@@ -105,7 +105,7 @@ def coarse_only(models: Models) -> np.ndarray:
 
 def test_run__boxes_left__keep_the_coarse_labels_there_and_nowhere_else(tiny: Models) -> None:
     """Where a box was left and the fine network decided nothing the coarse labels stand, elsewhere nothing changes."""
-    free, timed = (SlowRun(tiny, more)() for more in ([], ["deadline=20"]))
+    free, timed = (SlowRun(tiny, more)() for more in ([], ["deadline=10"]))
     kept = timed.report.deadline
     assert kept is not None
     assert kept.filled_with == "coarse"
@@ -116,13 +116,13 @@ def test_run__boxes_left__keep_the_coarse_labels_there_and_nowhere_else(tiny: Mo
     np.testing.assert_array_equal(timed.labels[~reached], expected[~reached])
     alone = reached & ~left & ~marked(SHAPE, in_file([box for box in free.boxes if box not in timed.boxes]))
     np.testing.assert_array_equal(timed.labels[alone], free.labels[alone])
-    everywhere = SlowRun(tiny, ["deadline=20", "fine.outside=coarse"])()
+    everywhere = SlowRun(tiny, ["deadline=10", "fine.outside=coarse"])()
     np.testing.assert_array_equal(everywhere.labels[~reached], coarse_only(tiny)[~reached])
 
 
 def test_run__boxes_left__are_listed_with_their_mass(tiny: Models) -> None:
     """The heatmap's sum in each, where nothing else was segmented, and the share in all of them together."""
-    run = SlowRun(tiny, ["deadline=20"])
+    run = SlowRun(tiny, ["deadline=10"])
     timed = run()
     kept, coverage = timed.report.deadline, timed.report.coverage
     assert kept is not None
@@ -137,7 +137,7 @@ def test_run__boxes_left__are_listed_with_their_mass(tiny: Models) -> None:
 
 def test_run__models_with_other_labels__boxes_left_are_background_and_the_warning_says_so(strangers: Models) -> None:
     """A coarse label means something else there."""
-    timed = SlowRun(strangers, ["deadline=15"])()
+    timed = SlowRun(strangers, ["deadline=9"])()
     kept = timed.report.deadline
     assert kept is not None
     assert kept.filled_with == "background"
@@ -151,9 +151,9 @@ def test_run__models_with_other_labels__boxes_left_are_background_and_the_warnin
 @pytest.mark.parametrize("order", ["doubt", "mass", "score", "space", "random", "agent"])
 def test_run__any_order__ends_in_time(tiny: Models, order: str) -> None:
     """And the report names it."""
-    run = SlowRun(tiny, ["deadline=15", f"assign.order={order}"])
+    run = SlowRun(tiny, ["deadline=9", f"assign.order={order}"])
     kept = run().report.deadline
-    assert run.time <= allowed(15)
+    assert run.time <= allowed(9)
     assert kept is not None
     assert kept.order == order
 
@@ -162,7 +162,7 @@ def test_run__by_mass__leaves_less_of_it_than_at_random(tiny: Models) -> None:
     """What comes first under a deadline depends on the order."""
     shares = {}
     for order in ("mass", "random"):
-        kept = SlowRun(tiny, ["deadline=12", f"assign.order={order}", "canvas.packing=same_size"])().report.deadline
+        kept = SlowRun(tiny, ["deadline=8", f"assign.order={order}", "canvas.packing=same_size"])().report.deadline
         assert kept is not None
         shares[order] = kept.heatmap_mass
     assert shares["mass"] < shares["random"]
@@ -180,7 +180,7 @@ def test_run__deadline_too_short_for_the_coarse_pass__names_one_that_works(tiny:
 
 def test_run__statistics_cannot_be_measured_in_time__fine_network_is_left_alone(tiny: Models) -> None:
     """Without them no canvas could run; all boxes are left."""
-    run = SlowRun(tiny, ["deadline=10", "canvas.norm=case"])
+    run = SlowRun(tiny, ["deadline=8", "canvas.norm=case"])
     report = run().report
     assert report.deadline is not None
     assert len(report.deadline.left) == report.boxes.selected
@@ -219,16 +219,16 @@ def test_run__trained_agent_and_cascade__end_in_time(
     agent = write_agent(tmp_path / "agent", tiny, kind="policy")
     cascade = (tiny[0], model_folder(cascade=True, seed=7))
     for models, more in ((tiny, [f"assign.agent={agent}"]), (cascade, ["fine.use_prior=true"])):
-        run = SlowRun(models, ["deadline=15", *more], coarse_s=0)
+        run = SlowRun(models, ["deadline=9", *more], coarse_s=0)
         assert run().report.deadline is not None
-        assert run.time <= allowed(15)
+        assert run.time <= allowed(9)
 
 
 def test_report__with_a_deadline__is_json(tiny: Models) -> None:
     """Scripts find boxes and shares in it."""
-    report: Result = SlowRun(tiny, ["deadline=15"])()
+    report: Result = SlowRun(tiny, ["deadline=9"])()
     kept = json.loads(json.dumps(dataclasses.asdict(report.report)))["deadline"]
-    assert kept["asked_s"] == 15
+    assert kept["asked_s"] == 9
     assert set(kept["left"][0]) == {"start", "stop", "mass"}
 
 

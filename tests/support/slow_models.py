@@ -18,10 +18,10 @@ from coarse2fine.nnunet.model import Model
 from coarse2fine.pipeline import Pipeline, Result
 from coarse2fine.system.timing import Clock, Run
 
-SPACING, SHAPE = (2.0, 1.0, 1.0), (24, 48, 48)
+SPACING, SHAPE = (2.0, 1.0, 1.0), (16, 36, 36)
 
 
-LAYERS = 20
+LAYERS = 60
 """Layers that the time of a pass is spread over."""
 
 
