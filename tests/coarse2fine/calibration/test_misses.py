@@ -13,7 +13,7 @@ from conftest import blobs
 from skimage.transform import resize
 
 from coarse2fine.calibration.calibrate import Asked, calibrate, check_asked
-from coarse2fine.calibration.misses import MeasuredCase, Miss, measure_case
+from coarse2fine.calibration.misses import MeasuredCase, Miss, jointly, measure_case
 from coarse2fine.config.reader import load_config
 from coarse2fine.errors import ConfigError, VolumeError
 from coarse2fine.fine.writeback import LabelWriter
@@ -89,6 +89,37 @@ def test_measure_case__nothing_to_find_or_another_shape__is_said(models: list[st
         measure_case(segmenter, volume, np.ones((1, 2, 3), bool))
     assert caught.value.remedy.startswith("Resample the labels to the image's grid")
     assert measure_case(segmenter, volume, resize(np.ones((1, 2, 3)), SHAPE, 0) > 0, (0.5,)).foreground == prod(SHAPE)
+
+
+def test_measure_case__little_foreground_in_one_corner__is_counted_there_alone(models: list[str]) -> None:
+    """The same as the share of the foreground that a count over the whole volume finds outside of boxes."""
+    volume = Volume((blobs(SHAPE),), Grid(SHAPE, SPACING), "blobs")
+    pipeline = Pipeline.from_config(load_config(None, [*models, "rois.threshold=0.58"]))
+    assert pipeline.segmenter is not None
+    view, inside = view_volume(volume, pipeline.fine), np.zeros(SHAPE, bool)
+    writer = LabelWriter(view, pipeline.fine)
+    for box in pipeline(volume).boxes:
+        inside[view.crop.slices][writer.native(box).slices] = True
+    edge = np.argwhere(inside & ~np.roll(inside, 1, 1))[0]
+    truth = np.zeros(SHAPE, bool)
+    truth[tuple(slice(max(at - 2, 0), at + 3) for at in edge)] = True
+    missed = measure_case(pipeline.segmenter, volume, truth, (0.58,)).misses[0].missed
+    assert 0 < missed < 1
+    assert missed == pytest.approx((truth & ~inside).sum() / truth.sum())
+
+
+def test_jointly__several_settings__misses_what_the_worst_one_does() -> None:
+    """At each threshold by itself; boxes are those of the first settings."""
+    first, second = case("a", 0.0, 0.3, 0.3), case("a", 0.1, 0.2, 0.5)
+    joint = jointly(
+        [
+            first,
+            dataclasses.replace(second, misses=tuple(dataclasses.replace(miss, boxes=1.0) for miss in second.misses)),
+        ]
+    )
+    assert [miss.missed for miss in joint.misses] == [0.1, 0.3, 0.5]
+    assert [miss.boxes for miss in joint.misses] == [miss.boxes for miss in first.misses]
+    assert joint.limit(0.2) == min(first.limit(0.2), second.limit(0.2))
 
 
 def case(name: str, *missed: float) -> MeasuredCase:

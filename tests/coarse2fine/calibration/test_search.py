@@ -190,6 +190,7 @@ def test_search__candidates_that_are_clearly_behind__are_dropped_and_say_why(
     assert f"after 4 cases: takes 4.5 times as long as {CALIBRATED}" in str(why[CAREFUL])
     assert "after 2 cases: loses 0.0999, while as calibrated loses" in str(why[TWO_STAGE])
     assert why[CALIBRATED] is None
+    assert not any(one.qualifies for one in found.tried if one.dropped)  # it was looked at on fewer cases
     assert len(judge.asked) == 5 + sum(runs.values())
 
 
