@@ -70,7 +70,7 @@ RECIPES = {
     ),
     "brain": Recipe(
         "Dataset501_BrainMALF",
-        Network((64, 80, 64), WIDE, ISOTROPIC, EVEN_STRIDES, 2),
+        Network((64, 80, 64), NARROW, ISOTROPIC, EVEN_STRIDES, 2),
         Network((64, 80, 64), NARROW, ISOTROPIC, EVEN_STRIDES, 2, spacing=(2.0, 2.0, 2.0)),
         mirror=(0, 1),
     ),
