@@ -79,7 +79,7 @@ def train_models(
 
     Args:
         groups: For each model, by a name of it, the names of the cases that it is trained on.
-        cases: All cases.
+        cases: All cases; one that no model is trained on is not looked at, not even to plan the network.
         fine: The fine model, whose labels, intensities and orientation the coarse ones share.
         effort: Time and steps.
         work: Folder for all that is between.
@@ -92,7 +92,8 @@ def train_models(
         ModelError: If a training fails.
         VolumeError: If no case has an object.
     """
-    data = preprocess(cases, fine, work, progress)
+    used = {name for group in groups.values() for name in group}
+    data = preprocess([case for case in cases if case.name in used], fine, work, progress)
     missing = [name for name in groups if not _finished(work / name).exists()]
     if missing:
         workers = _workers(fine.device, len(missing))

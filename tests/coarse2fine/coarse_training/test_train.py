@@ -13,6 +13,7 @@ from monai.losses import TverskyLoss
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from coarse2fine.coarse.heatmap import CoarseStage, predict_heatmap
+from coarse2fine.coarse_training import train as train_module
 from coarse2fine.coarse_training.job import EPOCH, PROGRESS
 from coarse2fine.coarse_training.preprocess import coarse_case
 from coarse2fine.coarse_training.train import Effort, TrainingCase, train_models
@@ -71,6 +72,22 @@ def test_train_models__two_groups__find_balls_that_they_have_not_seen(fine: Mode
         predictor.initialize_from_trained_model_folder(str(model.folder), ("all",), "checkpoint_final.pth")
     first, second = (model.networks[0].state_dict() for model in models.values())
     assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+def test_train_models__case_of_no_group__is_not_looked_at(
+    fine: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a promise is calibrated on must have no say, not even about voxel sizes."""
+    looked: list[int] = []
+
+    def case(seed: int) -> TrainingCase:
+        return TrainingCase(f"ball{seed}", seed, lambda: (looked.append(seed), ball_case(seed))[1])
+
+    monkeypatch.setattr(train_module, "_run", lambda jobs, workers, progress: looked.append(-1))
+    monkeypatch.setattr(train_module, "_publish", lambda job: None)
+    monkeypatch.setattr(train_module, "load_model", lambda folder, device: fine)
+    train_models({"kit": ["ball0"]}, [case(0), case(1)], fine, Effort(1.0), tmp_path, lambda *told: None)
+    assert looked == [0, 0, -1]
 
 
 @pytest.mark.long
