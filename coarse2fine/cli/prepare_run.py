@@ -30,7 +30,7 @@ from coarse2fine.system.timing import Progress
 
 STAGES = {
     "preprocess": "reading cases",
-    "train": "training the coarse model (seconds)",
+    "train": "training the coarse model",
     "spacing": "trying voxel sizes",
     "calibrate": "calibrating",
     "search": "searching settings",

@@ -83,7 +83,7 @@ def train_models(
         fine: The fine model, whose labels, intensities and orientation the coarse ones share.
         effort: Time and steps.
         work: Folder for all that is between.
-        progress: Told of ``preprocess``, in cases, and of ``train``, in seconds.
+        progress: Told of ``preprocess``, in cases, and of ``train``, in percent.
 
     Returns:
         The models, on the fine model's device, under the names of the groups.
@@ -161,7 +161,7 @@ def _job(
 def _run(jobs: Sequence[Job], workers: int, progress: Progress) -> None:
     """Run all trainings, some at a time; none outlives this."""
     waiting, running = list(jobs), dict[Job, subprocess.Popen[bytes]]()
-    total = round(sum(job.seconds for job in jobs))
+    total = sum(job.seconds for job in jobs)
     with _ended(running):
         while waiting or running:
             while waiting and len(running) < workers:
@@ -172,8 +172,8 @@ def _run(jobs: Sequence[Job], workers: int, progress: Progress) -> None:
                 if process.poll() is not None:
                     del running[job]
                     _check(job, process.returncode)
-            progress("train", min(round(sum(map(_spent, jobs))), total), total)
-    progress("train", total, total)
+            progress("train", min(int(100 * sum(map(_spent, jobs)) / total), 100), 100)
+    progress("train", 100, 100)
 
 
 def _start(job: Job) -> subprocess.Popen[bytes]:
