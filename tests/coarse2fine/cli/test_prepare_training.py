@@ -70,6 +70,21 @@ def test_prepare__fine_model_alone__makes_a_kit_that_runs(
         assert found["promise"]["statement"] == card["promise"]
 
 
+@pytest.mark.long
+def test_prepare__fine_model_and_images_alone__is_about_agreement(
+    model_folder: Callable[..., Path], cases: Path, tmp_path: Path
+) -> None:
+    """Targets of the training, and what may be missed, are what the fine model finds everywhere; every page says so."""
+    kit = tmp_path / "kit"
+    settings = ("--set", "fine.mirroring=false", "--miss", 0.9, "--minutes", 0.3, "--no-search")
+    assert prepare(model_folder(spacing=(2.0, 1.0, 1.0)), cases / "imagesTr", kit, *settings) == 0
+
+    card = json.loads((kit / "card.json").read_text())
+    assert card["foreground"] == "one-stage"
+    assert "foreground that the fine model finds everywhere" in card["promise"]
+    assert "There were no labels" in (kit / "page.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("model", "options", "problem"),
     [
