@@ -116,11 +116,17 @@ def read_labels(path: Path, model: Model, image: Volume[Any]) -> Labels:
         image: What they are the labels of.
 
     Raises:
-        VolumeError: If a value is none of the model's labels, such as the number of an instance.
+        VolumeError: If they lie on another grid than the image, or a value is none of the model's labels, such as the
+            number of an instance.
     """
     read = read_volume([path], [model.reader])
     turn = look_with(model.reader, read)[0].turn.then(look_with(model.reader, image)[0].turn.inverse)
     values = np.asarray(turn.array(read.channels[0]))
+    if values.shape != image.grid.shape:
+        raise VolumeError(
+            f"{path}: labels of shape {values.shape} for an image of {image.grid.shape}",
+            "Resample the labels to the image's grid, or give those that were drawn on it.",
+        )
     labels: Labels = values.astype(model.labels.dtype)
     most = int(np.max(np.hstack(list(model.labels.names.values()))))
     if not np.array_equal(labels, values) or labels.max() > most:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import blobs
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from raw_data import save_case
+from raw_data import save_case, save_volume
 
 from coarse2fine.cli import infer as infer_cli
 from coarse2fine.cli import prepare as prepare_cli
@@ -111,3 +113,15 @@ def test_prepare__what_cannot_be_trained_for__is_said_before_anything_is_done(
     assert prepare(fine, cases, kit, *given) == 1
     assert problem in capsys.readouterr().err.replace("\n", " ")
     assert not kit.exists()
+
+
+def test_prepare__labels_on_another_grid__are_refused_by_name(
+    model_folder: Callable[..., Path], cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is trained: pooled labels would lie anywhere."""
+    shutil.copytree(cases, tmp_path / "raw")
+    save_volume(tmp_path / "raw" / "labelsTr" / "case2.nii.gz", np.ones((24, 40, 39), np.uint8))
+    assert prepare(model_folder(), tmp_path / "raw", tmp_path / "kit") == 1
+    message = capsys.readouterr().err.replace("\n", " ")
+    assert "case2.nii.gz: labels of shape (24, 40, 39) for an image of (24, 40, 40)" in message
+    assert not (tmp_path / "kit").exists()
