@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from numpy.typing import NDArray
 from coarse2fine.io import atomic_write
 
 _ABOUT = "about"
+_FORMAT = 1
+"""Of everything that is left; what another version of the software left is measured anew."""
 
 
 def recall(path: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -27,7 +28,7 @@ def recall(path: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
         known = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return known if isinstance(known, dict) and known.get(_ABOUT) == json.loads(json.dumps(about)) else None
+    return known if isinstance(known, dict) and known.get(_ABOUT) == json.loads(_named(about)) else None
 
 
 def remember(path: Path, about: Mapping[str, Any], found: Mapping[str, Any]) -> None:
@@ -37,7 +38,7 @@ def remember(path: Path, about: Mapping[str, Any], found: Mapping[str, Any]) -> 
         OutputError: If it cannot be written.
     """
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps({_ABOUT: about, **found}), encoding="utf-8")
+        temporary.write_text(json.dumps({_ABOUT: json.loads(_named(about)), **found}), encoding="utf-8")
 
 
 def recall_arrays(path: Path, about: Mapping[str, Any]) -> dict[str, NDArray[Any]] | None:
@@ -49,10 +50,10 @@ def recall_arrays(path: Path, about: Mapping[str, Any]) -> dict[str, NDArray[Any
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
-            if stored[_ABOUT].item() != json.dumps(about):
+            if stored[_ABOUT].item() != _named(about):
                 return None
             return {name: stored[name] for name in stored.files if name != _ABOUT}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except Exception:  # a damaged archive fails in many ways, and each has the same remedy
         return None
 
 
@@ -62,6 +63,10 @@ def remember_arrays(path: Path, about: Mapping[str, Any], arrays: Mapping[str, N
     Raises:
         OutputError: If they cannot be written.
     """
-    entries: dict[str, Any] = {_ABOUT: np.array(json.dumps(about)), **arrays}
+    entries: dict[str, Any] = {_ABOUT: np.array(_named(about)), **arrays}
     with atomic_write(path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **entries)
+
+
+def _named(about: Mapping[str, Any]) -> str:
+    return json.dumps({"format": _FORMAT, **about})

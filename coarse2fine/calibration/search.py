@@ -94,6 +94,7 @@ def search(
                 done += 1
                 ticks(done, len(running) * len(ordered))
         _drop(running, reference, loss)
+    ticks(len(running) * len(ordered), len(running) * len(ordered))
     tried = _judge(running, reference, loss, confidence)
     return conclude(
         config,
