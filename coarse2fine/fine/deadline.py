@@ -130,6 +130,10 @@ class Job:
         """What is segmented: parts of regions, and these as they were before they were cut."""
         return ((placement.box, self.regions[placement.crop].whole) for placement in self.canvas.placements)
 
+    def promise(self, worth: Worth) -> float:
+        """What it gains for its time: time goes with the voxels of the input."""
+        return sum(worth(part, region) for part, region in self.parts) / self.voxels
+
 
 class Queue:
     """Canvases in the order in which they were packed; nobody is in a hurry.
@@ -306,7 +310,7 @@ class TimedQueue(Queue):
             yield
 
     def _rank(self, job: Job) -> float:
-        return -sum(self.deadline.worth(part, region) for part, region in job.parts) / job.voxels
+        return -job.promise(self.deadline.worth)
 
 
 def trial_box(box: Box, canvas: Triple, divisor: Triple, volume: Triple, part: int) -> Box:
