@@ -4,8 +4,8 @@
 
 For each test case (``--split train``: training case) real runs with deadlines between the least possible and what a
 whole run takes. Orders are compared on one run whose canvases are looked at one by one: what each crop yields is
-counted against the reference, so that the quality after any number of canvases, in any order, follows. Time goes with the
-voxels of canvases, so that a busy machine changes nothing about that.
+counted against the reference, so that the quality after any number of canvases, in any order, follows. Time goes with
+the voxels of canvases, so that a busy machine changes nothing about that.
 """
 
 from __future__ import annotations
