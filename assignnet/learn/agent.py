@@ -28,6 +28,7 @@ from assignnet.choice.cost_model import CostModel
 from assignnet.choice.tree import NO_FEATURES, Features, Roi, RoiTree
 from assignnet.learn.network import AssignNetwork, NetworkSize, stack
 from assignnet.learn.observation import Observation, observe, still_free
+from assignnet.learn.ordering import order_by_gains
 from assignnet.learn.supervised import GainNetwork, choose_by_gains
 from assignnet.value.instance import total_slots
 from assignnet.value.voxel_counts import Metric
@@ -71,6 +72,12 @@ class AgentCard:
     training: Mapping[str, Any]
     metrics: Mapping[str, float]
 
+    @property
+    def anytime(self) -> bool:
+        """Whether it puts regions in order for work that may be cut off at any time; then it leaves none out."""
+        settings = self.training.get("settings")
+        return isinstance(settings, Mapping) and settings.get("anytime") is True
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Agent:
@@ -111,9 +118,12 @@ class Agent:
         if not all(np.isfinite(part).all() for part in (observation.nodes, observation.standing, observation.volume)):
             raise ValueError("a region or its features hold a number that is not finite")
         if isinstance(self.network, GainNetwork):
+            if self.card.anytime:
+                return order_by_gains(self.network, tree, cost_model, observation, self.card.metric)
             return choose_by_gains(self.network, tree, cost_model, observation, self.card.metric)
         rois = tree.rois
-        return tuple(rois[row] for row in _choose(self.network, tree, cost_model, observation))
+        chosen = _choose(self.network, tree, cost_model, observation, complete=self.card.anytime)
+        return tuple(rois[row] for row in chosen)
 
     def with_metrics(self, metrics: Mapping[str, float]) -> Agent:
         """The same agent with what it reached written on its card."""
@@ -123,10 +133,13 @@ class Agent:
 _KINDS: Mapping[str, type[Network]] = {"policy": AssignNetwork, "gains": GainNetwork}
 
 
-def _choose(network: AssignNetwork, tree: RoiTree, cost_model: CostModel, observation: Observation) -> list[int]:
+def _choose(
+    network: AssignNetwork, tree: RoiTree, cost_model: CostModel, observation: Observation, *, complete: bool = False
+) -> list[int]:
     """Rows in the order of choice: the best score among what is still allowed, until that is stopping.
 
-    Ties go to stopping, then to the lowest row. Costs are added up in slots, so that the budget is kept exactly.
+    If it is to be complete, stopping is allowed only when nothing else is. Ties go to stopping, then to the lowest row.
+    Costs are added up in slots, so that the budget is kept exactly.
     """
     total = total_slots(tree, cost_model)
     slots = np.array([cost_model.slots(roi.box) for roi in tree.rois])
@@ -141,7 +154,9 @@ def _choose(network: AssignNetwork, tree: RoiTree, cost_model: CostModel, observ
             scores, _ = network.pointer(encoded, torch.from_numpy(taken)[None], last, status)
             # A budget of a sum of slots has room for these slots, in whatever order they are added up.
             valid = still_free(observation.parent, taken) & (slots <= budget - spent + 1e-9 * total)
-            choice = int(np.argmax(np.where(np.append(True, valid), scores[0].numpy(), -np.inf)))
+            choice = int(
+                np.argmax(np.where(np.append(not (complete and valid.any()), valid), scores[0].numpy(), -np.inf))
+            )
             if choice == 0:
                 return chosen
             chosen.append(choice - 1)

@@ -146,6 +146,7 @@ class AssignEnv(gymnasium.Env[dict[str, Any], np.int64]):
         volume: Features of the observed volume.
         weights: Range of lambda; drawn uniformly in its logarithm.
         limited: Probability that an episode has a budget, drawn uniformly between 0.1 and 1; others have no limit.
+        complete: Whether stopping is not valid while anything else is: the episode is about the order alone.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -161,6 +162,7 @@ class AssignEnv(gymnasium.Env[dict[str, Any], np.int64]):
         volume: int = 0,
         weights: tuple[float, float] = (0.01, 0.5),
         limited: float = 0.0,
+        complete: bool = False,
     ) -> None:
         if max_nodes < 1 or features < 0 or volume < 0:
             raise ValueError(f"impossible shapes: {max_nodes} nodes, {features} features, {volume} of the volume")
@@ -170,7 +172,7 @@ class AssignEnv(gymnasium.Env[dict[str, Any], np.int64]):
             raise ValueError(f"limited {limited} is no probability")
         self._source, self._reward = source, reward
         self._shapes = max_nodes, features, volume
-        self._weights, self._limited = weights, limited
+        self._weights, self._limited, self._complete = weights, limited, complete
         self._episode: _Episode | None = None
         self.observation_space = _observation_space(max_nodes, features, volume)
         self.action_space = _Choices(max_nodes + 1, self.action_masks)
@@ -223,12 +225,12 @@ class AssignEnv(gymnasium.Env[dict[str, Any], np.int64]):
         return self._observe(episode), reward, episode.over, False, self._summary(episode) if episode.over else {}
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Which actions are valid now, shape (N + 1,). Stopping always is; the name is the one sb3-contrib asks for."""
+        """Which actions are valid now, shape (N + 1,), stopping mostly; the name is the one sb3-contrib asks for."""
         mask = np.zeros(self._shapes[0] + 1, dtype=bool)
-        mask[STOP] = True
         if self._episode is not None:
             free = self._episode.free()
             mask[1 : len(free) + 1] = free
+        mask[STOP] = not (self._complete and mask.any())
         return mask
 
     def _draw_budget(self) -> float:

@@ -27,9 +27,10 @@ from assignnet.learn.imitation import imitate
 from assignnet.learn.network import AssignNetwork, NetworkSize
 from assignnet.learn.policy import AssignPolicy
 from assignnet.learn.supervised import GainNetwork, train_gains
+from assignnet.value.anytime import mean_area
 from assignnet.value.evaluate import evaluate, oracles, summarise
 from assignnet.value.instance import Instance
-from assignnet.value.reward import AdjacencyReward, GainReward, Reward
+from assignnet.value.reward import AdjacencyReward, AnytimeReward, GainReward, Reward
 from assignnet.value.voxel_counts import Metric
 
 Ticks = Callable[[int, int], None]
@@ -62,6 +63,8 @@ class TrainSettings:
         environments: Episodes that PPO plays side by side.
         round_steps: Choices in each of them per round.
         rounds_between_checks: Rounds from one evaluation and checkpoint to the next.
+        anytime: Learn an order for work that may be cut off at any time (``AnytimeReward``); then lambda, budgets and
+            ``order`` do not count, and nothing is left out.
     """
 
     kind: Literal["policy", "gains"] = "policy"
@@ -79,6 +82,7 @@ class TrainSettings:
     environments: int = 8
     round_steps: int = 128
     rounds_between_checks: int = 5
+    anytime: bool = False
 
     @property
     def per_round(self) -> int:
@@ -164,13 +168,17 @@ def _best_gains(
 ) -> GainNetwork:
     """Supervised learning of gains; the network after the pass that earned most on the validation instances."""
     weights = checked_weights(settings)
-    known = oracles(validation, settings.metric, weights)
+    known = {} if settings.anytime else oracles(validation, settings.metric, weights)
     best, state = -np.inf, dict[str, torch.Tensor]()
 
     def watch(network: GainNetwork) -> None:
         nonlocal best, state
-        rows = evaluate(_bare_agent(network, settings), validation, settings.metric, weights, known=known)
-        reached = float(np.mean([row.reward for row in rows]))
+        agent = _bare_agent(network, settings)
+        if settings.anytime:
+            reached = mean_area(agent, validation, settings.metric)
+        else:
+            rows = evaluate(agent, validation, settings.metric, weights, known=known)
+            reached = float(np.mean([row.reward for row in rows]))
         if reached > best:
             best, state = reached, copy_state(network)
 
@@ -211,7 +219,8 @@ def _digest(instances: Sequence[Instance]) -> str:
 
 def _bare_agent(network: AssignNetwork | GainNetwork, settings: TrainSettings) -> Agent:
     """An agent to evaluate, which does not know where it comes from."""
-    card = AgentCard(settings.kind, network.size, {}, {}, settings.metric, settings.weights, {}, {})
+    training = {"settings": asdict(settings)}
+    card = AgentCard(settings.kind, network.size, {}, {}, settings.metric, settings.weights, training, {})
     return Agent(card, network)
 
 
@@ -234,7 +243,7 @@ class _Training:
         self._identity = f"{settings} {size} {_digest(train)} {_digest(validation)}"
         self._rounds = max(1, -(-settings.steps // settings.per_round))
         self._weights = checked_weights(settings)
-        self._oracles = oracles(validation, settings.metric, self._weights)
+        self._oracles = {} if settings.anytime else oracles(validation, settings.metric, self._weights)
         self._model = self._build()
         self._round, self._best = 0, -np.inf
         self._best_network = copy_state(self._network)
@@ -269,7 +278,9 @@ class _Training:
     def _build(self) -> MaskablePPO:
         settings = self._settings
         reward: Reward = GainReward(settings.metric)
-        if settings.order > 0:
+        if settings.anytime:
+            reward = AnytimeReward(settings.metric)
+        elif settings.order > 0:
             reward = AdjacencyReward(settings.metric, settings.order)
         most = max(len(instance.tree.rois) for instance in self._train)
         source: InstanceSource = UniformSource(self._train)
@@ -282,7 +293,8 @@ class _Training:
                 features=self._size.features,
                 volume=self._size.volume,
                 weights=settings.weights,
-                limited=settings.limited,
+                limited=0.0 if settings.anytime else settings.limited,
+                complete=settings.anytime,
             )
 
         self._environments = VecMonitor(DummyVecEnv([build for _ in range(settings.environments)]))
@@ -316,12 +328,15 @@ class _Training:
 
     def _evaluate(self, logger: Logger) -> None:
         """Reward on the validation instances with greedy choices; the best network so far is kept."""
-        agent = _bare_agent(self._network, self._settings)
-        rows = evaluate(agent, self._validation, self._settings.metric, self._weights, known=self._oracles)
-        reached = float(np.mean([row.reward for row in rows]))
+        agent, settings = _bare_agent(self._network, self._settings), self._settings
+        if settings.anytime:
+            reached = mean_area(agent, self._validation, settings.metric)
+        else:
+            rows = evaluate(agent, self._validation, settings.metric, self._weights, known=self._oracles)
+            reached = float(np.mean([row.reward for row in rows]))
+            for weight, summary in summarise(rows).items():
+                logger.record(f"validation/oracle_fraction_at_{weight:.3f}", summary.oracle_fraction)
         logger.record("validation/reward", reached)
-        for weight, summary in summarise(rows).items():
-            logger.record(f"validation/oracle_fraction_at_{weight:.3f}", summary.oracle_fraction)
         logger.dump(self._model.num_timesteps)
         if reached > self._best:
             self._best, self._best_network = reached, copy_state(self._network)

@@ -7,11 +7,17 @@ work might be cut off.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 
+from assignnet.choice.cost_model import CostModel
+from assignnet.choice.rules import Assigner, greedy
+from assignnet.choice.tree import NO_FEATURES, Features, Roi, RoiTree
+from assignnet.value.instance import Instance, total_slots
 from assignnet.value.voxel_counts import Metric, VoxelCounts
 
 
@@ -34,7 +40,7 @@ class AnytimeCurve:
         >>> AnytimeCurve((0.0, 0.25), (0.5, 0.9)).area
         0.8
         """
-        lasts = np.diff([*np.minimum(self.times, 1.0), 1.0])
+        lasts = np.diff([*np.minimum(self.times, 1.0), 1.0])  # what comes later than 1 comes too late
         return float(np.round(lasts @ np.array(self.qualities), 12))
 
 
@@ -85,3 +91,49 @@ def best_order(
         order.append(best)
         done[list(steps[best])] = True
     return order
+
+
+def order_area(instance: Instance, order: Sequence[Roi], metric: Metric) -> float:
+    """Area under the curve if regions are segmented one after the other; time 1 is when all children would be done.
+
+    Args:
+        instance: What regions yield and cost.
+        order: Nodes of its tree.
+        metric: Quality.
+    """
+    rows = {roi: row for row, roi in enumerate(instance.tree.rois)}
+    steps, total = [rows[roi] for roi in order], total_slots(instance.tree, instance.cost_model)
+    seconds = instance.slots[steps].tolist()
+    curve = anytime_curve(instance.outcomes, [(row,) for row in steps], seconds, metric, regions=len(rows), total=total)
+    return curve.area
+
+
+def mean_area(assigner: Assigner, instances: Sequence[Instance], metric: Metric) -> float:
+    """Mean over instances of the area that an assigner's order reaches."""
+    orders = ((one, assigner(one.tree, one.cost_model, one.features)) for one in instances)
+    return float(np.mean([order_area(instance, order, metric) for instance, order in orders]))
+
+
+def _ordered(rate: Callable[[Roi, CostModel], float]) -> Assigner:
+    """The regions that ``greedy`` chooses, the highest rate first."""
+
+    def order(tree: RoiTree, cost_model: CostModel, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
+        return tuple(sorted(greedy(tree, cost_model), key=lambda roi: (-rate(roi, cost_model), roi.box)))
+
+    return order
+
+
+def _at_random(tree: RoiTree, cost_model: CostModel, features: Features = NO_FEATURES) -> tuple[Roi, ...]:
+    chosen = greedy(tree, cost_model)
+    return tuple(chosen[index] for index in np.random.default_rng(len(chosen)).permutation(len(chosen)))
+
+
+ORDERS: Final[Mapping[str, Assigner]] = MappingProxyType(
+    {
+        "mass": _ordered(lambda roi, cost_model: roi.mass / cost_model.slots(roi.box)),
+        "score": _ordered(lambda roi, cost_model: roi.score),
+        "space": greedy,
+        "random": _at_random,
+    }
+)
+"""Rules to compare an agent's order with, by name."""

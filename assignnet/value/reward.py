@@ -10,7 +10,8 @@ telescopes to ``Instance.reward`` of what was chosen, whatever the order: withou
 is wanted, and still learns after each choice what that choice was good for. A potential-based reward in the sense of
 Ng, Harada and Russell, "Policy invariance under reward transformations" (1999).
 
-Two rewards add what the order does, because crops that are processed one after the other share a canvas.
+Two rewards add what the order does, because crops that are processed one after the other share a canvas; one is for
+work that may be cut off at any time, where the order is all that matters.
 """
 
 from __future__ import annotations
@@ -123,6 +124,32 @@ class AdjacencyReward:
         if choice is None or not chosen:
             return gain
         return gain - self.weight * jump(instance, chosen[-1], choice)
+
+
+class AnytimeReward:
+    """The gain, worth the less the later it comes, for work that may be cut off at any time.
+
+    With t the cost of everything chosen so far, this region included, as a share of all children's::
+
+        r = (Q(S + region) - Q(S)) * max(0, 1 - t)
+
+    So an episode sums to the area under quality against time (``assignnet.value.anytime``), less Q of nothing. Time is
+    the only price: lambda does not count.
+
+    Args:
+        metric: Of the whole volume.
+    """
+
+    def __init__(self, metric: Metric) -> None:
+        self.metric = metric
+        self._gain = GainReward(metric)
+
+    def __call__(self, instance: Instance, chosen: Sequence[int], choice: int | None, weight: float) -> float:
+        """See ``Reward``."""
+        if choice is None:
+            return 0.0
+        spent = float(instance.slots[[*chosen, choice]].sum()) / total_slots(instance.tree, instance.cost_model)
+        return self._gain(instance, chosen, choice, 0.0) * max(0.0, 1.0 - spent)
 
 
 class CanvasReward:

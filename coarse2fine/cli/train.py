@@ -34,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--lambdas", type=float, nargs=2, default=(0.01, 0.5), metavar=("LOW", "HIGH"), help="range of lambda to learn")
     add("--warm-start", type=int, default=60, metavar="N", help="policy: passes of imitating the oracle first")
     add("--order", type=float, default=0.0, metavar="W", help="policy: weight of neighbours following each other")
+    add("--anytime", action="store_true", help="learn which regions come first under c2f-infer's --deadline")
     add(
         "--instances", type=Path, metavar="FILE", help="where instances are kept (default: AGENT/training/instances.h5)"
     )

@@ -152,7 +152,7 @@ class Selector:
     @property
     def order(self) -> str:
         """By what regions are put in order under a deadline, unless the settings say: see ``selection.order``."""
-        return "doubt"
+        return "agent" if isinstance(self.assigner, Agent) and self.assigner.card.anytime else "doubt"
 
     def describe(self) -> dict[str, str]:
         """For the report."""

@@ -224,6 +224,18 @@ def test_run__trained_agent_and_cascade__end_in_time(
         assert run.time <= allowed(9)
 
 
+@pytest.mark.parametrize(("trained", "order"), [({}, "doubt"), ({"settings": {"anytime": True}}, "agent")])
+def test_run__agent_trained_for_an_order__puts_boxes_in_its_own(
+    tiny: Models, tmp_path: Path, trained: dict[str, Any], order: str
+) -> None:
+    """Another agent's boxes are put in order by the rule; the settings have the last word."""
+    agent = write_agent(tmp_path / "agent", tiny, training=trained)
+    for more, expected in (([], order), (["assign.order=score"], "score")):
+        kept = SlowRun(tiny, ["deadline=9", f"assign.agent={agent}", *more], coarse_s=0)().report.deadline
+        assert kept is not None
+        assert kept.order == expected
+
+
 def test_report__with_a_deadline__is_json(tiny: Models) -> None:
     """Scripts find boxes and shares in it."""
     report: Result = SlowRun(tiny, ["deadline=9"])()
