@@ -15,6 +15,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from benchmarks.common.registry import dataset_names, exit_code, find_case_files
 from canvas import Box, Canvas, Placement, to_array
 from coarse2fine.coarse.heatmap import paint_coarse
 from coarse2fine.coarse.scene import Scene
+from coarse2fine.errors import DeadlineError
 from coarse2fine.evaluation.masks import dice, iou, mean_over_labels
 from coarse2fine.fine.canvases import cut_large
 from coarse2fine.fine.deadline import Job
@@ -57,6 +59,8 @@ SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 def measure_deadlines(bench: Bench, pipeline: Pipeline, shares: Sequence[float] = SHARES) -> list[dict[str, float]]:
     """Real runs with deadlines, after one without: what was asked for, what it took, and what came of it.
 
+    Those that are refused, because they leave no time for the fine network, are left out.
+
     Args:
         bench: The case.
         pipeline: Models and settings.
@@ -66,7 +70,8 @@ def measure_deadlines(bench: Bench, pipeline: Pipeline, shares: Sequence[float] 
     rows = []
     for share in shares:
         asked = whole["taken_s"] - (1 - share) * whole["fine_s"]
-        rows.append({"asked_s": asked} | _timed(bench, pipeline, asked))
+        with suppress(DeadlineError):
+            rows.append({"asked_s": asked} | _timed(bench, pipeline, asked))
     return [{key: row[key] for key in ("asked_s", "taken_s", "quality", "left")} for row in rows]
 
 
@@ -116,9 +121,8 @@ class Steps:
 
     def curve(self, order: Sequence[int], metric: Metric, total: float | None = None) -> AnytimeCurve:
         """Quality against time, if canvases run in an order."""
-        count = sum(map(len, self.rows))
-        steps, seconds = ([values[index] for index in order] for values in (self.rows, self.seconds))
-        return anytime_curve(self.outcomes, steps, seconds, metric, regions=count, total=total)
+        steps, seconds = [self.rows[index] for index in order], [self.seconds[index] for index in order]
+        return anytime_curve(self.outcomes, steps, seconds, metric, regions=sum(map(len, self.rows)), total=total)
 
     def best(self, metric: Metric) -> list[int]:
         """The best order in hindsight."""
@@ -193,7 +197,8 @@ def _counted(
     canvases: Sequence[Canvas], writer: Recorder, truth: Labels, outside: Labels, model: Model
 ) -> tuple[tuple[tuple[int, ...], ...], VoxelCounts]:
     """Rows of each canvas, and what these yield."""
-    results, rows = [], []
+    results: list[tuple[tuple[slice, slice, slice], Labels]] = []
+    rows = []
     for canvas in canvases:
         first = len(results)
         for placement in canvas.placements:

@@ -118,9 +118,8 @@ class Agent:
         if not all(np.isfinite(part).all() for part in (observation.nodes, observation.standing, observation.volume)):
             raise ValueError("a region or its features hold a number that is not finite")
         if isinstance(self.network, GainNetwork):
-            if self.card.anytime:
-                return order_by_gains(self.network, tree, cost_model, observation, self.card.metric)
-            return choose_by_gains(self.network, tree, cost_model, observation, self.card.metric)
+            choose = order_by_gains if self.card.anytime else choose_by_gains
+            return choose(self.network, tree, cost_model, observation, self.card.metric)
         rois = tree.rois
         chosen = _choose(self.network, tree, cost_model, observation, complete=self.card.anytime)
         return tuple(rois[row] for row in chosen)
@@ -138,8 +137,8 @@ def _choose(
 ) -> list[int]:
     """Rows in the order of choice: the best score among what is still allowed, until that is stopping.
 
-    If it is to be complete, stopping is allowed only when nothing else is. Ties go to stopping, then to the lowest row.
-    Costs are added up in slots, so that the budget is kept exactly.
+    With ``complete``, stopping is allowed only when nothing else is. Ties go to stopping, then to the lowest row. Costs
+    are added up in slots, so that the budget is kept exactly.
     """
     total = total_slots(tree, cost_model)
     slots = np.array([cost_model.slots(roi.box) for roi in tree.rois])
