@@ -10,7 +10,7 @@ from typing import Self
 from coarse2fine.io import atomic_write
 
 CONFIGURATION, PLANS = "3d_lowres", "coarsePlans"
-EPOCH = 10  # steps, after each of which the learning rate falls and the training can go on if it is cut off
+EPOCH = 20  # steps, after each of which the learning rate falls and the training can go on if it is cut off
 PROGRESS, STATE, LOG = "progress.json", "state.pt", "log.txt"
 
 
@@ -28,6 +28,7 @@ class Job:
         device: ``cpu``, ``cuda`` or ``mps``.
         threads: Of PyTorch on the CPU.
         seed: Of all random numbers.
+        foreground: What a foreground voxel counts in the cross entropy, where one of background counts 1.
     """
 
     data: Path
@@ -39,6 +40,7 @@ class Job:
     device: str = "cpu"
     threads: int = 1
     seed: int = 0
+    foreground: float = 1.0
 
     def write(self, path: Path) -> None:
         """As JSON."""

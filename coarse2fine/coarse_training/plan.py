@@ -30,7 +30,7 @@ ACROSS = 2.0
 SMALL = 10
 """Percentile of objects' diameters that counts as the smallest: a few specks must not decide."""
 LEAST_VOXELS = 8  # of an object that counts
-MOST_PATCH = 48**3  # voxels; more take too long on a few cores
+MOST_PATCH = 32**3  # voxels; with more of them, few cores come to fewer steps, and small objects are learned later
 _LEAST_MAP, _MOST_POOLS = 4, 3  # edge of the deepest feature map; how often an axis is halved: 4 stages
 _LEAST_STAGES, _LEAST_PATCH = 3, 16  # nnU-Net's loss looks at all stages but the last two; patches are padded to that
 _FEATURES, _MANY_FEATURES, _MOST_FEATURES = 8, 16, 64

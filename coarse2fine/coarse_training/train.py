@@ -9,11 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
+import numpy as np
 import torch
 
 from coarse2fine.coarse_training.job import CONFIGURATION, EPOCH, LOG, PROGRESS, STATE, Job
@@ -31,6 +33,8 @@ from coarse2fine.system.timing import Progress
 
 NAME = "Dataset001_Coarse"
 DATA, ABOUT, MODEL = "preprocessed", "about.json", "model"
+LEAST_WEIGHT, MOST_WEIGHT = 2.0, 30.0
+"""Of foreground in the loss: the root of how many times rarer it is, within bounds."""
 _LOOK = 0.5  # seconds between two looks at how far trainings are
 _PATIENCE = 10.0  # seconds that a training gets to end
 
@@ -61,7 +65,7 @@ class Effort:
     """
 
     seconds: float
-    steps: int = 1500
+    steps: int = 3000
     seed: int = 0
 
 
@@ -93,25 +97,31 @@ def train_models(
         VolumeError: If no case has an object.
     """
     used = {name for group in groups.values() for name in group}
-    data = preprocess([case for case in cases if case.name in used], fine, work, progress)
+    data, weight = preprocess([case for case in cases if case.name in used], fine, work, progress)
     missing = [name for name in groups if not _finished(work / name).exists()]
     if missing:
         workers = _workers(fine.device, len(missing))
         seconds = effort.seconds / ceil(len(groups) / _workers(fine.device, len(groups)))
-        jobs = [_job(name, groups[name], data, fine, effort, seconds, work / name, workers) for name in missing]
+        common = _job(data, fine, effort, seconds, workers, weight)
+        jobs = [replace(common, cases=tuple(groups[name]), work=work / name) for name in missing]
         _run(jobs, workers, progress)
         for job in jobs:
             _publish(job)
     return {name: load_model(work / name / MODEL, device=fine.device) for name in groups}
 
 
-def preprocess(cases: Sequence[TrainingCase], fine: Model, work: Path, progress: Progress) -> Path:
-    """Plan the coarse network, and bring all cases onto its grid, unless that was done; returns the data's folder."""
+def preprocess(cases: Sequence[TrainingCase], fine: Model, work: Path, progress: Progress) -> tuple[Path, float]:
+    """Plan the coarse network, and bring all cases onto its grid, unless that was done.
+
+    Returns:
+        The data's folder, and what foreground should count in the loss.
+    """
     data, about = work / DATA / NAME, work / ABOUT
     made = {"cases": {case.name: case.about for case in cases}, "fine": model_fingerprint(fine)}
     made = json.loads(json.dumps(made))
-    if about.exists() and read_json(about) == made:
-        return data
+    known = read_json(about) if about.exists() else {}
+    if known.get("made") == made:
+        return data, float(known["weight"])
     about.unlink(missing_ok=True)
     total = 2 * len(cases)
     contents = []
@@ -120,16 +130,20 @@ def preprocess(cases: Sequence[TrainingCase], fine: Model, work: Path, progress:
         progress("preprocess", index + 1, total)
     plan = plan_coarse(contents, fine)
     start_data(data, coarse_plans(plan, fine, NAME), dataset_of(fine, len(cases)))
+    shares: list[float] = []
     for index, case in enumerate(cases):
-        write_case(data, case.name, *coarse_case(*case.read(), fine, plan.spacing))
+        image, labels = coarse_case(*case.read(), fine, plan.spacing)
+        write_case(data, case.name, image, labels)
+        shares.append(float(np.isin(labels, fine.labels.foreground).mean()))
         progress("preprocess", len(cases) + index + 1, total)
     for old in work.glob(f"*/{STATE}"):  # of other data
         old.unlink()
     for old in work.glob(f"*/{MODEL}/fold_all/*"):
         old.unlink()
+    weight = float(np.clip(max(mean(shares), 1e-9) ** -0.5, LEAST_WEIGHT, MOST_WEIGHT))
     with atomic_write(about) as path:
-        path.write_text(json.dumps(made), encoding="utf-8")
-    return data
+        path.write_text(json.dumps({"made": made, "weight": weight}), encoding="utf-8")
+    return data, weight
 
 
 def _finished(work: Path) -> Path:
@@ -142,20 +156,11 @@ def _workers(device: torch.device, jobs: int) -> int:
     return min(jobs, os.cpu_count() or 1) if device.type == "cpu" else 1
 
 
-def _job(
-    name: str,
-    cases: Sequence[str],
-    data: Path,
-    fine: Model,
-    effort: Effort,
-    seconds: float,
-    work: Path,
-    workers: int,
-) -> Job:
+def _job(data: Path, fine: Model, effort: Effort, seconds: float, workers: int, weight: float) -> Job:
+    """What all trainings have in common."""
     threads = max((os.cpu_count() or 1) // workers, 1)
     steps = ceil(effort.steps / EPOCH) * EPOCH
-    axes = fine.mirror_axes
-    return Job(data, work, tuple(cases), axes, steps, seconds, str(fine.device), threads, effort.seed)
+    return Job(data, data, (), fine.mirror_axes, steps, seconds, str(fine.device), threads, effort.seed, weight)
 
 
 def _run(jobs: Sequence[Job], workers: int, progress: Progress) -> None:

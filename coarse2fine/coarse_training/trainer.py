@@ -28,7 +28,6 @@ from coarse2fine.nnunet.checkpoint import read_json
 
 MISSED, FALSE = 0.7, 0.3
 """What a missed voxel costs in the loss, and one that is found where nothing is."""
-FOREGROUND = 4.0  # weight in the cross entropy, of background's 1
 
 
 class Tversky(nn.Module):
@@ -83,7 +82,7 @@ class RecallTrainer(nnUNetTrainer):
         loss = wrapped.loss
         regions = self.label_manager.has_regions
         loss.dc = Tversky(torch.sigmoid if regions else lambda x: torch.softmax(x, 1), background=regions)
-        weights = torch.full((self.label_manager.num_segmentation_heads,), FOREGROUND, device=self.device)
+        weights = torch.full((self.label_manager.num_segmentation_heads,), self.job.foreground, device=self.device)
         if regions:
             loss.ce.pos_weight = weights.reshape(-1, 1, 1, 1)
         else:
