@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from coarse2fine.coarse.heatmap import CoarseStage, predict_heatmap
 from coarse2fine.coarse_training import train as train_module
-from coarse2fine.coarse_training.job import EPOCH, PROGRESS
+from coarse2fine.coarse_training.job import EPOCH, PROGRESS, Job
 from coarse2fine.coarse_training.preprocess import coarse_case
 from coarse2fine.coarse_training.train import Effort, TrainingCase, train_models
 from coarse2fine.coarse_training.trainer import FALSE, MISSED, Tversky
@@ -83,7 +83,12 @@ def test_train_models__case_of_no_group__is_not_looked_at(
     def case(seed: int) -> TrainingCase:
         return TrainingCase(f"ball{seed}", seed, lambda: (looked.append(seed), ball_case(seed))[1])
 
-    monkeypatch.setattr(train_module, "_run", lambda jobs, workers, progress: looked.append(-1))
+    def run(jobs: Sequence[Job], workers: int, progress: object) -> None:
+        looked.append(-1)
+        assert [job.cases for job in jobs] == [("ball0",)]
+        assert 3 < jobs[0].foreground < 10  # a ball with a diameter of ten in 24 x 32 x 32 voxels, pooled
+
+    monkeypatch.setattr(train_module, "_run", run)
     monkeypatch.setattr(train_module, "_publish", lambda job: None)
     monkeypatch.setattr(train_module, "load_model", lambda folder, device: fine)
     train_models({"kit": ["ball0"]}, [case(0), case(1)], fine, Effort(1.0), tmp_path, lambda *told: None)
