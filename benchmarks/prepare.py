@@ -5,7 +5,8 @@
 
 The kit comes from the command that users type. Each test case is then segmented with it, in one-stage mode with the
 same fine model, and with the settings and the coarse model that were tuned by hand, without mirroring anywhere. The
-result has, per test case, seconds, quality and the share of the true foreground outside of the kit's first boxes.
+result has, per test case, seconds, quality, the share of the true foreground outside of the kit's first boxes, runs with
+deadlines, and the area under quality against time by order.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from benchmarks.common.registry import (
     find_model,
     load_dataset,
 )
+from benchmarks.deadlines import anytime_areas, measure_deadlines
 from coarse2fine.calibration.cases import foreground_of
 from coarse2fine.calibration.kit import open_kit
 from coarse2fine.calibration.misses import measure_case
@@ -59,11 +61,13 @@ class Contestants:
         kit: With the kit.
         one_stage: One-stage mode with its fine model.
         tuned: The hand-tuned settings; None where there are none.
+        bench: The cases' data set, with its own models.
     """
 
     kit: Pipeline
     one_stage: Pipeline
     tuned: Pipeline | None
+    bench: Bench
 
 
 def make_kit(dataset: Dataset, kit: Path, minutes: float, options: Sequence[str]) -> None:
@@ -87,7 +91,7 @@ def contestants(dataset: Dataset, kit: Path, case: Case) -> Contestants:
     one_stage = Pipeline.from_config(load_config(None, ["mode=one-stage", *plain]))
     bench = Bench(dataset, case)
     tuned = bench.pipeline() if dataset.config and bench.has("coarse") else None
-    return Contestants(accelerated, one_stage, tuned)
+    return Contestants(accelerated, one_stage, tuned, bench)
 
 
 def measure(case: Case, who: Contestants, repeat: int) -> Row:
@@ -117,6 +121,8 @@ def measure(case: Case, who: Contestants, repeat: int) -> Row:
         threshold = who.kit.config.rois.threshold
         missed = measure_case(who.kit.segmenter, volume, foreground_of(truth, fine), (threshold,))
         row |= {"missed": missed.misses[0].missed, "boxes": missed.misses[0].boxes}
+        row |= {"deadlines": measure_deadlines(who.bench.on(case), who.kit)}
+        row |= {"anytime_area": anytime_areas(who.bench.on(case), who.kit)[0]}
     return row
 
 
