@@ -2,8 +2,8 @@
 
 Cases come from small to large, as many as there is time for. On each of them one-stage mode and all candidates that are
 left run with the same models, the same mirroring and the same volume in memory. After two, four, eight, ... cases
-candidates that are clearly behind are dropped. What is measured is kept in the work folder: a search that was cut short
-goes on where it was.
+candidates that are clearly behind are dropped, and from two cases on those that are slower than one-stage mode. What is
+measured is kept in the work folder: a search that was cut short goes on where it was.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def search(
     """
     running = [_Running(candidate, []) for candidate in candidates(config, fine)]
     ordered = sorted(cases, key=lambda pair: _bytes(pair[0]))
-    began, reference, done = budget.clock(), list[Trial](), 0
+    began, reference, done, over = budget.clock(), list[Trial](), 0, False
     for index, (case, coarse) in enumerate(ordered):
         if index >= FEWEST:
             spent, next_one = budget.clock() - began, _seconds_of_next(running, reference, ordered, index)
@@ -93,7 +93,11 @@ def search(
                 one.trials.append(here.candidate(one.candidate))
                 done += 1
                 ticks(done, len(running) * len(ordered))
+        _drop_slow(running, reference)
         _drop(running, reference, loss)
+        over = all(one.dropped for one in running)
+        if over:
+            break
     ticks(len(running) * len(ordered), len(running) * len(ordered))
     tried = _judge(running, reference, loss, confidence)
     return conclude(
@@ -103,7 +107,7 @@ def search(
         {one.candidate.name: one.candidate.config for one in running},
         loss=loss,
         confidence=confidence,
-        left_out=len(ordered) - len(reference),
+        left_out=0 if over else len(ordered) - len(reference),
         labelled=all(case.labels is not None for case, _ in cases),
         mirrored=as_compared(config).fine.mirroring,
     )
@@ -124,12 +128,23 @@ def _seconds_of_next(
     return before * _bytes(ordered[index][0]) / max(1, _bytes(ordered[index - 1][0]))
 
 
+def _drop_slow(running: Sequence[_Running], reference: Sequence[Trial]) -> None:
+    """From two cases on: what is clearly slower than one-stage mode cannot be chosen."""
+    for one in running:
+        if len(reference) >= 2 and one.dropped is None:
+            slower = _seconds(one.trials) / _seconds(reference)
+            if slower > CLEARLY:
+                one.dropped = f"after {len(reference)} cases: takes {slower:.3g} times as long as one-stage mode"
+
+
 def _drop(running: Sequence[_Running], reference: Sequence[Trial], loss: float) -> None:
     """After two, four, eight, ... cases: what is in the worse half, and clearly so, is not looked at any further."""
     count = len(reference)
     if count < 2 or count & (count - 1):
         return
     left = [one for one in running if one.dropped is None]
+    if not left:
+        return
     ranked = sorted(left, key=lambda one: _rank(one, reference, loss))
     best = ranked[0]
     least = mean(_losses(best.trials, reference))

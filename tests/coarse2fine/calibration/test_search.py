@@ -194,6 +194,19 @@ def test_search__candidates_that_are_clearly_behind__are_dropped_and_say_why(
     assert len(judge.asked) == 5 + sum(runs.values())
 
 
+def test_search__nothing_is_faster_than_one_stage_mode__ends_after_two_cases(
+    lab: Lab, sized: Callable[..., Any]
+) -> None:
+    """No time is spent on what cannot be chosen; the reason has the one that came closest."""
+    judge = Judge({}, {ONE_STAGE: 0.1, CALIBRATED: 0.2})
+    found = find(lab, sized(*[10] * 5), judge)
+    assert found.winner == ONE_STAGE
+    assert {len(one.trials) for one in found.tried} == {len(found.one_stage)} == {2}
+    assert found.left_out == 0  # there was time
+    assert all("times as long as one-stage mode" in str(one.dropped) for one in found.tried)
+    assert "n = 2" in found.reason
+
+
 def test_search__time_is_short__takes_cases_from_small_to_large(lab: Lab, sized: Callable[..., Any]) -> None:
     """At least three, then as many as would be done in time by their sizes; the rest is counted."""
     sizes = (40, 10, 80, 20, 30, 50)
