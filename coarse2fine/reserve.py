@@ -50,7 +50,7 @@ def _rehearse(
     labels = (voxels > voxels.mean()).astype(dtype)
     began = clock.now()
     count_labels(np.ascontiguousarray(labels))
-    if output is not None:
+    if output is not None and output.parent.is_dir():  # where it is not, writing the result will say so
         with tempfile.TemporaryDirectory(prefix=".c2f-", dir=output.parent) as folder:
             write_labels(labels, volume.grid.part(part), Path(folder) / output.name)
     return clock.now() - began

@@ -202,6 +202,9 @@ def print_report(report: RunReport, output: Path, console: Console) -> None:
             "looked at",
             f"{report.coverage.volume:.2%} of the volume, {report.coverage.heatmap_mass:.1%} of the heatmap",
         )
+    if report.deadline:
+        kept = report.deadline
+        table.add_row("deadline", f"{kept.asked_s:.4g} s; {len(kept.left)} of {kept.boxes} boxes not reached")
     table.add_row("labels", ", ".join(f"{label}: {count} voxels" for label, count in report.labels.items()) or "none")
     table.add_row("written", plain(str(output)))
     console.print(table)

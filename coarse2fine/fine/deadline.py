@@ -233,13 +233,15 @@ class TimedQueue(Queue):
 
     def __init__(self, jobs: Iterable[Job], deadline: Deadline, fallback: Fallback) -> None:
         self.deadline, self.pace, self._fallback, self._closed = deadline, Pace(), fallback, False
+        self._rank, self._fill_s = dict[Job, float](), dict[Job, float]()
+        jobs = list(jobs)
+        fallback.try_on([part for job in jobs for part, _ in job.parts])
         super().__init__(jobs)
-        fallback.try_on(list(self.parts))
 
     @property
     def left_s(self) -> float:
         """Seconds left for canvases, less what it takes to do without those that wait."""
-        return self.deadline.left_s - self._fallback.seconds(self.parts)
+        return self.deadline.left_s - self._fallback.settle_s - sum(self._fill_s[job] for job in self.waiting)
 
     @property
     def is_over(self) -> bool:
@@ -248,7 +250,11 @@ class TimedQueue(Queue):
 
     def add(self, jobs: Iterable[Job]) -> None:
         """Let further canvases wait, among those that wait already."""
-        self.waiting = sorted([*self.waiting, *jobs], key=self._rank)
+        for job in jobs:
+            self._rank[job] = -job.promise(self.deadline.worth)
+            self._fill_s[job] = self._fallback.fill_s(part for part, _ in job.parts)
+            self.waiting.append(job)
+        self.waiting.sort(key=self._rank.__getitem__)
 
     def take(self) -> Job | None:
         """The best canvas that will be finished in time."""
@@ -308,9 +314,6 @@ class TimedQueue(Queue):
         last = now() + self.left_s + self.deadline.grace_s
         with suppress(OutOfTime), abandoned_when(lambda: now() > last):
             yield
-
-    def _rank(self, job: Job) -> float:
-        return -job.promise(self.deadline.worth)
 
 
 def trial_box(box: Box, canvas: Triple, divisor: Triple, volume: Triple, part: int) -> Box:

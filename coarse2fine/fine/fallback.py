@@ -52,10 +52,14 @@ class Fallback:
         action()
         return self._clock.now() - began
 
-    def seconds(self, boxes: Iterable[Box]) -> float:
-        """What it takes to fill boxes, and to turn into labels what the writer holds."""
-        filling = sum(self._box_s + self._voxel_s * self._writer.native(box).volume for box in boxes)
-        return filling + self._block_s * self._writer.blocks
+    @property
+    def settle_s(self) -> float:
+        """Seconds that it takes to turn into labels what the writer holds."""
+        return self._block_s * self._writer.blocks
+
+    def fill_s(self, boxes: Iterable[Box]) -> float:
+        """Seconds that it takes to fill boxes."""
+        return sum(self._box_s + self._voxel_s * self._writer.native(box).volume for box in boxes)
 
     def fill(self, boxes: Iterable[Box]) -> None:
         """Write coarse labels into boxes, where the fine network has decided nothing."""

@@ -39,7 +39,11 @@ class Instant(Fallback):
     def try_on(self, boxes: Sequence[Box]) -> None:
         pass
 
-    def seconds(self, boxes: object) -> float:
+    @property
+    def settle_s(self) -> float:
+        return 0.0
+
+    def fill_s(self, boxes: object) -> float:
         return 0.0
 
     def fill(self, boxes: object) -> None:

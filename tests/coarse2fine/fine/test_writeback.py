@@ -252,3 +252,27 @@ def test_windows_side_by_side__share_out_the_volume(scene: tuple[Model, WorkingV
             window = Box((0, y[0], x[0]), (depth, y[1], x[1]))
             count[LabelWriter(view.within(window), model).region.slices] += 1
     assert (count == 1).all()
+
+
+def test_fill__box_that_is_partly_decided__changes_only_what_is_not(
+    scene: tuple[Model, WorkingView, np.ndarray],
+) -> None:
+    """Labels of a crop stay, whether its blocks have been turned into labels or not; outside of the box nothing is."""
+    model, view, logits = scene
+    done, filled = Box.of((0, 0, 0), (12, 20, 20)), Box.of((4, 4, 4), (12, 30, 24))
+    for settled in (True, False):
+        alone, both = (LabelWriter(view, model, track=True) for _ in range(2))
+        for writer in (alone, both):
+            writer.expect([done] if settled else [done, done])
+            writer.add(native(done, done), logits[(slice(None), *done.slices)])
+        place = both.native(filled)
+        both.fill(filled, np.full(place.shape, 7, both.labels.dtype))
+        alone.finish(), both.finish()
+        decided = np.zeros(both.labels.shape, bool)
+        decided[both.native(done).slices] = True
+        expected = alone.labels.copy()
+        expected[place.slices][~decided[place.slices]] = 7
+        np.testing.assert_array_equal(both.labels, expected)
+        assert (expected == 7).any()
+    with pytest.raises(ValueError, match="does not track"):
+        LabelWriter(view, model).fill(filled, np.zeros((1, 1, 1)))

@@ -26,8 +26,10 @@ from coarse2fine.config.reader import load_config
 from coarse2fine.errors import C2FError, ConfigError, ModelError, OutputError, VolumeError
 from coarse2fine.io import Grid, LazyArray, Volume
 from coarse2fine.large.cells import CellResult
+from coarse2fine.large.execution.engine import in_process
 from coarse2fine.large.lattice import plan_lattice
-from coarse2fine.large.run import UnfinishedError, coarse_level_of, plan_cells
+from coarse2fine.large.output import plan_output
+from coarse2fine.large.run import UnfinishedError, coarse_level_of, plan_cells, segment_store
 from coarse2fine.large.source import Source
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.report import NOTHING_FOUND
@@ -370,3 +372,12 @@ def test_segment_store__report__has_what_that_of_a_run_in_memory_has(bright_netw
     assert empty.labels == {}
     assert empty.warnings == in_memory.warnings == (NOTHING_FOUND,)
     assert empty.coverage.heatmap_mass == in_memory.coverage.heatmap_mass == 0
+
+
+def test_segment_store__deadline__is_refused_before_anything_is_opened(tmp_path: Path) -> None:
+    """Whoever calls it from Python is told as well."""
+    output = plan_output(
+        str(tmp_path / "out.zarr"), objects=False, overwrite=False, inputs="in", work=tmp_path / "work"
+    )
+    with pytest.raises(ConfigError, match="needs a volume that is held in memory"):
+        segment_store(load_config(None, ["deadline=3"]), Source("in"), output, tmp_path / "work", in_process())
