@@ -94,8 +94,8 @@ def contestants(dataset: Dataset, kit: Path, case: Case) -> Contestants:
     return Contestants(accelerated, one_stage, tuned, bench)
 
 
-def measure(case: Case, who: Contestants, repeat: int) -> Row:
-    """One test case: seconds, quality and what is missed."""
+def measure(case: Case, who: Contestants, repeat: int, deadlines: bool) -> Row:
+    """One test case: seconds, quality and what is missed; and if asked for, what deadlines and orders do."""
     if case.image is None:
         raise C2FError(f"{case.name} has no image", "Choose another data set.")
     volume, truth = read_volume([case.image]), np.asarray(read_volume([case.reference]).channels[0])
@@ -121,6 +121,8 @@ def measure(case: Case, who: Contestants, repeat: int) -> Row:
         threshold = who.kit.config.rois.threshold
         missed = measure_case(who.kit.segmenter, volume, foreground_of(truth, fine), (threshold,))
         row |= {"missed": missed.misses[0].missed, "boxes": missed.misses[0].boxes}
+        if not deadlines:
+            return row
         row |= {"deadlines": measure_deadlines(who.bench.on(case), who.kit)}
         row |= {"anytime_area": anytime_areas(who.bench.on(case), who.kit)[0]}
     return row
@@ -174,7 +176,7 @@ def run(options: argparse.Namespace, further: Sequence[str], console: Console) -
         who = contestants(dataset, kit, cases[0])
         rows = []
         for case in cases[: options.cases]:
-            rows.append(measure(case, who, options.repeat))
+            rows.append(measure(case, who, options.repeat, not options.no_deadlines))
             console.print(rows[-1], markup=False, highlight=False, soft_wrap=True)
         found = {
             "dataset": dataset.name,
@@ -199,6 +201,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--repeat", type=int, default=3, help="runs with the kit and with hand-tuned settings; one-stage mode runs once"
     )
+    add("--no-deadlines", action="store_true", help="leave out deadlines and orders, which take longest")
     add("--cases", type=int, metavar="N", help="only the first N test cases")
     return parser
 

@@ -51,13 +51,15 @@ def make_kit(options: argparse.Namespace, console: Console) -> None:
     check_asked(wanted.asked, len(cases))
     check_replaceable(options.output, options.overwrite)
     work = options.output.with_name(f"{options.output.name}.c2f-work")
+    resumed = work.exists()
     make_own(work)  # what is found there is gone on with
     with shown(console) as progress:
         prepared = prepare(cases, config, coarse, fine, wanted, work, progress)
     minutes = (time.monotonic() - began) / 60
     write_prepared(options.output, prepared, fine, wanted, minutes, overwrite=options.overwrite)
     shutil.rmtree(work, ignore_errors=True)
-    report(options, prepared, len(cases), minutes, console)
+    spent = f"{minutes:.1f} minutes{', not counting what an earlier run had done' if resumed else ''}"
+    report(options, prepared, f"{spent}, {len(cases)} cases", console)
 
 
 def wanted_of(options: argparse.Namespace) -> Wanted:
@@ -108,14 +110,14 @@ def shown(console: Console) -> Iterator[Progress]:
         yield tell
 
 
-def report(options: argparse.Namespace, prepared: Prepared, cases: int, minutes: float, console: Console) -> None:
+def report(options: argparse.Namespace, prepared: Prepared, spent: str, console: Console) -> None:
     """Cases that are left out, then five lines: cost, gain, promise, how it was kept, what to type next."""
     promise, result = promise_of(prepared.config), prepared.result
     kept = sum(missed is not None and missed <= promise.miss for missed in result.missed.values())
     for name in prepared.empty:
         console.print(f"{name} is left out: it has no foreground, of which nothing can be missed", soft_wrap=True)
     for line in (
-        f"cost: {minutes:.1f} minutes, {cases} cases, of which {promise.cases} with foreground were calibrated on",
+        f"cost: {spent}, of which {promise.cases} with foreground were calibrated on",
         f"gain: {gain(prepared)}",
         f"promise: {state(promise)}",
         f"sure: {kept} of the {promise.cases} calibration cases keep it at the threshold {result.threshold:g}, where "
