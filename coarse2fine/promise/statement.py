@@ -81,7 +81,8 @@ def _state(promise: PromiseConfig) -> str:
     ground = f"k = {promise.rank} of n = {promise.cases} calibration cases"
     if promise.confidence is None:
         sure = f"with a probability of at least {100 * promise.probability:.3g} %"
-        return f"of a new case like the calibration cases, {kept}, {sure} (split conformal, {ground})"
+        how = "cross-fitting" if promise.crossed else "split conformal"
+        return f"of a new case like the calibration cases, {kept}, {sure} ({how}, {ground})"
     sure = f"with a confidence of {100 * promise.confidence:.3g} %"
     share = f"at least {100 * promise.probability:.3g} % of them"
     return (

@@ -60,7 +60,7 @@ ABOUT = {
     "coarse": "trained",
     "coarse_spacing": [4, 2, 2],
     "seed": 0,
-    "minutes": 3.2,
+    "spent": "3.2 minutes",
     "asked": {"miss": 0.01, "probability": None, "loss": 0.005},
 }
 
