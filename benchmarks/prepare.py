@@ -140,7 +140,7 @@ def summary(rows: Sequence[Row], card: dict[str, Any], kit: Pipeline) -> Row:
     missed = {row["case"]: row["missed"] for row in rows if "missed" in row}
     most = promise.miss if promise else 0.0
     return {
-        "spent": card["spent"],
+        "minutes": card["minutes"],
         "coarse": card["coarse"],
         "winner_mode": kit.config.mode,
         "ratio": seconds["one_stage"] / seconds["kit"],
@@ -187,7 +187,7 @@ def run(options: argparse.Namespace, further: Sequence[str], console: Console) -
         }
     with atomic_write(options.out) as path:
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    console.print({key: found[key] for key in ("spent", "ratio", "tuned_ratio", "loss", "loss_interval", "missed")})
+    console.print({key: found[key] for key in ("minutes", "ratio", "tuned_ratio", "loss", "loss_interval", "missed")})
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -165,9 +165,13 @@ def _facts(about: Mapping[str, Any], calibration: Mapping[str, Any]) -> str:
         *((f"voxels {one['factor']} times as long", _spacing(one)) for one in calibration["spacings"]),
         ("fine model", about["fine_model"]),
         ("asked for", ", ".join(f"{key} {value}" for key, value in about["asked"].items() if value is not None)),
-        ("made in", f"{about['spent']}, seed {about['seed']}"),
+        ("made in", f"{about['minutes']:g} minutes{_earlier(about)}, seed {about['seed']}"),
     ]
     return _table(("", ""), [list(fact) for fact in facts])
+
+
+def _earlier(about: Mapping[str, Any]) -> str:
+    return ", not counting what an earlier run had done" if about["resumed"] else ""
 
 
 def _spacing(look: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from coarse2fine.promise.statement import state
 
 
 def write_prepared(
-    folder: Path, prepared: Prepared, fine: Model, wanted: Wanted, spent: str, *, overwrite: bool
+    folder: Path, prepared: Prepared, fine: Model, wanted: Wanted, minutes: float, *, resumed: bool, overwrite: bool
 ) -> None:
     """Write the kit.
 
@@ -25,14 +25,15 @@ def write_prepared(
         prepared: What was prepared.
         fine: The fine model, which the kit names and does not hold.
         wanted: What was asked for.
-        spent: How long it took, in words.
+        minutes: That it took.
+        resumed: Whether an earlier run had done a part, which does not count.
         overwrite: Whether a kit that is there may be replaced.
     """
     config = prepared.config
     settings: dict[str, Any] = config.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"device"})
     settings["fine"] = {**settings.get("fine", {}), "model": str(fine.folder.resolve())}
     calibration = calibration_of(prepared)
-    about = about_of(prepared, fine, wanted, spent)
+    about = about_of(prepared, fine, wanted, minutes, resumed)
     checkpoints = {"given": config.coarse.checkpoint, "fine": config.fine.checkpoint, "trained": "checkpoint_final.pth"}
     checkpoint = checkpoints[prepared.looks.origin]
     settings["coarse"] = {**settings.get("coarse", {}), "checkpoint": checkpoint}
@@ -53,7 +54,7 @@ def calibration_of(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def about_of(prepared: Prepared, fine: Model, wanted: Wanted, spent: str) -> dict[str, Any]:
+def about_of(prepared: Prepared, fine: Model, wanted: Wanted, minutes: float, resumed: bool) -> dict[str, Any]:
     """What a card says beside files and software."""
     promise, division = promise_of(prepared.config), prepared.looks.division
     return {
@@ -66,7 +67,8 @@ def about_of(prepared: Prepared, fine: Model, wanted: Wanted, spent: str) -> dic
         "coarse": prepared.looks.origin,
         "coarse_spacing": list(prepared.config.coarse.spacing or prepared.coarse.spacing),
         "seed": wanted.seed,
-        "spent": spent,
+        "minutes": round(minutes, 1),
+        "resumed": resumed,
         "asked": {**asdict(wanted.asked), "loss": wanted.loss, "minutes": wanted.minutes},
         "promise": state(promise),
         "foreground": promise.foreground,

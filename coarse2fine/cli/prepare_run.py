@@ -56,8 +56,8 @@ def make_kit(options: argparse.Namespace, console: Console) -> None:
     with shown(console) as progress:
         prepared = prepare(cases, config, coarse, fine, wanted, work, progress)
     minutes = (time.monotonic() - began) / 60
+    write_prepared(options.output, prepared, fine, wanted, minutes, resumed=resumed, overwrite=options.overwrite)
     spent = f"{minutes:.1f} minutes{', not counting what an earlier run had done' if resumed else ''}"
-    write_prepared(options.output, prepared, fine, wanted, spent, overwrite=options.overwrite)
     shutil.rmtree(work, ignore_errors=True)
     report(options, prepared, f"{spent}, {len(cases)} cases", console)
 

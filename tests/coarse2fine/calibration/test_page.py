@@ -46,6 +46,7 @@ def calibration(search: bool) -> dict[str, Any]:
         "cases": [{"name": EVIL, "foreground": 12345, "misses": misses}],
         "empty": [EVIL],
         "search": found if search else None,
+        "agent": {"statement": EVIL} if search else None,
         "spacings": [{"factor": 2, "spacing": [1, 1, 1], "limit": None, "cost": 1.0}],
     }
 
@@ -60,7 +61,8 @@ ABOUT = {
     "coarse": "trained",
     "coarse_spacing": [4, 2, 2],
     "seed": 0,
-    "spent": "3.2 minutes",
+    "minutes": 3.2,
+    "resumed": True,
     "asked": {"miss": 0.01, "probability": None, "loss": 0.005},
 }
 
