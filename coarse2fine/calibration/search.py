@@ -36,7 +36,8 @@ class Budget:
     """How long a search may take.
 
     Attributes:
-        seconds: From its start; no case is begun that would not be done by then.
+        seconds: From its start; no case is begun that would not be done by then, but for the first ``FEWEST``, on
+            which only the best candidate is tried once the time is over.
         clock: Tells the time.
     """
 
@@ -95,6 +96,8 @@ def search(
                 ticks(done, len(running) * len(ordered))
         _drop_slow(running, reference)
         _drop(running, reference, loss)
+        if budget.clock() - began > budget.seconds:
+            _keep_best(running, reference, loss)
         over = all(one.dropped for one in running)
         if over:
             break
@@ -154,6 +157,13 @@ def _drop(running: Sequence[_Running], reference: Sequence[Trial], loss: float) 
             one.dropped = f"after {count} cases: loses {lost:.3g}, while {best.candidate.name} loses {least:.3g}"
         elif slower > CLEARLY:
             one.dropped = f"after {count} cases: takes {slower:.3g} times as long as {best.candidate.name}"
+
+
+def _keep_best(running: Sequence[_Running], reference: Sequence[Trial], loss: float) -> None:
+    """When the time is over: on the few cases that are looked at all the same, only the best is tried."""
+    left = [one for one in running if one.dropped is None]
+    for one in sorted(left, key=lambda one: _rank(one, reference, loss))[1:]:
+        one.dropped = f"after {len(reference)} case(s): the time was over"
 
 
 def _rank(one: _Running, reference: Sequence[Trial], loss: float) -> tuple[float, float]:

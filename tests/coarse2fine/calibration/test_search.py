@@ -221,6 +221,15 @@ def test_search__time_is_short__takes_cases_from_small_to_large(lab: Lab, sized:
     assert judge.clock.now - 100 <= ways * (10 + 20 + 30 + 40) / 2 + 1
 
 
+def test_search__time_is_over_after_the_first_case__only_the_best_goes_on(lab: Lab, sized: Callable[..., Any]) -> None:
+    """Three cases are looked at whatever that takes, but not with everything."""
+    judge = Judge({ONE_STAGE: 0.7, CALIBRATED: 0.7}, {ONE_STAGE: 1, CALIBRATED: 0.1})
+    found = find(lab, sized(10, 10, 10, 10), judge, seconds=5.0)
+    assert [name for case, name in judge.asked if case != "case0"] == [ONE_STAGE, CALIBRATED] * 2
+    assert {tried.dropped for tried in found.tried} == {None, "after 1 case(s): the time was over"}
+    assert found.winner == CALIBRATED
+
+
 def test_bench__candidate__is_what_a_run_gives(lab: Lab, tmp_path: Path) -> None:
     """Agreement with one-stage mode's result where there are no labels; inputs are mirrored only where asked for."""
     case, _ = lab.cases[0]
