@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -282,7 +283,13 @@ def run(options: argparse.Namespace, console: Console) -> None:
         console.print(case.name, {name: round(area, 4) for name, area in areas.items()})
         for row in deadlines:
             console.print({key: round(value, 3) for key, value in row.items()})
-    document = {"dataset": dataset.name, "split": options.split, "cases": rows, "environment": environment()}
+    document = {
+        "dataset": dataset.name,
+        "split": options.split,
+        "cases": rows,
+        "environment": environment(),
+        "command": shlex.join(["python", "benchmarks/deadlines.py", *options.arguments]),
+    }
     with atomic_write(options.out) as path:
         path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
@@ -290,6 +297,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
     options = build_parser().parse_args(arguments)
+    options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     console = Console(stderr=True, width=150, highlight=False)
     keep_freed_memory()
     return exit_code(lambda: run(options, console), console)
