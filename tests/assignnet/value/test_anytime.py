@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assignnet import NO_FEATURES, CostModel, all_children
@@ -21,6 +21,7 @@ def made_up(seed: int, regions: int = 12) -> Instance:
     return replace(made, features=NO_FEATURES)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0.01, 1), st.floats(0, 1)), min_size=1, max_size=6), st.floats(0, 1))
 def test_area__any_steps__is_the_mean_quality_over_all_moments(steps: list[tuple[float, float]], first: float) -> None:
     """Computed by looking at many moments, evenly spread from 0 to 1."""

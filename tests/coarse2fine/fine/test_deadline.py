@@ -8,7 +8,7 @@ from math import prod
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -73,6 +73,7 @@ canvases = st.lists(
 )  # voxels, worth, seconds per voxel
 
 
+@settings(deadline=None)
 @given(canvases, st.floats(0, 300), st.floats(0, 3), st.floats(0, 20), st.floats(1, 10))
 def test_timed_queue__any_canvases__ends_in_time_but_for_what_one_estimate_was_wrong_by(
     drawn: list[tuple[int, float, float]], asked: float, trial: float, closing: float, slow: float
@@ -162,6 +163,7 @@ def test_check__deadline_too_short__names_one_that_passes(elapsed: float, closin
     Deadline(named, clock, closing, lambda part, region: 1.0).check()
 
 
+@settings(deadline=None)
 @given(st.tuples(*[st.integers(1, 8)] * 3), st.tuples(*[st.sampled_from([1, 2, 4])] * 3), st.integers(1, 4))
 def test_trial_box__any_canvas__is_an_input_of_the_network(
     blocks: tuple[int, int, int], divisor: tuple[int, int, int], part: int
