@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from collections.abc import Callable
@@ -60,7 +61,7 @@ def test_prepare__fine_model_alone__makes_a_kit_that_runs(
         assert case not in card["trained_on"].get(model, [])
     predictor = nnUNetPredictor(perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(kit / "coarse"), ("all",), "checkpoint_final.pth")
-    page = (kit / "page.html").read_text()
+    page = html.unescape((kit / "page.html").read_text())
     assert card["promise"] in page
     assert "one-stage" in page
 
