@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 _UNITS = ("nm", "um", "mm")
 
 
+_DEMO = {"demo", "compare", "output", "overwrite"}
+_NAMES = {"overrides": "set"}  # options that are stored under another name
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line's options."""
     parser = argparse.ArgumentParser(
@@ -102,6 +106,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not options.demo and (options.input is None or options.output is None):
         parser.error("-i/--input and -o/--output are required (or use --demo)")
+    if options.compare and not options.demo:
+        parser.error("--compare is for --demo: leave it out, or add --demo")
+    idle = [name for name, value in vars(options).items() if name not in _DEMO and value != parser.get_default(name)]
+    if options.demo and idle:
+        names = ", ".join("--" + _NAMES.get(name, name).replace("_", "-") for name in idle)
+        parser.error(f"--demo has a volume, models and settings of its own: leave out {names}")
 
     def action(console: Console) -> None:
         from coarse2fine.cli.infer_run import run

@@ -321,3 +321,21 @@ def test_main__wrong_usage__shows_the_usage(
         cli.main(arguments)
     assert caught.value.code == 2
     assert message in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--demo", "--deadline", "9s", "--set", "fine.grow=0"], "leave out --deadline, --set"),
+        (["--demo", "-c", "covid", "--mode", "one-stage"], "leave out --config, --mode"),
+        (["-i", "a.nii.gz", "-o", "b.nii.gz", "--compare"], "--compare is for --demo"),
+    ],
+)
+def test_main__options_that_the_demo_does_not_take__are_refused(
+    arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """None is passed over in silence."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert problem in capsys.readouterr().err
