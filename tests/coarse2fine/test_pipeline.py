@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import blobs, write_agent
 
 from canvas import Box
 from coarse2fine.config.reader import load_config
 from coarse2fine.demo import IMAGE, REFERENCE, demo_pipeline
-from coarse2fine.errors import ModelError
+from coarse2fine.errors import ConfigError, ModelError
 from coarse2fine.evaluation.masks import dice
 from coarse2fine.fine import canvases as packing
 from coarse2fine.fine.sizes import plan_sizes
@@ -25,7 +26,7 @@ from coarse2fine.io import Grid, LazyArray, Volume, read_volume
 from coarse2fine.nnunet.instance_norm import NormStatistics, measure_statistics
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
-from coarse2fine.pipeline import Pipeline, Result
+from coarse2fine.pipeline import Pipeline, Result, pick_device
 from coarse2fine.selection.features import FeatureSettings
 
 SPACING, SHAPE = (2.0, 1.0, 1.0), (24, 48, 48)
@@ -217,6 +218,13 @@ def test_run__empty_heatmap__does_what_the_configuration_says(tiny: tuple[Path, 
     np.testing.assert_array_equal(fallback.labels, run(tiny, ["mode=one-stage"]).labels)
 
 
+def test_run__something_found__is_not_run_in_one_stage(tiny: tuple[Path, Path], plain: Result) -> None:
+    """What is to happen where nothing is found changes nothing elsewhere."""
+    result = run(tiny, ["rois.empty=one-stage"])
+    np.testing.assert_array_equal(result.labels, plain.labels)
+    assert (result.report.mode, result.report.warnings) == ("accelerated", ())
+
+
 def test_run__models_with_other_axis_order__agree_with_the_plain_order(model_folder: Callable[..., Path]) -> None:
     """A coarse and a fine model may transpose axes differently: boxes still lie where the heatmap is."""
     coarse = model_folder(spacing=(2.0, 2.0, 4.0), patch=(16, 16, 8), transpose=(1, 2, 0), seed=5)
@@ -250,6 +258,49 @@ def test_run__cascade__takes_the_coarse_labels_as_input(
     assert (
         run((tiny[0], fine), settings).labels != run((tiny[0], fine), ["mode=one-stage", *settings[:1]]).labels
     ).mean() < 0.002
+
+
+def test_from_config__folds_and_checkpoints__are_those_of_each_section(model_folder: Callable[..., Path]) -> None:
+    """A model is never loaded with what the other one's section says."""
+    coarse, fine = model_folder(folds=("0", "1")), model_folder()
+    for fold in ("0", "1"):
+        folder = coarse / f"fold_{fold}"
+        (folder / "checkpoint_final.pth").rename(folder / "checkpoint_best.pth")
+    sections = ["coarse.folds=[1]", "coarse.checkpoint=checkpoint_best.pth", "fine.folds=[all]"]
+    pipeline = Pipeline.from_config(load_config(None, [f"coarse.model={coarse}", f"fine.model={fine}", *sections]))
+    assert [(model.folder, model.folds) for model in pipeline.models] == [(coarse, ("1",)), (fine, ("all",))]
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "apple", "found"),
+    [
+        ("auto", 0, False, "cpu"),
+        ("auto", 2, True, "cuda"),
+        ("auto", 0, True, "mps"),
+        ("cpu", 2, True, "cpu"),
+        ("cuda", 1, False, "cuda"),
+        ("cuda:1", 2, False, "cuda:1"),
+        ("cuda:1", 1, True, None),
+        ("cuda", 0, False, None),
+        ("mps", 0, True, "mps"),
+        ("mps", 2, False, None),
+    ],
+)
+def test_pick_device__any_machine__takes_what_is_there_and_refuses_the_rest(
+    name: str, gpus: int, apple: bool, found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By name; what the message offers instead is taken on the same machine."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: apple)
+    if found is not None:
+        assert pick_device(name) == torch.device(found)
+        return
+    with pytest.raises(ConfigError, match=f"device {name} is not available") as caught:
+        pick_device(name)
+    assert caught.value.remedy == "Use device: auto or cpu."
+    for offered in ("auto", "cpu"):
+        pick_device(offered)
 
 
 def test_pipeline__models_of_other_channels__are_refused(
