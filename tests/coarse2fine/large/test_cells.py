@@ -303,6 +303,7 @@ def test_segment_cells__nothing_in_a_cell__neither_network_nor_finest_level_are_
         lazy_volume(image[:, ::2, ::2].copy(), (2.0, 2.0, 2.0), coarse_reads),
     ]
     scene = open_volume(pipeline, levels, scan_of(image), 1)
+    assert scene.coarse_shape == (8, 16, 32)  # of coarse.spacing, not of the model's
     assert not fine_reads + coarse_reads
     passes: list[Model] = []
     forward = Model.forward
