@@ -317,6 +317,23 @@ def test_segment_cells__nothing_in_a_cell__neither_network_nor_finest_level_are_
     assert full[2] == {150, 60}
     assert full[0].labels.any()
     assert coarse_reads
+    for cell, (found, *_) in zip(TWO.cells(), (empty, full), strict=True):
+        assert found.counts.working == TWO.core(cell).volume
+    # The first cell sees some of the object around it, which is the other's.
+    assert empty[0].counts.mass == pytest.approx(0, abs=1e-3)
+    assert full[0].counts.mass > 10
+
+
+def test_segment_cells__coarse_labels_outside__give_way_in_the_neighbour_to_what_the_fine_network_decided(
+    bright: Path,
+) -> None:
+    """What the fine network takes back is taken back on both sides of a border, as it is in memory."""
+    image = bar(20, 50, ((0, 200), (30, 120)))
+    settings = ["fine.outside=coarse", "fine.grow=0", "blocks.halo=[4, 16, 24]"]
+    pipeline = bright_pipeline(bright, settings, coarse=60, fine=150)
+    whole = pipeline(Volume((image,), Grid(image.shape, SPACING), "whole")).labels
+    np.testing.assert_array_equal(whole != 0, image > 150)
+    np.testing.assert_array_equal(merged(segment(pipeline, image, TWO), TWO), whole)
 
 
 @pytest.mark.parametrize("mode", ["accelerated", "one-stage"])
