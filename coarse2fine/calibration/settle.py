@@ -11,7 +11,7 @@ from coarse2fine.calibration.misses import MeasuredCase
 from coarse2fine.config.schema import Config, PromiseConfig
 from coarse2fine.nnunet.fingerprint import model_fingerprint
 from coarse2fine.nnunet.model import Model
-from coarse2fine.promise.statement import settings_fingerprint
+from coarse2fine.promise.statement import settings_fingerprint, state
 
 
 def with_margin(config: Config, coarse: Model, fine: Model) -> Config:
@@ -77,6 +77,13 @@ def settle(
         }
     )
     return config.model_copy(update={"promise": promise})
+
+
+def promise_text(config: Config) -> str:
+    """What a kit promises, in words."""
+    if config.mode == "one-stage":
+        return "one-stage mode looks everywhere, so that nothing is left out"
+    return state(promise_of(config))
 
 
 def promise_of(config: Config) -> PromiseConfig:

@@ -108,6 +108,7 @@ class Bench:
             "files": files_of(self.case.files),
             "models": [model_fingerprint(model) for model in (self.coarse, self.fine)],
             "settings": settings_fingerprint(config),
+            "costs": [config.fine.mirroring, str(self.fine.device)],  # of no concern to boxes
         }
         path = self.work / f"{self.case.name}.{name.replace(' ', '-').replace(',', '')}.json"
         known = recall(path, about)

@@ -9,10 +9,9 @@ from typing import Any
 from coarse2fine.calibration.kit import write_kit
 from coarse2fine.calibration.page import kit_page
 from coarse2fine.calibration.prepare import Prepared, Wanted
-from coarse2fine.calibration.settle import promise_of
+from coarse2fine.calibration.settle import promise_of, promise_text
 from coarse2fine.nnunet.fingerprint import model_fingerprint
 from coarse2fine.nnunet.model import Model
-from coarse2fine.promise.statement import state
 
 
 def write_prepared(
@@ -70,6 +69,6 @@ def about_of(prepared: Prepared, fine: Model, wanted: Wanted, minutes: float, re
         "minutes": round(minutes, 1),
         "resumed": resumed,
         "asked": {**asdict(wanted.asked), "loss": wanted.loss, "minutes": wanted.minutes},
-        "promise": state(promise),
+        "promise": promise_text(prepared.config),
         "foreground": promise.foreground,
     }

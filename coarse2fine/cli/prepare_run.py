@@ -15,7 +15,7 @@ from coarse2fine.calibration.calibrate import Asked, check_asked
 from coarse2fine.calibration.cases import find_calibration_cases
 from coarse2fine.calibration.kit import check_replaceable
 from coarse2fine.calibration.prepare import Prepared, Wanted, prepare
-from coarse2fine.calibration.settle import promise_of
+from coarse2fine.calibration.settle import promise_of, promise_text
 from coarse2fine.calibration.write import write_prepared
 from coarse2fine.cli.bars import show_bars
 from coarse2fine.cli.infer_run import configure
@@ -24,7 +24,6 @@ from coarse2fine.errors import ConfigError
 from coarse2fine.io import make_own
 from coarse2fine.nnunet.model import Model
 from coarse2fine.pipeline import load_stage
-from coarse2fine.promise.statement import state
 from coarse2fine.system.memory import keep_freed_memory
 from coarse2fine.system.timing import Progress
 
@@ -119,7 +118,7 @@ def report(options: argparse.Namespace, prepared: Prepared, spent: str, console:
     for line in (
         f"cost: {spent}, of which {promise.cases} with foreground were calibrated on",
         f"gain: {gain(prepared)}",
-        f"promise: {state(promise)}",
+        f"promise: {promise_text(prepared.config)}",
         f"sure: {kept} of the {promise.cases} calibration cases keep it at the threshold {result.threshold:g}, where "
         f"boxes hold {100 * result.boxes:.3g} % of a volume (median); {options.output}/page.html has all figures",
         f"next: c2f-infer -i scan.nii.gz -o labels.nii.gz -c {options.output}",

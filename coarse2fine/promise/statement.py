@@ -21,7 +21,7 @@ _FREE = {
     "promise": None,
     "blocks": None,
     "coarse": ("model", "folds", "checkpoint"),
-    "fine": ("model", "folds", "checkpoint"),
+    "fine": ("model", "folds", "checkpoint", "mirroring"),
 }
 """Settings that no box depends on, or that models' fingerprints stand for."""
 
@@ -53,6 +53,8 @@ def settings_fingerprint(config: Config) -> str:
 
     >>> a, b, c = Config(device="cpu"), Config(device="cuda"), Config(mode="two-stage")
     >>> settings_fingerprint(a) == settings_fingerprint(b) != settings_fingerprint(c)
+    True
+    >>> settings_fingerprint(Config(fine={"mirroring": False})) == settings_fingerprint(a)
     True
     """
     values: dict[str, Any] = config.to_dict()

@@ -38,7 +38,7 @@ def prepare(fine: Path, cases: Path, kit: Path, *options: object) -> int:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("options", [(), ("--no-training",)])
+@pytest.mark.parametrize("options", [("--no-search",), ("--no-training",)])
 def test_prepare__fine_model_alone__makes_a_kit_that_runs(
     model_folder: Callable[..., Path],
     cases: Path,
@@ -54,7 +54,7 @@ def test_prepare__fine_model_alone__makes_a_kit_that_runs(
     assert [line.partition(":")[0] for line in lines[-5:]] == ["cost", "gain", "promise", "sure", "next"]
 
     card = json.loads((kit / "card.json").read_text())
-    trained = not options
+    trained = "--no-training" not in options
     assert card["coarse"] == ("trained" if trained else "fine")
     assert ("an estimate, not a guarantee" in card["promise"]) == trained
     for case, model in card["looked_at_by"].items():
@@ -63,13 +63,15 @@ def test_prepare__fine_model_alone__makes_a_kit_that_runs(
     predictor.initialize_from_trained_model_folder(str(kit / "coarse"), ("all",), "checkpoint_final.pth")
     page = html.unescape((kit / "page.html").read_text())
     assert card["promise"] in page
-    assert "one-stage" in page
+    assert ("one-stage" in page) != trained
 
     labels, report = tmp_path / "labels.nii.gz", tmp_path / "report.json"
     arguments = ["-i", cases / "imagesTr" / "case0_0000.nii.gz", "-o", labels, "-c", kit, "--report", report]
     assert infer_cli.main([str(argument) for argument in arguments]) == 0
     found: dict[str, Any] = json.loads(report.read_text())
-    if found["mode"] != "one-stage":
+    if found["mode"] == "one-stage":
+        assert "looks everywhere" in card["promise"]
+    else:
         assert found["promise"]["statement"] == card["promise"]
 
 
