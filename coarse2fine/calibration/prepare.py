@@ -71,6 +71,10 @@ class Looks:
     division: Division
     from_fine: FromFine | None = None
 
+    def model_for(self, case: CalibrationCase) -> Model:
+        """The model that looks at a calibration case."""
+        return self.models[self.division.looks[case.name]]
+
     @property
     def origin(self) -> Literal["given", "trained", "fine"]:
         """Where the kit's coarse model comes from."""
@@ -134,27 +138,23 @@ def prepare(
     looks = find_looks(cases, config, coarse, fine, wanted, work, progress)
     config = with_margin(looks.config, looks.models[KIT], fine)
     also = also_calibrated(config, fine) if wanted.search else []
-    pairs = [
-        (case, looks.models[looks.division.looks[case.name]]) for case in cases if case.name in looks.division.looks
-    ]
-    measured: list[MeasuredCase] = []
-    found_in: list[tuple[CalibrationCase, Model]] = []
-    for index, (case, model) in enumerate(pairs):
-        one = measure(case, config, model, fine, work, also)
-        if one is not None:
-            measured.append(one)
-            found_in.append((case, model))
-        progress("calibrate", index + 1, len(pairs))
+    pairs = [(case, looks.model_for(case)) for case in cases if case.name in looks.division.looks]
+    misses: list[MeasuredCase | None] = []
+    for case, model in pairs:
+        misses.append(measure(case, config, model, fine, work, also))
+        progress("calibrate", len(misses), len(pairs))
+    measured = [one for one in misses if one is not None]
     if not measured:
         raise VolumeError("no case has any foreground", "Give cases with something to find.")
     result = calibrate(measured, asked)
+    with_foreground = [pair for pair, one in zip(pairs, misses, strict=True) if one is not None]
     found, agent = None, None
     if wanted.search:
         left = Budget(max(60 * wanted.minutes - (time.monotonic() - began), 0.0))
         calibrated, ticks = at_threshold(config, result), Run(progress=progress).ticks("search")
-        found = search(found_in, calibrated, fine, work, left, loss=wanted.loss, ticks=ticks)
+        found = search(with_foreground, calibrated, fine, work, left, loss=wanted.loss, ticks=ticks)
         if found.chosen and 60 * wanted.minutes > time.monotonic() - began:
-            agent = agent_worth(found_in, found.config, fine, work)
+            agent = agent_worth(with_foreground, found.config, fine, work)
     settled = settle(
         config,
         looks.models[KIT],
@@ -166,8 +166,7 @@ def prepare(
         crossed=looks.division.crossed,
         chosen=found.config if found else None,
     )
-    with_foreground = {one.name for one in measured}
-    empty = tuple(case.name for case, _ in pairs if case.name not in with_foreground)
+    empty = tuple(case.name for (case, _), one in zip(pairs, misses, strict=True) if one is None)
     return Prepared(settled, looks.models[KIT], looks, tuple(measured), result, found, empty, agent)
 
 
