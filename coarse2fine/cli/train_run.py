@@ -139,8 +139,10 @@ def check_instances(
             "Add labelled cases, or change rois.threshold: trees count that have regions, "
             f"but no more than {OutcomeSettings().most} of them.",
         )
+    if settings.kind != "policy":
+        return
     large = sum(len(instance.tree.rois) > settings.most for instance in learn)
-    if settings.kind != "policy" or not large:
+    if not large:
         return
     said = (
         f"{large} of {len(learn)} instances to learn from have more than {settings.most} regions, too many for a policy"

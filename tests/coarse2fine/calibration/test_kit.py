@@ -24,7 +24,8 @@ def model(model_folder: Callable[..., Path]) -> Model:
 
 
 def write(folder: Path, model: Model, *, overwrite: bool = False) -> Path:
-    write_kit(folder, SETTINGS, model, "checkpoint_final.pth", {"cases": []}, {"promise": "much"}, overwrite=overwrite)
+    about, page = {"promise": "much"}, "<!doctype html>"
+    write_kit(folder, SETTINGS, model, "checkpoint_final.pth", {"cases": []}, about, page, overwrite=overwrite)
     return folder
 
 
@@ -40,6 +41,7 @@ def test_write_kit__model_of_two_folds_and_settings__open_from_where_the_kit_lie
     assert card["files"].keys() == {
         "config.yaml",
         "calibration.json",
+        "page.html",
         *(f"coarse/{name}" for name in ("plans.json", "dataset.json")),
         *(f"coarse/fold_{fold}/checkpoint_final.pth" for fold in "01"),
     }
