@@ -242,6 +242,7 @@ def test_run__models_with_other_axis_order__agree_with_the_plain_order(model_fol
     assert 0.02 < (alone != 0).mean() < 0.9
 
 
+@pytest.mark.long
 def test_run__cascade__takes_the_coarse_labels_as_input(
     model_folder: Callable[..., Path], tiny: tuple[Path, Path]
 ) -> None:

@@ -162,6 +162,7 @@ def test_policy__trees_that_differ_in_one_number__are_told_apart() -> None:
     assert changes.min() > 1e-3, "or taking one for the other would go unnoticed"
 
 
+@pytest.mark.long
 def test_policy__sampled_actions__are_always_valid() -> None:
     """Of thousands of samples none breaks a rule, though without masks most would; all valid ones occur."""
     env = environment()

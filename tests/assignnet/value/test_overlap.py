@@ -138,6 +138,7 @@ def test_solve_overlapping__crowded_boxes__is_valid_and_between_solve_and_the_be
     assert drawn.reward(drawn.solve(overlap=False)) - 1e-9 <= reward <= drawn.best + 1e-9
 
 
+@pytest.mark.long
 def test_solve_overlapping__hundred_crowds__is_the_best_in_most() -> None:
     """A local search, yet 95 of 100 are the best, none is far from it, and ``solve`` alone loses ten times as much."""
     short, blind = [], []

@@ -21,6 +21,7 @@ def bound_of(tree: BasedTree) -> float:
     return upper_bound(tree.sums(), solve(tree.sums()))
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=60)
 @given(seeds, st.integers(1, 8), st.integers(1, 3))
 def test_upper_bound__small_tree__is_exceeded_by_no_selection(seed, regions, classes) -> None:
