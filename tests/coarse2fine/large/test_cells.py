@@ -291,6 +291,15 @@ def test_segment_cells__objects_that_the_halo_holds__are_those_of_the_run_in_mem
 # --- what is read and run -------------------------------------------------------------------------------------------
 
 
+def test_open_volume__axes_turned__halo_is_a_slot_along_the_files_axes(models: dict[str, Models]) -> None:
+    """Rounded up: a slot is 8 x 4 x 8 mm, 2 mm and 1 mm voxels of axes x, z, y; the file has 2.5, 0.8 and 1.3 mm."""
+    image = blobs(SHAPE, seed=3) + 1  # nothing is cropped
+    opened = open_volume(
+        pipeline_of(models["turned"]), [lazy_volume(image, OTHER_SPACING)], scan_of(image, (2, 0, 1)), 0
+    )
+    assert opened.halo == (4, 10, 7)
+
+
 def test_segment_cells__nothing_in_a_cell__neither_network_nor_finest_level_are_touched(
     bright: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
