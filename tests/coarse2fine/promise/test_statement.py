@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coarse2fine.config.schema import Config, KnownConfig, PromiseConfig
 from coarse2fine.promise.likeness import Likeness
-from coarse2fine.promise.statement import promised, settings_fingerprint
+from coarse2fine.promise.statement import promised, settings_fingerprint, state
 
 CASE = Likeness((2.0, 1.0, 1.0), (0.0,), (9.0,), 5.0)
 KNOWN = KnownConfig(
@@ -42,3 +42,14 @@ def test_promised__deadline__is_covered_unless_it_left_boxes_out() -> None:
     assert not cut.covers
     assert cut.reasons == ("the deadline left out 3 of its boxes",)
     assert "the deadline left out 3 of its boxes" in cut.warnings[0]
+
+
+def test_state__cross_fitted__is_called_an_estimate() -> None:
+    """What no theorem covers begins with that; what one covers names it."""
+    promise = with_promise(Config()).promise
+    assert promise is not None
+    exact, estimate = state(promise), state(promise.model_copy(update={"crossed": True}))
+    assert "split conformal" in exact
+    assert "estimate" not in exact
+    assert estimate.startswith("an estimate, not a guarantee")
+    assert "split conformal" not in estimate
