@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -32,7 +33,7 @@ from coarse2fine.nnunet.model import Model
 from coarse2fine.system.timing import Progress
 
 NAME = "Dataset001_Coarse"
-DATA, ABOUT, MODEL = "preprocessed", "about.json", "model"
+DATA, ABOUT, DESCRIPTION, MODEL = "preprocessed", "about.json", "job.json", "model"
 LEAST_WEIGHT, MOST_WEIGHT = 2.0, 30.0
 """Of foreground in the loss: the root of how many times rarer it is, within bounds."""
 _LOOK = 0.5  # seconds between two looks at how far trainings are
@@ -98,14 +99,16 @@ def train_models(
     """
     used = {name for group in groups.values() for name in group}
     data, weight = preprocess([case for case in cases if case.name in used], fine, work, progress)
-    missing = [name for name in groups if not _finished(work / name).exists()]
+    workers = _workers(fine.device, len(groups))
+    seconds = effort.seconds / ceil(len(groups) / workers)
+    common = _job(data, fine, effort, seconds, workers, weight)
+    jobs = [replace(common, cases=tuple(groups[name]), work=work / name) for name in groups]
+    for job in jobs:
+        _begin(job)
+    missing = [job for job in jobs if not _finished(job.work).exists()]
     if missing:
-        workers = _workers(fine.device, len(missing))
-        seconds = effort.seconds / ceil(len(groups) / _workers(fine.device, len(groups)))
-        common = _job(data, fine, effort, seconds, workers, weight)
-        jobs = [replace(common, cases=tuple(groups[name]), work=work / name) for name in missing]
-        _run(jobs, workers, progress)
-        for job in jobs:
+        _run(missing, workers, progress)
+        for job in missing:
             _publish(job)
     return {name: load_model(work / name / MODEL, device=fine.device) for name in groups}
 
@@ -146,6 +149,23 @@ def preprocess(cases: Sequence[TrainingCase], fine: Model, work: Path, progress:
     return data, weight
 
 
+def _begin(job: Job) -> None:
+    """Forget what another training left in the folder: a model must not look at cases that it was trained on.
+
+    One of the same cases and random numbers that is given more time goes on, also if it was finished.
+    """
+    description = job.work / DESCRIPTION
+    known = Job.read(description) if description.exists() else None
+    if known is not None and replace(known, steps=0, seconds=0, threads=0, device="") != replace(
+        job, steps=0, seconds=0, threads=0, device=""
+    ):
+        shutil.rmtree(job.work)
+    elif known is not None and (job.seconds > known.seconds or job.steps > known.steps):
+        _finished(job.work).unlink(missing_ok=True)
+    job.work.mkdir(parents=True, exist_ok=True)
+    job.write(description)
+
+
 def _finished(work: Path) -> Path:
     """What is there when a training is."""
     return work / MODEL / "fold_all" / "checkpoint_final.pth"
@@ -183,9 +203,7 @@ def _run(jobs: Sequence[Job], workers: int, progress: Progress) -> None:
 
 def _start(job: Job) -> subprocess.Popen[bytes]:
     """A training's process; what it prints goes into its log."""
-    job.work.mkdir(parents=True, exist_ok=True)
-    description = job.work / "job.json"
-    job.write(description)
+    description = job.work / DESCRIPTION
     folders = {"raw": job.data.parent, "preprocessed": job.data.parent, "results": job.work / "results"}
     environment = {f"nnUNet_{name}": str(path.resolve()) for name, path in folders.items()}
     # Compiling takes longer than it saves in so few steps.

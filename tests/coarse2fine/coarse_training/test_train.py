@@ -95,6 +95,43 @@ def test_train_models__case_of_no_group__is_not_looked_at(
     assert looked == [0, 0, -1]
 
 
+def test_train_models__other_cases_or_more_time__trains_again(
+    fine: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that is there is taken only if it was trained on these cases, for as long, with these random numbers."""
+    ran: list[tuple[str, ...]] = []
+
+    def publish(job: Job) -> None:
+        checkpoint = job.work / "model" / "fold_all" / "checkpoint_final.pth"
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.touch()
+
+    monkeypatch.setattr(train_module, "_run", lambda jobs, workers, progress: ran.extend(job.cases for job in jobs))
+    monkeypatch.setattr(train_module, "_publish", publish)
+    monkeypatch.setattr(train_module, "load_model", lambda folder, device: fine)
+    cases = [TrainingCase(f"ball{seed}", seed, lambda seed=seed: ball_case(seed)) for seed in range(3)]
+
+    def again(*names: str, seconds: float = 10.0, seed: int = 0) -> int:
+        ran.clear()
+        rest = [case.name for case in cases]  # so that the same cases are preprocessed
+        train_models(
+            {"fold": names, "kit": rest}, cases, fine, Effort(seconds, seed=seed), tmp_path, lambda *told: None
+        )
+        return len(ran)
+
+    assert again("ball0", "ball1") == 2
+    assert again("ball0", "ball1") == 0
+    state = tmp_path / "fold" / "state.pt"
+    state.touch()
+    assert again("ball0", "ball2") == 1
+    assert not state.exists()
+    state.touch()
+    assert again("ball0", "ball2", seconds=20.0) == 2
+    assert state.exists()  # it goes on
+    assert again("ball0", "ball2", seconds=20.0, seed=1) == 2
+    assert not state.exists()
+
+
 @pytest.mark.long
 def test_train_models__cut_off__goes_on_with_what_was_done(fine: Model, tmp_path: Path) -> None:
     """A second call trains only what is left; other cases or another fine model begin anew."""
