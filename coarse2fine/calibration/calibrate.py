@@ -8,11 +8,13 @@ from math import inf
 from statistics import median
 from typing import Any
 
-from coarse2fine.calibration.misses import MeasuredCase, limits_of, worst
-from coarse2fine.errors import ConfigError, VolumeError
+from coarse2fine.calibration.misses import MeasuredCase, beyond, limits_of
+from coarse2fine.errors import ConfigError
 from coarse2fine.promise.conformal import cases_needed, common_limit, probability_of, rank_for
 from coarse2fine.promise.likeness import Known
 
+LISTED = 5
+"""Cases that a message names."""
 FEWEST = 3
 """Cases; of fewer, nothing that is promised is worth its words."""
 
@@ -37,11 +39,12 @@ class Calibration:
     """What came of the cases.
 
     Attributes:
-        threshold: To be used for all.
+        threshold: To be used for all; if there is a limit, the lowest that was measured.
         rank: The k-th lowest of the cases' limits.
         probability: That is promised.
         boxes: Median over cases of the share of the working grid inside of boxes at that threshold.
-        missed: Of each case the share of its foreground that is missed there, by name; None above its limit.
+        missed: Of each case the share of its foreground that is missed there, by name; None if not measured.
+        limit: Why no threshold keeps what is asked for, in words; None if one does.
     """
 
     threshold: float
@@ -49,6 +52,7 @@ class Calibration:
     probability: float
     boxes: float
     missed: dict[str, float | None]
+    limit: str | None = None
 
 
 def least_cases(asked: Asked) -> int:
@@ -84,31 +88,42 @@ def check_asked(asked: Asked, cases: int) -> int:
 
 
 def calibrate(cases: Sequence[MeasuredCase], asked: Asked) -> Calibration:
-    """The highest threshold that is supported.
+    """The highest threshold that is supported, unless even the lowest misses too much of too many cases.
 
     Args:
         cases: Measured.
         asked: What is to be promised; ``check_asked`` holds.
-
-    Raises:
-        VolumeError: If even the lowest threshold misses too much of more cases than may be left out.
     """
     rank = check_asked(asked, len(cases))
-    threshold = common_limit(limits_of(cases, asked.miss), rank)
+    threshold, limit = common_limit(limits_of(cases, asked.miss), rank), None
     if threshold == -inf:
-        beyond = [(case.name, case.misses[0].missed) for case in worst(cases, asked.miss)]
-        listed = ", ".join(f"{name} ({100 * missed:.3g} % missed)" for name, missed in beyond[:5])
-        raise VolumeError(
-            f"the coarse model is the limit: even the threshold {cases[0].misses[0].threshold:g} misses more than "
-            f"{100 * asked.miss:g} % of the foreground of {len(beyond)} of {len(cases)} cases: {listed}",
-            "Give boxes a wider margin (--set 'rois.margin=[4, 8, 8]'), allow more with --miss, give more cases and a "
-            "lower --probability, or use a better coarse model.",
-        )
+        threshold, limit = cases[0].misses[0].threshold, _limit(cases, asked)
     probability = asked.probability or probability_of(len(cases), rank, asked.confidence)
     there = {case.name: case.at(threshold) for case in cases}
     boxes = median(miss.boxes for miss in there.values() if miss is not None)
     missed = {name: miss.missed if miss is not None else None for name, miss in there.items()}
-    return Calibration(threshold, rank, probability, boxes, missed)
+    return Calibration(threshold, rank, probability, boxes, missed, limit)
+
+
+def _limit(cases: Sequence[MeasuredCase], asked: Asked) -> str:
+    """That the coarse model is the limit, and of which cases and objects."""
+    hard = beyond(cases, asked.miss)
+    more = f" and {len(hard) - LISTED} more" if len(hard) > LISTED else ""
+    return (
+        f"the coarse model is the limit: even the threshold {cases[0].misses[0].threshold:g} misses more than "
+        f"{100 * asked.miss:g} % of the foreground of {len(hard)} of {len(cases)} cases: "
+        f"{', '.join(map(_missed_of, hard[:LISTED]))}{more}"
+    )
+
+
+def _missed_of(case: MeasuredCase) -> str:
+    share, hardest = f"{100 * case.misses[0].missed:.3g} % missed", case.hardest
+    if hardest is None:
+        return f"{case.name} ({share})"
+    return (
+        f"{case.name} ({share}, most of it {hardest.missed} of the {hardest.voxels} voxels of the object around voxel "
+        f"{list(hardest.at)} (z, y, x))"
+    )
 
 
 def known_of(cases: Sequence[MeasuredCase]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any, Self
@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from canvas import Box, share_of_volume, triple
+from canvas import Box, Triple, share_of_volume, triple
 from coarse2fine.coarse.scene import Scene
 from coarse2fine.errors import VolumeError
 from coarse2fine.fine.segment import FineStage
@@ -19,6 +19,7 @@ from coarse2fine.fine.writeback import LabelWriter
 from coarse2fine.io import Volume
 from coarse2fine.preprocessing.working_grid import view_volume
 from coarse2fine.promise.likeness import Likeness, likeness_of
+from coarse2fine.regions.components import label_components
 from coarse2fine.segmenter import Segmenter
 from coarse2fine.system.timing import Run
 
@@ -44,6 +45,21 @@ class Miss:
 
 
 @dataclass(frozen=True, slots=True)
+class MissedObject:
+    """The object of which the lowest threshold misses most.
+
+    Attributes:
+        voxels: Of it.
+        missed: Of these outside of all boxes.
+        at: The middle of its voxels, (z, y, x) of the volume.
+    """
+
+    voxels: int
+    missed: int
+    at: Triple
+
+
+@dataclass(frozen=True, slots=True)
 class MeasuredCase:
     """One calibration case.
 
@@ -52,12 +68,14 @@ class MeasuredCase:
         foreground: Its true foreground, voxels.
         misses: By rising threshold.
         likeness: What the case is like.
+        hardest: The object that is missed most at the lowest threshold; None if nothing is.
     """
 
     name: str
     foreground: int
     misses: tuple[Miss, ...]
     likeness: Likeness
+    hardest: MissedObject | None = None
 
     def limit(self, most: float) -> float:
         """The highest threshold up to which no threshold misses more than a share; -inf if the lowest one does.
@@ -83,7 +101,9 @@ class MeasuredCase:
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of ``to_dict``."""
         misses = tuple(Miss(**miss) for miss in values["misses"])
-        return cls(values["name"], values["foreground"], misses, Likeness.from_dict(values["likeness"]))
+        found = values["hardest"]
+        hardest = MissedObject(found["voxels"], found["missed"], triple(found["at"])) if found else None
+        return cls(values["name"], values["foreground"], misses, Likeness.from_dict(values["likeness"]), hardest)
 
 
 def measure_case(
@@ -140,7 +160,7 @@ def measure_scene(
     held = _hull(cropped)  # elsewhere boxes hold nothing
     cropped = cropped[held.slices]
     writer = LabelWriter(scene.view, segmenter.stage.model)
-    run, misses = Run(), list[Miss]()
+    run, misses, hardest = Run(), list[Miss](), None
     for threshold in thresholds:
         boxes = _boxes(segmenter, scene, threshold, run)
         inside = np.zeros(cropped.shape, bool)
@@ -150,7 +170,19 @@ def measure_scene(
                 inside[part.relative_to(held).slices] = True
         found = int(np.count_nonzero(cropped & inside))
         misses.append(Miss(threshold, 1 - found / total, float(share_of_volume(boxes, scene.view.shape))))
-    return MeasuredCase(volume.name, total, tuple(misses), likeness_of(volume, scene))
+        if len(misses) == 1 and found < total:
+            outside = foreground.copy()
+            np.asarray(scene.view.turn.array(outside))[scene.view.crop.slices][held.slices][inside] = False
+            hardest = _most_missed(foreground, outside)
+    return MeasuredCase(volume.name, total, tuple(misses), likeness_of(volume, scene), hardest)
+
+
+def _most_missed(foreground: NDArray[np.bool_], outside: NDArray[np.bool_]) -> MissedObject:
+    """Of the objects that have a part outside of all boxes, the one with the largest."""
+    objects = label_components(foreground)[tuple(map(slice, foreground.shape))]
+    missed = np.bincount(objects[outside])
+    own = np.argwhere(objects == missed.argmax())
+    return MissedObject(len(own), int(missed.max()), triple(own.mean(axis=0).round().astype(int)))
 
 
 def jointly(cases: Sequence[MeasuredCase]) -> MeasuredCase:
@@ -162,10 +194,12 @@ def jointly(cases: Sequence[MeasuredCase]) -> MeasuredCase:
     Args:
         cases: The same case; boxes are those of the first settings.
     """
+    hardest = max(cases, key=lambda case: case.misses[0].missed).hardest
     rows = zip(*(case.misses for case in cases), strict=True)
     return dataclasses.replace(
         cases[0],
         misses=tuple(dataclasses.replace(row[0], missed=max(miss.missed for miss in row)) for row in rows),
+        hardest=hardest,
     )
 
 
@@ -194,6 +228,6 @@ def limits_of(cases: Sequence[MeasuredCase], most: float) -> NDArray[np.float64]
     return np.array([case.limit(most) for case in cases])
 
 
-def worst(cases: Sequence[MeasuredCase], most: float) -> Iterator[MeasuredCase]:
+def beyond(cases: Sequence[MeasuredCase], most: float) -> list[MeasuredCase]:
     """Cases of which even the lowest threshold misses too much: there the coarse model is the limit."""
-    return (case for case in cases if case.limit(most) == -inf)
+    return [case for case in cases if case.limit(most) == -inf]

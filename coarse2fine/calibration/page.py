@@ -44,13 +44,12 @@ def kit_page(name: str, calibration: Mapping[str, Any], about: Mapping[str, Any]
     parts = [
         f"<h1>{escape(name)}</h1>",
         f"<p class=big>Promised: {escape(about['promise'])}.</p>",
-        _chosen(search),
+        _chosen(search, result["limit"], about["ways_out"]),
         f"<p>{_FOREGROUND[about['foreground']]}</p>",
         f"<p><code>c2f-infer -i scan.nii.gz -o labels.nii.gz -c {escape(name)}</code></p>",
         "<h2>What thresholds miss</h2>",
-        f"<p>Each line is a case. The kit's threshold is {result['threshold']:g}: below the dashed line, at most "
-        f"{100 * miss:g} % of a case's foreground lies outside of its boxes, which hold {100 * result['boxes']:.3g} % "
-        "of a volume (median).</p>",
+        f"<p>Each line is a case. Below the dashed line, at most {100 * miss:g} % of a case's foreground lies outside "
+        f"of its boxes. {_threshold(result)}</p>",
         _picture(_misses_plot(calibration["cases"], result["threshold"], miss), "missed foreground by threshold"),
         _cases_table(calibration, miss, about["looked_at_by"]),
         *_search(search),
@@ -65,7 +64,9 @@ def kit_page(name: str, calibration: Mapping[str, Any], about: Mapping[str, Any]
     )
 
 
-def _chosen(search: Mapping[str, Any] | None) -> str:
+def _chosen(search: Mapping[str, Any] | None, limit: str | None, ways_out: str | None) -> str:
+    if limit is not None:
+        return f"<p class=big>One-stage mode is all that is left: {escape(limit)}.</p><p>What may help: {ways_out}.</p>"
     if search is None:
         return "<p class=big>Settings are those that were given; how fast they are was not measured.</p>"
     return (
@@ -73,6 +74,12 @@ def _chosen(search: Mapping[str, Any] | None) -> str:
         f"mode (medians of {len(search['one_stage'])} cases on the machine that made this kit): "
         f"{escape(search['reason'])}.</p>"
     )
+
+
+def _threshold(result: Mapping[str, Any]) -> str:
+    kind = "lowest threshold that was tried" if result["limit"] else "kit's threshold"
+    boxes = f"{100 * result['boxes']:.3g} % of a volume (median)"
+    return f"The {kind} is {result['threshold']:g}, where boxes hold {boxes}."
 
 
 def _search(search: Mapping[str, Any] | None) -> list[str]:

@@ -20,7 +20,7 @@ from coarse2fine.calibration.measure import measure
 from coarse2fine.calibration.misses import MeasuredCase
 from coarse2fine.calibration.passes import one_stage_pass
 from coarse2fine.calibration.search import Budget, search
-from coarse2fine.calibration.settle import at_threshold, settle, with_margin
+from coarse2fine.calibration.settle import at_threshold, everywhere, settle, with_margin
 from coarse2fine.coarse_training.targets import LabelArray
 from coarse2fine.coarse_training.train import Effort, TrainingCase, train_models
 from coarse2fine.config.schema import Config
@@ -93,7 +93,7 @@ class Prepared:
         looks: Who looked at which case.
         measured: What thresholds miss of each case that has foreground.
         result: The threshold.
-        found: What the search for settings found; None if there was none.
+        found: What the search for settings found; None if there was none, as where the coarse model is the limit.
         empty: Cases without foreground, of which nothing can be missed.
         agent: Whether training an agent could pay; None if that was not looked at.
     """
@@ -119,6 +119,8 @@ def prepare(
 ) -> Prepared:
     """Train a coarse model if there is none, calibrate its threshold, and search for the fastest settings.
 
+    Where no threshold keeps what is asked for, one-stage mode is all that is left.
+
     Args:
         cases: With labels or without.
         config: Settings to start from.
@@ -131,7 +133,7 @@ def prepare(
     Raises:
         ConfigError: If there are too few cases for what is asked.
         ModelError: If the models do not fit, or a training fails.
-        VolumeError: If a case cannot be read, none has foreground, or the coarse model misses too much.
+        VolumeError: If a case cannot be read, or none has foreground.
     """
     began, asked = time.monotonic(), wanted.asked
     check_asked(asked, len(cases))
@@ -148,11 +150,12 @@ def prepare(
         raise VolumeError("no case has any foreground", "Give cases with something to find.")
     result = calibrate(measured, asked)
     with_foreground = [pair for pair, one in zip(pairs, misses, strict=True) if one is not None]
-    found, agent = None, None
-    if wanted.search:
+    found, agent, chosen = None, None, everywhere(at_threshold(config, result)) if result.limit else None
+    if wanted.search and not result.limit:
         left = Budget(max(60 * wanted.minutes - (time.monotonic() - began), 0.0))
         calibrated, ticks = at_threshold(config, result), Run(progress=progress).ticks("search")
         found = search(with_foreground, calibrated, fine, work, left, loss=wanted.loss, ticks=ticks)
+        chosen = found.config
         if found.chosen and 60 * wanted.minutes > time.monotonic() - began:
             agent = agent_worth(with_foreground, found.config, fine, work)
     settled = settle(
@@ -164,7 +167,7 @@ def prepare(
         asked,
         labelled=all(case.labels for case, _ in pairs),
         crossed=looks.division.crossed,
-        chosen=found.config if found else None,
+        chosen=chosen,
     )
     empty = tuple(case.name for (case, _), one in zip(pairs, misses, strict=True) if one is None)
     return Prepared(settled, looks.models[KIT], looks, tuple(measured), result, found, empty, agent)

@@ -79,6 +79,24 @@ def settle(
     return config.model_copy(update={"promise": promise})
 
 
+def everywhere(config: Config) -> Config:
+    """Settings of a kit that looks everywhere."""
+    return config.model_copy(update={"mode": "one-stage"})
+
+
+def ways_out(config: Config) -> str:
+    """What may help where the coarse model is the limit.
+
+    Args:
+        config: That cases were measured with.
+    """
+    margin = [2 * width for width in config.rois.margin]
+    return (
+        f"a wider margin (--set 'rois.margin={margin}'), more that may be missed (--miss), more cases and a lower "
+        "--probability, longer training (--minutes), or a better coarse model (--coarse-model)"
+    )
+
+
 def promise_text(config: Config) -> str:
     """What a kit promises, in words."""
     if config.mode == "one-stage":

@@ -9,7 +9,7 @@ from typing import Any
 from coarse2fine.calibration.kit import write_kit
 from coarse2fine.calibration.page import kit_page
 from coarse2fine.calibration.prepare import Prepared, Wanted
-from coarse2fine.calibration.settle import promise_of, promise_text
+from coarse2fine.calibration.settle import promise_of, promise_text, ways_out
 from coarse2fine.nnunet.fingerprint import model_fingerprint
 from coarse2fine.nnunet.model import Model
 
@@ -71,4 +71,5 @@ def about_of(prepared: Prepared, fine: Model, wanted: Wanted, minutes: float, re
         "asked": {**asdict(wanted.asked), "loss": wanted.loss, "minutes": wanted.minutes},
         "promise": promise_text(prepared.config),
         "foreground": promise.foreground,
+        "ways_out": ways_out(prepared.config) if prepared.result.limit else None,
     }

@@ -15,7 +15,7 @@ from coarse2fine.calibration.calibrate import Asked, check_asked
 from coarse2fine.calibration.cases import find_calibration_cases
 from coarse2fine.calibration.kit import check_replaceable
 from coarse2fine.calibration.prepare import Prepared, Wanted, prepare
-from coarse2fine.calibration.settle import promise_of, promise_text
+from coarse2fine.calibration.settle import promise_of, promise_text, ways_out
 from coarse2fine.calibration.write import write_prepared
 from coarse2fine.cli.bars import show_bars
 from coarse2fine.cli.infer_run import configure
@@ -57,8 +57,14 @@ def make_kit(options: argparse.Namespace, console: Console) -> None:
     minutes = (time.monotonic() - began) / 60
     write_prepared(options.output, prepared, fine, wanted, minutes, resumed=resumed, overwrite=options.overwrite)
     spent = f"{minutes:.1f} minutes{', not counting what an earlier run had done' if resumed else ''}"
-    shutil.rmtree(work, ignore_errors=True)
     report(options, prepared, f"{spent}, {len(cases)} cases", console)
+    if prepared.config.mode == "one-stage":
+        console.print(
+            f"What was done is kept in {work}: the same command with other options and --overwrite goes on from there.",
+            soft_wrap=True,
+        )
+    else:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def wanted_of(options: argparse.Namespace) -> Wanted:
@@ -113,13 +119,14 @@ def report(options: argparse.Namespace, prepared: Prepared, spent: str, console:
     """Cases that are left out, then five lines: cost, gain, promise, how it was kept, what to type next."""
     promise, result = promise_of(prepared.config), prepared.result
     kept = sum(missed is not None and missed <= promise.miss for missed in result.missed.values())
+    at = "the lowest threshold that was tried," if result.limit else "the threshold"
     for name in prepared.empty:
         console.print(f"{name} is left out: it has no foreground, of which nothing can be missed", soft_wrap=True)
     for line in (
         f"cost: {spent}, of which {promise.cases} with foreground were calibrated on",
         f"gain: {gain(prepared)}",
         f"promise: {promise_text(prepared.config)}",
-        f"sure: {kept} of the {promise.cases} calibration cases keep it at the threshold {result.threshold:g}, where "
+        f"sure: {kept} of the {promise.cases} calibration cases keep it at {at} {result.threshold:g}, where "
         f"boxes hold {100 * result.boxes:.3g} % of a volume (median); {options.output}/page.html has all figures",
         f"next: c2f-infer -i scan.nii.gz -o labels.nii.gz -c {options.output}",
     ):
@@ -128,7 +135,9 @@ def report(options: argparse.Namespace, prepared: Prepared, spent: str, console:
 
 def gain(prepared: Prepared) -> str:
     """What the kit gains, as far as that was measured."""
-    found, boxes = prepared.found, 100 * prepared.result.boxes
+    found, boxes, limit = prepared.found, 100 * prepared.result.boxes, prepared.result.limit
+    if limit is not None:
+        return f"none, as one-stage mode is all that is left: {limit}. What may help: {ways_out(prepared.config)}"
     if found is None:
         return (
             f"the fine network looks at boxes that hold {boxes:.3g} % of a volume (median); how much faster that is, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -42,7 +43,7 @@ def calibration(search: bool) -> dict[str, Any]:
         "tried": [tried],
     }
     return {
-        "result": {"threshold": 0.1, "rank": 1, "probability": 0.8, "boxes": 0.5, "missed": {EVIL: 0.0}},
+        "result": {"threshold": 0.1, "rank": 1, "probability": 0.8, "boxes": 0.5, "missed": {EVIL: 0.0}, "limit": None},
         "cases": [{"name": EVIL, "foreground": 12345, "misses": misses}],
         "empty": [EVIL],
         "search": found if search else None,
@@ -63,6 +64,7 @@ ABOUT = {
     "seed": 0,
     "minutes": 3.2,
     "resumed": True,
+    "ways_out": None,
     "asked": {"miss": 0.01, "probability": None, "loss": 0.005},
 }
 
@@ -78,6 +80,17 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.names.add(tag)
         self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_kit_page__coarse_model_is_the_limit__says_of_what_and_what_may_help() -> None:
+    """Then there is no threshold of the kit."""
+    values = calibration(search=False)
+    values["result"]["limit"] = f"even 0.1 misses {EVIL}"
+    page = kit_page("kit", values, ABOUT | {"ways_out": "a wider margin"})
+    assert f"One-stage mode is all that is left: even 0.1 misses {html.escape(EVIL)}." in page
+    assert "What may help: a wider margin." in page
+    assert "The lowest threshold that was tried is 0.1" in page
+    assert "kit's threshold" not in page
 
 
 @pytest.mark.parametrize("search", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -268,7 +269,6 @@ def test_infer__other_model_than_the_kits__is_refused(
     [
         (["--probability", 0.9], "4 cases cannot support a probability of 0.9\n  Give 9 cases"),
         (["--miss", 1.5], "--miss is 1.5"),
-        (["--miss", 1e-9], "the coarse model is the limit"),
         (["--set", "mode=one-stage"], "mode one-stage has no boxes"),
         (["--cases", "nowhere"], "nowhere"),
     ],
@@ -277,17 +277,39 @@ def test_prepare__what_cannot_be__is_said_and_nothing_is_written(
     lab: Lab, tmp_path: Path, capsys: Any, options: list[object], says: str
 ) -> None:
     """One message, exit code 1, no kit."""
-    if options == ["--miss", 1e-9]:  # even the lowest threshold looks away from the rim that nnU-Net crops
-        data = tmp_path / "raw"
-        for index in range(3):
-            save(data / "imagesTr" / f"c{index}_0000.nii.gz", np.pad(blobs(SHAPE, seed=index), 2))
-            save(data / "labelsTr" / f"c{index}.nii.gz", np.ones(tuple(edge + 4 for edge in SHAPE), np.uint8))
-        options = [*options, "--cases", data]
     assert lab.prepare(tmp_path / "kit", *options) == 1
     said = capsys.readouterr().err
     assert says in said
     assert "Traceback" not in said
     assert not (tmp_path / "kit").exists()
+
+
+def test_prepare__coarse_model_is_the_limit__makes_a_one_stage_kit_and_says_what_helps(
+    lab: Lab, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With case and object; what is known already is not measured again when more may be missed."""
+    data, kit = tmp_path / "raw", tmp_path / "kit"
+    for index in range(3):  # even the lowest threshold looks away from the rim that nnU-Net crops
+        save(data / "imagesTr" / f"c{index}_0000.nii.gz", np.pad(blobs(SHAPE, seed=index), 2))
+        save(data / "labelsTr" / f"c{index}.nii.gz", np.ones(tuple(edge + 4 for edge in SHAPE), np.uint8))
+    assert lab.prepare(kit, "--miss", 0.01, cases=data) == 0
+    said = capsys.readouterr().err
+    assert "gain: none, as one-stage mode is all that is left: the coarse model is the limit: even the" in said
+    assert "promise: one-stage mode looks everywhere" in said
+    assert "sure: 0 of the 3 calibration cases keep it at the lowest threshold that was tried, 0.001" in said
+    page, calibration = (kit / "page.html").read_text(), json.loads((kit / "calibration.json").read_text())
+    assert calibration["result"]["limit"] in said
+    assert calibration["result"]["limit"] in page
+    assert calibration["cases"][0]["hardest"]["voxels"] == 16 * 36 * 36
+    report = infer(kit, data / "imagesTr" / "c0_0000.nii.gz", tmp_path / "labels.nii.gz")
+    assert (report["mode"], report["promise"]) == ("one-stage", None)
+    margin = re.search(r"--set '(rois.margin=[^']*)'", said)
+    assert margin
+    assert load_config(None, [margin[1]]).rois.margin == (4, 4, 4)
+    monkeypatch.setattr(measure_module, "measure_scene", None)
+    assert lab.prepare(kit, "--miss", 0.9, "--overwrite", cases=data) == 0
+    assert "gain: the fine network looks at boxes" in capsys.readouterr().err
+    assert not kit.with_name("kit.c2f-work").exists()
 
 
 @pytest.mark.long
