@@ -21,9 +21,11 @@ def arrays_remedy(store: Store, below: str = "") -> str:
         store: The store.
         below: Path of a group in it.
     """
-    found = [] if store.folder is None else list_arrays(store.folder, below)
-    if not found:
+    if store.folder is None:
         return "Name an image or array in it (--array), by its path from the store's top."
+    found = list_arrays(store.folder, below) or list_arrays(store.folder)
+    if not found:
+        return "No image or array was found in it: name another store."
     more = ", ..." if len(found) > _MOST_NAMES else ""
     return f"Name one in it (--array): {', '.join(found[:_MOST_NAMES])}{more}."
 

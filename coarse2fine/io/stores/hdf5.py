@@ -35,15 +35,12 @@ _MOST_NAMES = 20
 _CONTIGUOUS = 64  # voxels per axis that are read at once where there are no chunks
 
 
-def open_hdf5(place: Place, wanted: Wanted) -> Scales:
+def open_hdf5(place: Place, path: Path, wanted: Wanted) -> Scales:
     """A dataset of an HDF5 file, with one level.
 
     Raises:
         VolumeError: If the file or dataset cannot be read, or is no volume of the kind that is wanted.
     """
-    path = place.folder
-    if path is None:
-        raise VolumeError(f"{place.where}: HDF5 files are read from disks only", "Download it first.")
     try:
         return _open(place, path, wanted)
     except ERRORS as error:

@@ -171,7 +171,10 @@ def pick_channels(where: str, shape: Sequence[int], axes: Sequence[str], channel
     count = lengths.get("c", 1)
     if channel is None:
         if count > _MOST_CHANNELS:
-            raise VolumeError(f"{where} has {count} channels", "Name one (--channel), or its axes (--axes).")
+            raise VolumeError(
+                f"{where} has {count} channels",
+                f"Name one (--channel 0) or, if they are none, all axes in their order (--axes {axes_example(shape)}).",
+            )
         return list(range(count))
     if not 0 <= channel < count:
         raise VolumeError(f"{where} has no channel {channel}", f"It has {count}, counted from 0 (--channel).")

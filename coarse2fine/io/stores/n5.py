@@ -9,6 +9,7 @@ each array; the spacing of ``s0`` in ``pixelResolution`` or ``resolution`` of th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from coarse2fine.io.stores.contents import arrays_remedy
 from coarse2fine.io.stores.layout import Floats, Layout, Level, Units, Wanted, by_axis, name_axes, units_by_axis
 from coarse2fine.io.stores.schema import N5Array, N5Attributes, N5PixelResolution, N5Transform, parse
 from coarse2fine.io.stores.tensors import Store
+from coarse2fine.io.stores.units import nanometres
 
 _FILE = "attributes.json"
 _MOST_LEVELS = 32
@@ -56,20 +58,50 @@ def find_n5(store: Store, wanted: Wanted) -> Layout | None:
         raise VolumeError(f"{store.where} has no array {path}", arrays_remedy(store))
     if not is_array and first is None:
         raise VolumeError(f"{node.where} is an N5 group without arrays s0, s1, ...", arrays_remedy(store, path))
-    above = store.child(path.rpartition("/")[0]).read_json(_FILE) if path else None
-    parent = parse(N5Attributes, f"{store.where}/{_FILE} above {path}", above or {})
+    parent = _group(store, path.rpartition("/")[0], path)
     group = parse(N5Attributes, f"{node.where}/{_FILE}", attributes or {})
     if is_array:
-        level, units = _level(_array(node, path, attributes or {}, parent), None, wanted.axes)
+        number = re.fullmatch(r"s(\d{1,2})", path.rpartition("/")[2])
+        own = _array(node, path, attributes or {}, parent)
+        level, units = _level(own, int(number[1]) if number else None, wanted.axes)
         return Layout("N5", "n5", (level,), units, files=(_below(path, _FILE),))
-    if _factors(group) is None and parent.factors is not None:
-        group = group.model_copy(update={"factors": parent.factors})
+    group = _with_factors(group, parent)
     pairs = [
         _level(_array(node.child(f"s{number}"), _below(path, f"s{number}"), stated, group), number, wanted.axes)
-        for number, stated in enumerate(_arrays(node, group, first or {}))
+        for number, stated in enumerate(_arrays(node, path, group, first or {}))
     ]
+    if wanted.unit is None:
+        _check_units(node.where, pairs)
     files = ((_below(path, _FILE),) if attributes is not None else ()) + (_below(path, f"s0/{_FILE}"),)
     return Layout("N5", "n5", tuple(level for level, _ in pairs), pairs[0][1], files=files)
+
+
+def _check_units(where: str, levels: Sequence[tuple[Level, Units]]) -> None:
+    """Refuses levels that say where they lie in different units: one volume has one."""
+    (finest, units), *others = levels
+    for level, own in others:
+        pairs = zip(own, units, strict=True)
+        if level.spacing and any(a and b and nanometres(where, a) != nanometres(where, b) for a, b in pairs):
+            raise VolumeError(
+                f"{where}: the units of {level.path} are {own} (z, y, x), those of {finest.path} {units}",
+                f"Correct the units in its metadata, or name one resolution (--array {finest.path}).",
+            )
+
+
+def _group(store: Store, path: str, below: str) -> N5Attributes:
+    """Attributes of the group above an array or group, with the factors of the one above that."""
+    if not below:
+        return N5Attributes()
+    group, above = (store.child(place).read_json(_FILE) or {} for place in (path, path.rpartition("/")[0]))
+    where = f"{store.where}/{_FILE} above {below}"
+    return _with_factors(parse(N5Attributes, where, group), parse(N5Attributes, where, above if path else {}))
+
+
+def _with_factors(group: N5Attributes, above: N5Attributes) -> N5Attributes:
+    """BigDataViewer lists the factors of a group's arrays above the group."""
+    if _factors(group) is None and above.factors is not None:
+        return group.model_copy(update={"factors": above.factors})
+    return group
 
 
 def _below(path: str, name: str) -> str:
@@ -82,7 +114,7 @@ def _array(store: Store, path: str, stated: Mapping[str, Any], group: N5Attribut
     return _Array(where, path, shape, parse(N5Attributes, where, stated), group)
 
 
-def _arrays(node: Store, group: N5Attributes, first: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _arrays(node: Store, path: str, group: N5Attributes, first: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Attributes of the arrays s0, s1, ...: as many as the group lists, or else as there are."""
     factors = _factors(group)
     found = [first]
@@ -92,7 +124,7 @@ def _arrays(node: Store, group: N5Attributes, first: Mapping[str, Any]) -> list[
             if factors is not None:
                 raise VolumeError(
                     f"{node.where}: its metadata list {len(factors)} scales, s{len(found)} does not exist",
-                    "Copy the store again, or name one array (--array s0).",
+                    f"Copy the store again, or name one array (--array {_below(path, 's0')}).",
                 )
             break
         found.append(attributes)
@@ -105,7 +137,7 @@ def _factors(group: N5Attributes) -> list[Any] | None:
 
 
 def _level(array: _Array, number: int | None, given: str | None) -> tuple[Level, Units]:
-    """A level and its units; ``number`` is its place in the group's scales, if it has one."""
+    """A level and its units; ``number`` is its place in the group's scales, as its name has it, if it has one."""
     own, group, where = array.own, array.group, array.where
     rank = len(array.shape)
     shared = group.axes if group.axes and len(group.axes) == rank else None
@@ -123,7 +155,7 @@ def _level(array: _Array, number: int | None, given: str | None) -> tuple[Level,
     listed = _factors(group)
     if own.factors is not None:
         factors = by_axis(where, "downsamplingFactors", _flat(where, own.factors), axes)
-    elif not stated and number is not None and listed is not None:
+    elif not stated and number is not None and listed is not None and number < len(listed):
         factors = by_axis(where, "factors", listed[number], of_group)
     elif not stated and number:
         base = None

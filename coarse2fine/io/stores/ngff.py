@@ -57,10 +57,9 @@ def find_zarr(store: Store, wanted: Wanted) -> Layout | None:
     node = _read_node(store)
     path = (wanted.array or "").strip("/")
     if path:
-        image = _image(node, wanted) if node and "multiscales" in node.ome else None
-        chosen = tuple(level for level in image.levels if level.path.strip("/") == path) if image else ()
-        if image and chosen:
-            return replace(image, levels=chosen)
+        image = _level_of_image(store, node, path, wanted)
+        if image is not None:
+            return image
         parent, node = node, _read_node(store.child(path))
         if node is None and parent is not None:
             raise VolumeError(f"{store.where} has no array {path}", arrays_remedy(store))
@@ -75,6 +74,20 @@ def find_zarr(store: Store, wanted: Wanted) -> Layout | None:
             arrays_remedy(store, path),
         )
     return _below(prefix, _plain(node, node.array, wanted.axes))
+
+
+def _level_of_image(store: Store, top: _Node | None, path: str, wanted: Wanted) -> Layout | None:
+    """The one resolution at a path, of the image at the store's top or at a group above it; None if it is none."""
+    parts = path.split("/")
+    for depth in range(len(parts)):
+        group = "/".join(parts[:depth])
+        node = _read_node(store.child(group)) if group else top
+        if node is not None and "multiscales" in node.ome:
+            image = _below(f"{group}/".lstrip("/"), _image(node, wanted))
+            levels = tuple(level for level in image.levels if level.path == path)
+            if levels:
+                return replace(image, levels=levels)
+    return None
 
 
 def group_metadata(grid: Grid, factors: Sequence[Triple], name: str) -> dict[str, Any]:
@@ -208,5 +221,5 @@ def _combined(where: str, transforms: Sequence[NgffTransform], rank: int) -> tup
 
 def _below(prefix: str, layout: Layout) -> Layout:
     """The layout with paths from the store's top."""
-    levels = tuple(replace(level, path=f"{prefix}{level.path}") for level in layout.levels)
+    levels = tuple(replace(level, path=f"{prefix}{level.path}".rstrip("/")) for level in layout.levels)
     return replace(layout, levels=levels, files=tuple(f"{prefix}{file}" for file in layout.files))

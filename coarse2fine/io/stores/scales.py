@@ -83,11 +83,15 @@ def check_voxel_type(where: str, dtype: str, as_labels: bool, is_labels: str = "
         if dtype not in _LABEL_TYPES:
             raise VolumeError(f"{where}: voxels of type {dtype} are no labels", "Labels are integers: name another.")
         return
-    if dtype in ("uint64", "int64") and not is_labels:
-        is_labels = f"its voxels are of type {dtype}"
     if is_labels:
         raise VolumeError(
             f"{where}: label file given as image ({is_labels})", "Name the image that the labels belong to."
+        )
+    if dtype in ("uint64", "int64"):
+        raise VolumeError(
+            f"{where}: label file given as image (its voxels are of type {dtype})",
+            "Name the image that the labels belong to; if they are grey values, convert them to int32, uint32 or "
+            "float32.",
         )
     if dtype not in _IMAGE_TYPES:
         raise VolumeError(

@@ -44,7 +44,7 @@ def to_grid_unit(
     >>> to_grid_unit("a.zarr", (0.04, 4, 40), ("micrometer", "nm", "angstrom"), (1, 1, 1))
     ('nm', (40.0, 4.0, 4.0), [(1000.0, 1.0, 0.1)])
     """
-    factors = [_factor(where, unit) for unit in units]
+    factors = [nanometres(where, unit) for unit in units]
     unit = "nm" if max(factors) <= _FINE else "mm"
     if not all(math.isfinite(value) and value > 0 for value in values):
         raise VolumeError(
@@ -57,11 +57,16 @@ def to_grid_unit(
     return unit, spacing, rest
 
 
-def _factor(where: str, unit: str | None) -> float:
+def nanometres(where: str, unit: str | None) -> float:
+    """How many nanometres a unit has.
+
+    Raises:
+        VolumeError: If it is missing, or no unit of length.
+    """
     if not unit:
         raise VolumeError(
             f"{where} does not say in which unit its spacing is",
-            "Give it (--unit nm), or write it into the metadata.",
+            "Give it (--unit nm, um or mm), or write it into the metadata.",
         )
     name = unit.strip()
     factor = _FACTORS.get(name)
@@ -70,7 +75,7 @@ def _factor(where: str, unit: str | None) -> float:
     if factor is None:
         raise VolumeError(
             f"{where}: {unit!r} is no unit of length that is known here",
-            "Give the true one (--unit), such as nm, micrometer or mm.",
+            "Give the true one (--unit): nm, um or mm.",
         )
     return factor
 

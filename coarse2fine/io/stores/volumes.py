@@ -19,7 +19,7 @@ from coarse2fine.errors import VolumeError
 from coarse2fine.io.lazy import LazyArray
 from coarse2fine.io.stores.absence import Absence
 from coarse2fine.io.stores.chunks import blosc_checker, chunk_key, edges_of, stray_hint
-from coarse2fine.io.stores.hdf5 import is_hdf5, open_hdf5
+from coarse2fine.io.stores.hdf5 import HDF5_SUFFIXES, is_hdf5, open_hdf5
 from coarse2fine.io.stores.layout import Layout, Level, Wanted, axes_example, letter, pick_channels
 from coarse2fine.io.stores.n5 import find_n5
 from coarse2fine.io.stores.ngff import check_array, find_zarr
@@ -92,9 +92,11 @@ def open_store(
         if not place.folder.exists():
             raise VolumeError(f"{where} does not exist", "Check the path.")
         if is_hdf5(place.folder):
-            return open_hdf5(place, wanted)
+            return open_hdf5(place, place.folder, wanted)
         if not place.folder.is_dir() and not is_zip(place.folder):
             raise VolumeError(f"{where} is neither a store nor an HDF5 file", "Name a store's top folder.")
+    elif place.url.endswith((*HDF5_SUFFIXES, ".zip")):
+        raise VolumeError(f"{where}: HDF5 files and zip archives are read from disks only", "Download it first.")
     store = open_place(place, _FAR_CACHE if place.folder is None else _CACHE)
     finders = [_FINDERS[place.family]] if place.family else list(_FINDERS.values())
     layout = next((found for find in finders if (found := find(store, wanted)) is not None), None)
@@ -130,7 +132,6 @@ def _scales(place: Place, store: Store, layout: Layout, wanted: Wanted) -> Scale
         grid = _grid(one, finest, wanted.spacing, units)
         lazy = tuple(_lazy(store, one, view, channel) for channel, view in one.views.items())
         volumes.append(Volume(lazy, grid, place.name))
-    _check_units(store.where, [volume.grid for volume in volumes])
     grid, chunks = volumes[0].grid, _chunk(finest.view)
     identity = {
         "format": layout.format,
@@ -373,16 +374,6 @@ def _rescaled(
     if finest.spacing and level.spacing and all(value > 0 for value in finest.spacing + level.spacing):
         return tuple(s * b / a for s, a, b in zip(spacing, finest.spacing, level.spacing, strict=True))
     return tuple(s * max(1, round(a / b)) for s, a, b in zip(spacing, shape, level_shape, strict=True))
-
-
-def _check_units(where: str, grids: Sequence[Grid]) -> None:
-    """Levels of which nobody can say where they lie beside each other."""
-    for number, grid in enumerate(grids):
-        if grid.unit != grids[0].unit:
-            raise VolumeError(
-                f"{where}: resolution {number} is in {grid.unit}, the finest one in {grids[0].unit}",
-                "Correct the units in its metadata, or name one resolution (--array).",
-            )
 
 
 def _is_info(path: Path) -> bool:

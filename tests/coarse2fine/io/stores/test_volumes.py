@@ -343,7 +343,7 @@ def test_open_store__nothing_to_read__says_so(tmp_path: Path) -> None:
         ("none.zarr", {}, "does not exist"),
         ("folder", {}, "metadata found"),
         ("text.txt", {}, "neither a store nor"),
-        ("group", {}, "--array"),
+        ("group", {}, "No image or array was found"),
         ("group", {"array": "x/y"}, "no array x/y"),
         ("flat", EM, "no volume"),
         ("bad", EM, "not valid JSON"),
