@@ -306,8 +306,8 @@ def _one_stage(opened: OpenVolume, core: Box, inside: Box, run: Run) -> CellResu
     if not inside.volume:
         return CellResult(np.zeros(core.shape, fine.labels.dtype), core)
     window = outwards(inside, view.crop.shape, view.shape)
-    order = fine.logit_method.order
-    rim = RIM if isinstance(order, str) or order <= 1 else REACH  # PyTorch's modes reach no further than linear ones
+    orders = fine.logit_method.order, fine.logit_method.order_z  # PyTorch's modes reach no further than linear ones
+    rim = REACH if any(not isinstance(order, str) and order > 1 for order in orders) else RIM
     needed = window.grow((rim, rim, rim)).clip(Box.whole(view.shape))
     tiles = tiles_touching(needed, view.shape, fine.patch, config.tile_step)
     hull = reduce(Box.hull, tiles)

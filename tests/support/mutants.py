@@ -1,7 +1,8 @@
-"""Draw some mutants of each module that `pyproject.toml` names and see which of them the tests let live.
+"""Draw some mutants of the modules that `pyproject.toml` names and see which of them the tests let live.
 
-There are thousands, so a random sample has to do; another seed draws another one. Verdicts stay in `mutants/`: a run
-that was cut off goes on where it stopped, and after new tests only those mutants are tried again that had not died.
+There are thousands, which take days, so a random sample has to do, by default one that takes less than an hour on two
+cores; another seed draws another one. Verdicts stay in `mutants/`: a run that was cut off goes on where it stopped, and
+after new tests only those mutants are tried again that had not died.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 import ast
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from itertools import accumulate
 from math import ceil
@@ -83,50 +84,53 @@ def mutants(module: Path) -> list[str]:
     ]
 
 
-def verdicts(module: Path) -> dict[str, str]:
-    """What is known of a module's mutants so far."""
-    data = SourceFileMutationData(path=module)
-    data.load()
-    return {name: status_by_exit_code[code] for name, code in data.exit_code_by_key.items()}
+def verdicts(modules: Iterable[Path]) -> dict[str, str]:
+    """What is known of the modules' mutants so far."""
+    known = {}
+    for module in modules:
+        data = SourceFileMutationData(path=module)
+        data.load()
+        known |= {name: status_by_exit_code[code] for name, code in data.exit_code_by_key.items()}
+    return known
 
 
-def report(drawn: dict[Path, list[str]]) -> None:
-    """Print how the mutants of each room ended, and the names of those that did not die."""
-    ends = {name: verdicts(module)[name] for module, names in drawn.items() for name in names}
-    rooms: dict[Path, Counter[str]] = {}
-    for module, names in drawn.items():
-        rooms.setdefault(module.parent, Counter()).update(ends[name] for name in names)
-    for room, counted in rooms.items():
-        print(f"{room}: {counted.total()} drawn,", ", ".join(f"{n} {end}" for end, n in sorted(counted.items())))
+def report(drawn: Sequence[tuple[Path, str]]) -> None:
+    """Print how the mutants of each room ended, all together, and the names of those that did not die."""
+    known = verdicts({module for module, _ in drawn})
+    ends = {name: known[name] for _, name in drawn}
+    rooms: dict[str, Counter[str]] = {}
+    for module, name in drawn:
+        for room in (str(module.parent), "all"):
+            rooms.setdefault(room, Counter())[ends[name]] += 1
     for name, end in ends.items():
         if end != "killed":
             print(f"{end}: {name}")
+    for room, counted in sorted(rooms.items(), key=lambda pair: pair[0] == "all"):
+        print(f"{room}: {counted.total()} tried,", ", ".join(f"{n} {end}" for end, n in sorted(counted.items())))
 
 
 def main() -> None:
     """Run mutmut on the sample."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--each", type=int, default=10, help="mutants of each module (%(default)s)")
+    parser.add_argument("--number", type=int, default=80, help="how many mutants (%(default)s)")
+    parser.add_argument("--all", action="store_true", help="all mutants, which takes days")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--modules", default="*", help="only these, such as 'coarse2fine/large/*'")
+    parser.add_argument("--modules", default="*", help="only of these, such as 'coarse2fine/large/*'")
     parser.add_argument(
-        "--seconds", type=float, default=60.0, help="of tests for each mutant (%(default)s); inf for all"
+        "--seconds", type=float, default=30.0, help="of tests for each mutant (%(default)s); inf for all tests"
     )
     arguments = parser.parse_args()
     MUTATED.mkdir(exist_ok=True)
     copy_src_dir()
     copy_also_copy_files()
     tool.create_mutants(PROCESSES)
-    drawn: dict[Path, list[str]] = {}
-    for module in sorted(walk_mutatable_files()):
-        if fnmatch(str(module), arguments.modules):
-            names = mutants(module)
-            chance = random.Random(f"{arguments.seed} {module}")
-            drawn[module] = chance.sample(names, min(arguments.each, len(names)))
-    alive = [
-        name for module, names in drawn.items() for name in names if verdicts(module)[name] not in ("killed", "timeout")
-    ]
-    print(sum(map(len, drawn.values())), "mutants drawn,", len(alive), "to try")
+    modules = [module for module in sorted(walk_mutatable_files()) if fnmatch(str(module), arguments.modules)]
+    drawn = [(module, name) for module in modules for name in mutants(module)]
+    if not arguments.all:
+        drawn = random.Random(arguments.seed).sample(drawn, min(arguments.number, len(drawn)))
+    known = verdicts(modules)
+    alive = [name for _, name in drawn if known[name] not in ("killed", "timeout")]
+    print(len(drawn), "mutants drawn,", len(alive), "to try")
     if alive:
         tool.get_mutant_runner = lambda _: NearestFirst(arguments.seconds)
         tool._run(alive, PROCESSES)
