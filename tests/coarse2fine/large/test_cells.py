@@ -28,7 +28,7 @@ from canvas import Box, Triple
 from coarse2fine.counts import Tally
 from coarse2fine.errors import ConfigError, VolumeError
 from coarse2fine.io import Grid, Volume
-from coarse2fine.large.cells import CellResult, open_volume, segment_cells
+from coarse2fine.large.cells import CellResult, look_around, look_at_cell, open_volume, segment_cells
 from coarse2fine.large.lattice import Lattice, plan_lattice
 from coarse2fine.nnunet.model import Model
 from coarse2fine.segmenter import Segmenter
@@ -99,6 +99,7 @@ def bar(
         ("rescaling", ["rois.threshold=0.5"], SPACING),
         ("flat", [], (5.0, 0.8, 1.3)),
         pytest.param("cascade", ["fine.use_prior=true", "rois.threshold=0.62"], SPACING, marks=pytest.mark.long),
+        ("plain", [], (1.0, 0.8, 1.3)),  # thinner than a patch: regions are not packed
         ("other labels", ["coarse.foreground=[y]", "rois.threshold=0.45", "fine.grow=0"], OTHER_SPACING),
     ],
     ids=str,
@@ -262,6 +263,58 @@ def test_segment_cells__boxes_of_the_neighbour__are_not_followed_into(
     ]
     assert counts[0]["grown"] == 0 < counts[1]["grown"]
     assert counts[0]["canvases"] < counts[1]["canvases"]
+
+
+@pytest.mark.parametrize("margin", ["[0, 0, 8]", "[1, 3, 12]"])
+def test_segment_cells__regions_reach_beyond_the_halo__are_segmented_and_counted_once(
+    margin: str, bright: Path
+) -> None:
+    """A box is never cut off by what is read for its cell, and what it covers of other cells is not counted twice."""
+    overrides = ["fine.grow=0", f"rois.margin={margin}", "blocks.halo=[0, 0, 0]", "canvas.norm=canvas"]
+    pipeline = bright_pipeline(bright, overrides, coarse=150, fine=60)
+    for image in (bar(20, 60, ((0, 200), (31, 120))), bar(4, 31), bar(20, 50)):
+        whole = pipeline(Volume((image,), Grid(image.shape, SPACING), "whole"))
+        results = segment(pipeline, image, TWO)
+        np.testing.assert_array_equal(merged(results, TWO), whole.labels)
+        counts = sum((result.counts for result in results.values()), Tally())
+        assert asdict(counts.coverage) == pytest.approx(asdict(whole.report.coverage))
+
+
+@pytest.mark.parametrize("mode", ["accelerated", "one-stage"])
+def test_segment_cells__cell_in_the_rim_of_zeros__is_background_without_effort(mode: str, bright: Path) -> None:
+    """All of it is cropped away."""
+    image, pipeline = bar(40, 50), bright_pipeline(bright, [f"mode={mode}"], coarse=150, fine=60)
+    image[image == 1] = 0
+    results = segment(pipeline, image, TWO)
+    empty = results[0, 0, 0]
+    assert (empty.box, empty.counts) == (TWO.core((0, 0, 0)), Tally())
+    assert not empty.labels.any()
+    np.testing.assert_array_equal(merged(results, TWO) != 0, image != 0)
+
+
+def test_look_at_cell__all_regions_are_chosen__they_are_where_the_regions_are(models: dict[str, Models]) -> None:
+    """Both are counted in the whole working grid, wherever the cell lies."""
+    settings = [*SPLIT[:1], "assign.agent=all_children", "rois.window=[4, 8, 8]"]
+    image, pipeline = blobs(SHAPE), pipeline_of(models["plain"], settings)
+    opened, lattice = (
+        open_volume(pipeline, [lazy_volume(image)], scan_of(image), 0),
+        plan_lattice(SHAPE, (8, 20, 99), (4, 4, 4)),
+    )
+    for cell in lattice.cells():
+        regions, chosen = look_at_cell(opened, lattice.core(cell), Run())
+        assert set(chosen) == set(regions) != set()
+
+
+def test_look_around__any_box__shows_a_cascade_there_what_the_whole_volume_does(models: dict[str, Models]) -> None:
+    """With as much around it as interpolation needs."""
+    image, pipeline = blobs(SHAPE), pipeline_of(models["cascade"], ["fine.use_prior=true"])
+    opened = open_volume(pipeline, [lazy_volume(image)], scan_of(image), 0)
+    grid = opened.view.whole
+    whole = look_around(opened, Box.whole(grid), Run())
+    for box in (Box((3, 9, 5), (10, 20, 21)), Box((0, 0, 0), (5, 7, 9)), Box((6, 13, 16), grid)):
+        expected = whole.one_hot(box, grid)
+        assert 0 < expected.mean() < 1
+        np.testing.assert_array_equal(look_around(opened, box, Run()).one_hot(box, grid), expected)
 
 
 @st.composite
