@@ -210,7 +210,7 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
     environment |= {"nnUNet_n_proc_DA": "0", "nnUNet_compile": "f", "OMP_NUM_THREADS": str(job.threads)}
     with (job.work / LOG).open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "coarse2fine.coarse_training.trainer", str(description)],
+            [sys.executable, "-m", "coarse2fine.coarse_training.trainer", str(description), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -1,7 +1,7 @@
 """nnU-Net's own trainer, with a loss that favours finding over being right, for as long as there is time.
 
 Run as a process of its own, because nnU-Net reads its folders from environment variables, draws from global random
-numbers and prints: ``python -m coarse2fine.coarse_training.trainer JOB.json``.
+numbers and prints: ``python -m coarse2fine.coarse_training.trainer JOB.json PARENT``. It ends when that process has.
 """
 
 from __future__ import annotations
@@ -69,10 +69,11 @@ class TimeIsUp(Exception):  # noqa: N818 - no error
 class RecallTrainer(nnUNetTrainer):
     """nnU-Net's default trainer but for the loss, and for how long it trains on what.
 
-    Callers set ``job``, and of a training that goes on how many epochs and seconds are behind it.
+    Callers set ``job`` and ``parent``, and of a training that goes on how many epochs and seconds are behind it.
     """
 
     job: Job
+    parent: int
     before = 0  # epochs of earlier pieces
     spent = 0.0
     began = 0.0
@@ -121,7 +122,7 @@ class RecallTrainer(nnUNetTrainer):
 
     def train_step(self, batch: dict[str, Any]) -> Any:
         """A step, if anybody is still waiting for the result."""
-        if os.getppid() != PARENT:
+        if os.getppid() != self.parent:
             raise TimeIsUp("nobody waits any more")
         return super().train_step(batch)
 
@@ -144,11 +145,8 @@ class RecallTrainer(nnUNetTrainer):
         """Nothing: what is needed is written after every epoch."""
 
 
-PARENT = os.getppid()
-
-
-def train(job: Job) -> None:
-    """Train, or go on with a training that was cut off."""
+def train(job: Job, parent: int) -> None:
+    """Train for a process that waits, or go on with a training that was cut off."""
     state = job.work / STATE
     known = torch.load(state, map_location="cpu", weights_only=True) if state.exists() else None
     before, spent = (known["epoch"], known["spent"]) if known else (0, 0.0)
@@ -164,7 +162,7 @@ def train(job: Job) -> None:
         dataset_json=read_json(job.data / "dataset.json"),
         device=torch.device(job.device),
     )
-    trainer.job = job
+    trainer.job, trainer.parent = job, parent
     trainer.num_epochs = max(job.steps // EPOCH - before, 0)
     trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = EPOCH, 1
     trainer.oversample_foreground_percent, trainer.probabilistic_oversampling = 0.5, True
@@ -182,4 +180,4 @@ def train(job: Job) -> None:
 
 
 if __name__ == "__main__":
-    train(Job.read(Path(sys.argv[1])))
+    train(Job.read(Path(sys.argv[1])), int(sys.argv[2]))

@@ -5,6 +5,10 @@ from __future__ import annotations
 import html
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from raw_data import save_case, save_volume
 
 from coarse2fine.cli import infer as infer_cli
 from coarse2fine.cli import prepare as prepare_cli
+from coarse2fine.coarse_training.job import PROGRESS
 
 CASES, SHAPE = 4, (24, 40, 40)
 
@@ -88,6 +93,54 @@ def test_prepare__fine_model_and_images_alone__is_about_agreement(
     assert card["foreground"] == "one-stage"
     assert "foreground that the fine model finds everywhere" in card["promise"]
     assert "There were no labels" in (kit / "page.html").read_text()
+
+
+@pytest.mark.long
+def test_prepare__killed_while_training__leaves_no_process_and_goes_on(
+    model_folder: Callable[..., Path], cases: Path, tmp_path: Path
+) -> None:
+    """Trainings end soon after a command that could not tell them, or with it; what they had learned is kept."""
+    fine, kit = model_folder(spacing=(2.0, 1.0, 1.0)), tmp_path / "kit"
+    work = kit.with_name("kit.c2f-work") / "coarse"
+    command = [sys.executable, "-m", "coarse2fine.cli.prepare", "--fine-model", fine, "--cases", cases, "-o", kit]
+    command += ["--device", "cpu", "--no-search", "--minutes", "60"]
+
+    def steps() -> list[int]:
+        return [json.loads(path.read_text())["steps"] for path in work.glob(f"*/{PROGRESS}")]
+
+    def run_until(there: Callable[[], bool], number: signal.Signals) -> int:
+        process = subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL)
+        wait_for(there)
+        process.send_signal(number)
+        code = process.wait(60)
+        wait_for(lambda: not trainings_in(work))
+        return code
+
+    assert run_until(lambda: any(steps()), signal.SIGKILL) == -signal.SIGKILL
+    assert not kit.exists()
+    before = max(steps())
+    assert run_until(lambda: max(steps()) > before, signal.SIGTERM) == 143
+
+
+def wait_for(there: Callable[[], bool], seconds: float = 180.0) -> None:
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def trainings_in(work: Path) -> list[int]:
+    """Processes that train for a kit."""
+    told = str(work.resolve()).encode()
+    lines = ((path, read_quietly(path / "cmdline")) for path in Path("/proc").glob("[0-9]*"))
+    return [int(path.name) for path, line in lines if b"coarse_training.trainer" in line and told in line]
+
+
+def read_quietly(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # of a process that has ended
+        return b""
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,34 @@ def test_train_models__two_groups__find_balls_that_they_have_not_seen(fine: Mode
     assert any(not torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["regions", "ignore"])
+def test_train_models__regions_or_voxels_to_ignore__are_learned_as_nnunet_does(
+    model_folder: Callable[..., Path], tmp_path: Path, kind: str
+) -> None:
+    """Regions have outputs of their own; where labels are to be ignored, half of a ball is enough to learn from."""
+    names = {"background": 0, "ball": [1, 2], "core": 2} if kind == "regions" else {"background": 0, "ball": 1}
+    order = (1, 2) if kind == "regions" else None
+    extra = {} if kind == "regions" else {"ignore": 2}
+    fine = load_model(model_folder(labels=names | extra, regions_class_order=order, spacing=(1.0, 1.0, 1.0)))
+
+    def case(seed: int) -> tuple[Volume, np.ndarray]:
+        volume, labels = ball_case(seed)
+        other = np.arange(labels.shape[2]) >= np.argwhere(labels)[:, 2].mean()
+        labels[(labels > 0) & other if kind == "regions" else np.broadcast_to(other, labels.shape)] = 2
+        return volume, labels
+
+    cases = [TrainingCase(f"ball{seed}", seed, lambda seed=seed: case(seed)) for seed in range(3)]
+    effort = Effort(600.0, 3 * EPOCH)
+    model = train_models({"kit": [one.name for one in cases]}, cases, fine, effort, tmp_path, lambda *told: None)["kit"]
+
+    assert (model.labels.regions, model.labels.ignore) == (fine.labels.regions, fine.labels.ignore)
+    volume, whole = ball_case(7)
+    _, ball = coarse_case(volume, whole, fine, model.spacing)
+    heatmap = predict_heatmap(CoarseStage(model, fine, CoarseConfig()), view_volume(volume, model)).heatmap
+    assert heatmap[ball > 0].mean() > heatmap[ball == 0].mean() + 0.3  # nothing of a ball is background
+
+
 def test_train_models__case_of_no_group__is_not_looked_at(
     fine: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
