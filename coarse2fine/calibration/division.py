@@ -36,7 +36,7 @@ class Division:
         return any(model != KIT for model in self.looks.values())
 
 
-def given(cases: Sequence[str]) -> Division:
+def held_out(cases: Sequence[str]) -> Division:
     """With a coarse model that was trained elsewhere, on other cases."""
     return Division({}, dict.fromkeys(cases, KIT))
 

@@ -12,7 +12,7 @@ from coarse2fine.calibration.agent_worth import Worth, agent_worth
 from coarse2fine.calibration.calibrate import Asked, Calibration, calibrate, check_asked, least_cases
 from coarse2fine.calibration.candidates import also_calibrated
 from coarse2fine.calibration.cases import CalibrationCase
-from coarse2fine.calibration.division import KIT, Division, divide, given
+from coarse2fine.calibration.division import KIT, Division, divide, held_out
 from coarse2fine.calibration.found import Found
 from coarse2fine.calibration.from_fine import FromFine, coarse_from_fine
 from coarse2fine.calibration.kit import files_of
@@ -53,6 +53,25 @@ class Wanted:
     train: bool = True
     search: bool = True
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Given:
+    """What a kit is made of.
+
+    Attributes:
+        cases: With labels or without.
+        config: Settings to start from.
+        coarse: The coarse model; None to make one.
+        fine: The fine model.
+        work: Folder of what an earlier run, which was cut short, has done already.
+    """
+
+    cases: Sequence[CalibrationCase]
+    config: Config
+    coarse: Model | None
+    fine: Model
+    work: Path
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,26 +127,14 @@ class Prepared:
     agent: Worth | None = None
 
 
-def prepare(
-    cases: Sequence[CalibrationCase],
-    config: Config,
-    coarse: Model | None,
-    fine: Model,
-    wanted: Wanted,
-    work: Path,
-    progress: Progress,
-) -> Prepared:
+def prepare(given: Given, wanted: Wanted, progress: Progress) -> Prepared:
     """Train a coarse model if there is none, calibrate its threshold, and search for the fastest settings.
 
     Where no threshold keeps what is asked for, one-stage mode is all that is left.
 
     Args:
-        cases: With labels or without.
-        config: Settings to start from.
-        coarse: The coarse model; None to make one.
-        fine: The fine model.
+        given: Cases, settings and models.
         wanted: What the kit is to be.
-        work: Folder of what an earlier run, which was cut short, has done already.
         progress: Told of every step: ``preprocess`` and ``train``, or ``spacing``; then ``calibrate`` and ``search``.
 
     Raises:
@@ -136,8 +143,9 @@ def prepare(
         VolumeError: If a case cannot be read, or none has foreground.
     """
     began, asked = time.monotonic(), wanted.asked
+    cases, fine, work = given.cases, given.fine, given.work
     check_asked(asked, len(cases))
-    looks = find_looks(cases, config, coarse, fine, wanted, work, progress)
+    looks = find_looks(given, wanted, progress)
     config = with_margin(looks.config, looks.models[KIT], fine)
     also = also_calibrated(config, fine) if wanted.search else []
     pairs = [(case, looks.model_for(case)) for case in cases if case.name in looks.division.looks]
@@ -173,23 +181,16 @@ def prepare(
     return Prepared(settled, looks.models[KIT], looks, tuple(measured), result, found, empty, agent)
 
 
-def find_looks(
-    cases: Sequence[CalibrationCase],
-    config: Config,
-    coarse: Model | None,
-    fine: Model,
-    wanted: Wanted,
-    work: Path,
-    progress: Progress,
-) -> Looks:
+def find_looks(given: Given, wanted: Wanted, progress: Progress) -> Looks:
     """The coarse models that look at cases: the given one, trained ones, or the fine one; arguments as of ``prepare``.
 
     Raises:
         ModelError: If the fine model is a cascade and there is no coarse one, or a training fails.
     """
+    cases, config, fine = given.cases, given.config, given.fine
     names = [case.name for case in cases]
-    if coarse is not None:
-        return Looks(config, {KIT: coarse}, given(names))
+    if given.coarse is not None:
+        return Looks(config, {KIT: given.coarse}, held_out(names))
     if fine.cascade:
         raise ModelError(
             f"{fine.folder} is a cascade ({fine.configuration}): it needs the results of its own low-resolution model",
@@ -200,16 +201,18 @@ def find_looks(
             config,
             fine,
             cases,
-            work,
+            given.work,
             wanted.asked.miss,
             needed=least_cases(wanted.asked),
             ticks=Run(progress=progress).ticks("spacing"),
         )
-        return Looks(chosen.config, {KIT: fine}, given([name for name in names if name not in chosen.tuning]), chosen)
+        return Looks(
+            chosen.config, {KIT: fine}, held_out([name for name in names if name not in chosen.tuning]), chosen
+        )
     division = divide(names, wanted.asked, wanted.seed)
-    training = [training_case(case, config, fine, work) for case in cases]
+    training = [training_case(case, config, fine, given.work) for case in cases]
     effort = Effort(60 * wanted.minutes * TRAINING, seed=wanted.seed)
-    models = train_models(division.training, training, fine, effort, work / "coarse", progress)
+    models = train_models(division.training, training, fine, effort, given.work / "coarse", progress)
     return Looks(config, models, division)
 
 

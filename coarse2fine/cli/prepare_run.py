@@ -14,7 +14,7 @@ from rich.console import Console
 from coarse2fine.calibration.calibrate import Asked, check_asked
 from coarse2fine.calibration.cases import find_calibration_cases
 from coarse2fine.calibration.kit import check_replaceable
-from coarse2fine.calibration.prepare import Prepared, Wanted, prepare
+from coarse2fine.calibration.prepare import Given, Prepared, Wanted, prepare
 from coarse2fine.calibration.settle import promise_of, promise_text, ways_out
 from coarse2fine.calibration.write import write_prepared
 from coarse2fine.cli.bars import show_bars
@@ -53,7 +53,7 @@ def make_kit(options: argparse.Namespace, console: Console) -> None:
     resumed = work.exists()
     make_own(work)  # what is found there is gone on with
     with shown(console) as progress:
-        prepared = prepare(cases, config, coarse, fine, wanted, work, progress)
+        prepared = prepare(Given(cases, config, coarse, fine, work), wanted, progress)
     minutes = (time.monotonic() - began) / 60
     write_prepared(options.output, prepared, fine, wanted, minutes, resumed=resumed, overwrite=options.overwrite)
     spent = f"{minutes:.1f} minutes{', not counting what an earlier run had done' if resumed else ''}"

@@ -13,7 +13,7 @@ from conftest import benchmark_module, shared
 from coarse2fine.config.reader import load_config
 from coarse2fine.errors import ConfigError
 
-NAMES = ["covid", "covid_masks", "cremi", "em", "fafb", "lung", "ms", "organs", "word"]
+NAMES = ["brain", "covid", "covid_masks", "cremi", "em", "fafb", "lung", "ms", "organs", "word"]
 
 
 registry = benchmark_module("common.registry")
