@@ -106,7 +106,9 @@ def shape_of(path: Path, sizes: tuple[int, ...]) -> Triple:
         VolumeError: If they are not those of one volume.
     """
     if min(sizes) < 1:
-        raise VolumeError(f"{path} holds no voxels: the header states the size {_by(sizes)}", "It may be damaged.")
+        raise VolumeError(
+            f"{path} holds no voxels: the header states the size {_by(sizes)}", "It may be damaged: copy it again."
+        )
     if len(sizes) < 3 or max(sizes[3:], default=1) > 1:
         raise VolumeError(
             f"{path} has {len(sizes)} dimensions: {_by(sizes)}",

@@ -90,7 +90,9 @@ def nifti_layout(path: Path) -> Layout:
     spacing = struct.unpack_from(f"{order}3f", head, 80)
     offset, slope, intercept = struct.unpack_from(f"{order}3f", head, 108)
     if not 1 <= axes <= 7 or min(shape[:axes]) < 1:
-        raise VolumeError(f"{path}: the header states the size {shape[: max(axes, 3)]} (x, y, z)", "It is damaged.")
+        raise VolumeError(
+            f"{path}: the header states the size {shape[: max(axes, 3)]} (x, y, z)", "It may be damaged: copy it again."
+        )
     if axes < 3 or max(shape[3:axes], default=1) > 1:
         raise VolumeError(
             f"{path} has {axes} dimensions: {' x '.join(map(str, shape[:axes]))}",
@@ -108,7 +110,9 @@ def nifti_layout(path: Path) -> Layout:
             "Write one real number per voxel, and one file per channel.",
         )
     if not abs(offset) <= _LARGEST_OFFSET:
-        raise VolumeError(f"{path}: the header says that voxels begin at byte {offset}", "It is damaged.")
+        raise VolumeError(
+            f"{path}: the header says that voxels begin at byte {offset}", "It may be damaged: copy it again."
+        )
     first = max(_NIFTI_SIZE, int(offset))
     slope, intercept = itk_scaling(slope, intercept)
     return Layout(

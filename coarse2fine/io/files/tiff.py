@@ -38,16 +38,18 @@ def read_tiff(file: Path) -> NDArray[Any]:
                 )
             if math.prod(shape) * dtype.itemsize > _PLAIN + _MOST_PACKED * file.stat().st_size:
                 raise VolumeError(
-                    f"{file} states {' x '.join(map(str, shape))} voxels, more than it can hold", "It is damaged."
+                    f"{file} states {' x '.join(map(str, shape))} voxels, more than it can hold",
+                    "It may be damaged: copy it again.",
                 )
             return np.asarray(series.asarray())
     except (C2FError, MemoryError):
         raise
     except Exception as error:  # damaged bytes make its parser raise anything
         reason = str(error).partition("\n")[0][:200] or type(error).__name__
-        raise VolumeError(
-            f"{file} cannot be read: {reason}", "Save it uncompressed, for example with tifffile: imwrite(NEW, voxels)."
-        ) from error
+        remedy = "It may be damaged or misnamed: copy it again."
+        if "imagecodecs" in reason:  # without which tifffile unpacks few kinds
+            remedy = "Save it uncompressed, for example with tifffile: imwrite(NEW, voxels)."
+        raise VolumeError(f"{file} cannot be read: {reason}", remedy) from error
 
 
 def read_spacing(file: Path) -> tuple[Spacing, tuple[str, ...]]:

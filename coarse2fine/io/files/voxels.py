@@ -104,7 +104,8 @@ def _voxel_bytes(layout: Layout, size: int) -> Iterator[memoryview]:
             left -= min(len(piece), left)
             if surplus > min(size + (1 << 20), _SURPLUS):
                 raise VolumeError(
-                    f"{layout.file} unpacks to far more than its header says", "It is damaged or malicious."
+                    f"{layout.file} unpacks to far more than its header says",
+                    "It is damaged or malicious: copy it again, from a source that you trust.",
                 )
     if left:
         raise EOFError
