@@ -118,7 +118,7 @@ def judge(data: RawData, findings: Findings) -> None:
         more = f"\n  - and {len(problems) - _MOST_LISTED} more" if len(problems) > _MOST_LISTED else ""
         raise VolumeError(
             f"{len(problems)} of {len(data.samples)} cases cannot be used:{''.join(lines)}{more}",
-            problems[0].remedy + " Nothing was written.",
+            " ".join([*dict.fromkeys(error.remedy for error in problems[:_MOST_LISTED]), "Nothing was written."]),
         )
     if not findings.voxels[1:].any():
         raise VolumeError(

@@ -58,7 +58,7 @@ def find_n5(store: Store, wanted: Wanted) -> Layout | None:
         raise VolumeError(f"{store.where} has no array {path}", arrays_remedy(store))
     if not is_array and first is None:
         raise VolumeError(f"{node.where} is an N5 group without arrays s0, s1, ...", arrays_remedy(store, path))
-    parent = _group(store, path.rpartition("/")[0], path)
+    parent = _group_above(store, path)
     group = parse(N5Attributes, f"{node.where}/{_FILE}", attributes or {})
     if is_array:
         number = re.fullmatch(r"s(\d{1,2})", path.rpartition("/")[2])
@@ -88,13 +88,13 @@ def _check_units(where: str, levels: Sequence[tuple[Level, Units]]) -> None:
             )
 
 
-def _group(store: Store, path: str, below: str) -> N5Attributes:
-    """Attributes of the group above an array or group, with the factors of the one above that."""
-    if not below:
-        return N5Attributes()
-    group, above = (store.child(place).read_json(_FILE) or {} for place in (path, path.rpartition("/")[0]))
-    where = f"{store.where}/{_FILE} above {below}"
-    return _with_factors(parse(N5Attributes, where, group), parse(N5Attributes, where, above if path else {}))
+def _group_above(store: Store, path: str) -> N5Attributes:
+    """Attributes of the group that an array or group lies in, with the factors of the one above that."""
+    parts = path.split("/") if path else []
+    places = ["/".join(parts[:-depth]) for depth in (1, 2) if depth <= len(parts)]
+    stated = [store.child(place).read_json(_FILE) or {} for place in places]
+    group, above = (parse(N5Attributes, f"{store.where}/{_FILE} above {path}", one) for one in [*stated, {}, {}][:2])
+    return _with_factors(group, above)
 
 
 def _with_factors(group: N5Attributes, above: N5Attributes) -> N5Attributes:

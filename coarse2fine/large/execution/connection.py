@@ -9,6 +9,7 @@ import signal
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -51,14 +52,26 @@ def join_cluster(stack: ExitStack, address: str) -> Connection:
 
     stack.enter_context(_quiet())
     try:
+        with ThreadPoolExecutor(1) as pool:  # there may be an event loop in this thread already
+            pool.submit(asyncio.run, _greet(address)).result()
         client = Client(address, timeout=_CONNECT_S, set_as_default=False)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # what is no scheduler may answer anything
         raise C2FError(
             f"no Dask scheduler answers at {address!r} ({error or type(error).__name__})",
             "Check that it runs and can be reached from here; addresses look like tcp://HOST:8786.",
         ) from error
     stack.callback(_close_client, client)
     return Connection(client, (), client.dashboard_link or None)
+
+
+async def _greet(address: str) -> None:
+    """Connects, and waits no longer than a while for an answer, as Dask's own client would."""
+    from distributed.comm import connect
+    from distributed.security import Security
+
+    options = Security().get_connection_args("client")
+    comm = await asyncio.wait_for(connect(address, timeout=_CONNECT_S, **options), _CONNECT_S)
+    await comm.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,10 @@ from coarse2fine.calibration import settle
 from coarse2fine.calibration.kit import open_kit
 from coarse2fine.cli import infer as infer_cli
 from coarse2fine.cli import prepare as prepare_cli
+from coarse2fine.cli.prepare_run import wanted_of
 from coarse2fine.config.reader import load_config
 from coarse2fine.config.schema import Config
+from coarse2fine.errors import ConfigError
 from coarse2fine.io import read_volume
 from coarse2fine.nnunet.loading import load_model
 
@@ -282,6 +284,19 @@ def test_prepare__what_cannot_be__is_said_and_nothing_is_written(
     assert says in said
     assert "Traceback" not in said
     assert not (tmp_path / "kit").exists()
+
+
+@pytest.mark.parametrize("name", ["miss", "probability", "confidence", "loss", "minutes"])
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
+def test_wanted_of__number_that_is_none__one_as_the_message_says_is_taken(name: str, value: str) -> None:
+    """Shares lie between 0 and 1, and a time is an example in the message."""
+    options = ["--cases", "a", "-o", "b", f"--{name}"]
+    with pytest.raises(ConfigError, match=f"--{name} is {value}") as caught:
+        wanted_of(prepare_cli.build_parser().parse_args([*options, value]))
+    example = re.search(r"Give a number (?:between 0 and (1)|of minutes, such as (20))\.", caught.value.remedy)
+    assert example
+    mended = example[2] or str(float(example[1]) / 2)
+    wanted_of(prepare_cli.build_parser().parse_args([*options, mended]))
 
 
 def test_prepare__coarse_model_is_the_limit__makes_a_one_stage_kit_and_says_what_helps(

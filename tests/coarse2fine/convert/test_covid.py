@@ -124,12 +124,19 @@ def test_covid__something_wrong__is_said_and_nothing_is_left(
 
 
 def test_covid__several_cases_wrong__are_all_named(covid: Path, tmp_path: Path, capsys: Any) -> None:
+    """Each with its problem; every remedy is said once, and followed all cases are converted."""
+    whole = content(covid)
     for number in ("0003", "0011"):
         save(covid / f"Train/volume-covid19-A-{number}_seg.nii.gz", mask(0, 3))
+    save(covid / "Validation/volume-covid19-A-0698_ct.nii.gz", ct(), spacing=(700.0, 700.0, 2500.0))
     assert run("covid", covid, "-o", tmp_path / "raw") == 1
     said = capsys.readouterr().err
-    assert "2 of 3 cases cannot be used" in said
+    assert "3 of 3 cases cannot be used" in said
     assert all(f"{number}_seg.nii.gz holds values" in said for number in ("0003", "0011"))
+    assert [said.count(remedy) for remedy in (LABEL, SPACING, "Nothing was written.")] == [1, 1, 1]
+    for name, data in whole.items():
+        (covid / name).write_bytes(data)
+    assert run("covid", covid, "-o", tmp_path / "raw") == 0
 
 
 def test_covid__incomplete_pairs__are_all_named(covid: Path, tmp_path: Path, capsys: Any) -> None:

@@ -257,6 +257,26 @@ def test_load_model__one_of_two_folds_has_failed__remedies_work(model_folder: Ca
         load_model(folder, **options)
 
 
+@pytest.mark.parametrize("what", ["data", "probabilities"])
+@pytest.mark.parametrize("option", ["mode", "aniso_axis_mode"])
+def test_load_model__way_of_resampling_that_is_none__those_in_the_message_load(
+    folder: Path, what: str, option: str
+) -> None:
+    """Every name that the message lists is one that a model may have been planned with."""
+    for each in ("data", "probabilities"):
+        set_key(PLANS, f"{USED}.resampling_fn_{each}", "resample_torch_fornnunet")(folder)
+        set_key(PLANS, f"{USED}.resampling_fn_{each}_kwargs", {})(folder)
+    key = f"resampling_fn_{what}_kwargs"
+    set_key(PLANS, f"{USED}.{key}", {option: "bicubical"})(folder)
+    with pytest.raises(ModelError, match=f"{key}.{option} is 'bicubical'") as caught:
+        load_model(folder)
+    names = caught.value.remedy.removeprefix("Use a model that was planned with one of ").removesuffix(".").split(", ")
+    assert len(names) >= 2
+    for name in names:
+        set_key(PLANS, f"{USED}.{key}", {option: name})(folder)
+        load_model(folder)
+
+
 @pytest.mark.usefixtures("modes_are_obeyed")
 @pytest.mark.parametrize("file", [PLANS, DATA, CHECKPOINT])
 def test_load_model__file_that_may_not_be_read__remedy_works(folder: Path, file: str) -> None:

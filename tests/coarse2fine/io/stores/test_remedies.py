@@ -302,6 +302,25 @@ def n5_with(**members: Any) -> Callable[[Path], object]:
     return set_in("attributes.json", **members)
 
 
+def overwrite_voxels(path: Path) -> None:
+    """Damages the first chunk of a dataset."""
+    with h5py.File(path) as file:
+        chunk = file["volumes/raw"].id.get_chunk_info(0)
+    content = path.read_bytes()
+    path.write_bytes(content[: chunk.byte_offset] + bytes(chunk.size) + content[chunk.byte_offset + chunk.size :])
+
+
+def resolution_of_two(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file["volumes/raw"].attrs["resolution"] = (40.0, 4.0)
+
+
+def write_hdf5(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        raw = file.create_dataset("volumes/raw", data=VOXELS, chunks=BLOCK, compression="gzip")
+        raw.attrs["resolution"] = (40.0, 4.0, 4.0)
+
+
 MENDED: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
     "offset": (
         "zarr 2",
@@ -342,6 +361,9 @@ MENDED: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
     "a level": ("ngff", lambda folder: shutil.rmtree(folder / "r0"), "does not exist", "the store may be incomplete"),
     "factors": ("n5", n5_with(downsamplingFactors=[[1, 1, 1]]), "downsamplingFactors", "Correct it"),
     "block": ("n5", without_a_chunk_of("0/0/0"), "cannot be read", "copy or download the store again"),
+    "HDF5": ("HDF5", without_a_chunk_of("."), "cannot be read", "copy or download it again"),
+    "HDF5 voxels": ("HDF5", overwrite_voxels, "cannot be read", "copy or download it again"),
+    "HDF5 resolution": ("HDF5", resolution_of_two, "not a list of 3 numbers", "Correct it"),
     "info": ("precomputed", set_in("info", scales=[]), "scales", "Correct this member"),
 }
 WRITERS: dict[str, Callable[[Path], object]] = {
@@ -350,20 +372,26 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "ngff": write_ngff,
     "n5": lambda path: write_n5(path, VOXELS, N5, BLOCK),
     "precomputed": write_precomputed,
+    "HDF5": write_hdf5,
 }
+
+
+def copy(old: Path, new: Path) -> None:
+    shutil.copytree(old, new) if old.is_dir() else shutil.copy(old, new)
 
 
 @pytest.mark.parametrize("case", MENDED)
 def test_remedy__damage__undone(tmp_path: Path, case: str) -> None:
     """What the message names is what is wrong, and nothing else: as it was before, the store is read."""
     kind, damage, problem, remedy = MENDED[case]
-    WRITERS[kind](tmp_path / "a")
-    shutil.copytree(tmp_path / "a", tmp_path / "b")
-    damage(tmp_path / "a")
-    assert remedy in refused(lambda: read(tmp_path / "a"), problem)
-    shutil.rmtree(tmp_path / "a")
-    (tmp_path / "b").rename(tmp_path / "a")
-    assert np.array_equal(read(tmp_path / "a"), VOXELS)
+    path, kept = tmp_path / "a", tmp_path / "b"
+    WRITERS[kind](path)
+    copy(path, kept)
+    damage(path)
+    assert remedy in refused(lambda: read(path), problem)
+    path.rename(tmp_path / "bad")
+    copy(kept, path)
+    assert np.array_equal(read(path), VOXELS)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int64"])

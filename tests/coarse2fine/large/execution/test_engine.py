@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -370,3 +370,42 @@ def test_on_cluster__no_scheduler_there__names_the_address(
     with pytest.raises(C2FError, match=f"no Dask scheduler answers at '{address}'"), on_cluster(scheduler=address):
         pass
     assert capfd.readouterr() == ("", "")
+
+
+@contextlib.contextmanager
+def service(greeting: bytes) -> Iterator[str]:
+    """What takes connections, says something of its own or nothing, and never answers; yields its address."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        accepted = pool.submit(server.accept)
+        accepted.add_done_callback(lambda future: future.result()[0].sendall(greeting))
+        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        accepted.result()[0].close()
+
+
+@pytest.mark.parametrize("greeting", [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.0 400 Bad Request\r\n\r\n"])
+def test_on_cluster__another_service_there__is_told_in_time(greeting: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask's client would wait for ever for one that is silent."""
+    monkeypatch.setattr(connection, "_CONNECT_S", 0.3)
+    with service(greeting) as address, pytest.raises(C2FError, match="no Dask scheduler answers"):
+        on_cluster(scheduler=address).__enter__()
+
+
+@pytest.mark.long
+def test_on_cluster__address_of_no_scheduler__one_that_runs_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is reached by an address of the form that the message shows."""
+    monkeypatch.setattr(connection, "_CONNECT_S", 0.3)
+    with pytest.raises(C2FError, match="no Dask scheduler answers") as caught, on_cluster(scheduler="127.0.0.1:1"):
+        pass
+    form = re.search(r"addresses look like (\S+)HOST:\d+\.", caught.value.remedy)
+    assert form
+    monkeypatch.undo()
+    options: dict[str, Any] = {
+        "n_workers": 0,
+        "processes": False,
+        "dashboard_address": "127.0.0.1:0",
+        "protocol": "tcp",
+    }
+    with distributed.LocalCluster(**options, host="127.0.0.1") as there:
+        assert there.scheduler_address.startswith(form[1])
+        with on_cluster(scheduler=there.scheduler_address) as engine:
+            assert engine.dashboard
