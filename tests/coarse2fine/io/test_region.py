@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -74,3 +75,40 @@ def test_parse_region__neighbouring_lengths__leave_no_gap() -> None:
 def test_parse_region__wrong__says_what(text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         parse_region(text, EM)
+
+
+def refusal(text: str, grid: Grid) -> str:
+    """The remedy of a region that is refused."""
+    with pytest.raises(ConfigError, match="region") as caught:
+        parse_region(text, grid)
+    return caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "text", ["0:4", "0:4,0:4", "a:b,:,:", "4,:,:", "nm:4,:,:", ":4,0:nm,:", "0.5:2,:,:", "0:1.5,:,:"]
+)
+def test_remedy__form_of_a_region__each_example_is_taken(text: str) -> None:
+    """The examples in the message name what they say."""
+    grid = Grid((70, 300, 300), (40.0, 4.0, 4.0), "nm")
+    remedy = refusal(text, grid)
+    examples = re.findall(r"[\w:]+,[\w:]+,[\w:]*", remedy)
+    assert [parse_region(example, grid) for example in examples] == [
+        Box((0, 100, 0), (64, 200, 300)),
+        Box((0, 100, 0), (64, 200, 300)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "mended", "remedy"),
+    [
+        ("0nm:400,:,:", "0nm:400nm,:,:", "Add it to STOP"),
+        ("4:4,:,:", "4:5,:,:", "STOP must be greater than START"),
+        (":,9:4,:", ":,4:9,:", "STOP must be greater than START"),
+        ("0:71,:,:", "0:70,:,:", "Stay between 0 and 70 voxels"),
+        ("-1:4,:,:", "0:4,:,:", "Stay between 0 and 70 voxels"),
+    ],
+)
+def test_remedy__ends_of_a_region__are_taken(text: str, mended: str, remedy: str) -> None:
+    grid = Grid((70, 300, 300), (40.0, 4.0, 4.0), "nm")
+    assert remedy in refusal(text, grid)
+    assert parse_region(mended, grid).volume

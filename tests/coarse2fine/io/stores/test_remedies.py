@@ -23,7 +23,6 @@ from canvas import Box
 from coarse2fine.cli.infer import build_parser
 from coarse2fine.errors import C2FError
 from coarse2fine.io import Grid, open_store
-from coarse2fine.io.region import parse_region
 from coarse2fine.io.stores.labelstore import LabelSpec, create_labels, open_labels
 from coarse2fine.large.output import plan_output
 from coarse2fine.large.source import Source
@@ -467,36 +466,3 @@ def test_remedy__place_of_labels__new_folder_takes_them(tmp_path: Path, server: 
     assert remedy in refused(lambda: action(spec(where)), problem)
     create_labels(spec(tmp_path / "new"))
     open_labels(spec(tmp_path / "new")).write(Box((0, 0, 0), (8, 8, 8)), np.ones((8, 8, 8), np.uint8))
-
-
-# --- regions ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "text", ["0:4", "0:4,0:4", "a:b,:,:", "4,:,:", "nm:4,:,:", ":4,0:nm,:", "0.5:2,:,:", "0:1.5,:,:"]
-)
-def test_remedy__form_of_a_region__each_example_is_taken(text: str) -> None:
-    """The examples in the message name what they say."""
-    grid = Grid((70, 300, 300), (40.0, 4.0, 4.0), "nm")
-    remedy = refused(lambda: parse_region(text, grid), "region")
-    examples = re.findall(r"[\w:]+,[\w:]+,[\w:]*", remedy)
-    assert [parse_region(example, grid) for example in examples] == [
-        Box((0, 100, 0), (64, 200, 300)),
-        Box((0, 100, 0), (64, 200, 300)),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "mended", "remedy"),
-    [
-        ("0nm:400,:,:", "0nm:400nm,:,:", "Add it to STOP"),
-        ("4:4,:,:", "4:5,:,:", "STOP must be greater than START"),
-        (":,9:4,:", ":,4:9,:", "STOP must be greater than START"),
-        ("0:71,:,:", "0:70,:,:", "Stay between 0 and 70 voxels"),
-        ("-1:4,:,:", "0:4,:,:", "Stay between 0 and 70 voxels"),
-    ],
-)
-def test_remedy__ends_of_a_region__are_taken(text: str, mended: str, remedy: str) -> None:
-    grid = Grid((70, 300, 300), (40.0, 4.0, 4.0), "nm")
-    assert remedy in refused(lambda: parse_region(text, grid), "region")
-    assert parse_region(mended, grid).volume
