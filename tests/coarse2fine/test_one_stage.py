@@ -22,6 +22,7 @@ from coarse2fine.io import Grid, Volume, read_volume
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import nnunet_predictor
 from coarse2fine.pipeline import Pipeline
+from coarse2fine.system.timing import Run
 
 SPACING = (2.5, 0.8, 1.3)
 KINDS = ("3d_lowres", "3d_fullres")
@@ -56,15 +57,17 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+STEPS = {"ct": 0.8}
+"""Tile steps of kinds that have another one than nnU-Net's default."""
 MIRRORED = {"binary", "regions", "two-channels", "no-mirroring-trained"}
 """Kinds that run mirrored inputs, as nnU-Net does if nothing else is said: eight passes a tile, so not all do."""
 
 
 def nnunet_labels(
-    folder: Path, folds: tuple[str, ...], channels: list[np.ndarray], *, mirroring: bool = True
+    folder: Path, folds: tuple[str, ...], channels: list[np.ndarray], *, mirroring: bool = True, step: float = 0.5
 ) -> np.ndarray:
     """What nnU-Net's command line would write, computed by nnU-Net alone."""
-    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, use_mirroring=mirroring)
+    predictor = nnUNetPredictor(step, device=torch.device("cpu"), allow_tqdm=False, use_mirroring=mirroring)
     predictor.initialize_from_trained_model_folder(str(folder), folds, "checkpoint_final.pth")
     image = np.stack(channels).astype(np.float32)
     return predictor.predict_single_npy_array(image, {"spacing": list(SPACING)})
@@ -78,9 +81,11 @@ def test_one_stage__any_kind_of_model__equals_nnunet(name: str, model_folder: Ca
     channels = [blobs((18, 40, 36), seed=seed) for seed in range(options.get("channels", 1))]
     with contextlib.redirect_stdout(io.StringIO()):
         folds = options.get("folds", ("all",))
-        expected = nnunet_labels(folder, folds, channels, mirroring=name in MIRRORED)
+        step = STEPS.get(name, 0.5)
+        expected = nnunet_labels(folder, folds, channels, mirroring=name in MIRRORED, step=step)
 
-    settings = ["mode=one-stage", f"fine.model={folder}", *([] if name in MIRRORED else ["fine.mirroring=false"])]
+    settings = ["mode=one-stage", f"fine.model={folder}", f"fine.tile_step={step}"]
+    settings += [*([] if name in MIRRORED else ["fine.mirroring=false"])]
     config = load_config(None, settings)
     volume = Volume(tuple(channels), Grid(channels[0].shape, SPACING), name)
     result = Pipeline.from_config(config)(volume).labels
@@ -157,6 +162,32 @@ def test_one_stage__cascade__equals_nnunets_two_stages(name: str, model_folder: 
     result = pipeline(Volume((image,), Grid(image.shape, SPACING), name)).labels
     assert (result != expected).mean() < 1e-4
     assert (expected != ignoring).mean() > 0.01
+
+
+def test_one_stage__spacing_for_the_previous_stage__is_that_of_its_plans_for_the_run(
+    model_folder: Callable[..., Path],
+) -> None:
+    """A coarse model with the spacing of the settings gives what one gives whose plans say so."""
+    fine = model_folder(cascade=True, seed=7)
+    heed_labels(fine)
+    image = blobs((12, 24, 24))
+    volume = Volume((image,), Grid(image.shape, SPACING), "case")
+    results = []
+    for own, setting in (((4.0, 2.0, 2.0), "[3.0, 1.5, 2.5]"), ((3.0, 1.5, 2.5), "null"), ((4.0, 2.0, 2.0), "null")):
+        names = [f"coarse.model={model_folder(spacing=own, seed=5)}", f"fine.model={fine}", f"coarse.spacing={setting}"]
+        settings = ["mode=one-stage", "fine.use_prior=true", "coarse.mirroring=false", "fine.mirroring=false", *names]
+        results.append(Pipeline.from_config(load_config(None, settings))(volume).labels)
+    np.testing.assert_array_equal(results[0], results[1])
+    assert (results[1] != results[2]).mean() > 0.01
+
+
+def test_one_stage__somebody_watches__is_told_of_every_tile(model_folder: Callable[..., Path]) -> None:
+    """And how many there are, from the first one on."""
+    steps: list[tuple[str, int, int]] = []
+    pipeline = Pipeline.from_config(load_config(None, ["mode=one-stage", f"fine.model={model_folder()}"]))
+    image = blobs((10, 24, 24)) + 1
+    pipeline(Volume((image,), Grid(image.shape, (2.0, 1.0, 1.0)), "case"), Run(progress=lambda *s: steps.append(s)))
+    assert steps == [("fine", tile, 8) for tile in range(1, 9)]
 
 
 def test_one_stage__trainer_with_batch_norm__runs_the_network_it_built(model_folder: Callable[..., Path]) -> None:

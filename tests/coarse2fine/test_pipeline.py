@@ -216,6 +216,7 @@ def test_run__empty_heatmap__does_what_the_configuration_says(tiny: tuple[Path, 
     assert empty.report.warnings
     fallback = run(tiny, ["rois.threshold=0.999", "rois.empty=one-stage"])
     np.testing.assert_array_equal(fallback.labels, run(tiny, ["mode=one-stage"]).labels)
+    assert fallback.report.mode == "one-stage"
 
 
 def test_run__something_found__is_not_run_in_one_stage(tiny: tuple[Path, Path], plain: Result) -> None:

@@ -223,19 +223,20 @@ def test_run__some_labels__finds_other_regions_and_says_which_counted(folders: d
 
 
 @pytest.mark.parametrize(
-    ("coarse", "overrides"),
+    ("coarse", "fine", "overrides"),
     [
-        ("classes", ["coarse.foreground=[tumour, liver, spleen]"]),
-        ("regions", ["coarse.foreground=[whole]"]),  # what is left out lies in it, and is no label of the fine model
-        ("classes", ["coarse.foreground=[liver]", "fine.outside=coarse"]),  # which keeps what the coarse model found
-        ("classes", ["coarse.foreground=[liver]", "mode=one-stage"]),
+        ("classes", "fine", ["coarse.foreground=[tumour, liver, spleen]"]),
+        ("regions", "fine", ["coarse.foreground=[whole]"]),  # what is left out lies in it
+        ("classes", "binary", ["coarse.foreground=[liver]"]),  # the fine model does not know the others
+        ("classes", "fine", ["coarse.foreground=[liver]", "fine.outside=coarse"]),  # keeps what the coarse model found
+        ("classes", "fine", ["coarse.foreground=[liver]", "mode=one-stage"]),
     ],
 )
 def test_pipeline__nothing_can_get_lost__does_not_warn(
-    coarse: str, overrides: list[str], folders: dict[str, Path]
+    coarse: str, fine: str, overrides: list[str], folders: dict[str, Path]
 ) -> None:
     """A warning that is no news is none."""
-    assert run((folders[coarse], folders["fine"]), "rois.threshold=0.4", *overrides).report.warnings == ()
+    assert run((folders[coarse], folders[fine]), "rois.threshold=0.4", *overrides).report.warnings == ()
 
 
 NEEDS = {
@@ -298,9 +299,11 @@ def test_pipeline__models_of_very_many_labels__are_told_apart_at_bearable_length
     folders: dict[str, Path], model_folder: Callable[..., Path]
 ) -> None:
     """As of a model of the whole body: some of its labels, and how many more there are."""
-    many = model_folder(labels={"background": 0, **{f"structure_{index}": index for index in range(1, 105)}})
-    with pytest.raises(ModelError, match=f"and {105 - MOST_SHOWN} more") as caught:
-        run((many, folders["fine"]), "fine.outside=coarse")
-    assert len(str(caught.value)) < 2000
+    for more in (1, 105 - MOST_SHOWN):
+        names = [f"structure_{index}" for index in range(1, MOST_SHOWN + more)]
+        many = model_folder(labels={"background": 0, **{name: index for index, name in enumerate(names, 1)}})
+        with pytest.raises(ModelError, match=f"and {more} more") as caught:
+            run((many, folders["fine"]), "fine.outside=coarse")
+        assert len(str(caught.value)) < 2000
     result = run((many, folders["fine"]), "coarse.foreground=[structure_7, structure_90]", "rois.threshold=0.02")
     assert len(result.boxes) > 0
