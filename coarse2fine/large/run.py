@@ -189,8 +189,8 @@ def _plan(config: Config, source: Source, trust: bool) -> _Plan:
     stored = check_stored(scales, source.region)
     level, passed_over = fitting_level(level, config.blocks.coarse_level, scales, source.region)
     doubts = cell_doubts(lattice, config.blocks.cell, chunk_of(lattice.shape))
-    warnings = (*scales.warnings, *stored, *passed_over, *doubts)
-    return _Plan(pipeline, levels, identity_of(scales, source.region), lattice, level, warnings)
+    identity = identity_of(scales, source.region)
+    return _Plan(pipeline, levels, identity, lattice, level, (*stored, *passed_over, *doubts))
 
 
 def plan_cells(pipeline: Pipeline, volume: Volume[Any]) -> Lattice:

@@ -454,3 +454,4 @@ def test_run__volume_that_is_read_by_region__is_read_once_with_the_same_labels(
     np.testing.assert_array_equal(lazy.labels, run(tiny, [f"mode={mode}"]).labels)
     assert lazy.labels.any()
     assert reads == [Box.whole(SHAPE)]
+    assert lazy.report.timing_s.read > 0 == lazy.report.timing_s.write

@@ -55,7 +55,6 @@ class Scales:
             chunks, channels, and a fingerprint of its metadata.
         chunks: Voxels (z, y, x) of one storage chunk of the finest level; reading is cheapest along its edges.
         storage: How each level is stored.
-        warnings: What the user should know of its metadata.
     """
 
     levels: tuple[Volume[LazyArray], ...]
@@ -64,7 +63,6 @@ class Scales:
     identity: Mapping[str, Any]
     chunks: Triple
     storage: tuple[Storage, ...]
-    warnings: tuple[str, ...] = ()
 
 
 def check_voxel_type(where: str, dtype: str, as_labels: bool, is_labels: str = "") -> None:

@@ -51,6 +51,7 @@ def folders(model_folder: Callable[..., Path]) -> dict[str, Path]:
         "regions": low(labels=REGIONS, regions_class_order=(1, 2, 3), seed=7),
         "ignore": low(labels={**CLASSES, "ignore": 4}, seed=6),
         "fine": model_folder(labels=CLASSES, seed=8),
+        "binary fine": model_folder(labels=BINARY, seed=8),
         "cascade": model_folder(labels=CLASSES, cascade=True, seed=9),
     }
 
@@ -227,7 +228,7 @@ def test_run__some_labels__finds_other_regions_and_says_which_counted(folders: d
     [
         ("classes", "fine", ["coarse.foreground=[tumour, liver, spleen]"]),
         ("regions", "fine", ["coarse.foreground=[whole]"]),  # what is left out lies in it
-        ("classes", "binary", ["coarse.foreground=[liver]"]),  # the fine model does not know the others
+        ("classes", "binary fine", ["coarse.foreground=[liver]"]),  # the fine model does not know the others
         ("classes", "fine", ["coarse.foreground=[liver]", "fine.outside=coarse"]),  # keeps what the coarse model found
         ("classes", "fine", ["coarse.foreground=[liver]", "mode=one-stage"]),
     ],

@@ -7,7 +7,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ import pytest
 import tensorstore as ts
 import zarr
 from conftest import blobs
-from large_volumes import lazy_volume, merged, pipeline_of, segment, settled, write_image
+from large_volumes import bright_models, lazy_volume, merged, pipeline_of, segment, settled, write_image
 from scipy.ndimage import label as label_with_scipy
-from store_bench import CHUNK, EXPECTED, IMAGE, SETTINGS, SHAPE, Bench, assert_same_objects
+from store_bench import CHUNK, COARSE, EXPECTED, FINE, IMAGE, SETTINGS, SHAPE, Bench, assert_same_objects
 
 from canvas import Box
 from coarse2fine.config.reader import load_config
@@ -133,7 +133,8 @@ def test_segment_store__cremi__keeps_resolution_offset_and_comment(bright_networ
         raw = file.create_dataset("volumes/raw", data=IMAGE)
         raw.attrs.update({"resolution": (2.0, 1.0, 1.0), "offset": (10.0, 20.0, 30.0), "comment": "left half"})
     bench, region = Bench(tmp_path, path), Box((0, 0, 12), (8, 32, 160))
-    bench("out.hdf", region=region)
+    report = bench("out.hdf", region=region)
+    assert "level-1" not in report.seconds  # the format has one level
     with h5py.File(tmp_path / "out.hdf") as file:
         clefts = file["volumes/labels/clefts"]
         labels = clefts[:]
@@ -307,12 +308,14 @@ def test_segment_store__model_that_treats_an_axis_apart__has_the_extremes_of_its
     """Overshoot is clipped slice by slice there; nothing is kept along axes that no model treats so."""
     bench, kept = Bench(tmp_path, write_image(tmp_path / "in.zarr", blobs((8, 24, 24)))), []
     flat = model_folder(spacing=(1.0, 9.0, 1.0), patch=(16, 8, 16), transpose=(2, 0, 1))
-    for models in ((flat, flat), (model_folder(seed=5), model_folder(seed=6))):
+    plain = model_folder(seed=5), model_folder(seed=6)
+    for models, spacing in (((flat, flat), "null"), (plain, "null"), (plain, "[2, 9, 1]")):
         names = [f"coarse.model={models[0]}", f"fine.model={models[1]}", "rois.threshold=0.9", "fine.grow=0"]
+        names.append(f"coarse.spacing={spacing}")
         bench(overrides=names, restart=True, overwrite=True)
         scan = json.loads((bench.work("out.zarr") / "data" / "scan.json").read_text())
         kept.append({axis: len(lows) for axis, lows in scan["channels"][0]["lows"].items()})
-    assert kept == [{"0": 8}, {}]
+    assert kept == [{"0": 8}, {}, {"1": 24}]
 
 
 def test_segment_store__coarse_level_without_chunks__is_passed_over(
@@ -338,6 +341,38 @@ def test_segment_store__coarse_level_without_chunks__is_passed_over(
     shutil.rmtree(bench.image / "0/c")
     with pytest.raises(VolumeError, match=r"none of the .* chunks that were looked for is stored"):
         bench("nothing.zarr")
+
+
+def test_segment_store__chunks_missing__matter_to_a_region_that_needs_them_only(
+    bright_networks: None, bench: Bench
+) -> None:
+    """Whoever works on the whole volume is told of each level; whoever works beside the gaps is not bothered."""
+    bench.image = write_image(bench.folder / "gaps.zarr", IMAGE, levels=2, chunk=20)
+    for chunk in ("0/c/0/0/5", "1/c/0/0/3"):
+        (bench.image / chunk).unlink()
+    settings, region = ["coarse.spacing=[2, 2, 2]"], Box((0, 0, 0), (8, 32, 80))
+    report = bench("part.zarr", overrides=settings, region=region)
+    assert report.warnings == ()
+    assert report.layout["coarse_level"] == 1
+    np.testing.assert_array_equal(bench.labels("part.zarr") != 0, EXPECTED[region.slices])
+    report = bench(overrides=settings)
+    assert ["1 of 16 chunks" in warning for warning in report.warnings] == [True, False]
+    assert "reads level 0 instead" in report.warnings[1]
+
+
+@pytest.mark.parametrize("role", ["coarse", "fine"])
+def test_segment_store__doubts_about_a_model__are_told_as_in_memory(
+    role: str, bench: Bench, plain_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of either model."""
+    models = dict(zip(("coarse", "fine"), bright_models(plain_model, coarse=COARSE, fine=FINE), strict=True))
+    models[role] = replace(models[role], trainer="MyTrainer")
+    monkeypatch.setattr(Pipeline, "from_config", lambda config, **_: Pipeline(config, **models))
+    region = Box((0, 0, 0), (8, 16, 40))
+    part = Volume((IMAGE[region.slices],), Grid(region.shape, (2.0, 1.0, 1.0)), "in")
+    (doubt,) = Pipeline.from_config(load_config(None, SETTINGS))(part).report.warnings
+    assert "MyTrainer" in doubt
+    assert bench(region=region).warnings == (doubt,)
 
 
 def test_segment_store__coverage__is_exact_for_one_cell_and_called_an_estimate_for_many(

@@ -129,6 +129,19 @@ def test_segment_store__damaged_chunk__is_reported_and_can_be_skipped(bright_net
     assert EXPECTED[..., 80:].any()
 
 
+def test_segment_store__merging_fails__is_never_skipped(
+    bright_networks: None, bench: Bench, calls: dict[str, Any]
+) -> None:
+    """Only what cannot be read may be left out: parts of objects that were found must not get lost."""
+    calls |= {"crash": ("merge", 1), "error": ValueError}
+    with pytest.raises(UnfinishedError, match="phase merge") as caught:
+        bench(skip_failed=True)
+    assert caught.value.remedy.endswith("to try these again.")
+    assert not (bench.folder / "out.zarr").exists()
+    assert bench(skip_failed=True).failures == ()
+    np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
+
+
 def test_segment_store__failed_block_is_mended__is_done_by_the_next_command(
     bright_networks: None, bench: Bench
 ) -> None:
