@@ -18,6 +18,7 @@ from coarse2fine.large.output import plan_output
 from coarse2fine.large.report import StoreReport
 from coarse2fine.large.run import Settings, segment_store
 from coarse2fine.large.source import Source
+from coarse2fine.system.timing import Progress, silent
 
 CHUNK, SHAPE = (4, 8, 20), (8, 32, 160)
 # Masks are followed far out of their cell, which is 8 x 16 x 40 voxels; a block holds two of these.
@@ -69,6 +70,7 @@ class Bench:
 
     folder: Path
     image: Path
+    progress: Progress = silent
 
     def __call__(
         self,
@@ -85,7 +87,9 @@ class Bench:
         output = plan_output(self.where(name), objects=objects, overwrite=overwrite, inputs=source.where, work=work)
         config = load_config(None, [*SETTINGS, *overrides])
         with in_process() as engine:
-            return segment_store(config, source, output, work, engine, Settings(**({"retries": 0} | settings)))
+            return segment_store(
+                config, source, output, work, engine, Settings(**({"retries": 0} | settings)), self.progress
+            )
 
     def where(self, name: str) -> str:
         prefix, _, last = name.rpartition("://")

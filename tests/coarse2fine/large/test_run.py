@@ -32,6 +32,7 @@ from coarse2fine.large.output import plan_output
 from coarse2fine.large.run import UnfinishedError, coarse_level_of, plan_cells, segment_store
 from coarse2fine.large.source import Source
 from coarse2fine.pipeline import Pipeline
+from coarse2fine.preprocessing.statistics import Scan
 from coarse2fine.report import NOTHING_FOUND
 
 pytestmark = pytest.mark.usefixtures("small_chunks")
@@ -44,6 +45,8 @@ def test_segment_store__any_blocks__objects_over_borders_are_whole(
     per_block: str, bright_networks: None, bench: Bench
 ) -> None:
     """Voxel for voxel what the fine network sees of all that the coarse one knows of, on all levels of the result."""
+    told: dict[str, tuple[int, int]] = {}
+    bench.progress = lambda phase, *done: told.update({phase: done})
     report = bench(overrides=[f"blocks.per_block={per_block}"])
     np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
     np.testing.assert_array_equal(bench.labels(level=1) != 0, EXPECTED[:, ::2, ::2])
@@ -51,6 +54,8 @@ def test_segment_store__any_blocks__objects_over_borders_are_whole(
     assert report.counts["network_voxels"] > 0
     assert report.failures == report.warnings == ()
     assert set(report.seconds) == {"scan", "look", "norm", "segment", "merge", "level-1", "publish", "total"}
+    assert set(told) == set(report.seconds) - {"publish", "total"}
+    assert all(done == total > 0 for done, total in told.values())
     assert report.layout["cells"] == [[0, 8], [0, 16, 32], [0, 40, 80, 120, 160]]
     assert json.dumps(report.config)
 
@@ -258,11 +263,16 @@ def test_segment_store__pyramid__the_coarse_network_reads_the_level_that_fits(
 def test_segment_store__share_for_statistics__scans_so_many_blocks(
     bright_networks: None, bench: Bench, calls: dict[str, Any]
 ) -> None:
-    """The others are only read where something is segmented."""
+    """From one end of the volume to the other, at least one; the rest is only read where something is segmented."""
     bench(overrides=["blocks.statistics=0.5"])
     assert calls["count"]["scan"] == 2
     assert calls["count"]["segment"] == 4
     np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
+    scanned = Scan.from_dict(json.loads((bench.work("out.zarr") / "data" / "scan.json").read_text()))
+    assert scanned.part == Box.whole(SHAPE)
+    calls["count"].clear()
+    bench("one.zarr", overrides=["blocks.statistics=0.01"])
+    assert calls["count"]["scan"] == 1
 
 
 @pytest.mark.usefixtures("bright_networks")

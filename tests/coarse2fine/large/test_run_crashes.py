@@ -129,6 +129,21 @@ def test_segment_store__damaged_chunk__is_reported_and_can_be_skipped(bright_net
     assert EXPECTED[..., 80:].any()
 
 
+@pytest.mark.parametrize(("width", "blocks"), [(100, 10), (120, 12)])
+def test_segment_store__many_blocks_fail__ten_are_named(
+    width: int, blocks: int, bright_networks: None, bench: Bench, calls: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And how many more there are, if there are."""
+    module = importlib.import_module("coarse2fine.large.segment")
+    monkeypatch.setattr(module.ScanBlock, "__call__", lambda self, key, run: int("bad luck"))
+    cells = ["blocks.cell=[8, 16, 20]", "blocks.per_block=[1, 1, 1]"]
+    with pytest.raises(UnfinishedError, match=f"{blocks} of {blocks} blocks failed") as caught:
+        bench(overrides=cells, region=Box((0, 0, 0), (8, 32, width)))
+    lines = caught.value.problem.splitlines()
+    assert sum("bad luck" in line for line in lines) == 10
+    assert [line.strip() for line in lines[11:]] == ["and 2 more"] * (blocks > 10)
+
+
 def test_segment_store__merging_fails__is_never_skipped(
     bright_networks: None, bench: Bench, calls: dict[str, Any]
 ) -> None:
