@@ -423,7 +423,7 @@ def test_segment_cells__coarse_labels_outside__give_way_in_the_neighbour_to_what
 
 def test_segment_cells__coarse_labels_outside__stay_where_no_region_is_found(bright: Path) -> None:
     """What is too small for a region is still what the coarse network saw."""
-    image = bar(20, 50)
+    image = bar(10, 16)
     pipeline = bright_pipeline(bright, ["fine.outside=coarse", "rois.min_voxels=9999"], coarse=150, fine=60)
     np.testing.assert_array_equal(merged(segment(pipeline, image, TWO), TWO) != 0, image > 150)
 

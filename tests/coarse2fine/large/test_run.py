@@ -23,6 +23,7 @@ from store_bench import CHUNK, COARSE, EXPECTED, FINE, IMAGE, SETTINGS, SHAPE, B
 
 from canvas import Box
 from coarse2fine.config.reader import load_config
+from coarse2fine.config.schema import Config
 from coarse2fine.errors import C2FError, ConfigError, ModelError, OutputError, VolumeError
 from coarse2fine.io import Grid, LazyArray, Volume
 from coarse2fine.large.cells import CellResult
@@ -374,15 +375,23 @@ def test_segment_store__chunks_missing__matter_to_a_region_that_needs_them_only(
 def test_segment_store__doubts_about_a_model__are_told_as_in_memory(
     role: str, bench: Bench, plain_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of either model."""
+    """Of either model; whether a checkpoint is trusted is asked wherever models are loaded."""
     models = dict(zip(("coarse", "fine"), bright_models(plain_model, coarse=COARSE, fine=FINE), strict=True))
     models[role] = replace(models[role], trainer="MyTrainer")
-    monkeypatch.setattr(Pipeline, "from_config", lambda config, **_: Pipeline(config, **models))
+    trusted: list[bool] = []
+
+    def from_config(config: Config, *, trust_checkpoint: bool = False) -> Pipeline:
+        trusted.append(trust_checkpoint)
+        return Pipeline(config, **models)
+
+    monkeypatch.setattr(Pipeline, "from_config", from_config)
     region = Box((0, 0, 0), (8, 16, 40))
     part = Volume((IMAGE[region.slices],), Grid(region.shape, (2.0, 1.0, 1.0)), "in")
     (doubt,) = Pipeline.from_config(load_config(None, SETTINGS))(part).report.warnings
     assert "MyTrainer" in doubt
-    assert bench(region=region).warnings == (doubt,)
+    trusted.clear()
+    assert bench(region=region, trust=True).warnings == (doubt,)
+    assert trusted == [True] * 2
 
 
 def test_segment_store__coverage__is_exact_for_one_cell_and_called_an_estimate_for_many(

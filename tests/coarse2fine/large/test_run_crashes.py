@@ -133,13 +133,14 @@ def test_segment_store__damaged_chunk__is_reported_and_can_be_skipped(bright_net
 def test_segment_store__many_blocks_fail__ten_are_named(
     width: int, blocks: int, bright_networks: None, bench: Bench, calls: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And how many more there are, if there are."""
+    """By their place in the input; and how many more there are, if there are."""
     module = importlib.import_module("coarse2fine.large.segment")
     monkeypatch.setattr(module.ScanBlock, "__call__", lambda self, key, run: int("bad luck"))
     cells = ["blocks.cell=[8, 16, 20]", "blocks.per_block=[1, 1, 1]"]
     with pytest.raises(UnfinishedError, match=f"{blocks} of {blocks} blocks failed") as caught:
-        bench(overrides=cells, region=Box((0, 0, 0), (8, 32, width)))
+        bench(overrides=cells, region=Box((0, 0, 10), (8, 32, 10 + width)))
     lines = caught.value.problem.splitlines()
+    assert "voxels 0:8,0:16,10:30 (z, y, x)" in lines[1]
     assert sum("bad luck" in line for line in lines) == 10
     assert [line.strip() for line in lines[11:]] == ["and 2 more"] * (blocks > 10)
 
