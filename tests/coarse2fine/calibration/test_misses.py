@@ -37,7 +37,11 @@ def models(model_folder: Callable[..., Path]) -> list[str]:
 
 @pytest.mark.parametrize(
     "settings",
-    [(), ("rois.window_step=0.5", "assign.lambda=0.5", "canvas.packing=same_size"), ("mode=two-stage",)],
+    [
+        (),
+        ("rois.window_step=0.5", "assign.lambda=0.5", "canvas.packing=same_size"),
+        ("mode=two-stage", "coarse.spacing=[3, 3, 3]"),
+    ],
 )
 def test_measure_case__any_threshold__misses_what_a_run_with_it_misses(
     models: list[str], settings: tuple[str, ...]
@@ -110,6 +114,19 @@ def test_measure_case__boxes_with_a_margin__miss_less(models: list[str]) -> None
     assert missed[1] < missed[0] / 2
 
 
+@pytest.mark.parametrize(("empty", "missed"), [("background", 1.0), ("one-stage", 0.0)])
+def test_measure_case__no_boxes__misses_all_unless_a_run_looks_everywhere_then(
+    empty: str, missed: float, models: list[str]
+) -> None:
+    """What a run does where the heatmap is empty decides."""
+    volume, truth = Volume((blobs(SHAPE),), Grid(SHAPE, SPACING), "blobs"), blobs(SHAPE) != 0
+    segmenter = Pipeline.from_config(load_config(None, [*models, f"rois.empty={empty}"])).segmenter
+    assert segmenter is not None
+    some, none = measure_case(segmenter, volume, truth, (0.55, 0.999)).misses
+    assert 0 < some.boxes < 1
+    assert (none.missed, none.boxes) == (missed, 1 - missed)
+
+
 def test_measure_case__nothing_to_find_or_another_shape__is_said(models: list[str]) -> None:
     """Nothing can be missed where there is nothing."""
     segmenter = Pipeline.from_config(load_config(None, models)).segmenter
@@ -174,7 +191,10 @@ def test_calibrate__some_cases__takes_the_kth_lowest_limit() -> None:
     result = calibrate(cases, Asked())
     assert (result.threshold, result.rank, result.probability) == (0.1, 1, pytest.approx(0.9))
     assert result.boxes == 0.5
+    large = [dataclasses.replace(other, misses=(Miss(0.1, 0.0, 0.9),)) for other in cases[:2]]
+    assert calibrate([*large, *cases[2:]], Asked()).boxes == 0.5  # the median
     assert result.missed == {str(i): 0.0 for i in range(1, 10)}
+    assert calibrate(cases, Asked(confidence=0.8)).probability == pytest.approx(0.2 ** (1 / 9))
     less = calibrate(cases, Asked(probability=0.7))
     assert (less.threshold, less.rank, less.probability) == (0.3, 3, 0.7)
     assert [less.missed[name] for name in "123"] == [1.0, 1.0, 0.0]
