@@ -58,6 +58,8 @@ def test_cases_needed__asked_for_shares__are_the_known_numbers() -> None:
         assert probability_of(needed, 1, confidence) >= probability > probability_of(needed - 1, 1, confidence)
     with pytest.raises(ValueError, match="more than 10000"):
         cases_needed(0.99999)
+    with pytest.raises(ValueError, match="rank 2"):
+        probability_of(59, 2, 0.9)
 
 
 @pytest.mark.parametrize(("cases", "probability"), [(9, 0.9), (14, 0.9), (30, 0.8), (22, 0.9)])
