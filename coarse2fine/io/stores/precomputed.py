@@ -34,7 +34,9 @@ def find_precomputed(store: Store, wanted: Wanted) -> Layout | None:
         return None
     where = f"{store.where}/{INFO}"
     if stated.get(UNFINISHED):
-        raise VolumeError(f"{store.where} is the result of a run that has not finished", "Finish the run first.")
+        raise VolumeError(
+            f"{store.where} is the result of a run that has not finished", "Finish it: run the same command again."
+        )
     info = parse(Precomputed, where, stated)
     keys = [scale.key for scale in info.scales]
     if wanted.array is not None and wanted.array not in keys:

@@ -277,6 +277,22 @@ def test_load_model__way_of_resampling_that_is_none__those_in_the_message_load(
         load_model(folder)
 
 
+@pytest.mark.parametrize("what", ["data", "probabilities"])
+def test_load_model__option_that_resampling_does_not_take__removed(folder: Path, what: str) -> None:
+    """It is removed where the message says; what the function takes is listed, and what nnU-Net wrote is among it."""
+    path, key = folder / PLANS, f"{USED}.resampling_fn_{what}_kwargs"
+    text = path.read_text()
+    written = get(json.loads(text), key)
+    set_key(PLANS, key, {**written, "orders": 3})(folder)
+    with pytest.raises(ModelError, match=f"resampling_fn_{what}_kwargs has the option 'orders'") as caught:
+        load_model(folder)
+    assert caught.value.remedy.startswith("Remove it there; ")
+    taken = caught.value.remedy.partition(" takes ")[2].removesuffix(".").split(", ")
+    assert set(written) <= set(taken)
+    path.write_text(text)
+    load_model(folder)
+
+
 @pytest.mark.usefixtures("modes_are_obeyed")
 @pytest.mark.parametrize("file", [PLANS, DATA, CHECKPOINT])
 def test_load_model__file_that_may_not_be_read__remedy_works(folder: Path, file: str) -> None:

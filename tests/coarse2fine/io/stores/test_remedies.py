@@ -466,3 +466,13 @@ def test_remedy__place_of_labels__new_folder_takes_them(tmp_path: Path, server: 
     assert remedy in refused(lambda: action(spec(where)), problem)
     create_labels(spec(tmp_path / "new"))
     open_labels(spec(tmp_path / "new")).write(Box((0, 0, 0), (8, 8, 8)), np.ones((8, 8, 8), np.uint8))
+
+
+def test_remedy__result_of_a_run_that_was_cut_short__is_read_when_it_is_finished(tmp_path: Path) -> None:
+    """The same run makes its store again, which keeps what is there, and ends."""
+    there, action = spec(tmp_path / "a", "precomputed"), lambda: open_store(str(tmp_path / "a"), as_labels=True)
+    create_labels(there)
+    assert refused(action, "has not finished") == "Finish it: run the same command again."
+    create_labels(there)
+    open_labels(there).finish()
+    assert action().levels[0].grid.shape == (8, 8, 8)
