@@ -24,7 +24,9 @@ from large_volumes import (
 )
 from scipy.ndimage import find_objects, label
 
+from assignnet import RoiTree
 from canvas import Box, Triple
+from coarse2fine.coarse.scene import Scene
 from coarse2fine.counts import Tally
 from coarse2fine.errors import ConfigError, VolumeError
 from coarse2fine.io import Grid, Volume
@@ -315,6 +317,33 @@ def test_look_around__any_box__shows_a_cascade_there_what_the_whole_volume_does(
         expected = whole.one_hot(box, grid)
         assert 0 < expected.mean() < 1
         np.testing.assert_array_equal(look_around(opened, box, Run()).one_hot(box, grid), expected)
+
+
+def test_segment_cells__cascade_and_margins__sees_coarse_labels_of_the_whole_volume_in_its_boxes(
+    models: dict[str, Models], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However far a box reaches beyond its cell."""
+    settings = ["fine.use_prior=true", "rois.margin=[2, 9, 9]", "blocks.halo=[0, 0, 0]", "rois.threshold=0.64"]
+    image, pipeline = blobs(SHAPE), pipeline_of(models["cascade"], [*settings, "assign.agent=all_children"])
+    opened = open_volume(pipeline, [lazy_volume(image)], scan_of(image), 0)
+    lattice = Lattice(((0, 16), (0, 40), (0, 18, 36)))
+    grid, seen = opened.view.whole, []
+    whole = look_around(opened, Box.whole(grid), Run())
+    assert pipeline.segmenter is not None
+    chooser = type(pipeline.segmenter.selector)
+    choose = chooser.choose
+
+    def watched(self: Any, tree: RoiTree, scene: Scene, *more: Any) -> Any:
+        for roi in tree.leaves:
+            box = roi.box.shift(scene.view.window.start).clip(Box.whole(grid))
+            seen.append(box)
+            np.testing.assert_array_equal(scene.coarse.one_hot(box, grid), whole.one_hot(box, grid))
+        return choose(self, tree, scene, *more)
+
+    monkeypatch.setattr(chooser, "choose", watched)
+    for cell in lattice.cells():
+        look_at_cell(opened, lattice.core(cell), Run())
+    assert len(seen) > 3
 
 
 @st.composite
