@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -57,6 +58,21 @@ def test_open_kit__card_without_its_files__is_mended_by_a_new_kit(model: Model, 
         open_kit(kit)
     assert "make it anew" in caught.value.remedy
     assert open_kit(write(kit, model, overwrite=True)) == kit / "config.yaml"
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_open_kit__file_outside_of_its_folder__is_none_of_its_files(
+    absolute: bool, model: Model, tmp_path: Path
+) -> None:
+    """Not even if it is there and is what the card says."""
+    kit, secret = write(tmp_path / "kit", model), tmp_path / "secret"
+    secret.write_text("mine")
+    card = json.loads((kit / "card.json").read_text())
+    name = str(secret) if absolute else "../secret"
+    known = {name: hashlib.sha256(secret.read_bytes()).hexdigest()}
+    (kit / "card.json").write_text(json.dumps(card | {"files": card["files"] | known}))
+    with pytest.raises(ConfigError, match=f"lacks its file {name}"):
+        open_kit(kit)
 
 
 def test_write_kit__place_that_cannot_hold_it__remedy_works(model: Model, tmp_path: Path) -> None:
