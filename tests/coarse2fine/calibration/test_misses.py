@@ -157,6 +157,24 @@ def test_measure_case__little_foreground_in_one_corner__is_counted_there_alone(m
     assert missed == pytest.approx((truth & ~inside).sum() / truth.sum())
 
 
+def test_measure_case__fine_model_turns_volumes__foreground_is_turned_with_them(
+    models: list[str], model_folder: Callable[..., Path]
+) -> None:
+    """Foreground is given with the axes of the file, boxes are found with those of the network."""
+    image = np.pad(blobs(SHAPE), ((1, 0), (0, 3), (2, 1)))
+    volume, truth = Volume((image,), Grid(image.shape, SPACING), "blobs"), image > 110
+    fine = model_folder(spacing=(1.0, 2.0, 1.0), patch=(16, 8, 16), transpose=(2, 0, 1), seed=6)
+    pipeline = Pipeline.from_config(load_config(None, [*models, f"fine.model={fine}", "rois.threshold=0.58"]))
+    assert pipeline.segmenter is not None
+    view = view_volume(volume, pipeline.fine)
+    writer, inside = LabelWriter(view, pipeline.fine), np.zeros(view.full, bool)
+    for box in pipeline(volume).boxes:
+        inside[view.crop.slices][writer.native(box).slices] = True
+    missed = measure_case(pipeline.segmenter, volume, truth, (0.58,)).misses[0].missed
+    assert 0 < missed < 1
+    assert missed == pytest.approx((truth & ~view.turn.inverse.array(inside)).sum() / truth.sum())
+
+
 def test_jointly__several_settings__misses_what_the_worst_one_does() -> None:
     """At each threshold by itself; boxes are those of the first settings."""
     first, second = case("a", 0.0, 0.3, 0.3), case("a", 0.1, 0.2, 0.5)
