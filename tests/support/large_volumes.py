@@ -24,6 +24,19 @@ from coarse2fine.preprocessing.statistics import Scan, join_scans, scan_part
 from coarse2fine.system.timing import Run
 
 SPACING = (2.0, 1.0, 1.0)
+TWO = Lattice(((0, 8), (0, 32), (0, 32, 64)))
+"""Two cells side by side."""
+
+
+def bar(
+    low: int, high: int, values: Sequence[tuple[int, int]] = ((0, 200),), shape: Triple = (8, 32, 64)
+) -> np.ndarray:
+    """A volume with one object from x = ``low`` to ``high``; its intensity changes where ``values`` say."""
+    image = np.zeros(shape, np.uint8)
+    for start, value in values:
+        image[2:6, 12:18, max(low, start) : high] = value
+    image[image == 0] = 1  # nothing is cropped
+    return image
 
 
 class Bright(nn.Module):

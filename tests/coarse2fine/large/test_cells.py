@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from large_volumes import (
     SPACING,
+    TWO,
+    bar,
     bright_pipeline,
     lazy_volume,
     merged,
@@ -24,13 +26,11 @@ from large_volumes import (
 )
 from scipy.ndimage import find_objects, label
 
-from assignnet import RoiTree
 from canvas import Box, Triple
-from coarse2fine.coarse.scene import Scene
 from coarse2fine.counts import Tally
 from coarse2fine.errors import ConfigError, VolumeError
 from coarse2fine.io import Grid, Volume
-from coarse2fine.large.cells import CellResult, look_around, look_at_cell, open_volume, segment_cells
+from coarse2fine.large.cells import CellResult, open_volume, segment_cells
 from coarse2fine.large.lattice import Lattice, plan_lattice
 from coarse2fine.nnunet.model import Model
 from coarse2fine.segmenter import Segmenter
@@ -74,17 +74,6 @@ def models(model_folder: Callable[..., Path]) -> dict[str, Models]:
 def bright(model_folder: Callable[..., Path]) -> Path:
     """A model folder for networks that see raw intensities on the volume's own grid."""
     return model_folder(scheme="NoNormalization", spacing=SPACING)
-
-
-def bar(
-    low: int, high: int, values: Sequence[tuple[int, int]] = ((0, 200),), shape: Triple = (8, 32, 64)
-) -> np.ndarray:
-    """A volume with one object from x = ``low`` to ``high``; its intensity changes where ``values`` say."""
-    image = np.zeros(shape, np.uint8)
-    for start, value in values:
-        image[2:6, 12:18, max(low, start) : high] = value
-    image[image == 0] = 1  # nothing is cropped
-    return image
 
 
 # --- the whole volume as one cell, and the same cells in other groups ------------------------------------------------
@@ -196,7 +185,6 @@ def test_segment_cells__other_groups_and_order__the_same_voxel_for_voxel(
 
 # --- objects across borders of cells ---------------------------------------------------------------------------------
 
-TWO = Lattice(((0, 8), (0, 32), (0, 32, 64)))
 GROWING = ["fine.grow=9", "fine.grow_step=[2, 8, 8]", "blocks.halo=[4, 16, 24]"]
 
 
@@ -265,85 +253,6 @@ def test_segment_cells__boxes_of_the_neighbour__are_not_followed_into(
     ]
     assert counts[0]["grown"] == 0 < counts[1]["grown"]
     assert counts[0]["canvases"] < counts[1]["canvases"]
-
-
-@pytest.mark.parametrize("margin", ["[0, 0, 8]", "[1, 3, 12]"])
-def test_segment_cells__regions_reach_beyond_the_halo__are_segmented_and_counted_once(
-    margin: str, bright: Path
-) -> None:
-    """A box is never cut off by what is read for its cell, and what it covers of other cells is not counted twice."""
-    overrides = ["fine.grow=0", f"rois.margin={margin}", "blocks.halo=[0, 0, 0]", "canvas.norm=canvas"]
-    pipeline = bright_pipeline(bright, overrides, coarse=150, fine=60)
-    for image in (bar(20, 60, ((0, 200), (31, 120))), bar(4, 31), bar(20, 50)):
-        whole = pipeline(Volume((image,), Grid(image.shape, SPACING), "whole"))
-        results = segment(pipeline, image, TWO)
-        np.testing.assert_array_equal(merged(results, TWO), whole.labels)
-        counts = sum((result.counts for result in results.values()), Tally())
-        assert asdict(counts.coverage) == pytest.approx(asdict(whole.report.coverage))
-
-
-@pytest.mark.parametrize("mode", ["accelerated", "one-stage"])
-def test_segment_cells__cell_in_the_rim_of_zeros__is_background_without_effort(mode: str, bright: Path) -> None:
-    """All of it is cropped away."""
-    image, pipeline = bar(40, 50), bright_pipeline(bright, [f"mode={mode}"], coarse=150, fine=60)
-    image[image == 1] = 0
-    results = segment(pipeline, image, TWO)
-    empty = results[0, 0, 0]
-    assert (empty.box, empty.counts) == (TWO.core((0, 0, 0)), Tally())
-    assert not empty.labels.any()
-    np.testing.assert_array_equal(merged(results, TWO) != 0, image != 0)
-
-
-def test_look_at_cell__all_regions_are_chosen__they_are_where_the_regions_are(models: dict[str, Models]) -> None:
-    """Both are counted in the whole working grid, wherever the cell lies."""
-    settings = [*SPLIT[:1], "assign.agent=all_children", "rois.window=[4, 8, 8]"]
-    image, pipeline = blobs(SHAPE), pipeline_of(models["plain"], settings)
-    opened, lattice = (
-        open_volume(pipeline, [lazy_volume(image)], scan_of(image), 0),
-        plan_lattice(SHAPE, (8, 20, 99), (4, 4, 4)),
-    )
-    for cell in lattice.cells():
-        regions, chosen = look_at_cell(opened, lattice.core(cell), Run())
-        assert set(chosen) == set(regions) != set()
-
-
-def test_look_around__any_box__shows_a_cascade_there_what_the_whole_volume_does(models: dict[str, Models]) -> None:
-    """With as much around it as interpolation needs."""
-    image, pipeline = blobs(SHAPE), pipeline_of(models["cascade"], ["fine.use_prior=true"])
-    opened = open_volume(pipeline, [lazy_volume(image)], scan_of(image), 0)
-    grid = opened.view.whole
-    whole = look_around(opened, Box.whole(grid), Run())
-    for box in (Box((3, 9, 5), (10, 20, 21)), Box((0, 0, 0), (5, 7, 9)), Box((6, 13, 16), grid)):
-        expected = whole.one_hot(box, grid)
-        assert 0 < expected.mean() < 1
-        np.testing.assert_array_equal(look_around(opened, box, Run()).one_hot(box, grid), expected)
-
-
-def test_segment_cells__cascade_and_margins__sees_coarse_labels_of_the_whole_volume_in_its_boxes(
-    models: dict[str, Models], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However far a box reaches beyond its cell."""
-    settings = ["fine.use_prior=true", "rois.margin=[2, 9, 9]", "blocks.halo=[0, 0, 0]", "rois.threshold=0.64"]
-    image, pipeline = blobs(SHAPE), pipeline_of(models["cascade"], [*settings, "assign.agent=all_children"])
-    opened = open_volume(pipeline, [lazy_volume(image)], scan_of(image), 0)
-    lattice = Lattice(((0, 16), (0, 40), (0, 18, 36)))
-    grid, seen = opened.view.whole, []
-    whole = look_around(opened, Box.whole(grid), Run())
-    assert pipeline.segmenter is not None
-    chooser = type(pipeline.segmenter.selector)
-    choose = chooser.choose
-
-    def watched(self: Any, tree: RoiTree, scene: Scene, *more: Any) -> Any:
-        for roi in tree.leaves:
-            box = roi.box.shift(scene.view.window.start).clip(Box.whole(grid))
-            seen.append(box)
-            np.testing.assert_array_equal(scene.coarse.one_hot(box, grid), whole.one_hot(box, grid))
-        return choose(self, tree, scene, *more)
-
-    monkeypatch.setattr(chooser, "choose", watched)
-    for cell in lattice.cells():
-        look_at_cell(opened, lattice.core(cell), Run())
-    assert len(seen) > 3
 
 
 @st.composite
