@@ -23,7 +23,20 @@ from coarse2fine.system.timing import Run
 def segment_one_stage(
     volume: Volume[Any], config: Config, coarse: Model | None, fine: Model, run: Run
 ) -> NDArray[np.unsignedinteger[Any]]:
-    """Labels of a volume in memory, as nnU-Net's predictor makes them.
+    """Labels of a volume in memory, as nnU-Net's predictor makes them; arguments as of ``write_one_stage``.
+
+    Returns:
+        Shape (z, y, x) of the volume.
+    """
+    writer = write_one_stage(volume, config, coarse, fine, run)
+    with run.clock.time("fine"):
+        return writer.finish()
+
+
+def write_one_stage(
+    volume: Volume[Any], config: Config, coarse: Model | None, fine: Model, run: Run, *, probabilities: bool = False
+) -> LabelWriter:
+    """A writer to which everything is written that nnU-Net's predictor would write.
 
     Args:
         volume: Channels of shape (z, y, x) with their grid.
@@ -31,9 +44,7 @@ def segment_one_stage(
         coarse: The previous stage of a cascade, which is run first, likewise; not needed by others.
         fine: The model.
         run: Books ``fine`` and ``fine.network``, and of a cascade ``coarse``; told of every tile.
-
-    Returns:
-        Shape (z, y, x) of the volume.
+        probabilities: Whether the writer keeps these.
     """
     view = view_volume(volume, fine)
     previous = _previous(volume, config, coarse, fine, view, run) if fine.cascade and coarse is not None else ()
@@ -47,9 +58,9 @@ def segment_one_stage(
                 mirroring=config.fine.mirroring,
                 ticks=run.ticks("fine"),
             )
-        writer = LabelWriter(view, fine)
+        writer = LabelWriter(view, fine, probabilities=probabilities)
         export_labels(writer, fine, logits.numpy())
-        return writer.finish()
+        return writer
 
 
 def _previous(

@@ -22,7 +22,7 @@ from coarse2fine.fine.segment import FineStage
 from coarse2fine.io import Volume, read_volume, write_labels
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
-from coarse2fine.one_stage import segment_one_stage
+from coarse2fine.one_stage import write_one_stage
 from coarse2fine.preprocessing.working_grid import view_volume, volume_doubts
 from coarse2fine.promise.likeness import likeness_of
 from coarse2fine.promise.statement import Promised, check_promise, promised
@@ -50,12 +50,14 @@ class Result:
         report: What was done, and how long it took.
         tree: The regions that were found; None in one-stage mode.
         boxes: Regions of the working grid that the fine network segmented.
+        probabilities: Shape (outputs, z, y, x), in the voxel order of the fine model's reader; None unless asked for.
     """
 
     labels: NDArray[np.unsignedinteger[Any]]
     report: RunReport
     tree: RoiTree | None = None
     boxes: tuple[Box, ...] = ()
+    probabilities: NDArray[np.float32] | None = None
 
 
 class Pipeline:
@@ -97,55 +99,66 @@ class Pipeline:
         """The models that look at a volume, the fine one last."""
         return (self.fine,) if self.coarse is None else (self.coarse, self.fine)
 
-    def run_files(self, files: Sequence[Path], output: Path, progress: Progress = silent) -> Result:
-        """From files to a file: one input per channel, labels in the first input's geometry, written atomically."""
+    def run_files(
+        self, files: Sequence[Path], output: Path, progress: Progress = silent, *, probabilities: bool = False
+    ) -> Result:
+        """From files to a file: one input per channel, labels in the first input's geometry, written atomically.
+
+        Args:
+            files: One for each channel.
+            output: The label file.
+            progress: Told of every step.
+            probabilities: Whether the result has these, too; they are not written.
+        """
         run = Run(progress=progress)
         with run.clock.time("total"):
             with run.stage("read"):
                 volume = read_volume(files, [model.reader for model in self.models])
-            result = self._segment(volume, run, output)
+            result = self._segment(volume, run, output, probabilities)
             with run.stage("write"):
                 write_labels(result.labels, volume.grid, output)
         return self._finish(result, run)
 
-    def __call__(self, volume: Volume, run: Run | None = None) -> Result:
+    def __call__(self, volume: Volume, run: Run | None = None, *, probabilities: bool = False) -> Result:
         """Segment a volume in one piece; one that is read by region is read into memory first.
 
         Args:
             volume: Channels of shape (z, y, x) with their grid.
             run: Receives the time of each stage, and is told about every step; who gives one books ``total``. Its clock
                 was made when a deadline began to count.
+            probabilities: Whether the result has these, too, and labels are chosen by them. Where the fine network did
+                not look, the label that is there is certain.
 
         Raises:
             DeadlineError: If there is a deadline that cannot be kept.
         """
         if run is not None:
-            return self._segment(volume, run)
+            return self._segment(volume, run, None, probabilities)
         run = Run()
         with run.clock.time("total"):
-            result = self._segment(volume, run)
+            result = self._segment(volume, run, None, probabilities)
         return self._finish(result, run)
 
-    def _segment(self, volume: Volume, run: Run, output: Path | None = None) -> Result:
+    def _segment(self, volume: Volume, run: Run, output: Path | None, probabilities: bool) -> Result:
         with run.clock.time("read"):  # once, and not for each of the networks; nothing happens to what is in memory
             volume = dataclasses.replace(volume, channels=tuple(np.asarray(channel) for channel in volume.channels))
         if self.segmenter is None:
-            return self._one_stage(volume, run)
+            return self._one_stage(volume, run, probabilities)
         closing_s = 0.0
         if self.config.deadline is not None:
             closing_s = closing_seconds(volume, self.fine.labels.dtype, output, run.clock)
         scene = self._look(self.segmenter, volume, run)
         tree = self.segmenter.regions(scene, run)
         if not tree.parents and self.config.rois.empty == "one-stage":
-            return self._one_stage(volume, run, "the heatmap is empty: ran one-stage instead")
-        found = self.segmenter.segment(tree, scene, run, closing_s=closing_s)
+            return self._one_stage(volume, run, probabilities, "the heatmap is empty: ran one-stage instead")
+        found = self.segmenter.segment(tree, scene, run, closing_s=closing_s, probabilities=probabilities)
         with run.clock.time("fine"):
             labels = found.writer.finish()
         case = likeness_of(volume, scene) if self.config.promise else None
         promise = promised(self.config, case, left=len(found.fine.left))
         kept = self._kept(self.segmenter, found, scene, closing_s)
         report = self._report(volume, labels, tally(found, scene), self.segmenter, promise, kept)
-        return Result(labels, report, found.tree, found.fine.boxes)
+        return Result(labels, report, found.tree, found.fine.boxes, found.writer.probabilities())
 
     def _kept(self, segmenter: Segmenter, found: Segmented, scene: Scene, closing_s: float) -> DeadlineKept | None:
         """What came of a deadline."""
@@ -166,9 +179,12 @@ class Pipeline:
             view = view_volume(volume, self.fine)
         return Scene(view, coarse)
 
-    def _one_stage(self, volume: Volume, run: Run, *warnings: str) -> Result:
-        labels = segment_one_stage(volume, self.config, self.coarse, self.fine, run)
-        return Result(labels, self._report(volume, labels, None, None, None, None, warnings))
+    def _one_stage(self, volume: Volume, run: Run, probabilities: bool, *warnings: str) -> Result:
+        writer = write_one_stage(volume, self.config, self.coarse, self.fine, run, probabilities=probabilities)
+        with run.clock.time("fine"):
+            labels = writer.finish()
+        report = self._report(volume, labels, None, None, None, None, warnings)
+        return Result(labels, report, probabilities=writer.probabilities())
 
     def _report(
         self,

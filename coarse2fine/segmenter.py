@@ -121,6 +121,7 @@ class Segmenter:
         elsewhere: Sequence[Box] = (),
         norm: VolumeNorm = UNSETTLED,
         track: bool = False,
+        probabilities: bool = False,
         closing_s: float = 0.0,
     ) -> Segmented:
         """Choose regions and segment them; in a thin volume all, as two-stage mode does (``selection.thin``).
@@ -132,6 +133,7 @@ class Segmenter:
             elsewhere: Boxes of the scene that somebody else segments.
             norm: What is settled for the whole volume.
             track: Whether the writer keeps which voxels the fine network decided.
+            probabilities: Whether it keeps probabilities.
             closing_s: Under a deadline, how long it takes to do what comes after the fine stage.
 
         Raises:
@@ -141,7 +143,9 @@ class Segmenter:
         stage, norm = choice.stage, UNSETTLED if choice.unpacked else norm
         with run.clock.time("fine"):
             deadline = self._deadline(choice.rois, scene, run, closing_s)
-            writer = LabelWriter(scene.view, stage.model, track=track or deadline is not None)
+            writer = LabelWriter(
+                scene.view, stage.model, track=track or deadline is not None, probabilities=probabilities
+            )
             if stage.config.fine.outside == "coarse":
                 paint_coarse(scene.coarse, writer.labels, writer.region, writer.back.shape_out)
             boxes, known = ([roi.box for roi in rois] for rois in (choice.rois, tree.leaves))

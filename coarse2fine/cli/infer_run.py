@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -81,12 +81,39 @@ def infer(options: argparse.Namespace, console: Console) -> None:
     reader = pipeline.fine.reader
     cases = find_cases(source, pipeline.fine.channels, input_suffixes(reader))
     outputs = plan_outputs(source, output, options, cases, label_suffixes(reader))
+    again = "The others are written. Once these are mended, run the same command again with --overwrite."
+
+    def one(case: Case, labels: Path, count: str) -> RunReport:
+        return infer_case(pipeline, case, labels, console, count)
+
+    segment_cases([*zip(cases, outputs, strict=True)], one, console, options.report, again)
+
+
+def segment_cases(
+    cases: Sequence[tuple[Case, Path]],
+    one: Callable[[Case, Path, str], RunReport],
+    console: Console,
+    report: Path | None,
+    again: str,
+) -> None:
+    """Segment cases one after the other; of several, one that fails does not stop the others.
+
+    Args:
+        cases: Each with the file of its labels.
+        one: Segments one of them; also gets its number, as 1/4.
+        console: Where failures are told.
+        report: File for the reports of all that succeeded.
+        again: What to do after the others have failed.
+
+    Raises:
+        C2FError: If the only case fails, or at the end if any did.
+    """
     reports: list[RunReport] = []
     failed: list[str] = []
     try:
-        for case, output in zip(cases, outputs, strict=True):
+        for number, (case, output) in enumerate(cases, 1):
             try:
-                reports.append(infer_case(pipeline, case, output, console, f"{len(reports) + 1}/{len(cases)}"))
+                reports.append(one(case, output, f"{number}/{len(cases)}"))
             except Exception as error:
                 known = told(error, SMALLER)
                 if known is None:
@@ -96,13 +123,10 @@ def infer(options: argparse.Namespace, console: Console) -> None:
                 failed.append(case.name)
                 fail(console, f"{case.name}: {known}")
     finally:  # what is finished is reported, also when the run is interrupted
-        if options.report and reports:
-            write_report(reports, options.report)
+        if report and reports:
+            write_report(reports, report)
     if failed:
-        raise C2FError(
-            f"{len(failed)} of {len(cases)} cases failed: {', '.join(failed)}",
-            "The others are written. Once these are mended, run the same command again with --overwrite.",
-        )
+        raise C2FError(f"{len(failed)} of {len(cases)} cases failed: {', '.join(failed)}", again)
 
 
 def plan_outputs(
@@ -158,11 +182,16 @@ def infer_case(pipeline: Pipeline, case: Case, output: Path, console: Console, c
     """Segment one case, with progress bars if somebody watches."""
     with show_progress(console, f"{count} {case.name}") as progress:
         report = pipeline.run_files(case.files, output, SteadyHeap(progress)).report
-    for warning in report.warnings:
-        console.print(plain(f"{case.name}: {warning}"), style="yellow", soft_wrap=True)
+    tell_warnings(report, console)
     if console.is_terminal:
         print_report(report, output, console)
     return report
+
+
+def tell_warnings(report: RunReport, console: Console) -> None:
+    """What the user should know of one case."""
+    for warning in report.warnings:
+        console.print(plain(f"{report.case}: {warning}"), style="yellow", soft_wrap=True)
 
 
 @contextmanager

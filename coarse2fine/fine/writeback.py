@@ -33,9 +33,11 @@ class LabelWriter:
         view: The working grid that crops were taken from.
         model: Its label rules, resampling of outputs and transposition.
         track: Whether to keep which voxels outputs were written to; see ``decided``.
+        probabilities: Whether to keep these, too, which takes four bytes for each output and voxel, and to choose
+            labels by them, as nnU-Net does where it keeps them.
     """
 
-    def __init__(self, view: WorkingView, model: Model, *, track: bool = False) -> None:
+    def __init__(self, view: WorkingView, model: Model, *, track: bool = False, probabilities: bool = False) -> None:
         self._view, self._model = view, model
         working = view.resampling.shape_out
         self._back = plan_resampling(working, view.crop.shape, model.spacing, view.spacing, model.logit_method)
@@ -44,7 +46,9 @@ class LabelWriter:
         self._hull = Box.whole(view.full) if view.window == Box.whole(working) else inside
         self._full = np.zeros(self._hull.shape, model.labels.dtype)
         self._labels = self._full[inside.relative_to(self._hull).slices]
-        self._decided = np.zeros(self._full.shape, bool) if track else None
+        self._decided = np.zeros(self._full.shape, bool) if track or probabilities else None
+        heads = model.labels.heads
+        self._probabilities = np.zeros((heads, *self._full.shape), np.float32) if probabilities else None
         self._inside = inside.relative_to(self._hull)
         self._blocks: dict[Triple, Floats] = {}
         self._expected: Counter[Triple] = Counter()
@@ -133,6 +137,42 @@ class LabelWriter:
             return None
         return np.ascontiguousarray(self._view.turn.inverse.array(self._decided))
 
+    def probabilities(self) -> NDArray[np.float32] | None:
+        """Of each output, once ``finish`` was called; None if they were not kept.
+
+        Where no outputs were written, the label that is there is certain.
+
+        Returns:
+            Shape (heads, z, y, x) in the voxel order of the model's reader, as nnU-Net stores them.
+        """
+        if self._probabilities is None or self._decided is None:
+            return None
+        others = ~self._decided
+        self._probabilities[:, others] = self._model.labels.certainly(self._full[others])
+        back = (axis + 1 for axis in self._model.untranspose)
+        return np.ascontiguousarray(self._probabilities.transpose(0, *back))
+
+    def write(self, here: tuple[slice, ...], logits: Floats, where: NDArray[np.bool_] | bool = True) -> None:
+        """Write what outputs say.
+
+        Args:
+            here: Slices of ``region``.
+            logits: Shape (heads, ...) of these slices.
+            where: Voxels that they count for.
+        """
+        known = self._model.labels
+        if self._probabilities is None:
+            labels = known.from_logits(logits)
+        else:
+            values = known.probabilities(logits)
+            np.copyto(
+                self._probabilities[(slice(None), *self._inside.slices)][(slice(None), *here)], values, where=where
+            )
+            labels = known.from_probabilities(values)
+        np.copyto(self._labels[here], labels, where=where)
+        if self._decided is not None:
+            self._decided[self._inside.slices][here] |= where
+
     def native(self, box: Box) -> Box:
         """The voxels whose centres lie in a box of the working grid, counted from the start of ``region``."""
         absolute = self._native(box.shift(self._view.window.start))
@@ -186,17 +226,17 @@ class LabelWriter:
                 self._settle(key)
 
     def _settle(self, key: Triple) -> None:
-        """Turn a block's blended outputs into labels; these do not depend on scale, so weights are not divided out."""
+        """Turn a block's blended outputs into labels; only probabilities need weights to be divided out."""
         block = self._blocks.pop(key, None)
         if block is None:
             return
         here = tuple(slice(k * b, (k + 1) * b) for k, b in zip(key, BLOCK, strict=True))
-        target = self._labels[here]
-        depth, height, width = target.shape
+        depth, height, width = self._labels[here].shape
         block = block[:, :depth, :height, :width]
-        np.copyto(target, self._model.labels.from_logits(block[:-1]), where=block[-1] > 0)
-        if self._decided is not None:
-            self._decided[self._inside.slices][here] |= block[-1] > 0
+        outputs, there = block[:-1], block[-1] > 0
+        if self._probabilities is not None:
+            outputs = np.divide(outputs, block[-1], out=np.zeros_like(outputs), where=there)
+        self.write(here, outputs, there)
 
 
 def _mapped_zeros(shape: tuple[int, ...]) -> Floats:
@@ -239,14 +279,15 @@ def export_labels(writer: LabelWriter, model: Model, logits: NDArray[np.float16]
         held: The part of the working grid that they cover: that of the writer and what resampling needs around it. None
             for all of it.
     """
-    back, labels, region = writer.back, writer.labels, writer.region
+    back, region = writer.back, writer.region
     held = held or Box.whole(back.shape_in)
-    for start in range(0, len(labels), BLOCK[0]):
-        slab = Box((start, 0, 0), (min(start + BLOCK[0], len(labels)), *labels.shape[1:]))
+    depth, height, width = region.shape
+    for start in range(0, depth, BLOCK[0]):
+        slab = Box((start, 0, 0), (min(start + BLOCK[0], depth), height, width))
         outputs = np.stack([back(_reader(head, held), slab.shift(region.start)) for head in logits])
         # Where it resamples by splines nnU-Net keeps outputs in half precision, and ties break by that rounding.
         is_half = model.logit_method.library == "spline"
-        labels[slab.slices] = model.labels.from_logits(outputs.astype(np.float16) if is_half else outputs)
+        writer.write(slab.slices, outputs.astype(np.float16) if is_half else outputs)
 
 
 def _reader(head: NDArray[np.float16], held: Box) -> Callable[[Box], Floats]:

@@ -97,6 +97,36 @@ class Labels:
             np.maximum(best, logits[label], out=best)
         return labels
 
+    def probabilities(self, logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """Of each output, as nnU-Net's ``apply_inference_nonlin`` makes them: softmax, or sigmoids of regions.
+
+        Args:
+            logits: Shape (heads, ...).
+        """
+        values = torch.from_numpy(np.asarray(logits, np.float32))
+        found: NDArray[np.float32] = (torch.sigmoid(values) if self.regions else torch.softmax(values, 0)).numpy()
+        return found
+
+    def from_probabilities(self, values: NDArray[np.float32]) -> NDArray[np.unsignedinteger[Any]]:
+        """Labels of the most probable output, or of the last painted region with a probability above one half.
+
+        Args:
+            values: Shape (heads, ...).
+        """
+        return self.from_logits(values - np.float32(0.5) if self.regions else values)
+
+    def certainly(self, labels: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.float32]:
+        """Probabilities, all zero or one, of voxels that somebody else gave a label.
+
+        Args:
+            labels: Shape (...).
+
+        Returns:
+            Shape (heads, ...).
+        """
+        values = [{value} for value in (0, *self.foreground)] if not self.regions else self._foreground_values.values()
+        return np.stack([np.isin(labels, list(of)) for of in values]).astype(np.float32)
+
     def foreground_probability(self, logits: torch.Tensor, heads: Collection[int] | None = None) -> torch.Tensor:
         """Probability that a voxel is foreground.
 

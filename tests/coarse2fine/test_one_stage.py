@@ -95,6 +95,27 @@ def test_one_stage__any_kind_of_model__equals_nnunet(name: str, model_folder: Ca
     assert (result != expected).mean() < 1e-4
 
 
+@pytest.mark.parametrize("name", ["binary", "multi-class", "regions", "transposed", "torch-resampling"])
+def test_one_stage__with_probabilities__equals_nnunet(name: str, model_folder: Callable[..., Path]) -> None:
+    """Also outside of what nnU-Net crops to; labels are those that it gives when it keeps probabilities."""
+    folder, image = model_folder(**CASES[name]), np.pad(blobs((18, 40, 36)), 2)
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, use_mirroring=False)
+    with contextlib.redirect_stdout(io.StringIO()):
+        predictor.initialize_from_trained_model_folder(str(folder), ("all",), "checkpoint_final.pth")
+        properties = {"spacing": list(SPACING)}
+        labels, expected = predictor.predict_single_npy_array(
+            image[None].astype(np.float32), properties, save_or_return_probabilities=True
+        )
+
+    config = load_config(None, ["mode=one-stage", f"fine.model={folder}", "fine.mirroring=false"])
+    result = Pipeline.from_config(config)(Volume((image,), Grid(image.shape, SPACING), name), probabilities=True)
+
+    assert result.probabilities is not None
+    assert (result.probabilities.shape, result.probabilities.dtype) == (expected.shape, np.float32)
+    np.testing.assert_allclose(result.probabilities, expected, atol=2e-3)
+    assert (result.labels != labels).mean() < 1e-4
+
+
 @pytest.mark.parametrize(
     "name",
     [

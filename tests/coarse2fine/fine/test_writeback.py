@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import blobs
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from scipy import special
 
 from canvas import Box, Placement
 from coarse2fine.evaluation.masks import dice
@@ -79,6 +81,45 @@ def test_labels__crops_that_tile_the_volume__equal_nnunets_export(scene: tuple[M
         source = box.grow((2, 3, 3)).clip(whole)
         writer.add(native(box, source), logits[(slice(None), *source.slices)])
     assert (writer.finish() != exported_by_nnunet(model, view, logits)).mean() < 1e-3
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_probabilities__overlapping_crops__are_of_the_weighted_mean(
+    model_folder: Callable[..., Path], regions: bool
+) -> None:
+    """Softmax or sigmoids of outputs blended by their weights, however large these are; other labels are certain."""
+    options: dict[str, Any] = {"labels": LABELS}
+    if regions:
+        options = {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
+    model = load_model(model_folder(spacing=SPACING, **options))
+    view, rng = open_view([np.ones((4, 20, 20), np.int16)], SPACING, model), np.random.default_rng(0)
+    whole, heads = Box.whole(view.shape), model.labels.heads
+    boxes = [Box((0, 0, 0), (4, 20, 12)), Box((0, 0, 8), (4, 20, 16))]
+    writer = LabelWriter(view, model, probabilities=True)
+    writer.labels[...] = np.array([0, 1, 2, 1], np.uint8).repeat(5)  # as if a coarse model had said so
+    writer.expect(boxes)
+    outputs = [rng.normal(size=(heads, *box.shape)).astype(np.float32) for box in boxes]
+    total, weights = np.zeros((heads, *whole.shape)), np.zeros(whole.shape)
+    for box, logits in zip(boxes, outputs, strict=True):
+        writer.add(native(box, box), logits)
+        z, y, x = (np.exp(-0.5 * ((np.arange(edge) - edge // 2) / (edge / 8)) ** 2) for edge in box.shape)
+        weight = z[:, None, None] * y[:, None] * x
+        total[(slice(None), *box.slices)] += weight * logits
+        weights[box.slices] += weight
+    labels, probabilities = writer.finish(), writer.probabilities()
+
+    assert probabilities is not None
+    mean = total[..., :16] / weights[..., :16]
+    np.testing.assert_allclose(
+        probabilities[..., :16], special.expit(mean) if regions else special.softmax(mean, 0), atol=1e-4
+    )
+    assert (labels[..., 16:] == 1).all()
+    assert (probabilities[..., 16:] == np.array([1, 0] if regions else [0, 1, 0])[:, None, None, None]).all()
+    if regions:
+        expected = np.where(probabilities[1] > 0.5, 2, np.where(probabilities[0] > 0.5, 1, 0))
+    else:
+        expected = probabilities.argmax(0)
+    assert (labels == expected).all()
 
 
 def test_labels__outside_of_the_box__stay_background(scene: tuple[Model, WorkingView, np.ndarray]) -> None:

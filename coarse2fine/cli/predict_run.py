@@ -1,0 +1,176 @@
+"""What ``c2f-predict`` does: nnU-Net's command line and files, with a coarse model where there is one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from coarse2fine.calibration.kit import open_kit
+from coarse2fine.cli.infer_run import print_report, segment_cases, show_progress, tell_warnings
+from coarse2fine.config.reader import load_config
+from coarse2fine.config.schema import Config
+from coarse2fine.errors import ConfigError, OutputError
+from coarse2fine.io import Case, atomic_write, check_writable, find_cases
+from coarse2fine.nnunet.model import Model
+from coarse2fine.nnunet.properties import image_properties
+from coarse2fine.nnunet.trained import LOWRES, Trained, find_trained
+from coarse2fine.pipeline import Pipeline
+from coarse2fine.report import RunReport
+from coarse2fine.system.memory import SteadyHeap, keep_freed_memory
+
+CASCADE = "3d_cascade_fullres"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A case, and where its labels go."""
+
+    case: Case
+    labels: Path
+
+    def beside(self, ending: str) -> Path:
+        """A file of the same name with another ending."""
+        return self.labels.with_name(f"{self.case.name}{ending}")
+
+
+def predict(options: argparse.Namespace, console: Console) -> None:
+    """Segment the cases of a folder as ``nnUNetv2_predict`` does.
+
+    Raises:
+        C2FError: If something is missing or does not fit, or at the end if a case failed.
+    """
+    keep_freed_memory()
+    check_parts(options)
+    config = configure(options, find_trained(options.d, options.tr, options.p), console)
+    pipeline = Pipeline.from_config(config, trust_checkpoint=options.trust_checkpoint)
+    jobs = plan_jobs(options, pipeline.fine)
+    write_about(options, pipeline.fine)
+    if not jobs:
+        console.print(f"nothing to do: this is part {options.part_id} of {options.num_parts}, and it has no case left")
+        return
+    bars = Console(stderr=True, force_terminal=False) if options.disable_progress_bar else console
+
+    def one(case: Case, labels: Path, count: str) -> RunReport:
+        job = Job(case, labels)
+        with show_progress(bars, f"{count} {case.name}") as progress:
+            steady, wanted = SteadyHeap(progress), options.save_probabilities
+            result = pipeline.run_files(case.files, labels, steady, probabilities=wanted)
+            if result.probabilities is not None:
+                write_probabilities(job, result.probabilities, pipeline.fine)
+        tell_warnings(result.report, console)
+        if options.verbose:
+            print_report(result.report, labels, console)
+        return result.report
+
+    again = "The others are written. Once these are mended, run the same command again with --continue_prediction."
+    segment_cases([(job.case, job.labels) for job in jobs], one, console, options.report, again)
+
+
+def check_parts(options: argparse.Namespace) -> None:
+    """Refuse a part that is none.
+
+    Raises:
+        ConfigError: If it is not one of 0 to ``num_parts`` - 1.
+    """
+    if options.num_parts < 1:
+        raise ConfigError(f"-num_parts is {options.num_parts}", "It must be at least 1.")
+    if not 0 <= options.part_id < options.num_parts:
+        raise ConfigError(
+            f"-part_id is {options.part_id}, of {options.num_parts} parts",
+            f"Parts are counted from 0: give 0 to {options.num_parts - 1}, or more parts with -num_parts.",
+        )
+
+
+def configure(options: argparse.Namespace, trained: Trained, console: Console) -> Config:
+    """Settings: the kit's, or the defaults, with what the options say.
+
+    Raises:
+        ConfigError: If there is no such model, or options contradict each other.
+    """
+    if options.kit and options.coarse_model:
+        raise ConfigError("--kit and --coarse-model", "Leave out --coarse-model: a kit has one of its own.")
+    settings: dict[str, Any] = {
+        "fine.model": str(trained.model(options.c)),
+        "fine.checkpoint": options.chk,
+        "fine.folds": options.f,
+        "fine.tile_step": options.step_size,
+        "fine.mirroring": not options.disable_tta,
+        "device": options.device,
+        "mode": options.mode,
+        "fine.use_prior": True if options.c == CASCADE else None,
+    }
+    if options.prev_stage_predictions:
+        console.print("-prev_stage_predictions is not read: the 3d_lowres model runs here as well", style="yellow")
+    if not options.kit:
+        coarse = options.coarse_model or (None if options.c == LOWRES else trained.lowres)
+        settings |= {"coarse.model": coarse and str(coarse), "coarse.checkpoint": coarse and options.chk}
+        if coarse is None and options.c == CASCADE:
+            trained.model(LOWRES)
+        if coarse is None and options.mode is None:
+            settings["mode"] = "one-stage"
+            console.print(
+                f"every voxel is looked at: {trained.folder.name} has no 3d_lowres model of this trainer and plans, "
+                "and no kit is named (--kit KIT; c2f-prepare makes one)",
+                soft_wrap=True,
+            )
+    overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items() if value is not None]
+    return load_config(open_kit(options.kit) if options.kit else None, [*overrides, *options.overrides])
+
+
+def plan_jobs(options: argparse.Namespace, fine: Model) -> list[Job]:
+    """The cases of this part that are to be done; where they are written is checked before anything runs.
+
+    Raises:
+        VolumeError: If the folder has no cases.
+        OutputError: If results cannot be written, or would lie among the images.
+    """
+    source, output = options.i, options.o
+    if output.resolve().is_relative_to(source.resolve()):
+        raise OutputError(f"the output {output} lies in the input {source}", "Choose another folder with -o.")
+    ending = str(fine.dataset["file_ending"])
+    cases = find_cases(source, fine.channels, (ending,))[options.part_id :: options.num_parts]
+    jobs = [Job(case, output / f"{case.name}{ending}") for case in cases]
+    endings = [ending, *([".npz", ".pkl"] if options.save_probabilities else [])]
+    if options.continue_prediction:
+        jobs = [job for job in jobs if not all(job.beside(one).is_file() for one in endings)]
+    for file in (output / "plans.json", *(job.beside(one) for job in jobs for one in endings)):
+        check_writable(file, overwrite=True)
+    if options.report:
+        check_writable(options.report, overwrite=True)
+    return jobs
+
+
+def write_about(options: argparse.Namespace, fine: Model) -> None:
+    """What nnU-Net's ensembling and postprocessing read, and what was asked for, under nnU-Net's names."""
+    asked = {
+        "list_of_lists_or_source_folder": str(options.i),
+        "output_folder_or_list_of_truncated_output_files": str(options.o),
+        "save_probabilities": options.save_probabilities,
+        "overwrite": not options.continue_prediction,
+        "num_processes_preprocessing": options.npp,
+        "num_processes_segmentation_export": options.nps,
+        "folder_with_segs_from_prev_stage": options.prev_stage_predictions,
+        "num_parts": options.num_parts,
+        "part_id": options.part_id,
+    }
+    about = {"predict_from_raw_data_args.json": asked, "dataset.json": fine.dataset, "plans.json": fine.plans}
+    for name, content in about.items():
+        with atomic_write(options.o / name) as path:
+            path.write_text(json.dumps(content, indent=4), encoding="utf-8")
+
+
+def write_probabilities(job: Job, probabilities: NDArray[np.float32], fine: Model) -> None:
+    """Write ``CASE.npz`` and ``CASE.pkl`` as nnU-Net does: probabilities, and what its writers want of the image."""
+    properties = image_properties(job.case.files, fine)
+    with atomic_write(job.beside(".npz"), needed=probabilities.nbytes) as path, path.open("wb") as stream:
+        np.savez_compressed(stream, probabilities=probabilities)
+    with atomic_write(job.beside(".pkl")) as path:
+        path.write_bytes(pickle.dumps(properties))
