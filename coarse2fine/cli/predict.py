@@ -54,7 +54,7 @@ def _add_nnunet_options(parser: argparse.ArgumentParser) -> None:
     add("-p", default="nnUNetPlans", metavar="PLANS", help="plans (%(default)s)")
     add("-tr", default="nnUNetTrainer", metavar="TRAINER", help="trainer (%(default)s)")
     add("-c", required=True, metavar="CONFIGURATION", help="3d_fullres, 3d_lowres or 3d_cascade_fullres")
-    add("-f", nargs="+", metavar="FOLD", help="folds (default: the numbered ones that are there, else all)")
+    add("-f", nargs="+", type=_fold, metavar="FOLD", help="folds (default: the numbered ones that are there, else all)")
     add("-step_size", type=float, metavar="S", help="step of the sliding window, as a share of the tile (0.5)")
     add(
         "--disable_tta",
@@ -67,14 +67,20 @@ def _add_nnunet_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--continue_prediction", action="store_true", help="leave out cases whose results are there")
     add("-chk", default="checkpoint_final.pth", metavar="FILE", help="checkpoint (%(default)s)")
-    add("-npp", type=int, metavar="N", help=_IGNORED)
-    add("-nps", type=int, metavar="N", help=_IGNORED)
+    add("-npp", type=int, default=3, metavar="N", help=_IGNORED)
+    add("-nps", type=int, default=3, metavar="N", help=_IGNORED)
     add("-prev_stage_predictions", metavar="FOLDER", help="not read: a cascade's 3d_lowres model runs here as well")
     add("-num_parts", type=int, default=1, metavar="N", help="how many such commands share the cases (1)")
     add("-part_id", type=int, default=0, metavar="K", help="which of them this is, counted from 0")
     add("-device", choices=("cpu", "cuda", "mps"), help="default: a GPU where there is one")
     add("--disable_progress_bar", action="store_true", help="as it says")
     add("--not_on_device", action="store_true", help=_IGNORED)
+
+
+def _fold(text: str) -> int | str:
+    if text != "all" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor all")
+    return text if text == "all" else int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
