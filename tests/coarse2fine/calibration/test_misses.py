@@ -215,6 +215,7 @@ def test_calibrate__some_cases__takes_the_kth_lowest_limit() -> None:
     assert calibrate(cases, Asked(confidence=0.8)).probability == pytest.approx(0.2 ** (1 / 9))
     less = calibrate(cases, Asked(probability=0.7))
     assert (less.threshold, less.rank, less.probability) == (0.3, 3, 0.7)
+    assert calibrate(cases, Asked(probability=0.75)).probability == 0.75  # what was asked for, though 0.8 is supported
     assert [less.missed[name] for name in "123"] == [1.0, 1.0, 0.0]
 
 
