@@ -28,7 +28,7 @@ from rich.console import Console
 from scipy import stats
 
 from benchmarks.common.bench import Bench
-from benchmarks.common.machine import ROOT, environment, forget, relative
+from benchmarks.common.machine import ROOT, environment, forget
 from benchmarks.common.registry import (
     Case,
     Dataset,
@@ -141,6 +141,8 @@ def summary(rows: Sequence[Row], card: dict[str, Any], kit: Pipeline) -> Row:
     most = promise.miss if promise else 0.0
     return {
         "minutes": card["minutes"],
+        "resumed": card["resumed"],
+        "asked_loss": card["asked"]["loss"],
         "coarse": card["coarse"],
         "winner_mode": kit.config.mode,
         "ratio": seconds["one_stage"] / seconds["kit"],
@@ -180,7 +182,7 @@ def run(options: argparse.Namespace, further: Sequence[str], console: Console) -
             console.print(rows[-1], markup=False, highlight=False, soft_wrap=True)
         found = {
             "dataset": dataset.name,
-            "kit": {"made": "here" if options.kit is None else relative(kit), "promise": card["promise"]},
+            "kit": {"made": "here" if options.kit is None else kit.name, "promise": card["promise"]},
             **summary(rows, card, who.kit),
             "rows": rows,
             "environment": environment(),

@@ -132,14 +132,11 @@ def conclude(
         reason = f"no candidate is both faster than one-stage mode and within a loss of {loss:g}"
     else:
         winner, settings = best.name, configs[best.name]
-        reason = f"it is the fastest whose loss is within {loss:g}"
+        reason = f"it is the fastest whose loss is within {loss:g}: {statement(best, confidence)}"
     closest = min(accelerated, key=lambda one: (one.dropped is not None, one.bound), default=None)
     if closest is not None and (best is None or (best.name == TWO_STAGE and config.mode != TWO_STAGE)):
-        if best is not None:
-            reason = f"no accelerated candidate qualifies; {reason}"
-        reason += f"; the closest accelerated one, {closest.name}: {statement(closest, confidence)}"
-    elif best is not None:
-        reason += f": {statement(best, confidence)}"
+        why = f", dropped {closest.dropped}" if closest.dropped else ""
+        reason += f"; the closest accelerated one, {closest.name}: {statement(closest, confidence)}{why}"
     return Found(
         winner,
         settings,

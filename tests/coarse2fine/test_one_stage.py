@@ -63,6 +63,10 @@ MIRRORED = {"binary", "regions", "two-channels", "no-mirroring-trained"}
 """Kinds that run mirrored inputs, as nnU-Net does if nothing else is said: eight passes a tile, so not all do."""
 
 
+RARE = {"three-folds", "no-affine", "rescaled", "larger-patch-than-volume", "no-mirroring-trained"}
+"""Kinds that run with the tests that take long."""
+
+
 def nnunet_labels(
     folder: Path, folds: tuple[str, ...], channels: list[np.ndarray], *, mirroring: bool = True, step: float = 0.5
 ) -> np.ndarray:
@@ -73,7 +77,7 @@ def nnunet_labels(
     return predictor.predict_single_npy_array(image, {"spacing": list(SPACING)})
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in RARE)) for name in CASES])
 def test_one_stage__any_kind_of_model__equals_nnunet(name: str, model_folder: Callable[..., Path]) -> None:
     """Every voxel gets nnU-Net's label, apart from ties that rounding breaks (at most one voxel in 10,000)."""
     options = CASES[name]
@@ -95,7 +99,10 @@ def test_one_stage__any_kind_of_model__equals_nnunet(name: str, model_folder: Ca
     assert (result != expected).mean() < 1e-4
 
 
-@pytest.mark.parametrize("name", ["binary", "multi-class", "regions", "transposed", "torch-resampling"])
+@pytest.mark.parametrize(
+    "name",
+    ["regions", "transposed", *(pytest.param(name, marks=pytest.mark.long) for name in ("binary", "torch-modes"))],
+)
 def test_one_stage__with_probabilities__equals_nnunet(name: str, model_folder: Callable[..., Path]) -> None:
     """Also outside of what nnU-Net crops to; labels are those that it gives when it keeps probabilities."""
     folder, image = model_folder(**CASES[name]), np.pad(blobs((18, 40, 36)), 2)

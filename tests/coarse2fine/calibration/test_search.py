@@ -156,10 +156,13 @@ def test_search__only_two_stage_qualifies__says_why_nothing_else_does(lab: Lab, 
     judge = Judge({ONE_STAGE: 0.7, TWO_STAGE: 0.7, CALIBRATED: 0.65}, {ONE_STAGE: 1})
     found = find(lab, sized(*[10] * 4), judge)
     assert found.winner == TWO_STAGE == found.config.mode
-    assert (
-        "no accelerated candidate qualifies; it is the fastest whose loss is within 0.005; the closest " in found.reason
-    )
-    assert f"accelerated one, {CALIBRATED}: n = 4: mean loss 0.0" in found.reason
+    assert found.reason.startswith("it is the fastest whose loss is within 0.005: n = 4: mean loss ")
+    assert f"; the closest accelerated one, {CALIBRATED}: n = 4: mean loss 0.0" in found.reason
+    faster = Judge({ONE_STAGE: 0.7, TWO_STAGE: 0.7, CALIBRATED: 0.7}, {ONE_STAGE: 1, TWO_STAGE: 0.1, CALIBRATED: 0.5})
+    found = find(lab, sized(*[10] * 8), faster)
+    assert found.winner == TWO_STAGE
+    why = found.reason.partition(f"; the closest accelerated one, {CALIBRATED}: n = 8: ")[2]
+    assert "dropped after 8 cases: takes 5 times as long as two-stage" in why
     none = find(lab, sized(*[10] * 4), Judge({ONE_STAGE: 0.9}, {ONE_STAGE: 1}))
     assert none.winner == ONE_STAGE == none.config.mode
     assert none.ratio == 1

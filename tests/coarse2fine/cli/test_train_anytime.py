@@ -16,6 +16,7 @@ from coarse2fine.cli import infer as cli
 from coarse2fine.cli import train as train_cli
 
 
+@pytest.mark.long
 def test_main__anytime__gives_an_agent_whose_order_c2f_infer_follows(
     model_folder: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
