@@ -72,7 +72,7 @@ def _add_nnunet_options(parser: argparse.ArgumentParser) -> None:
     add("-prev_stage_predictions", metavar="FOLDER", help="not read: a cascade's 3d_lowres model runs here as well")
     add("-num_parts", type=int, default=1, metavar="N", help="how many such commands share the cases (1)")
     add("-part_id", type=int, default=0, metavar="K", help="which of them this is, counted from 0")
-    add("-device", choices=("cpu", "cuda", "mps"), help="default: a GPU where there is one")
+    add("-device", "--device", choices=("cpu", "cuda", "mps"), help="default: a GPU where there is one")
     add("--disable_progress_bar", action="store_true", help="as it says")
     add("--not_on_device", action="store_true", help=_IGNORED)
 

@@ -17,8 +17,8 @@ from coarse2fine.calibration.kit import open_kit
 from coarse2fine.cli.infer_run import print_report, segment_cases, show_progress, tell_warnings
 from coarse2fine.config.reader import load_config
 from coarse2fine.config.schema import Config
-from coarse2fine.errors import ConfigError, OutputError
-from coarse2fine.io import Case, atomic_write, check_writable, find_cases
+from coarse2fine.errors import ConfigError, ModelError, OutputError
+from coarse2fine.io import Case, atomic_write, check_writable, find_cases, label_suffixes
 from coarse2fine.nnunet.model import Model
 from coarse2fine.nnunet.properties import image_properties
 from coarse2fine.nnunet.trained import LOWRES, Trained, find_trained
@@ -129,18 +129,26 @@ def plan_jobs(options: argparse.Namespace, fine: Model) -> list[Job]:
     """The cases of this part that are to be done; where they are written is checked before anything runs.
 
     Raises:
+        ModelError: If the model does not say how its files end.
         VolumeError: If the folder has no cases.
         OutputError: If results cannot be written, or would lie among the images.
     """
     source, output = options.i, options.o
     if output.resolve().is_relative_to(source.resolve()):
         raise OutputError(f"the output {output} lies in the input {source}", "Choose another folder with -o.")
-    ending = str(fine.dataset["file_ending"])
+    ending = fine.dataset.get("file_ending")
+    if not isinstance(ending, str) or not ending:
+        raise ModelError(
+            f"{fine.folder / 'dataset.json'} does not say how files end (file_ending)",
+            "Add what it was in training, such as .nii.gz.",
+        )
     cases = find_cases(source, fine.channels, (ending,))[options.part_id :: options.num_parts]
     jobs = [Job(case, output / f"{case.name}{ending}") for case in cases]
     endings = [ending, *([".npz", ".pkl"] if options.save_probabilities else [])]
     if options.continue_prediction:
         jobs = [job for job in jobs if not all(job.beside(one).is_file() for one in endings)]
+    for job in jobs:
+        check_writable(job.labels, overwrite=True, suffixes=label_suffixes(fine.reader))
     for file in (output / "plans.json", *(job.beside(one) for job in jobs for one in endings)):
         check_writable(file, overwrite=True)
     if options.report:

@@ -19,6 +19,7 @@ from conftest import blobs
 from raw_data import save_volume
 
 from coarse2fine.cli import predict as predict_cli
+from coarse2fine.cli import prepare as prepare_cli
 from coarse2fine.nnunet import trained as trained_module
 
 SHAPE = (12, 32, 32)
@@ -146,6 +147,28 @@ def test_predict__lowres_beside_it__is_the_coarse_model(
     assert found["rois"]["threshold"] == 0.9
 
 
+def test_predict__kit__is_used_for_its_own_model_only(
+    lab: Lab, model_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its promise; the folds that it was made for, whatever the model folder's place."""
+    kit, report, fine = tmp_path / "kit", tmp_path / "report.json", lab.results / DATASET / MODEL
+    for index in range(3):
+        save_volume(tmp_path / "labelsTr" / f"case{index}.nii.gz", np.pad(np.ones(SHAPE, np.uint8), 2))
+    shutil.copytree(lab.images, tmp_path / "imagesTr")
+    models = ["--fine-model", fine, "--coarse-model", model_folder(seed=5, spacing=(4.0, 2.0, 2.0))]
+    settings = ["--no-search", "--miss", 0.5, "--set", "fine.grow=0", "--device", "cpu"]
+    assert prepare_cli.main([str(word) for word in ["--cases", tmp_path, "-o", kit, *models, *settings]]) == 0
+    options = ("--kit", kit, "--disable_tta", "-num_parts", 3, "--report", report)
+    assert lab.predict(tmp_path / "out", *options) == 0
+    found = json.loads(report.read_text())
+    assert found["mode"] == "accelerated"
+    assert found["promise"]["covers"]
+    assert found["config"]["fine"]["grow"] == 0
+    capsys.readouterr()
+    assert lab.predict(tmp_path / "other", *options, "-f", 0) == 1
+    assert "is not the fine model that the kit was made for" in capsys.readouterr().err
+
+
 def test_predict__with_boxes__probabilities_agree_with_labels(
     lab: Lab, model_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -229,6 +252,25 @@ def test_predict__what_cannot_be__is_said_in_one_message(
     assert "Traceback" not in said
     assert not (tmp_path / "out").exists()
     assert not (lab.images / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("ending", "says"),
+    [(None, "does not say how files end (file_ending)"), (".gipl", "cannot write {out}/case0.gipl: unknown file type")],
+)
+def test_predict__data_set_whose_files_end_unusually__is_refused_before_anything_runs(
+    lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str | None, says: str
+) -> None:
+    """Where nothing is said, and where labels are not written in that format; what the remedy adds works."""
+    path = lab.results / DATASET / MODEL / "dataset.json"
+    dataset = json.loads(path.read_text())
+    changed = {key: value for key, value in dataset.items() if key != "file_ending"}
+    path.write_text(json.dumps(changed | ({"file_ending": ending} if ending else {})))
+    (lab.images / "case0_0000.gipl").touch()
+    assert lab.predict(tmp_path / "out", "--disable_tta", "-f", 0, "-num_parts", 3) == 1
+    assert says.format(out=tmp_path / "out") in capsys.readouterr().err
+    path.write_text(json.dumps(changed | {"file_ending": ".nii.gz"}))
+    assert lab.predict(tmp_path / "out", "--disable_tta", "-f", 0, "-num_parts", 3, "--device", "cpu") == 0
 
 
 @pytest.mark.parametrize(
