@@ -51,7 +51,9 @@ def test_summary__some_rows__counts_kept_promises(prepare: ModuleType) -> None:
     kit = SimpleNamespace(config=Config(promise=promise))
     rows = [row("a", 0.01, 0.0), row("b", 0.02, 0.1), row("c", 0.0, 0.02)]
 
-    found = prepare.summary(rows, {"minutes": 12.5, "coarse": "trained"}, kit)
+    found = prepare.summary(
+        rows, {"minutes": 12.5, "resumed": False, "coarse": "trained", "asked": {"loss": 0.005}}, kit
+    )
 
     assert found["ratio"] == 10.0
     assert found["tuned_ratio"] == 20.0

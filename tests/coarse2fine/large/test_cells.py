@@ -160,7 +160,7 @@ def same(one: dict[Triple, CellResult], other: dict[Triple, CellResult]) -> bool
         ),
         pytest.param("turned", ["fine.outside=coarse"], OTHER_SPACING, marks=pytest.mark.long),
         pytest.param("plain", ["mode=one-stage"], OTHER_SPACING, marks=pytest.mark.long),
-        ("plain", "agent", SPACING),
+        pytest.param("plain", "agent", SPACING, marks=pytest.mark.long),
     ],
     ids=str,
 )
