@@ -53,6 +53,7 @@ def make_lab(
     """One model of two folds, and three cases, of which nnU-Net crops the rim."""
     results, images = folder / "results", folder / "images"
     shutil.copytree(model_folder(seed=3, folds=("0", "1"), **options), results / DATASET / MODEL)
+    (results / "Dataset104_Other4").mkdir()
     for index in range(3):
         save_volume(images / f"case{index}_0000.nii.gz", np.pad(blobs(SHAPE, seed=index), 2))
     monkeypatch.setenv("nnUNet_results", str(results))
@@ -247,7 +248,7 @@ def test_predict__what_cannot_be__is_said_in_one_message(
     given = [lab.images / "out" if option == "IN" else option for option in options]
     assert lab.predict(tmp_path / "out", *given) == 1
     said = capsys.readouterr().err
-    known = "Dataset004_Blobs, Dataset007_A, Dataset007_B."
+    known = "Dataset004_Blobs, Dataset007_A, Dataset007_B, Dataset104_Other4."
     assert says.format(results=lab.results).replace("Dataset004_Blobs.", known) in said
     assert "Traceback" not in said
     assert not (tmp_path / "out").exists()
