@@ -55,7 +55,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="override a setting, such as rois.threshold=0.1; may be repeated",
     )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write times, boxes, coverage and settings as JSON")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    replaced = parser.add_mutually_exclusive_group()
+    replaced.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    replaced.add_argument("--skip-existing", action="store_true", help="leave out cases whose labels are there")
+    parser.add_argument(
+        "--part", type=_part, metavar="I/N", help="of a folder's cases only each N-th, from the I-th on"
+    )
     parser.add_argument(
         "--trust-checkpoint",
         action="store_true",
@@ -90,6 +95,13 @@ def add_store_options(parser: argparse.ArgumentParser) -> None:
     add("--work", type=Path, metavar="DIR", help="folder that lets a killed run resume (default: OUTPUT.c2f-work)")
     add("--restart", action="store_true", help="give up what an earlier run left in the work folder")
     add("--skip-failed", action="store_true", help="finish without blocks that cannot be done, as background")
+
+
+def _part(text: str) -> tuple[int, int]:
+    first, _, count = text.partition("/")
+    if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N, such as 1/4")
+    return int(first), int(count)
 
 
 def _three(text: str) -> tuple[float, float, float]:

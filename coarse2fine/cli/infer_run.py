@@ -73,20 +73,41 @@ def infer(options: argparse.Namespace, console: Console) -> None:
     """
     config = configure(options)
     if is_store(options.input):
+        refuse_folder_options(options)
         large.infer_store(options, config, console)
         return
     large.refuse_options(options)
     source, output = Path(options.input), Path(options.output)
     pipeline = Pipeline.from_config(config, trust_checkpoint=options.trust_checkpoint)
     reader = pipeline.fine.reader
-    cases = find_cases(source, pipeline.fine.channels, input_suffixes(reader))
-    outputs = plan_outputs(source, output, options, cases, label_suffixes(reader))
-    again = "The others are written. Once these are mended, run the same command again with --overwrite."
+    first, count = options.part or (1, 1)
+    cases = find_cases(source, pipeline.fine.channels, input_suffixes(reader))[first - 1 :: count]
+    jobs = plan_outputs(source, output, options, cases, label_suffixes(reader))
+    if not jobs:
+        console.print("nothing to do: there is no case in this part whose labels are not there", soft_wrap=True)
+    again = (
+        "The others are written. Once these are mended, run the same command again with --skip-existing"
+        f"{' and another --report' if options.report else ''}."
+    )
 
     def one(case: Case, labels: Path, count: str) -> RunReport:
         return infer_case(pipeline, case, labels, console, count)
 
-    segment_cases([*zip(cases, outputs, strict=True)], one, console, options.report, again)
+    segment_cases(jobs, one, console, options.report, again)
+
+
+def refuse_folder_options(options: argparse.Namespace) -> None:
+    """Refuse options that have no meaning for a store.
+
+    Raises:
+        ConfigError: Naming one of them.
+    """
+    for option, value in (("--part", options.part), ("--skip-existing", options.skip_existing)):
+        if value:
+            raise ConfigError(
+                f"{option} is for folders of volumes, and {options.input} is a store",
+                "Leave it out: blocks that are done are not done again, and --workers shares them.",
+            )
 
 
 def segment_cases(
@@ -131,8 +152,8 @@ def segment_cases(
 
 def plan_outputs(
     source: Path, output: Path, options: argparse.Namespace, cases: Sequence[Case], suffixes: tuple[str, ...]
-) -> list[Path]:
-    """Where the labels of each case go; everything that will be written is checked before anything runs.
+) -> list[tuple[Case, Path]]:
+    """The cases to be done and where their labels go; all that will be written is checked before anything runs.
 
     Raises:
         OutputError: If a result cannot be written, or would replace an input or another result.
@@ -141,7 +162,10 @@ def plan_outputs(
     if source.is_dir() and not output.is_dir() and output.name.endswith(suffixes):
         raise OutputError(f"{source} is a folder, but {output} names a file", "Name a folder with -o.")
     to_folder = source.is_dir() or output.is_dir()
-    outputs = [output_path(case, output, to_folder) for case in cases]
+    jobs = [(case, output_path(case, output, to_folder)) for case in cases]
+    if options.skip_existing:
+        jobs = [(case, file) for case, file in jobs if not file.exists()]
+    outputs = [file for _, file in jobs]
     beside = [spacing_beside(file) for file in outputs if file.name.endswith(TIFF_SUFFIXES)]
     files = [*outputs, *beside, report] if report else [*outputs, *beside]
     taken = {file.resolve() for case in cases for file in case.files}
@@ -156,7 +180,7 @@ def plan_outputs(
         check_writable(file, options.overwrite, suffixes)
     for file in [*beside, report] if report else beside:
         check_writable(file, options.overwrite)
-    return outputs
+    return jobs
 
 
 def configure(options: argparse.Namespace) -> Config:

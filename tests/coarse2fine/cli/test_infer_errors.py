@@ -258,11 +258,36 @@ def test_main__second_of_three_cases_bad__segments_and_reports_the_others(
     assert "1 of 3 cases failed: b" in error
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "c.nii.gz"]
     assert [report["case"] for report in json.loads(report_file.read_text())] == ["a", "c"]
-    assert "Once these are mended, run the same command again with --overwrite" in error
+    assert "Once these are mended, run the same command again with --skip-existing and another --report." in error
     save(tmp_path / "in" / "b.nii.gz")
-    arguments = ["-i", tmp_path / "in", "-o", tmp_path / "out", "--report", report_file, *use(models)]
-    assert run(*arguments, "--overwrite") == 0
-    assert [report["case"] for report in json.loads(report_file.read_text())] == ["a", "b", "c"]
+    arguments = ["-i", tmp_path / "in", "-o", tmp_path / "out", "--report", tmp_path / "2.json", *use(models)]
+    assert run(*arguments, "--skip-existing") == 0
+    assert json.loads((tmp_path / "2.json").read_text())["case"] == "b"
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--skip-existing", *use(models)) == 0
+    assert "nothing to do" in capfd.readouterr().err
+
+
+def test_main__part__does_each_nth_case_of_a_folder(
+    tmp_path: Path, models: Models, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """All parts together do each case once; stores have blocks instead."""
+    for name in "abc":
+        save(tmp_path / "in" / f"{name}.nii.gz")
+    arguments = ["-i", tmp_path / "in", "-o", tmp_path / "out", *use(models), "--mode", "one-stage"]
+    done = []
+    for part, expected in (("1/2", ["a", "c"]), ("2/2", ["b"]), ("4/4", [])):
+        assert run(*arguments, "--part", part) == 0
+        done += [f"{name}.nii.gz" for name in expected]
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(done)
+    for wrong in ("0/2", "3/2", "2"):
+        with pytest.raises(SystemExit):
+            run(*arguments, "--part", wrong)
+    assert "'2' is not I/N with I from 1 to N, such as 1/4" in capfd.readouterr().err
+    stored = write_image(tmp_path / "a.zarr", blobs(SHAPE), spacing=OBLIQUE.spacing)
+    for option in (["--part", "1/2"], ["--skip-existing"]):
+        assert run("-i", stored, "-o", tmp_path / "b.zarr", *use(models), *option) == 1
+        assert f"{option[0]} is for folders of volumes, and {stored} is a store" in capfd.readouterr().err
+    assert run("-i", stored, "-o", tmp_path / "b.zarr", *use(models), "--mode", "one-stage") == 0
 
 
 def test_main__control_characters_in_a_name__do_not_reach_the_terminal(
