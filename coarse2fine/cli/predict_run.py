@@ -114,6 +114,12 @@ def configure(options: argparse.Namespace, trained: Trained, console: Console) -
         settings |= {"coarse.model": coarse and str(coarse), "coarse.checkpoint": coarse and options.chk}
         if coarse is None and options.c == CASCADE:
             trained.model(LOWRES)
+        if coarse is not None and options.mode != "one-stage":
+            console.print(
+                f"{coarse.name} looks coarsely first: nothing is promised of what that leaves out (a kit does: "
+                "c2f-prepare; --mode one-stage looks everywhere)",
+                soft_wrap=True,
+            )
         if coarse is None and options.mode is None:
             settings["mode"] = "one-stage"
             console.print(

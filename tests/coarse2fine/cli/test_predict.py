@@ -136,7 +136,9 @@ def test_predict__lowres_beside_it__is_the_coarse_model(
     assert json.loads(report.read_text())["mode"] == "one-stage"
     add_lowres(lab, model_folder)
     assert lab.predict(tmp_path / "two", *plain, "-step_size", 0.8, "-f", 1, dataset=DATASET) == 0
-    assert "every voxel" not in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "every voxel" not in said
+    assert "nnUNetTrainer__nnUNetPlans__3d_lowres looks coarsely first: nothing is promised of what that leaves" in said
     found = json.loads(report.read_text())
     assert found["mode"] == "accelerated"
     assert found["config"]["coarse"]["model"].endswith("nnUNetTrainer__nnUNetPlans__3d_lowres")
