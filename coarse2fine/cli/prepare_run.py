@@ -57,14 +57,14 @@ def make_kit(options: argparse.Namespace, console: Console) -> None:
     minutes = (time.monotonic() - began) / 60
     write_prepared(options.output, prepared, fine, wanted, minutes, resumed=resumed, overwrite=options.overwrite)
     spent = f"{minutes:.1f} minutes{', not counting what an earlier run had done' if resumed else ''}"
-    report(options, prepared, f"{spent}, {len(cases)} cases", console)
     if prepared.config.mode == "one-stage":
         console.print(
-            f"What was done is kept in {work}: the same command with other options and --overwrite goes on from there.",
+            f"what was done is kept in {work}: the same command with other options and --overwrite goes on from there",
             soft_wrap=True,
         )
     else:
         shutil.rmtree(work, ignore_errors=True)
+    report(options, prepared, f"{spent}, {len(cases)} cases", console)
 
 
 def wanted_of(options: argparse.Namespace) -> Wanted:
