@@ -59,7 +59,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 STEPS = {"ct": 0.8}
 """Tile steps of kinds that have another one than nnU-Net's default."""
-MIRRORED = {"binary", "regions", "two-channels", "no-mirroring-trained"}
+MIRRORED = {"binary", "regions", "no-mirroring-trained"}
 """Kinds that run mirrored inputs, as nnU-Net does if nothing else is said: eight passes a tile, so not all do."""
 
 

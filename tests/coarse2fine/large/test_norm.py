@@ -37,7 +37,8 @@ def models(model_folder: Callable[..., Path]) -> tuple[Path, Path]:
     return model_folder(spacing=(4.0, 2.0, 2.0), seed=5), model_folder(seed=6)
 
 
-@pytest.mark.parametrize("cascade", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("cascade", [False, True])
 def test_settle__regions_of_all_cells__are_measured_as_in_memory(
     cascade: bool, model_folder: Callable[..., Path], models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
