@@ -328,6 +328,7 @@ def test_main__check__finds_every_drift(
     assert "lung" not in told
 
 
+@pytest.mark.long
 def test_main__twice__makes_the_same_files(call: Callable[..., int], folder: Path) -> None:
     """Page, README and pictures do not depend on when they are made."""
     names = ("RESULTS.md", "README.md", "results/em/pareto.png")

@@ -59,6 +59,7 @@ def maximal_empty_boxes(free):
 
 @steady
 @given(st.data())
+@pytest.mark.long
 def test_carve__boxes_one_after_the_other__leaves_exactly_the_maximal_empty_boxes(data):
     """The spaces of a canvas are all maximal boxes of free voxels, each once."""
     free = np.ones((3, 4, 4), dtype=bool)
@@ -91,6 +92,7 @@ def test_bin_pack__5000_random_boxes__is_within_6_percent_of_the_volume_bound():
         ((4, 48, 48), (13, 129, 129), pack_shelves),
     ],
 )
+@pytest.mark.long
 def test_bin_pack__packers_that_differ__keeps_the_better(low, high, better):
     """Each packer wins on one of two kinds of boxes, and the winner's number of canvases is what we get."""
     edges = np.random.default_rng(0).integers(low, high, size=(2000, 3))

@@ -93,6 +93,7 @@ def test_imitate__lambda__is_what_the_choice_depends_on() -> None:
         assert one.reward(chosen, "dice", weight) > 0.9 * best.reward
 
 
+@pytest.mark.long
 def test_imitate__twice_with_a_seed__gives_the_same_network(instances: list[Instance]) -> None:
     """The result depends on the network, the instances and the seed alone."""
     results = []

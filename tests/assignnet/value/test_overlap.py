@@ -154,6 +154,7 @@ def test_solve_overlapping__hundred_crowds__is_the_best_in_most() -> None:
 
 @relaxed
 @given(seeds, st.integers(1, 12))
+@pytest.mark.long
 def test_solve_overlapping__nothing_shared__is_solve(seed: int, regions: int) -> None:
     """Only a parent and its own children overlap, which are never selected together."""
     drawn = case(seed, regions, apart=True)

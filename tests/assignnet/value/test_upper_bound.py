@@ -30,6 +30,7 @@ def test_upper_bound__small_tree__is_exceeded_by_no_selection(seed, regions, cla
     assert bound_of(drawn) >= drawn.best - 1e-9
 
 
+@pytest.mark.long
 def test_upper_bound__one_class__is_tight() -> None:
     """Without a budget the bound of one class is next to the best; with one, or with several classes, not far."""
     above = {name: [] for name in ("one class", "budget", "three classes")}

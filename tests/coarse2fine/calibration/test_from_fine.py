@@ -45,6 +45,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[CalibrationCase]:
     return found
 
 
+@pytest.mark.long
 def test_coarse_from_fine__cases_to_spare__takes_the_cheapest_look_that_keeps_the_promise(
     fine: Model, cases: list[CalibrationCase], tmp_path: Path
 ) -> None:

@@ -281,6 +281,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> d
     return counts
 
 
+@pytest.mark.long
 def test_search__cut_short__runs_no_network_twice(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One coarse pass and one one-stage pass over each case, shared with the calibration, whatever comes between."""
     config: Config = load_config(None, ["rois.threshold=0.58", "canvas.norm=canvas", "fine.grow=0"])

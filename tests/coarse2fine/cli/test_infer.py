@@ -309,6 +309,7 @@ def start(code: str, folder: Path, arguments: list[object]) -> subprocess.Popen[
     )
 
 
+@pytest.mark.long
 def test_main__as_a_process__is_quiet_and_exits_with_0(tmp_path: Path, models: Models) -> None:
     """No import, warning or library writes anything when all is well and nobody watches."""
     source, target = save(tmp_path / "a.nii.gz"), tmp_path / "b.nii.gz"

@@ -150,6 +150,7 @@ def test_predict__lowres_beside_it__is_the_coarse_model(
     assert found["rois"]["threshold"] == 0.9
 
 
+@pytest.mark.long
 def test_predict__kit__is_used_for_its_own_model_only(
     lab: Lab, model_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

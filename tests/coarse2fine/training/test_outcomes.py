@@ -136,6 +136,7 @@ def test_teach_case__sub_volumes__lie_in_their_part_and_count_its_voxels(
     assert all(len(instance.features.nodes) == len(instance.tree.rois) for instance in instances)
 
 
+@pytest.mark.long
 def test_teach_case__same_seed__gives_the_same(models: list[str], volume: Volume, reference: Labels) -> None:
     """Instances can be made again."""
     settings = OutcomeSettings(variants=2, regions=2)
