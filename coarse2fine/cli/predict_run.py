@@ -153,6 +153,10 @@ def plan_jobs(options: argparse.Namespace, fine: Model) -> list[Job]:
     endings = [ending, *([".npz", ".pkl"] if options.save_probabilities else [])]
     if options.continue_prediction:
         jobs = [job for job in jobs if not all(job.beside(one).is_file() for one in endings)]
+    if options.report:
+        written = {file.resolve() for job in jobs for file in map(job.beside, endings)}
+        if options.report.resolve() in written or options.report.resolve().is_relative_to(source.resolve()):
+            raise OutputError(f"{options.report} is an input or another result", "Choose another name with --report.")
     for job in jobs:
         check_writable(job.labels, overwrite=True, suffixes=label_suffixes(fine.reader))
     for file in (output / "plans.json", *(job.beside(one) for job in jobs for one in endings)):

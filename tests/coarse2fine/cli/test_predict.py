@@ -236,6 +236,8 @@ def test_predict__a_case_fails__others_are_done_and_the_remedy_does_the_rest(
         (["-chk", "other.pth"], "has no fold with a other.pth"),
         (["-f", 3], "fold_3"),
         (["-o", "IN"], "lies in the input"),
+        (["--report", "IMAGE"], "is an input or another result\n  Choose another name with --report."),
+        (["--report", "LABELS"], "is an input or another result\n  Choose another name with --report."),
         (["-i", "nowhere"], "nowhere does not exist"),
         (["--mode", "accelerated"], "coarse.model is not set"),
         (["--kit", "k", "--coarse-model", "c"], "--kit and --coarse-model"),
@@ -248,7 +250,9 @@ def test_predict__what_cannot_be__is_said_in_one_message(
     for name in "AB":
         (lab.results / f"Dataset007_{name}").mkdir()
     (lab.results / "Dataset004_Blobs_copy").touch()
-    given = [lab.images / "out" if option == "IN" else option for option in options]
+    image, labels = lab.images / "case0_0000.nii.gz", tmp_path / "out" / "case0.nii.gz"
+    places = {"IN": lab.images / "out", "IMAGE": image, "LABELS": labels}
+    given, before = [places.get(str(option), option) for option in options], image.read_bytes()
     assert lab.predict(tmp_path / "out", *given) == 1
     said = capsys.readouterr().err
     known = "Dataset004_Blobs, Dataset007_A, Dataset007_B, Dataset104_Other4."
@@ -256,6 +260,7 @@ def test_predict__what_cannot_be__is_said_in_one_message(
     assert "Traceback" not in said
     assert not (tmp_path / "out").exists()
     assert not (lab.images / "out").exists()
+    assert image.read_bytes() == before
 
 
 @pytest.mark.parametrize(
