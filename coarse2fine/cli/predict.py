@@ -66,7 +66,7 @@ def _add_nnunet_options(parser: argparse.ArgumentParser) -> None:
         "--save_probabilities", action="store_true", help="also write probabilities, as nnU-Net's ensembling takes them"
     )
     add("--continue_prediction", action="store_true", help="leave out cases whose results are there")
-    add("-chk", default="checkpoint_final.pth", metavar="FILE", help="checkpoint (%(default)s)")
+    add("-chk", metavar="FILE", help="checkpoint (default: the kit's, else checkpoint_final.pth)")
     add("-npp", type=int, default=3, metavar="N", help=_IGNORED)
     add("-nps", type=int, default=3, metavar="N", help=_IGNORED)
     add("-prev_stage_predictions", metavar="FOLDER", help="not read: a cascade's 3d_lowres model runs here as well")
