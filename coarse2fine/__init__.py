@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from coarse2fine.fine.sizes import plan_sizes
     from coarse2fine.fine.writeback import LabelWriter
     from coarse2fine.io import Grid, Volume, read_volume, write_labels
+    from coarse2fine.measures import Measure, measure, row_of, write_table
     from coarse2fine.nnunet.loading import load_model
     from coarse2fine.nnunet.model import Model
     from coarse2fine.nnunet.sliding_window import sliding_window
@@ -43,6 +44,7 @@ _HOMES = {
     "fine.segment": ("FineStage", "segment_boxes"),
     "fine.sizes": ("plan_sizes",),
     "io": ("Grid", "Volume", "read_volume", "write_labels"),
+    "measures": ("Measure", "measure", "row_of", "write_table"),
     "nnunet.loading": ("load_model",),
     "nnunet.model": ("Model",),
     "pipeline": ("Pipeline", "Result"),
@@ -57,10 +59,10 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "C2FError", "CoarseResult", "CoarseStage", "Config", "FineStage", "Grid", "LabelWriter", "Model", "Pipeline",
-    "Result", "RoiSettings", "Run", "RunReport", "Scene", "Volume", "WorkingView", "build_tree", "find_rois",
-    "load_config", "load_model", "plan_canvases", "plan_sizes", "predict_heatmap", "read_volume",
-    "segment_boxes", "sliding_window", "view_volume", "write_labels",
+    "C2FError", "CoarseResult", "CoarseStage", "Config", "FineStage", "Grid", "LabelWriter", "Measure", "Model",
+    "Pipeline", "Result", "RoiSettings", "Run", "RunReport", "Scene", "Volume", "WorkingView", "build_tree",
+    "find_rois", "load_config", "load_model", "measure", "plan_canvases", "plan_sizes", "predict_heatmap",
+    "read_volume", "row_of", "segment_boxes", "sliding_window", "view_volume", "write_labels", "write_table",
 ]  # fmt: skip
 
 

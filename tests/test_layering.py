@@ -39,6 +39,7 @@ ROOMS = (
     "coarse2fine/nnunet",
     "coarse2fine/preprocessing",
     "coarse2fine/regions",
+    "coarse2fine/measures",
     "coarse2fine/evaluation",
     "coarse2fine/coarse",
     "coarse2fine/promise",
