@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,6 +19,7 @@ from coarse2fine.counts import Tally, boxes_left, tally
 from coarse2fine.errors import ConfigError
 from coarse2fine.fine.segment import FineStage
 from coarse2fine.io import Volume, read_volume, write_labels
+from coarse2fine.measures import measure, row_of
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
 from coarse2fine.one_stage import write_one_stage
@@ -100,7 +100,14 @@ class Pipeline:
         return (self.fine,) if self.coarse is None else (self.coarse, self.fine)
 
     def run_files(
-        self, files: Sequence[Path], output: Path, progress: Progress = silent, *, probabilities: bool = False
+        self,
+        files: Sequence[Path],
+        output: Path,
+        progress: Progress = silent,
+        *,
+        probabilities: bool = False,
+        measures: bool = False,
+        objects: bool = False,
     ) -> Result:
         """From files to a file: one input per channel, labels in the first input's geometry, written atomically.
 
@@ -109,6 +116,8 @@ class Pipeline:
             output: The label file.
             progress: Told of every step.
             probabilities: Whether the result has these, too; they are not written.
+            measures: Whether the report has those of labels.
+            objects: Whether the report has those of connected objects, too.
         """
         run = Run(progress=progress)
         with run.clock.time("total"):
@@ -117,7 +126,19 @@ class Pipeline:
             result = self._segment(volume, run, output, probabilities)
             with run.stage("write"):
                 write_labels(result.labels, volume.grid, output)
-        return self._finish(result, run)
+        # A deadline is for the labels, which others may read from now on.
+        with run.clock.time("measure"):
+            report = replace(
+                result.report,
+                measures=self._rows(result.labels, volume, objects=False) if measures else (),
+                objects=self._rows(result.labels, volume, objects=True) if objects else (),
+            )
+        return self._finish(replace(result, report=report), run)
+
+    def _rows(
+        self, labels: NDArray[np.unsignedinteger[Any]], volume: Volume, *, objects: bool
+    ) -> tuple[dict[str, Any], ...]:
+        return tuple(map(row_of, measure(labels, volume, self.fine.labels.values_of, objects=objects)))
 
     def __call__(self, volume: Volume, run: Run | None = None, *, probabilities: bool = False) -> Result:
         """Segment a volume in one piece; one that is read by region is read into memory first.
@@ -141,7 +162,7 @@ class Pipeline:
 
     def _segment(self, volume: Volume, run: Run, output: Path | None, probabilities: bool) -> Result:
         with run.clock.time("read"):  # once, and not for each of the networks; nothing happens to what is in memory
-            volume = dataclasses.replace(volume, channels=tuple(np.asarray(channel) for channel in volume.channels))
+            volume = replace(volume, channels=tuple(np.asarray(channel) for channel in volume.channels))
         if self.segmenter is None:
             return self._one_stage(volume, run, probabilities)
         closing_s = 0.0
@@ -227,14 +248,14 @@ class Pipeline:
     def _finish(self, result: Result, run: Run) -> Result:
         """Fill in times, memory and versions."""
         seconds = run.clock.seconds
-        report = dataclasses.replace(
+        report = replace(
             result.report,
             timing_s=Timing.of(seconds),
             network_s=NetworkTime.of(seconds),
             peak_memory_mb=peak_memory_mb(self.fine.device),
             versions=versions(),
         )
-        return dataclasses.replace(result, report=report)
+        return replace(result, report=report)
 
 
 def load_stage(stage: Literal["coarse", "fine"], config: Config, *, trust_checkpoint: bool = False) -> Model:

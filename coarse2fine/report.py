@@ -39,6 +39,7 @@ class Timing:
     Attributes:
         read, coarse, rois, assign, pack, fine, write: Of each stage; packing is no part of ``fine``.
         total: Wall time; stages of a run over a store are summed over blocks, whoever did them, and may be more.
+        measure: What measures took, once the result was written; no part of ``total``.
     """
 
     read: float = 0.0
@@ -49,6 +50,7 @@ class Timing:
     fine: float = 0.0
     write: float = 0.0
     total: float = 0.0
+    measure: float = 0.0
 
     @classmethod
     def of(cls, seconds: Mapping[str, float]) -> Self:
@@ -197,6 +199,8 @@ class RunReport:
         promise: What the kit's calibration promises, and whether it covers this run; None without a kit, or where
             everything is looked at.
         deadline: What came of a deadline; None without one.
+        measures: Of each label, by the names of a table's columns; empty unless asked for.
+        objects: Of each connected object, likewise.
     """
 
     case: str
@@ -215,6 +219,8 @@ class RunReport:
     deadline: DeadlineKept | None = None
     peak_memory_mb: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    measures: tuple[Mapping[str, Any], ...] = ()
+    objects: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def overhead_s(self) -> float:

@@ -55,6 +55,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="override a setting, such as rois.threshold=0.1; may be repeated",
     )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write times, boxes, coverage and settings as JSON")
+    parser.add_argument(
+        "--table",
+        type=Path,
+        metavar="FILE",
+        help="write volume, place and brightness of every label as .csv or .tsv; with --instances of every object",
+    )
     replaced = parser.add_mutually_exclusive_group()
     replaced.add_argument("--overwrite", action="store_true", help="replace files that exist")
     replaced.add_argument("--skip-existing", action="store_true", help="leave out cases whose labels are there")
@@ -82,7 +88,11 @@ def add_store_options(parser: argparse.ArgumentParser) -> None:
     )
     add = group.add_argument
     add("--region", metavar="Z0:Z1,Y0:Y1,X0:X1", help="only this part, in voxels or with a unit, as 0:2000nm,:,:")
-    add("--instances", action="store_true", help="number connected objects, across blocks; always so for .hdf")
+    add(
+        "--instances",
+        action="store_true",
+        help="number connected objects, across blocks; always so for .hdf. Of files: see --table",
+    )
     add("--array", metavar="NAME", help="array inside of the store, such as volumes/raw")
     add("--spacing", type=_three, metavar="Z,Y,X", help="voxel size, where the store does not say it")
     add("--unit", choices=_UNITS, help="its unit")

@@ -17,6 +17,7 @@ from coarse2fine.calibration.kit import is_kit, open_kit
 from coarse2fine.cli import stores as large
 from coarse2fine.cli.bars import show_bars
 from coarse2fine.cli.guard import fail, told
+from coarse2fine.cli.tables import check_table, write_measures
 from coarse2fine.config.reader import load_config
 from coarse2fine.config.schema import Config
 from coarse2fine.errors import C2FError, ConfigError, OutputError
@@ -87,13 +88,22 @@ def infer(options: argparse.Namespace, console: Console) -> None:
         console.print("nothing to do: there is no case in this part whose labels are not there", soft_wrap=True)
     again = (
         "The others are written. Once these are mended, run the same command again with --skip-existing"
-        f"{' and another --report' if options.report else ''}."
+        f"{''.join(f' and another {name}' for name, _ in told_files(options))}."
     )
 
     def one(case: Case, labels: Path, count: str) -> RunReport:
-        return infer_case(pipeline, case, labels, console, count)
+        return infer_case(pipeline, case, labels, console, count, options)
 
-    segment_cases(jobs, one, console, options.report, again)
+    def table(reports: list[RunReport]) -> None:
+        if options.table:
+            write_measures(reports, options, pipeline.fine.channels)
+
+    segment_cases(jobs, one, console, options.report, again, table)
+
+
+def told_files(options: argparse.Namespace) -> list[tuple[str, Path]]:
+    """Files that say something of results, with their options."""
+    return [(option, file) for option, file in (("--report", options.report), ("--table", options.table)) if file]
 
 
 def refuse_folder_options(options: argparse.Namespace) -> None:
@@ -108,6 +118,8 @@ def refuse_folder_options(options: argparse.Namespace) -> None:
                 f"{option} is for folders of volumes, and {options.input} is a store",
                 "Leave it out: blocks that are done are not done again, and --workers shares them.",
             )
+    if options.table:
+        raise ConfigError(f"--table is for volumes in files, and {options.input} is a store", "Leave it out.")
 
 
 def segment_cases(
@@ -116,6 +128,7 @@ def segment_cases(
     console: Console,
     report: Path | None,
     again: str,
+    table: Callable[[list[RunReport]], None] = lambda reports: None,
 ) -> None:
     """Segment cases one after the other; of several, one that fails does not stop the others.
 
@@ -125,6 +138,7 @@ def segment_cases(
         console: Where failures are told.
         report: File for the reports of all that succeeded.
         again: What to do after the others have failed.
+        table: Writes down what else there is to say of those.
 
     Raises:
         C2FError: If the only case fails, or at the end if any did.
@@ -144,8 +158,10 @@ def segment_cases(
                 failed.append(case.name)
                 fail(console, f"{case.name}: {known}")
     finally:  # what is finished is reported, also when the run is interrupted
-        if report and reports:
-            write_report(reports, report)
+        if reports:
+            if report:
+                write_report(reports, report)
+            table(reports)
     if failed:
         raise C2FError(f"{len(failed)} of {len(cases)} cases failed: {', '.join(failed)}", again)
 
@@ -156,9 +172,10 @@ def plan_outputs(
     """The cases to be done and where their labels go; all that will be written is checked before anything runs.
 
     Raises:
+        ConfigError: If objects are asked for without a table.
         OutputError: If a result cannot be written, or would replace an input or another result.
     """
-    report = options.report
+    check_table(options)
     if source.is_dir() and not output.is_dir() and output.name.endswith(suffixes):
         raise OutputError(f"{source} is a folder, but {output} names a file", "Name a folder with -o.")
     to_folder = source.is_dir() or output.is_dir()
@@ -167,18 +184,17 @@ def plan_outputs(
         jobs = [(case, file) for case, file in jobs if not file.exists()]
     outputs = [file for _, file in jobs]
     beside = [spacing_beside(file) for file in outputs if file.name.endswith(TIFF_SUFFIXES)]
-    files = [*outputs, *beside, report] if report else [*outputs, *beside]
+    files = [*(("-o", file) for file in (*outputs, *beside)), *told_files(options)]
     taken = {file.resolve() for case in cases for file in case.files}
-    for file in files:
+    for option, file in files:
         if file.resolve() in taken:
-            option = "--report" if file == report else "-o"
             raise OutputError(
                 f"{file} is an input or another result of this run", f"Choose another name with {option}."
             )
         taken.add(file.resolve())
     for file in outputs:
         check_writable(file, options.overwrite, suffixes)
-    for file in [*beside, report] if report else beside:
+    for _, file in files[len(outputs) :]:
         check_writable(file, options.overwrite)
     return jobs
 
@@ -202,10 +218,14 @@ def configure(options: argparse.Namespace) -> Config:
     return config
 
 
-def infer_case(pipeline: Pipeline, case: Case, output: Path, console: Console, count: str) -> RunReport:
+def infer_case(
+    pipeline: Pipeline, case: Case, output: Path, console: Console, count: str, options: argparse.Namespace
+) -> RunReport:
     """Segment one case, with progress bars if somebody watches."""
+    measures = bool(options.report or options.table)
     with show_progress(console, f"{count} {case.name}") as progress:
-        report = pipeline.run_files(case.files, output, SteadyHeap(progress)).report
+        steady = SteadyHeap(progress)
+        report = pipeline.run_files(case.files, output, steady, measures=measures, objects=options.instances).report
     tell_warnings(report, console)
     if console.is_terminal:
         print_report(report, output, console)

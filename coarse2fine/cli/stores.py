@@ -36,7 +36,6 @@ _ONLY_STORES = {
     "axes": "--axes",
     "channel": "--channel",
     "region": "--region",
-    "instances": "--instances",
     "workers": "--workers",
     "scheduler": "--scheduler",
     "dashboard": "--dashboard",

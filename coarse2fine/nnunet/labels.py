@@ -30,14 +30,14 @@ class Labels:
     @property
     def head_of(self) -> dict[str, int]:
         """The output of each foreground label, or of each region, by name; two names of one label share theirs."""
-        values = self._foreground_values
+        values = self.values_of
         if self.regions:
             return {name: head for head, name in enumerate(values)}
         order = (0, *self.foreground)
         return {name: order.index(value) for name, of in values.items() for value in of}
 
     @property
-    def _foreground_values(self) -> dict[str, frozenset[int]]:
+    def values_of(self) -> dict[str, frozenset[int]]:
         """Label values by name, of all names that are neither background nor ``ignore``, in the order of the file."""
         named = {
             name: frozenset(map(int, value if isinstance(value, list | tuple) else [value]))
@@ -52,13 +52,13 @@ class Labels:
         Args:
             chosen: Names in ``head_of``.
         """
-        values = self._foreground_values
+        values = self.values_of
         held = frozenset[int]().union(*(values[name] for name in chosen))
         return [name for name, of in values.items() if not of <= held]
 
     def agree_with(self, other: Labels) -> bool:
         """Whether equal label values mean the same in both; ``ignore`` does not count, which is never a result."""
-        mine, its = self._foreground_values, other._foreground_values
+        mine, its = self.values_of, other.values_of
         # Where regions overlap, the order in which they are painted decides what a value means.
         return mine == its and self.regions == other.regions and (not self.regions or list(mine) == list(its))
 
@@ -124,7 +124,7 @@ class Labels:
         Returns:
             Shape (heads, ...).
         """
-        values = [{value} for value in (0, *self.foreground)] if not self.regions else self._foreground_values.values()
+        values = [{value} for value in (0, *self.foreground)] if not self.regions else self.values_of.values()
         return np.stack([np.isin(labels, list(of)) for of in values]).astype(np.float32)
 
     def foreground_probability(self, logits: torch.Tensor, heads: Collection[int] | None = None) -> torch.Tensor:

@@ -221,7 +221,7 @@ def test_main__what_a_message_says_is_done__runs(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("given", [["--region", ":,:,:"], ["--instances"], ["--channel", 0]])
+@pytest.mark.parametrize("given", [["--region", ":,:,:"], ["--channel", 0]])
 def test_main__option_for_stores_and_a_file__remedies_work(
     tmp_path: Path, models: Models, given: list[object], capfd: pytest.CaptureFixture[str]
 ) -> None:
