@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from canvas import Box
 from coarse2fine.coarse.heatmap import CoarseStage, predict_heatmap
 from coarse2fine.config.schema import Config
-from coarse2fine.fine.previous_stage import previous_labels
+from coarse2fine.fine.previous_stage import PreviousLabels, given_labels, previous_labels
 from coarse2fine.fine.writeback import LabelWriter, export_labels
 from coarse2fine.io import Volume
 from coarse2fine.nnunet.model import Model
 from coarse2fine.nnunet.sliding_window import sliding_window
+from coarse2fine.preprocessing.labels import Labels
 from coarse2fine.preprocessing.working_grid import WorkingView, view_volume
-from coarse2fine.resampling.operators import Floats
 from coarse2fine.system.timing import Run
 
 
@@ -34,22 +34,38 @@ def segment_one_stage(
 
 
 def write_one_stage(
-    volume: Volume[Any], config: Config, coarse: Model | None, fine: Model, run: Run, *, probabilities: bool = False
+    volume: Volume[Any],
+    config: Config,
+    coarse: Model | None,
+    fine: Model,
+    run: Run,
+    *,
+    probabilities: bool = False,
+    previous: Labels | None = None,
 ) -> LabelWriter:
     """A writer to which everything is written that nnU-Net's predictor would write.
 
     Args:
         volume: Channels of shape (z, y, x) with their grid.
         config: All settings.
-        coarse: The previous stage of a cascade, which is run first, likewise; not needed by others.
+        coarse: The previous stage of a cascade, which is run first, likewise, unless its labels are given; not needed
+            by others.
         fine: The model.
         run: Books ``fine`` and ``fine.network``, and of a cascade ``coarse``; told of every tile.
         probabilities: Whether the writer keeps these.
+        previous: The previous stage's labels, if they are there already; shape (z, y, x) of the volume.
     """
     view = view_volume(volume, fine)
-    previous = _previous(volume, config, coarse, fine, view, run) if fine.cascade and coarse is not None else ()
+    prior: PreviousLabels | None = None
+    if fine.cascade and previous is not None:
+        with run.clock.time("coarse"):
+            prior = given_labels(previous, view, fine)
+    elif fine.cascade and coarse is not None:
+        prior = _first_stage(volume, config, coarse, fine, view, run)
     with run.clock.time("fine"):
-        data = np.concatenate([view.read(Box.whole(view.shape)), *previous])
+        data = view.read(Box.whole(view.shape))
+        if prior is not None:
+            data = np.concatenate([data, prior.one_hot(Box.whole(view.shape), view.shape)])
         with run.clock.time("fine.network"):
             logits = sliding_window(
                 fine,
@@ -63,11 +79,11 @@ def write_one_stage(
         return writer
 
 
-def _previous(
+def _first_stage(
     volume: Volume[Any], config: Config, coarse: Model, fine: Model, view: WorkingView, run: Run
-) -> tuple[Floats]:
-    """The previous stage's labels, as further input channels."""
+) -> PreviousLabels:
+    """The labels of a cascade's previous stage, which is run for them."""
     with run.clock.time("coarse"):
         seen = view_volume(volume, coarse, config.coarse.spacing)
         result = predict_heatmap(CoarseStage(coarse, fine, config.coarse), seen, run)
-        return (previous_labels(result, seen, view, fine),)
+        return previous_labels(result, seen, view, fine)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -17,12 +17,14 @@ from coarse2fine.coarse.scene import Scene
 from coarse2fine.config.schema import Config
 from coarse2fine.counts import Tally, boxes_left, tally
 from coarse2fine.errors import ConfigError
+from coarse2fine.fine.previous_stage import given_labels
 from coarse2fine.fine.segment import FineStage
 from coarse2fine.io import Volume, read_volume, write_labels
 from coarse2fine.measures import measure, row_of
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
 from coarse2fine.one_stage import write_one_stage
+from coarse2fine.preprocessing.labels import Labels, read_labels
 from coarse2fine.preprocessing.working_grid import view_volume, volume_doubts
 from coarse2fine.promise.likeness import likeness_of
 from coarse2fine.promise.statement import Promised, check_promise, promised
@@ -67,37 +69,45 @@ class Pipeline:
         config: All settings.
         coarse: The low-resolution model; None only in one-stage mode.
         fine: The full-resolution model.
+        previous: Whether a cascade gets the previous stage's labels with every volume, so that one-stage mode needs no
+            coarse model for it.
 
     Raises:
         ModelError: If the models do not fit each other or the mode, or the agent does not fit them.
     """
 
-    def __init__(self, config: Config, coarse: Model | None, fine: Model) -> None:
+    def __init__(self, config: Config, coarse: Model | None, fine: Model, *, previous: bool = False) -> None:
         self.config = preset(config)
         self.coarse, self.fine = coarse, fine
         self.stage = FineStage.of(fine, self.config)
-        check_models(self.config, coarse, fine)
+        check_models(self.config, coarse, fine, previous=previous)
         check_promise(self.config, coarse, fine)
         self.segmenter: Segmenter | None = None
         if self.config.mode != "one-stage" and coarse is not None:
             self.segmenter = make_segmenter(self.config, coarse, self.stage)
 
     @classmethod
-    def from_config(cls, config: Config, *, trust_checkpoint: bool = False) -> Self:
+    def from_config(cls, config: Config, *, trust_checkpoint: bool = False, previous: bool = False) -> Self:
         """Load the models that the configuration names.
 
         Args:
             config: All settings; ``coarse.model`` and ``fine.model`` are folders of trained nnU-Net v2 models.
             trust_checkpoint: Unpickle checkpoints without restriction, which lets them run code.
+            previous: As of the class.
         """
         needed = config.mode != "one-stage" or config.coarse.model is not None
         coarse = load_stage("coarse", config, trust_checkpoint=trust_checkpoint) if needed else None
-        return cls(config, coarse, load_stage("fine", config, trust_checkpoint=trust_checkpoint))
+        fine = load_stage("fine", config, trust_checkpoint=trust_checkpoint)
+        return cls(config, coarse, fine, previous=previous)
 
     @property
     def models(self) -> tuple[Model, ...]:
         """The models that look at a volume, the fine one last."""
         return (self.fine,) if self.coarse is None else (self.coarse, self.fine)
+
+    def read(self, files: Sequence[Path]) -> Volume[NDArray[Any]]:
+        """Read a case, one file for each channel, as the models' readers do; errors as of ``read_volume``."""
+        return read_volume(files, [model.reader for model in self.models])
 
     def run_files(
         self,
@@ -108,6 +118,8 @@ class Pipeline:
         probabilities: bool = False,
         measures: bool = False,
         objects: bool = False,
+        previous: Path | None = None,
+        read: Callable[[Sequence[Path]], Volume[NDArray[Any]]] | None = None,
     ) -> Result:
         """From files to a file: one input per channel, labels in the first input's geometry, written atomically.
 
@@ -118,12 +130,19 @@ class Pipeline:
             probabilities: Whether the result has these, too; they are not written.
             measures: Whether the report has those of labels.
             objects: Whether the report has those of connected objects, too.
+            previous: A file with the previous stage's labels, for a cascade.
+            read: Reads the files, instead of ``Pipeline.read``; may have done so before it is asked.
+
+        Raises:
+            VolumeError: If a file cannot be used.
+            DeadlineError: If there is a deadline that cannot be kept.
         """
         run = Run(progress=progress)
         with run.clock.time("total"):
             with run.stage("read"):
-                volume = read_volume(files, [model.reader for model in self.models])
-            result = self._segment(volume, run, output, probabilities)
+                volume = (read or self.read)(files)
+                known = read_labels(previous, self.fine, volume) if previous else None
+            result = self._segment(volume, run, output, probabilities, known)
             with run.stage("write"):
                 write_labels(result.labels, volume.grid, output)
         # A deadline is for the labels, which others may read from now on.
@@ -140,7 +159,14 @@ class Pipeline:
     ) -> tuple[dict[str, Any], ...]:
         return tuple(map(row_of, measure(labels, volume, self.fine.labels.values_of, objects=objects)))
 
-    def __call__(self, volume: Volume, run: Run | None = None, *, probabilities: bool = False) -> Result:
+    def __call__(
+        self,
+        volume: Volume,
+        run: Run | None = None,
+        *,
+        probabilities: bool = False,
+        previous: Labels | None = None,
+    ) -> Result:
         """Segment a volume in one piece; one that is read by region is read into memory first.
 
         Args:
@@ -149,29 +175,33 @@ class Pipeline:
                 was made when a deadline began to count.
             probabilities: Whether the result has these, too, and labels are chosen by them. Where the fine network did
                 not look, the label that is there is certain.
+            previous: The previous stage's labels for a cascade, shape (z, y, x) of the volume; without them it gets the
+                coarse model's.
 
         Raises:
             DeadlineError: If there is a deadline that cannot be kept.
         """
         if run is not None:
-            return self._segment(volume, run, None, probabilities)
+            return self._segment(volume, run, None, probabilities, previous)
         run = Run()
         with run.clock.time("total"):
-            result = self._segment(volume, run, None, probabilities)
+            result = self._segment(volume, run, None, probabilities, previous)
         return self._finish(result, run)
 
-    def _segment(self, volume: Volume, run: Run, output: Path | None, probabilities: bool) -> Result:
+    def _segment(
+        self, volume: Volume, run: Run, output: Path | None, probabilities: bool, previous: Labels | None
+    ) -> Result:
         with run.clock.time("read"):  # once, and not for each of the networks; nothing happens to what is in memory
             volume = replace(volume, channels=tuple(np.asarray(channel) for channel in volume.channels))
         if self.segmenter is None:
-            return self._one_stage(volume, run, probabilities)
+            return self._one_stage(volume, run, probabilities, previous)
         closing_s = 0.0
         if self.config.deadline is not None:
             closing_s = closing_seconds(volume, self.fine.labels.dtype, output, run.clock)
-        scene = self._look(self.segmenter, volume, run)
+        scene = self._look(self.segmenter, volume, run, previous)
         tree = self.segmenter.regions(scene, run)
         if not tree.parents and self.config.rois.empty == "one-stage":
-            return self._one_stage(volume, run, probabilities, "the heatmap is empty: ran one-stage instead")
+            return self._one_stage(volume, run, probabilities, previous, "the heatmap is empty: ran one-stage instead")
         found = self.segmenter.segment(tree, scene, run, closing_s=closing_s, probabilities=probabilities)
         with run.clock.time("fine"):
             labels = found.writer.finish()
@@ -191,17 +221,22 @@ class Pipeline:
         boxes = len(found.chosen) + found.fine.grown + found.fine.late
         return DeadlineKept(asked, closing_s, segmenter.order, boxes, left, share, filled_with)
 
-    def _look(self, segmenter: Segmenter, volume: Volume, run: Run) -> Scene:
+    def _look(self, segmenter: Segmenter, volume: Volume, run: Run, previous: Labels | None) -> Scene:
         """Volume -> heatmap, and the fine model's view of the volume."""
         with run.clock.time("coarse"):
             seen = view_volume(volume, segmenter.coarse, self.config.coarse.spacing)
         coarse = segmenter.heatmap(seen, run)
         with run.clock.time("fine"):
             view = view_volume(volume, self.fine)
-        return Scene(view, coarse)
+            known = given_labels(previous, view, self.fine) if previous is not None and self.fine.cascade else None
+        return Scene(view, coarse, known)
 
-    def _one_stage(self, volume: Volume, run: Run, probabilities: bool, *warnings: str) -> Result:
-        writer = write_one_stage(volume, self.config, self.coarse, self.fine, run, probabilities=probabilities)
+    def _one_stage(
+        self, volume: Volume, run: Run, probabilities: bool, previous: Labels | None, *warnings: str
+    ) -> Result:
+        writer = write_one_stage(
+            volume, self.config, self.coarse, self.fine, run, probabilities=probabilities, previous=previous
+        )
         with run.clock.time("fine"):
             labels = writer.finish()
         report = self._report(volume, labels, None, None, None, None, warnings)

@@ -192,8 +192,14 @@ def preset(config: Config) -> Config:
     return two_stage(config) if config.mode == "two-stage" else config
 
 
-def check_models(config: Config, coarse: Model | None, fine: Model) -> None:
+def check_models(config: Config, coarse: Model | None, fine: Model, *, previous: bool = False) -> None:
     """Refuse models that cannot work together.
+
+    Args:
+        config: All settings.
+        coarse: The coarse model, if there is one.
+        fine: The fine model.
+        previous: Whether a cascade gets the previous stage's labels from elsewhere.
 
     Raises:
         ModelError: Naming both sides of the contradiction.
@@ -210,7 +216,7 @@ def check_models(config: Config, coarse: Model | None, fine: Model) -> None:
             "Set fine.use_prior: false, or use a 3d_cascade_fullres model.",
         )
     if coarse is None:
-        if config.mode != "one-stage" or fine.cascade:
+        if config.mode != "one-stage" or (fine.cascade and not previous):
             raise ModelError("no coarse model", "Name one with --coarse-model.")
         return
     size = config.coarse.patch_size

@@ -23,12 +23,12 @@ from coarse2fine.config.schema import Config
 from coarse2fine.fine.segment import FineStage
 from coarse2fine.nnunet.fingerprint import model_fingerprint
 from coarse2fine.nnunet.model import Model
+from coarse2fine.preprocessing.labels import read_labels
 from coarse2fine.preprocessing.working_grid import view_volume
 from coarse2fine.promise.statement import settings_fingerprint
 from coarse2fine.segmenter import make_segmenter
 from coarse2fine.selection.features import FeatureSettings
 from coarse2fine.system.timing import Run
-from coarse2fine.training.dataset import read_labels
 from coarse2fine.training.outcomes import OutcomeSettings, measure_outcomes
 
 FEW_FAMILIES = 5

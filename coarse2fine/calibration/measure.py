@@ -20,10 +20,10 @@ from coarse2fine.fine.segment import FineStage
 from coarse2fine.io import Volume
 from coarse2fine.nnunet.fingerprint import model_fingerprint
 from coarse2fine.nnunet.model import Model
+from coarse2fine.preprocessing.labels import read_labels
 from coarse2fine.preprocessing.working_grid import view_volume
 from coarse2fine.promise.statement import settings_fingerprint
 from coarse2fine.segmenter import check_models, make_segmenter, preset
-from coarse2fine.training.dataset import read_labels
 
 
 def measure(

@@ -27,8 +27,8 @@ from coarse2fine.config.schema import Config
 from coarse2fine.errors import ModelError, VolumeError
 from coarse2fine.io import Volume
 from coarse2fine.nnunet.model import Model
+from coarse2fine.preprocessing.labels import read_labels
 from coarse2fine.system.timing import Progress, Run
-from coarse2fine.training.dataset import read_labels
 
 TRAINING = 0.45
 """Share of the time that goes into training; the search gets what the rest leaves."""

@@ -26,11 +26,11 @@ from coarse2fine.io import Volume
 from coarse2fine.nnunet.fingerprint import model_fingerprint
 from coarse2fine.nnunet.model import Model
 from coarse2fine.one_stage import segment_one_stage
+from coarse2fine.preprocessing.labels import read_labels
 from coarse2fine.preprocessing.working_grid import view_volume
 from coarse2fine.promise.statement import settings_fingerprint
 from coarse2fine.segmenter import Segmenter, make_segmenter
 from coarse2fine.system.timing import Run
-from coarse2fine.training.dataset import read_labels
 
 ONE_STAGE = "one-stage"
 Clock = Callable[[], float]

@@ -69,7 +69,12 @@ def _add_nnunet_options(parser: argparse.ArgumentParser) -> None:
     add("-chk", metavar="FILE", help="checkpoint (default: the kit's, else checkpoint_final.pth)")
     add("-npp", type=int, default=3, metavar="N", help=_IGNORED)
     add("-nps", type=int, default=3, metavar="N", help=_IGNORED)
-    add("-prev_stage_predictions", metavar="FOLDER", help="not read: a cascade's 3d_lowres model runs here as well")
+    add(
+        "-prev_stage_predictions",
+        type=Path,
+        metavar="FOLDER",
+        help="labels of a cascade's 3d_lowres model (default: it runs here)",
+    )
     add("-num_parts", type=int, default=1, metavar="N", help="how many such commands share the cases (1)")
     add("-part_id", type=int, default=0, metavar="K", help="which of them this is, counted from 0")
     add("-device", "--device", choices=("cpu", "cuda", "mps"), help="default: a GPU where there is one")

@@ -17,7 +17,7 @@ from coarse2fine.calibration.kit import open_kit
 from coarse2fine.cli.infer_run import print_report, segment_cases, show_progress, tell_warnings
 from coarse2fine.config.reader import load_config
 from coarse2fine.config.schema import Config
-from coarse2fine.errors import ConfigError, ModelError, OutputError
+from coarse2fine.errors import ConfigError, ModelError, OutputError, VolumeError
 from coarse2fine.io import Case, atomic_write, check_writable, find_cases, label_suffixes
 from coarse2fine.nnunet.model import Model
 from coarse2fine.nnunet.properties import image_properties
@@ -31,10 +31,11 @@ CASCADE = "3d_cascade_fullres"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A case, and where its labels go."""
+    """A case, where its labels go, and where those of a cascade's previous stage are."""
 
     case: Case
     labels: Path
+    previous: Path | None = None
 
     def beside(self, ending: str) -> Path:
         """A file of the same name with another ending."""
@@ -50,7 +51,8 @@ def predict(options: argparse.Namespace, console: Console) -> None:
     keep_freed_memory()
     check_parts(options)
     config = configure(options, find_trained(options.d, options.tr, options.p), console)
-    pipeline = Pipeline.from_config(config, trust_checkpoint=options.trust_checkpoint)
+    told = options.prev_stage_predictions is not None
+    pipeline = Pipeline.from_config(config, trust_checkpoint=options.trust_checkpoint, previous=told)
     jobs = plan_jobs(options, pipeline.fine)
     write_about(options, pipeline.fine)
     if not jobs:
@@ -58,16 +60,15 @@ def predict(options: argparse.Namespace, console: Console) -> None:
         return
     bars = Console(stderr=True, force_terminal=False) if options.disable_progress_bar else console
 
-    def one(case: Case, labels: Path, count: str) -> RunReport:
-        job = Job(case, labels)
-        with show_progress(bars, f"{count} {case.name}") as progress:
+    def one(job: Job, count: str) -> RunReport:
+        with show_progress(bars, f"{count} {job.case.name}") as progress:
             steady, wanted = SteadyHeap(progress), options.save_probabilities
-            result = pipeline.run_files(case.files, labels, steady, probabilities=wanted)
+            result = pipeline.run_files(job.case.files, job.labels, steady, probabilities=wanted, previous=job.previous)
             if result.probabilities is not None:
                 write_probabilities(job, result.probabilities, pipeline.fine)
         tell_warnings(result.report, console)
         if options.verbose:
-            print_report(result.report, labels, console)
+            print_report(result.report, job.labels, console)
         return result.report
 
     again = "The others are written. Once these are mended, run the same command again with --continue_prediction."
@@ -107,12 +108,15 @@ def configure(options: argparse.Namespace, trained: Trained, console: Console) -
         "mode": options.mode,
         "fine.use_prior": True if options.c == CASCADE else None,
     }
-    if options.prev_stage_predictions:
-        console.print("-prev_stage_predictions is not read: the 3d_lowres model runs here as well", style="yellow")
+    told = options.prev_stage_predictions
+    if told and options.c != CASCADE:
+        raise ConfigError(
+            f"-prev_stage_predictions is for cascades, and -c is {options.c}", f"Leave it out, or give -c {CASCADE}."
+        )
     if not options.kit:
         coarse = options.coarse_model or (None if options.c == LOWRES else trained.lowres)
         settings |= {"coarse.model": coarse and str(coarse), "coarse.checkpoint": coarse and options.chk}
-        if coarse is None and options.c == CASCADE:
+        if coarse is None and options.c == CASCADE and not told:
             trained.model(LOWRES)
         if coarse is not None and options.mode != "one-stage":
             console.print(
@@ -149,7 +153,7 @@ def plan_jobs(options: argparse.Namespace, fine: Model) -> list[Job]:
             "Add what it was in training, such as .nii.gz.",
         )
     cases = find_cases(source, fine.channels, (ending,))[options.part_id :: options.num_parts]
-    jobs = [Job(case, output / f"{case.name}{ending}") for case in cases]
+    jobs = [Job(case, output / f"{case.name}{ending}", _previous(case, ending, options)) for case in cases]
     endings = [ending, *([".npz", ".pkl"] if options.save_probabilities else [])]
     if options.continue_prediction:
         jobs = [job for job in jobs if not all(job.beside(one).is_file() for one in endings)]
@@ -166,6 +170,19 @@ def plan_jobs(options: argparse.Namespace, fine: Model) -> list[Job]:
     return jobs
 
 
+def _previous(case: Case, ending: str, options: argparse.Namespace) -> Path | None:
+    """Where the labels of a cascade's previous stage are, under the name that nnU-Net gives them."""
+    if options.prev_stage_predictions is None:
+        return None
+    file: Path = options.prev_stage_predictions / f"{case.name}{ending}"
+    if not file.is_file():
+        raise VolumeError(
+            f"case {case.name} has no labels of the previous stage: there is no {file}",
+            "Predict it with -c 3d_lowres into that folder, or leave out -prev_stage_predictions, and it is done here.",
+        )
+    return file
+
+
 def write_about(options: argparse.Namespace, fine: Model) -> None:
     """What nnU-Net's ensembling and postprocessing read, and what was asked for, under nnU-Net's names."""
     asked = {
@@ -175,7 +192,7 @@ def write_about(options: argparse.Namespace, fine: Model) -> None:
         "overwrite": not options.continue_prediction,
         "num_processes_preprocessing": options.npp,
         "num_processes_segmentation_export": options.nps,
-        "folder_with_segs_from_prev_stage": options.prev_stage_predictions,
+        "folder_with_segs_from_prev_stage": options.prev_stage_predictions and str(options.prev_stage_predictions),
         "num_parts": options.num_parts,
         "part_id": options.part_id,
     }

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
+from canvas import Box, Triple
 from coarse2fine.coarse.heatmap import CoarseResult
 from coarse2fine.preprocessing.working_grid import WorkingView
+from coarse2fine.resampling.operators import Floats
+
+
+class Prior(Protocol):
+    """What a cascade is told of the previous stage's labels."""
+
+    def one_hot(self, box: Box, grid: Triple) -> Floats:
+        """One channel per foreground label in a box of a grid of this shape; shape (labels, *box)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -15,7 +26,14 @@ class Scene:
     Attributes:
         view: The fine model's view of it.
         coarse: What the coarse network said of it; held, perhaps, around the window only.
+        previous: What a cascade is told instead of what the coarse network said.
     """
 
     view: WorkingView
     coarse: CoarseResult
+    previous: Prior | None = None
+
+    @property
+    def prior(self) -> Prior:
+        """What a cascade is told."""
+        return self.coarse if self.previous is None else self.previous

@@ -13,8 +13,7 @@ from canvas import (
     Read,
     Triple,
 )
-from coarse2fine.coarse.heatmap import CoarseResult
-from coarse2fine.coarse.scene import Scene
+from coarse2fine.coarse.scene import Prior, Scene
 from coarse2fine.config.schema import Config
 from coarse2fine.fine.sizes import CanvasPlan
 from coarse2fine.nnunet.instance_norm import (
@@ -44,8 +43,8 @@ UNSETTLED = VolumeNorm()
 """Boxes are treated as if they were all that there are."""
 
 
-def input_reader(view: WorkingView, prior: CoarseResult | None) -> Read:
-    """Reads network inputs: the image's channels, and in a cascade the coarse labels as further channels."""
+def input_reader(view: WorkingView, prior: Prior | None) -> Read:
+    """Reads network inputs: the image's channels, and in a cascade the previous stage's labels as further channels."""
 
     def read(box: Box, shape: Triple) -> Floats:
         data = view.read(box, shape)
@@ -94,7 +93,7 @@ def measure_case(scene: Scene, model: Model, tiles: Sequence[Box], clock: Clock)
         tiles: From ``norm_tiles``.
         clock: Books network passes under ``fine.network``.
     """
-    read = input_reader(scene.view, scene.coarse if model.cascade else None)
+    read = input_reader(scene.view, scene.prior if model.cascade else None)
     inputs = [read(tile, tile.shape) for tile in tiles]
     with clock.time("fine.network"):
         return measure_statistics(model, inputs)

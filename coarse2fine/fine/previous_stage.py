@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from canvas import Box, Triple
 from coarse2fine.coarse.heatmap import CoarseResult
 from coarse2fine.fine.writeback import LabelWriter, export_labels
 from coarse2fine.nnunet.model import Model, resample_labels
+from coarse2fine.preprocessing.labels import Labels
 from coarse2fine.preprocessing.working_grid import WorkingView, nonzero_mask
 from coarse2fine.resampling.operators import Floats
 
@@ -14,8 +20,51 @@ OUTSIDE = -1
 """nnU-Net's label of background outside of the non-zero region; it takes part in the resampling of labels."""
 
 
-def previous_labels(coarse: CoarseResult, coarse_view: WorkingView, view: WorkingView, fine: Model) -> Floats:
-    """Coarse labels as further input channels of a cascade: exported to the volume's grid, and resampled from there.
+@dataclass(frozen=True, slots=True, eq=False)
+class PreviousLabels:
+    """The previous stage's labels on a cascade's whole working grid.
+
+    Attributes:
+        labels: Shape (z, y, x); ``OUTSIDE`` outside of the non-zero region.
+        foreground: The labels that have an input channel each.
+    """
+
+    labels: NDArray[np.integer[Any]]
+    foreground: tuple[int, ...]
+
+    def one_hot(self, box: Box, grid: Triple) -> Floats:
+        """Extra input channels of a cascade: one per foreground label, 0 outside of the grid; shape (labels, *box).
+
+        Args:
+            box: Of the working grid.
+            grid: Its shape, as of the labels.
+        """
+        inside = box.clip(Box.whole(grid))
+        channels = np.zeros((len(self.foreground), *box.shape), np.float32)
+        if inside.volume:
+            shown, target = self.labels[inside.slices], inside.relative_to(box).slices
+            for channel, label in zip(channels, self.foreground, strict=True):
+                channel[target] = shown == label
+        return channels
+
+
+def given_labels(labels: Labels, view: WorkingView, fine: Model) -> PreviousLabels:
+    """Labels in the volume's own voxel order, as nnU-Net shows them to a cascade.
+
+    Args:
+        labels: Shape (z, y, x) of the volume.
+        view: The cascade's view of the volume.
+        fine: The cascade.
+    """
+    turned = np.asarray(view.turn.array(labels))[view.crop.slices].astype(np.int32)
+    inside = nonzero_mask([np.asarray(channel)[view.crop.slices] for channel in view.channels])
+    turned[(turned == 0) & ~inside] = OUTSIDE
+    shown = resample_labels(fine, turned, view.whole, view.spacing)
+    return PreviousLabels(shown, fine.labels.foreground)
+
+
+def previous_labels(coarse: CoarseResult, coarse_view: WorkingView, view: WorkingView, fine: Model) -> PreviousLabels:
+    """Coarse labels for a cascade: exported to the volume's grid, and resampled from there.
 
     Chosen boxes get theirs from the coarse outputs directly (``CoarseResult.one_hot``), which costs what the boxes
     cost, and differs in voxels at the borders of labels.
@@ -25,15 +74,8 @@ def previous_labels(coarse: CoarseResult, coarse_view: WorkingView, view: Workin
         coarse_view: The coarse model's view of it.
         view: The cascade's.
         fine: The cascade.
-
-    Returns:
-        Shape (labels, *view.shape), 0 or 1.
     """
     writer = LabelWriter(coarse_view, coarse.model)
     to_coarse = view.turn.inverse.then(coarse_view.turn)
     export_labels(writer, coarse.model, to_coarse.last_axes(coarse.logits).astype(np.float16))
-    labels = np.asarray(view.turn.array(writer.finish()))[view.crop.slices].astype(np.int32)
-    inside = nonzero_mask([np.asarray(channel)[view.crop.slices] for channel in view.channels])
-    labels[(labels == 0) & ~inside] = OUTSIDE
-    shown = resample_labels(fine, labels, view.shape, view.spacing)
-    return np.stack([shown == label for label in fine.labels.foreground]).astype(np.float32)
+    return given_labels(writer.finish(), view, fine)

@@ -171,7 +171,7 @@ class _Passes:
 
     def run(self, canvas: Canvas) -> Floats:
         """The network's outputs for a canvas."""
-        prior = self.scene.coarse if self.model.cascade else None
+        prior = self.scene.prior if self.model.cascade else None
         data = gather(canvas, input_reader(self.scene.view, prior), input_channels(self.model))
         if self.marked:
             data = np.concatenate([data, mark_slots(canvas)[None]])

@@ -197,7 +197,7 @@ def _seen_by_fine(
     """Features of crops by the fine encoder, shape (boxes, 4 * channels)."""
     # A crop is a network input of its own here, so its edges must be divisible as often as the network halves them.
     shape = triple(-(-edge // by) * by for edge, by in zip(slot, fine.divisor, strict=True))
-    read = input_reader(scene.view, scene.coarse if fine.cascade else None)
+    read = input_reader(scene.view, scene.prior if fine.cascade else None)
     nodes = np.zeros((len(boxes), CELLS * feature_channels(fine)), np.float32)
     done, volume = 0, scene.view.shape
     for group in _batches(boxes, max(1, prod(fine.patch) // prod(shape))):

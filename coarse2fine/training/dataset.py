@@ -8,17 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from assignnet.value.instance import Instance, read_instances, write_instances
 from coarse2fine.config.schema import Config
 from coarse2fine.errors import VolumeError
-from coarse2fine.io import Volume, atomic_write, find_cases, input_suffixes, label_suffixes, read_volume
-from coarse2fine.io.files.readers import SIMPLE_ITK, Reader, look_with
+from coarse2fine.io import atomic_write, find_cases, input_suffixes, label_suffixes, read_volume
+from coarse2fine.io.files.readers import SIMPLE_ITK, Reader
 from coarse2fine.nnunet.model import Model
+from coarse2fine.preprocessing.labels import read_labels
 from coarse2fine.selection.features import FeatureSettings, feature_model_fingerprint
 from coarse2fine.system.timing import Ticks
-from coarse2fine.training.outcomes import Labels, OutcomeSettings, measure_outcomes
+from coarse2fine.training.outcomes import OutcomeSettings, measure_outcomes
 
 FEW = 4
 """From this many cases on, whole cases are held out for validation; of fewer, a part of each."""
@@ -103,39 +102,6 @@ def build_instances(
         )
         progress(index + 1, len(cases))
     return instances
-
-
-def read_labels(path: Path, model: Model, image: Volume[Any]) -> Labels:
-    """The labels of a file, in the voxel order of their image.
-
-    Image and labels may be stored differently if the model's reader turns both; other readers take them as they are.
-
-    Args:
-        path: The file.
-        model: Says which labels there are, and what reads the file.
-        image: What they are the labels of.
-
-    Raises:
-        VolumeError: If they lie on another grid than the image, or a value is none of the model's labels, such as the
-            number of an instance.
-    """
-    read = read_volume([path], [model.reader])
-    turn = look_with(model.reader, read)[0].turn.then(look_with(model.reader, image)[0].turn.inverse)
-    values = np.asarray(turn.array(read.channels[0]))
-    if values.shape != image.grid.shape:
-        raise VolumeError(
-            f"{path}: labels of shape {values.shape} for an image of {image.grid.shape}",
-            "Resample the labels to the image's grid, or give those that were drawn on it.",
-        )
-    labels: Labels = values.astype(model.labels.dtype)
-    most = int(np.max(np.hstack(list(model.labels.names.values()))))
-    if not np.array_equal(labels, values) or labels.max() > most:
-        raise VolumeError(
-            f"{path}: its values go from {values.min()} to {values.max()}, the model's labels are whole numbers from "
-            f"0 to {most}",
-            "Give the labels that the fine model was trained with, not numbers of instances or probabilities.",
-        )
-    return labels
 
 
 def split_instances(instances: Sequence[Instance]) -> tuple[list[Instance], list[Instance]]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import blobs, shared
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from tiny_models import heed_labels
 from torch import nn
 
 from coarse2fine.config.reader import load_config
@@ -156,14 +157,6 @@ def test_one_stage__trained_model_on_a_crop__equals_nnunet(name: str) -> None:
     assert (result != expected).mean() < 1e-5
 
 
-def heed_labels(folder: Path) -> None:
-    """Let a random cascade depend on the previous stage's labels as much as a trained one does."""
-    file = folder / "fold_all" / "checkpoint_final.pth"
-    content = torch.load(file, weights_only=False)
-    content["network_weights"]["encoder.stages.0.0.convs.0.conv.weight"][:, 1:] *= 20
-    torch.save(content, file)
-
-
 @pytest.mark.parametrize("name", ["binary", "regions", "transposed", "torch-resampling"])
 def test_one_stage__cascade__equals_nnunets_two_stages(name: str, model_folder: Callable[..., Path]) -> None:
     """The second stage gets the first one's exported labels, resampled by nnU-Net's function, as in nnU-Net."""
@@ -171,7 +164,7 @@ def test_one_stage__cascade__equals_nnunets_two_stages(name: str, model_folder: 
     plain = {key: value for key, value in options.items() if key not in ("spacing", "patch")}
     coarse = model_folder(**plain, spacing=(4.0, 2.0, 1.5), seed=5)
     fine = model_folder(**options, cascade=True, seed=7)
-    heed_labels(fine)
+    heed_labels(fine / "fold_all" / "checkpoint_final.pth")
     image = blobs((18, 40, 36))
     image[:, :3] = 0  # so that something is outside of the non-zero region
     image[:4, 3:9] = 0
@@ -187,9 +180,35 @@ def test_one_stage__cascade__equals_nnunets_two_stages(name: str, model_folder: 
     settings = ["coarse.tile_step=0.5", "coarse.mirroring=false", "fine.mirroring=false", "fine.use_prior=true"]
     models = [f"coarse.model={coarse}", f"fine.model={fine}"]
     pipeline = Pipeline.from_config(load_config(None, ["mode=one-stage", *settings, *models]))
-    result = pipeline(Volume((image,), Grid(image.shape, SPACING), name)).labels
+    volume = Volume((image,), Grid(image.shape, SPACING), name)
+    result = pipeline(volume).labels
     assert (result != expected).mean() < 1e-4
     assert (expected != ignoring).mean() > 0.01
+
+    alone = load_config(None, ["mode=one-stage", "fine.mirroring=false", "fine.use_prior=true", models[1]])
+    with pytest.raises(ModelError, match="no coarse model"):
+        Pipeline.from_config(alone)
+    given = Pipeline.from_config(alone, previous=True)
+    assert (given(volume, previous=first[0].astype(np.uint8)).labels != expected).mean() < 1e-4
+    assert (given(volume, previous=np.zeros(image.shape, np.uint8)).labels != ignoring).mean() < 1e-4
+
+
+def test_run__previous_labels_given__replace_the_coarse_ones_in_boxes(model_folder: Callable[..., Path]) -> None:
+    """One box that holds everything gets what a cascade gets of them in one-stage mode."""
+    fine = model_folder(cascade=True, seed=7)
+    heed_labels(fine / "fold_all" / "checkpoint_final.pth")
+    models = [f"coarse.model={model_folder(spacing=(4.0, 2.0, 2.0), seed=5)}", f"fine.model={fine}"]
+    settings = ["fine.use_prior=true", "fine.mirroring=false", *models]
+    boxes = ["mode=two-stage", "rois.threshold=0", "rois.window=[99, 199, 199]"]
+    image = blobs((12, 24, 24))
+    volume = Volume((image,), Grid(image.shape, SPACING), "case")
+    labels = np.zeros(image.shape, np.uint8)
+    labels[3:9, 4:15, 5:20] = 1
+    whole = Pipeline.from_config(load_config(None, ["mode=one-stage", *settings]))
+    boxed = Pipeline.from_config(load_config(None, [*boxes, *settings]))
+    expected = whole(volume, previous=labels).labels
+    assert (boxed(volume, previous=labels).labels != expected).mean() < 0.002
+    assert (boxed(volume).labels != expected).mean() > 0.01
 
 
 def test_one_stage__spacing_for_the_previous_stage__is_that_of_its_plans_for_the_run(
@@ -197,7 +216,7 @@ def test_one_stage__spacing_for_the_previous_stage__is_that_of_its_plans_for_the
 ) -> None:
     """A coarse model with the spacing of the settings gives what one gives whose plans say so."""
     fine = model_folder(cascade=True, seed=7)
-    heed_labels(fine)
+    heed_labels(fine / "fold_all" / "checkpoint_final.pth")
     image = blobs((12, 24, 24))
     volume = Volume((image,), Grid(image.shape, SPACING), "case")
     results = []

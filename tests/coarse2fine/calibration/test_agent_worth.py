@@ -18,8 +18,8 @@ from coarse2fine.calibration.cases import CalibrationCase
 from coarse2fine.config.reader import load_config
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
+from coarse2fine.preprocessing.labels import read_labels
 from coarse2fine.selection.features import FeatureSettings
-from coarse2fine.training.dataset import read_labels
 from coarse2fine.training.outcomes import OutcomeSettings, measure_outcomes
 
 SHAPE = (12, 32, 32)

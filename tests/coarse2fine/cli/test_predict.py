@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from conftest import blobs
 from raw_data import save_volume
+from tiny_models import heed_labels
 
 from coarse2fine.cli import predict as predict_cli
 from coarse2fine.cli import prepare as prepare_cli
@@ -24,6 +25,7 @@ from coarse2fine.nnunet import trained as trained_module
 
 SHAPE = (12, 32, 32)
 DATASET = "Dataset004_Blobs"
+CASCADE = "3d_cascade_fullres"
 MODEL = "nnUNetTrainer__nnUNetPlans__3d_fullres"
 OUTPUT = "output_folder_or_list_of_truncated_output_files"
 THERE = f"  There are (trainer -tr, plans -p, configuration -c): {MODEL}."
@@ -77,6 +79,67 @@ def nnunet(command: str, *arguments: object) -> None:
     line = [str(program), *map(str, arguments)]
     done = subprocess.run(line, check=False, capture_output=True, text=True, env=dict(os.environ))
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.long
+def test_predict__cascade__takes_what_nnunet_takes(
+    model_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels of the previous stage from a folder: the same command line, labels and record of arguments."""
+    lab = make_cascade(model_folder, tmp_path, monkeypatch)
+    for name in ("raw", "preprocessed"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path))
+    first, theirs, ours = (tmp_path / name for name in ("first", "theirs", "ours"))
+    for index in range(3):  # stored as float, as some programs do
+        labels = (np.pad(blobs(SHAPE, seed=index), 2) > 300).astype(np.float32)
+        save_volume(first / f"case{index}.nii.gz", labels)
+    asked = ["-i", lab.images, "-d", "4", "-c", CASCADE, "-f", "0", "--disable_tta", "-device", "cpu"]
+    asked += ["-prev_stage_predictions", first, "-npp", "1", "-nps", "1", "-num_parts", "3"]
+    nnunet("nnUNetv2_predict", *asked, "-o", theirs)
+    assert predict_cli.main([*map(str, asked), "-o", str(ours), "--mode", "one-stage"]) == 0
+    assert sorted(path.name for path in ours.iterdir()) == sorted(path.name for path in theirs.iterdir())
+    (expected,), (found,) = labels_in(theirs).values(), labels_in(ours).values()
+    assert (found != expected).mean() < 1e-4
+    told, known = (json.loads((one / "predict_from_raw_data_args.json").read_text()) for one in (ours, theirs))
+    assert told | {OUTPUT: None} == known | {OUTPUT: None}
+    save_volume(first / "case0.nii.gz", np.zeros_like(labels))
+    assert predict_cli.main([*map(str, asked), "-o", str(tmp_path / "other"), "--mode", "one-stage"]) == 0
+    assert (labels_in(tmp_path / "other")["case0.nii.gz"] != expected).mean() > 0.01
+
+
+def make_cascade(model_folder: Callable[..., Path], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """A laboratory whose data set has a cascade, too, but no model of its first stage."""
+    lab = make_lab(model_folder, folder, monkeypatch)
+    target = lab.results / DATASET / MODEL.replace("3d_fullres", CASCADE)
+    shutil.copytree(model_folder(seed=7, cascade=True, folds=("0", "1")), target)
+    for fold in ("0", "1"):
+        heed_labels(target / f"fold_{fold}" / "checkpoint_final.pth")
+    return lab
+
+
+def test_predict__previous_labels_missing__says_how_to_get_them(
+    model_folder: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before anything is written; with 3d_lowres into that folder it works, and so it does without the option."""
+    lab, first = make_cascade(model_folder, tmp_path, monkeypatch), tmp_path / "first"
+    asked = ["-c", CASCADE, "-f", 0, "--disable_tta", "-num_parts", 3, "--set", "rois.threshold=0.55"]
+    assert lab.predict(tmp_path / "out", *asked, "-prev_stage_predictions", first) == 1
+    said = capsys.readouterr().err
+    assert f"case case0 has no labels of the previous stage: there is no {first / 'case0.nii.gz'}" in said
+    assert "Predict it with -c 3d_lowres into that folder, or leave out -prev_stage_predictions" in said
+    assert not (tmp_path / "out").exists()
+    assert lab.predict(tmp_path / "out", "-prev_stage_predictions", first) == 1
+    assert "-prev_stage_predictions is for cascades, and -c is 3d_fullres" in capsys.readouterr().err
+    add_lowres(lab, model_folder)
+    assert lab.predict(first, "-c", "3d_lowres", "-f", 0, "--disable_tta", "-num_parts", 3) == 0
+    assert lab.predict(tmp_path / "given", *asked, "-prev_stage_predictions", first) == 0
+    assert lab.predict(tmp_path / "here", *asked) == 0
+    given, here = (labels_in(tmp_path / name)["case0.nii.gz"] for name in ("given", "here"))
+    assert given.any()
+    assert (given != here).mean() < 0.01
 
 
 @pytest.mark.long

@@ -11,18 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import nibabel
 import numpy as np
 import pytest
 from conftest import blobs
-from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from raw_data import save_case, save_volume
 
 from assignnet.value.instance import Instance, write_instances
 from assignnet.value.synthetic import synthetic_instance
 from coarse2fine.config.reader import load_config
 from coarse2fine.errors import C2FError, VolumeError
-from coarse2fine.io import read_volume
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
 from coarse2fine.selection.features import FeatureSettings
@@ -33,7 +30,6 @@ from coarse2fine.training.dataset import (
     cached_instances,
     find_labelled_cases,
     how_made,
-    read_labels,
     split_instances,
 )
 from coarse2fine.training.outcomes import OutcomeSettings
@@ -380,17 +376,3 @@ def test_split_instances__too_few__leaves_a_side_empty(cases: list[str]) -> None
     learn, validate = split_instances(of(*cases))
     assert not learn
     assert len(validate) == 2 * len(cases)
-
-
-@pytest.mark.parametrize("name", ["SimpleITKIOWithReorient", "NibabelIOWithReorient"])
-def test_read_labels__stored_otherwise_than_their_image__are_turned_as_nnunet_does(
-    tmp_path: Path, name: str, model_folder: Callable[..., Path]
-) -> None:
-    """Where the model's reader turns images and labels, each is turned by its own header."""
-    truth = nibabel.Nifti1Image(np.random.default_rng(0).integers(0, 2, (4, 5, 6)).astype(np.uint8), np.eye(4))
-    for code, file in (("PIL", "image.nii.gz"), ("LAS", "labels.nii.gz")):
-        turn = ornt_transform(io_orientation(np.eye(4)), axcodes2ornt(code))
-        nibabel.save(truth.as_reoriented(turn), tmp_path / file)
-    image = read_volume([tmp_path / "image.nii.gz"])
-    labels = read_labels(tmp_path / "labels.nii.gz", load_model(model_folder(reader=name)), image)
-    np.testing.assert_array_equal(labels, image.channels[0])
