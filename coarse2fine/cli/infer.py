@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="have each volume's result after this time, as 30s, 5m or 1h, with what the coarse model says where the "
         "fine one does not get",
     )
-    parser.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps; of a folder also several, as cuda:0,cuda:1")
     parser.add_argument(
         "--set",
         action="append",

@@ -4,42 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
 from coarse2fine.calibration.kit import open_kit
-from coarse2fine.cli.infer_run import print_report, segment_cases, show_progress, tell_warnings
+from coarse2fine.cli.cases import Job, Work
+from coarse2fine.cli.folder import segment_cases
 from coarse2fine.config.reader import load_config
 from coarse2fine.config.schema import Config
 from coarse2fine.errors import ConfigError, ModelError, OutputError, VolumeError
 from coarse2fine.io import Case, atomic_write, check_writable, find_cases, label_suffixes
 from coarse2fine.nnunet.model import Model
-from coarse2fine.nnunet.properties import image_properties
 from coarse2fine.nnunet.trained import LOWRES, Trained, find_trained
-from coarse2fine.pipeline import Pipeline
-from coarse2fine.report import RunReport
-from coarse2fine.system.memory import SteadyHeap, keep_freed_memory
+from coarse2fine.report import RunReport, write_report
+from coarse2fine.system.memory import keep_freed_memory
 
 CASCADE = "3d_cascade_fullres"
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A case, where its labels go, and where those of a cascade's previous stage are."""
-
-    case: Case
-    labels: Path
-    previous: Path | None = None
-
-    def beside(self, ending: str) -> Path:
-        """A file of the same name with another ending."""
-        return self.labels.with_name(f"{self.case.name}{ending}")
 
 
 def predict(options: argparse.Namespace, console: Console) -> None:
@@ -51,8 +33,10 @@ def predict(options: argparse.Namespace, console: Console) -> None:
     keep_freed_memory()
     check_parts(options)
     config = configure(options, find_trained(options.d, options.tr, options.p), console)
-    told = options.prev_stage_predictions is not None
-    pipeline = Pipeline.from_config(config, trust_checkpoint=options.trust_checkpoint, previous=told)
+    work = Work(
+        config, options.trust_checkpoint, options.save_probabilities, options.prev_stage_predictions is not None
+    )
+    pipeline = work.pipeline()
     jobs = plan_jobs(options, pipeline.fine)
     write_about(options, pipeline.fine)
     if not jobs:
@@ -60,19 +44,13 @@ def predict(options: argparse.Namespace, console: Console) -> None:
         return
     bars = Console(stderr=True, force_terminal=False) if options.disable_progress_bar else console
 
-    def one(job: Job, count: str) -> RunReport:
-        with show_progress(bars, f"{count} {job.case.name}") as progress:
-            steady, wanted = SteadyHeap(progress), options.save_probabilities
-            result = pipeline.run_files(job.case.files, job.labels, steady, probabilities=wanted, previous=job.previous)
-            if result.probabilities is not None:
-                write_probabilities(job, result.probabilities, pipeline.fine)
-        tell_warnings(result.report, console)
-        if options.verbose:
-            print_report(result.report, job.labels, console)
-        return result.report
-
     again = "The others are written. Once these are mended, run the same command again with --continue_prediction."
-    segment_cases([(job.case, job.labels) for job in jobs], one, console, options.report, again)
+
+    def write_report_of(reports: list[RunReport]) -> None:
+        if options.report:
+            write_report(reports, options.report)
+
+    segment_cases(jobs, work, pipeline, console, write_report_of, again=again, bars=bars, verbose=options.verbose)
 
 
 def check_parts(options: argparse.Namespace) -> None:
@@ -200,12 +178,3 @@ def write_about(options: argparse.Namespace, fine: Model) -> None:
     for name, content in about.items():
         with atomic_write(options.o / name) as path:
             path.write_text(json.dumps(content, indent=4), encoding="utf-8")
-
-
-def write_probabilities(job: Job, probabilities: NDArray[np.float32], fine: Model) -> None:
-    """Write ``CASE.npz`` and ``CASE.pkl`` as nnU-Net does: probabilities, and what its writers want of the image."""
-    properties = image_properties(job.case.files, fine)
-    with atomic_write(job.beside(".npz"), needed=probabilities.nbytes) as path, path.open("wb") as stream:
-        np.savez_compressed(stream, probabilities=probabilities)
-    with atomic_write(job.beside(".pkl")) as path:
-        path.write_bytes(pickle.dumps(properties))

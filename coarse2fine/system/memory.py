@@ -80,6 +80,14 @@ def return_freed_memory() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
+def available_bytes() -> float:
+    """Memory that can be had without swapping; infinite where the system does not tell."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+    return inf
+
+
 @dataclass(slots=True)
 class SteadyHeap:
     """Progress of a run that returns freed memory where a stage begins, so that peaks do not add up.

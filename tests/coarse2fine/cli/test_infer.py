@@ -113,7 +113,8 @@ def test_main__folder_to_folder__names_results_after_cases(
     capfd.readouterr()
     options = use(models, "coarse2", "fine2")
     assert run("-i", tmp_path / "in", "-o", tmp_path / "new" / "out", "--report", report_file, *options) == 0
-    assert capfd.readouterr() == ("", "")
+    out, told = capfd.readouterr()
+    assert (out, [line.split()[0] for line in told.splitlines() if line.strip()]) == ("", ["case", "a", "b", "2"])
 
     names = ("a.nii.gz", "b.nrrd")
     results = [tmp_path / "new" / "out" / name for name in names]
@@ -283,7 +284,7 @@ sys.exit(cli.main())
 WAITS = """
 import contextlib, signal, sys, time
 from coarse2fine.cli import infer as cli
-from coarse2fine.cli import infer_run as infer
+from coarse2fine.cli import folder
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have switched it off
 @contextlib.contextmanager
 def show_progress(console, title):
@@ -292,7 +293,7 @@ def show_progress(console, title):
             print("waiting", flush=True)
             time.sleep(60)
     yield progress
-infer.show_progress = show_progress
+folder.show_progress = show_progress
 sys.exit(cli.main())
 """
 

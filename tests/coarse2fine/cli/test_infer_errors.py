@@ -311,11 +311,11 @@ def test_main__memory_is_full__is_an_error_like_others(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """NumPy's and PyTorch's ways to run out of memory end in a message; other errors of theirs are bugs and show."""
-    monkeypatch.setattr(Pipeline, "run_files", lambda *_: fill())
+    monkeypatch.setattr(Pipeline, "run_files", lambda *_, **__: fill())
     arguments = ["-i", save(tmp_path / "a.nii.gz"), "-o", tmp_path / "b.nii.gz", *use(models)]
     assert run(*arguments) == 1
     assert capfd.readouterr().err.startswith("error: out of memory\n  Check")
-    monkeypatch.setattr(Pipeline, "run_files", lambda *_: torch.zeros(2) @ torch.zeros(3))
+    monkeypatch.setattr(Pipeline, "run_files", lambda *_, **__: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError):
         run(*arguments)
 

@@ -381,8 +381,7 @@ def test_main__data_that_cannot_be_used__is_told_with_its_path(
     lab: Lab, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """No labels at all, none of one case, none that the model knows, nor any folder; mended as said, all are found."""
-    data = Path(shutil.copytree(lab.data, tmp_path / "data"))
-    broken = replace(lab, data=data)
+    broken = replace(lab, data=(data := Path(shutil.copytree(lab.data, tmp_path / "data"))))
     label = data / "labelsTr" / "c1.nii.gz"
     save_volume(label, np.full(SHAPE, 9, np.uint8))
     said = told(broken, tmp_path / "agent", [], capfd)
