@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import partial, reduce
 from math import prod
 from typing import Any
 
@@ -21,11 +21,13 @@ from coarse2fine.fine.inputs import UNSETTLED, VolumeNorm
 from coarse2fine.fine.writeback import LabelWriter, export_labels
 from coarse2fine.io import Volume
 from coarse2fine.large.levels import open_level
+from coarse2fine.large.shown import Shown, heatmap_within, held_by
 from coarse2fine.large.territory import divide
 from coarse2fine.large.window import Window, outwards, window_of
 from coarse2fine.nnunet.cpu_layers import lean
 from coarse2fine.nnunet.sliding_window import sliding_window, tiles_touching
 from coarse2fine.pipeline import Pipeline
+from coarse2fine.preprocessing.mask import Mask, unset_outside
 from coarse2fine.preprocessing.statistics import Scan
 from coarse2fine.preprocessing.working_grid import WorkingView, view_volume
 from coarse2fine.regions.detect import candidates, find_components, search_grid
@@ -38,6 +40,8 @@ RIM = 4
 """Voxels of the working grid around a cell that linear resampling of its outputs needs; splines need ``REACH``."""
 
 Labels = NDArray[np.unsignedinteger[Any]]
+Looked = tuple[CoarseResult, Shown | None]
+"""What the coarse network says around a cell, and what a mask shows there, if there is one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,12 +53,14 @@ class OpenVolume:
         view: The fine model's view.
         coarse: The coarse model's view; None in one-stage mode.
         halo: Voxels of the volume around a cell, axes as in the file.
+        mask: Where something is looked at; None for everywhere.
     """
 
     pipeline: Pipeline
     view: WorkingView
     coarse: WorkingView | None
     halo: Triple
+    mask: Mask | None = None
 
     @property
     def coarse_shape(self) -> Triple:
@@ -122,7 +128,9 @@ class CellResult:
         return result
 
 
-def open_volume(pipeline: Pipeline, levels: Sequence[Volume[Any]], scan: Scan, coarse_level: int) -> OpenVolume:
+def open_volume(
+    pipeline: Pipeline, levels: Sequence[Volume[Any]], scan: Scan, coarse_level: int, mask: Mask | None = None
+) -> OpenVolume:
     """Prepare a volume for segmentation cell by cell.
 
     Args:
@@ -130,6 +138,7 @@ def open_volume(pipeline: Pipeline, levels: Sequence[Volume[Any]], scan: Scan, c
         levels: The volume at each of its scales, finest first; others may show more of space than the finest.
         scan: Statistics of the finest level.
         coarse_level: Level that the coarse network reads.
+        mask: Where something is looked at; None for everywhere.
 
     Raises:
         ConfigError: If a setting needs the whole volume at once.
@@ -151,7 +160,7 @@ def open_volume(pipeline: Pipeline, levels: Sequence[Volume[Any]], scan: Scan, c
     )
     turned = triple(slot)
     halo = config.blocks.halo or triple(turned[axis] for axis in fine.untranspose)
-    return OpenVolume(pipeline, view, coarse, halo)
+    return OpenVolume(pipeline, view, coarse, halo, mask)
 
 
 def check_settings(pipeline: Pipeline) -> None:
@@ -185,8 +194,20 @@ def segment_cells(
         run: Books ``coarse``, ``rois``, ``assign``, ``fine`` and their network passes; told of every pass.
         norm: What holds for all cells of the volume.
     """
+    for result in _segment_cells(opened, cores, run, norm):
+        if opened.mask is None:
+            yield result
+        else:
+            kept = opened.mask.part(result.box)
+            decided = None if result.decided is None else result.decided & kept
+            yield replace(result, labels=unset_outside(result.labels, kept), decided=decided)
+
+
+def _segment_cells(opened: OpenVolume, cores: Sequence[Box], run: Run, norm: VolumeNorm) -> Iterator[CellResult]:
     if opened.coarse is None:
-        yield from (_one_stage(opened, core, opened.inside(core), run) for core in cores)
+        for core in cores:
+            wanted = core if opened.mask is None else opened.mask.hull(core)
+            yield _one_stage(opened, core, opened.inside(wanted), run)
         return
     for core, looked in zip(cores, _looks(opened, cores, run), strict=True):
         if looked is None:
@@ -206,10 +227,10 @@ def look_at_cell(opened: OpenVolume, core: Box, run: Run) -> tuple[list[Box], li
     (looked,) = _looks(opened, [core], run)
     if looked is None:
         return [], []
-    (segmenter, _), (window, coarse) = opened.both, looked
-    tree, _ = _regions(opened, window, coarse)
+    (segmenter, _), (window, seen) = opened.both, looked
+    tree, _ = _regions(opened, window, seen)
     around = _around(tree, window)
-    scene = Scene(opened.view.within(around), coarse)
+    scene = Scene(opened.view.within(around), seen[0])
     chosen = segmenter.selector.choose(_moved(tree, around), scene, segmenter.stage.model, run.clock)
     return [roi.box for roi in tree.leaves], [roi.box.shift(around.start) for roi in chosen]
 
@@ -219,14 +240,19 @@ def look_around(opened: OpenVolume, box: Box, run: Run) -> CoarseResult:
     return _look(opened, outwards(box, opened.view.whole, opened.coarse_shape).grow((1, 1, 1)), run)
 
 
-def _looks(opened: OpenVolume, cores: Sequence[Box], run: Run) -> Iterator[tuple[Window, CoarseResult] | None]:
+def _looks(opened: OpenVolume, cores: Sequence[Box], run: Run) -> Iterator[tuple[Window, Looked] | None]:
     """Where each cell lies and what the coarse network says there; None where all of a cell is cropped away."""
     inside = [opened.inside(core) for core in cores]
     windows = [_window(opened, box, opened.coarse_shape) if box.volume else None for box in inside]
     around = [window.coarse for window in windows if window]
     looked = _look(opened, reduce(Box.hull, around), run) if around else None
     for window in windows:
-        yield None if window is None or looked is None else (window, looked.part(window.coarse))
+        if window is None or looked is None:
+            yield None
+        else:
+            part = looked.part(window.coarse)
+            seen = (part, None) if opened.mask is None else heatmap_within(part, opened.mask, opened.view)
+            yield window, seen
 
 
 def _look(opened: OpenVolume, box: Box, run: Run) -> CoarseResult:
@@ -246,13 +272,13 @@ def _window(opened: OpenVolume, cell: Box, coarse: Triple) -> Window:
 
 
 def _segment_cell(
-    opened: OpenVolume, core: Box, window: Window, coarse: CoarseResult, run: Run, norm: VolumeNorm
+    opened: OpenVolume, core: Box, window: Window, looked: Looked, run: Run, norm: VolumeNorm
 ) -> CellResult:
     """Regions of the cell -> labels of the cell and its surroundings."""
-    segmenter, _ = opened.both
+    (segmenter, _), (coarse, _) = opened.both, looked
     mine, outside = window.own.relative_to(coarse.held), segmenter.config.fine.outside
     with run.stage("rois"):
-        tree, elsewhere = _regions(opened, window, coarse)
+        tree, elsewhere = _regions(opened, window, looked)
         if not tree.parents and outside == "background":
             mass = coarse.heatmap[mine.slices].sum(dtype=np.float64)
             counts = Tally(working=opened.working(core).volume, mass=float(mass))
@@ -271,13 +297,20 @@ def _segment_cell(
     return _result(found.writer, opened, tally(found, scene, share))
 
 
-def _regions(opened: OpenVolume, window: Window, coarse: CoarseResult) -> tuple[RoiTree, list[Box]]:
+def _regions(opened: OpenVolume, window: Window, looked: Looked) -> tuple[RoiTree, list[Box]]:
     """The cell's own regions, and boxes that other cells segment; both in voxels of the whole working grid."""
-    (segmenter, _), volume, heatmap, place = opened.both, opened.view.whole, coarse.heatmap, coarse.place
+    (segmenter, _), volume = opened.both, opened.view.whole
+    coarse, shown = looked
+    heatmap, place = coarse.heatmap, coarse.place
     stage = segmenter.stage_over(opened.view)
     config, settings = stage.config, roi_settings(stage.config, stage.plan)
     found = find_components(heatmap, volume, settings, place)
-    territory = divide(found, window.core, window.reach, settings)
+    holds = None
+    if shown is not None:
+        native = opened.view.crop.shape
+        rim = triple(-(-edge // count) for edge, count in zip(native, coarse.whole, strict=True))
+        holds = partial(held_by, window.cell, shown, native, found.grid, rim)
+    territory = divide(found, window.core, window.reach, settings, holds)
     own, others = (
         grow_tree(config, candidates(found, names, heatmap, volume, settings, place), heatmap, volume, place)
         for names in (territory.own, territory.others)

@@ -16,6 +16,7 @@ from coarse2fine.large.execution.work import WorkFolder
 from coarse2fine.large.lattice import Lattice
 from coarse2fine.large.source import Source
 from coarse2fine.pipeline import Pipeline
+from coarse2fine.preprocessing.mask import Mask
 from coarse2fine.preprocessing.statistics import Scan
 
 SCAN = "scan.json"
@@ -62,7 +63,14 @@ class Job:
 def volume_of(job: Job) -> OpenVolume:
     """The volume as both networks see it."""
     pipeline = Pipeline.from_config(job.config, trust_checkpoint=job.trust)
-    return open_volume(pipeline, job.source.open()[1], scan_of(job), job.coarse_level)
+    levels = job.source.open()[1]
+    return open_volume(pipeline, levels, scan_of(job), job.coarse_level, mask_of(job.source))
+
+
+@lru_cache(maxsize=1)
+def mask_of(source: Source) -> Mask | None:
+    """Where something is looked at; None for everywhere."""
+    return source.open_mask()
 
 
 def scan_of(job: Job) -> Scan:

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from math import ceil, floor
 from typing import Any
 
 from canvas import Box, Triple, triple
 from coarse2fine.io import Grid, LazyArray, Volume
+from coarse2fine.io.overlap import MOST_UNCOVERED, SAME, beyond, ends, touched
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.statistics import Scan
 from coarse2fine.preprocessing.working_grid import WorkingView, view_volume
 from coarse2fine.resampling.operators import Place, plan_resampling
-
-SAME = 1e-3
-"""Share of a voxel by which two places may differ and count as one: metadata are rounded."""
-MOST_UNCOVERED = 1.0
-"""Voxels of a level by which the finest level may reach beyond it: what did not fill a voxel, or half of one."""
 
 
 def part_of(level: Volume[LazyArray], box: Box) -> Volume[LazyArray]:
@@ -33,37 +28,15 @@ def _part(array: LazyArray, box: Box) -> LazyArray:
     return LazyArray(box.shape, array.dtype, lambda wanted: array[wanted.shift(box.start).slices])
 
 
-def ends(finest: Grid, level: Grid, box: Box) -> list[tuple[float, float]]:
-    """Where a box of the finest level begins and ends in a level, in voxels from the outer face of the first one."""
-    places = []
-    for axis in range(3):
-        ratio = finest.spacing[axis] / level.spacing[axis]
-        shift = (finest.origin[axis] - level.origin[axis]) / level.spacing[axis]
-        low, high = ((edge - 0.5) * ratio + shift + 0.5 for edge in (box.start[axis], box.stop[axis]))
-        places.append((low, high))
-    return places
-
-
-def touched(finest: Grid, level: Grid, box: Box) -> Box:
-    """The voxels of a level that share space with a box of the finest one, at least one on each axis."""
-    start, stop = [], []
-    for (low, high), size in zip(ends(finest, level, box), level.shape, strict=True):
-        first = min(max(floor(low + SAME), 0), size - 1)
-        start.append(first)
-        stop.append(min(max(ceil(high - SAME), first + 1), size))
-    return Box(triple(start), triple(stop))
-
-
 def uncovered(finest: Grid, level: Grid, box: Box) -> str:
     """Why a level does not show a box of the finest one; empty if it does."""
-    for axis, ((low, high), size) in enumerate(zip(ends(finest, level, box), level.shape, strict=True)):
-        if low < -MOST_UNCOVERED - SAME or high > size + MOST_UNCOVERED + SAME:
-            step, unit = level.spacing[axis], level.unit
-            return (
-                f"it does not show all of the volume: in {'zyx'[axis]} its {size} voxels end "
-                f"{max(-low, high - size) * step:g} {unit} before what is to be segmented does."
-            )
-    return ""
+    if (found := beyond(finest, level, box)) is None:
+        return ""
+    axis, length = found
+    return (
+        f"it does not show all of the volume: in {'zyx'[axis]} its {level.shape[axis]} voxels end "
+        f"{length:g} {level.unit} before what is to be segmented does."
+    )
 
 
 def reaches_over(finest: Grid, level: Grid) -> str:

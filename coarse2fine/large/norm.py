@@ -103,20 +103,23 @@ Phase = Callable[[str, Any, Sequence[Any]], Mapping[Key, Mapping[str, Any]]]
 """Runs a phase: its name, task and keys; returns the payloads."""
 
 
-def settle_norm(job: Job, phase: Phase, *, packs: bool = True) -> list[Mapping[str, Any]]:
+def settle_norm(
+    job: Job, phase: Phase, *, packs: bool = True, cells: Sequence[Triple] | None = None
+) -> list[Mapping[str, Any]]:
     """Look at cells, and measure; returns the payloads of what was done.
 
     Args:
         job: The run.
         phase: Runs a phase.
         packs: Whether regions of the volume are packed; if not, there is nothing to settle.
+        cells: Those that are segmented; None for all.
     """
     if not needs_norm(job.config):
         return []
     if not packs:
         write_json(job.work.path(NORM), {"alone": None, "statistics": None})
         return []
-    order = spread(job.lattice.cells())
+    order = spread(job.lattice.cells() if cells is None else cells)
     count, wanted = min(FIRST_CELLS, len(order)), ENOUGH * job.config.canvas.norm_tiles
     while True:
         looks = phase("look", LookAtCell(job), order[:count])

@@ -136,12 +136,12 @@ def first_numbers(lattice: Lattice, counts: Mapping[Key, int]) -> NDArray[np.int
 
     Args:
         lattice: Its order of cells is that of the numbers.
-        counts: Numbers that each cell gave.
+        counts: Numbers that each cell gave; cells that nobody looked at gave none.
 
     Returns:
         One entry for each cell, of the lattice's size.
     """
-    given = np.array([counts[cell] for cell in lattice.cells()], np.int64)
+    given = np.array([counts.get(cell, 0) for cell in lattice.cells()], np.int64)
     return (np.cumsum(given) - given).reshape(lattice.size)
 
 

@@ -35,7 +35,7 @@ class StoreReport(RunReport):
         layout: Cells, blocks and scale levels.
         seconds: Wall time by phase, of this command only if it resumed another.
         work_s: Time inside of blocks by stage, as booked.
-        counts: Voxels of the volume, ``Tally``'s numbers, and objects.
+        counts: Voxels of the volume, ``Tally``'s numbers, voxels that a mask sets (``in_mask``), and objects.
         failures: Blocks that were given up.
         coverage_is: Whether ``coverage`` is exact, or in what sense it is an estimate.
     """
@@ -89,6 +89,7 @@ def make_report(
     doubts: tuple[str, ...],
     voxels: int,
     objects: int | None,
+    in_mask: int | None = None,
     **of_store: Any,
 ) -> StoreReport:
     """The report.
@@ -100,6 +101,7 @@ def make_report(
         doubts: What the user should know of input and settings.
         voxels: Of the volume.
         objects: How many there are; None if nobody counted.
+        in_mask: Voxels that a mask sets; None without one.
         of_store: What only stores have, see ``StoreReport``; ``seconds`` has the ``total``.
     """
     total, work_s = sum_up(blocks)
@@ -129,6 +131,11 @@ def make_report(
         peak_memory_mb=peak_memory_mb(pipeline.fine.device),
         versions=versions(),
         work_s=work_s,
-        counts={"voxels": voxels, **total.to_dict(), **({} if objects is None else {"objects": objects})},
+        counts={
+            "voxels": voxels,
+            **total.to_dict(),
+            **({} if in_mask is None else {"in_mask": in_mask}),
+            **({} if objects is None else {"objects": objects}),
+        },
         **of_store,
     )

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from coarse2fine.large.cells import open_volume
 from coarse2fine.large.execution.engine import Engine, Failure, Task, run_phase
 from coarse2fine.large.execution.manifest import Manifest
 from coarse2fine.large.execution.work import Key, WorkFolder, open_work
-from coarse2fine.large.job import SCAN, Job, scan_of, store_of, write_json
+from coarse2fine.large.job import SCAN, Job, mask_of, scan_of, store_of, write_json
 from coarse2fine.large.lattice import Lattice, cell_doubts, plan_lattice
+from coarse2fine.large.masked import find_looked
 from coarse2fine.large.norm import settle_norm
 from coarse2fine.large.objects import FIRST, TABLE, NumberCell, PairCell, RenumberCell, first_numbers, join_objects
 from coarse2fine.large.output import PUBLISHED, Output, publish
@@ -100,20 +102,23 @@ def segment_store(
     phases = _Phases(engine, settings, progress)
     with open_work(work, manifest, restart=settings.restart) as folder:
         job = _job(plan, source, output, folder, settings.trust)
+        looked = find_looked(job, partial(phases.phase, job))
         if not folder.finished("create"):  # once: a result that has been moved to its place must not be begun anew
             for spec in {job.labels, job.result, *([job.ids] if job.ids else [])}:
                 create_labels(spec)
             folder.mark("create", (0,), {})
-        _scan(phases, job)
-        cells = lattice.cells()
+        _scan(phases, job, looked.blocks)
         packs = open_volume(plan.pipeline, plan.levels, scan_of(job), plan.coarse_level).packs
         settled = settle_norm(
-            job, lambda name, task, keys: phases.phase(job, name, task, keys, lattice.core), packs=packs
+            job,
+            lambda name, task, keys: phases.phase(job, name, task, keys, lattice.core),
+            packs=packs,
+            cells=looked.cells,
         )
-        segmented = phases.phase(job, "segment", SegmentBlock(job), lattice.blocks(), lattice.extent)
+        segmented = phases.phase(job, "segment", SegmentBlock(job), looked.blocks, lattice.extent)
         receivers = {triple(cell) for payload in segmented.values() for cell in payload["to"]}
         merged = phases.phase(job, "merge", MergeCell(job), sorted(receivers), lattice.core)
-        objects = _number_objects(phases, job, cells) if job.ids else None
+        objects = _number_objects(phases, job, looked.cells) if job.ids else None
         _build_pyramid(phases, job)
         with phases.clock.time("publish"):
             publish(output, job.result, folder, source)
@@ -125,6 +130,7 @@ def segment_store(
         (*plan.warnings, *volume_doubts(plan.levels[0], plan.pipeline.models)),
         prod(lattice.shape),
         objects,
+        looked.voxels,
         volume=plan.identity,
         layout=layout,
         seconds={**phases.clock.seconds, "total": time.perf_counter() - began},
@@ -186,10 +192,12 @@ def _plan(config: Config, source: Source, trust: bool) -> _Plan:
     lattice, level = plan_cells(pipeline, levels[0]), coarse_level_of(pipeline, levels)
     # Statistics are not needed for that.
     open_volume(pipeline, levels, blank_scan(len(levels[0].channels), lattice.shape), level)
-    stored = check_stored(scales, source.region)
-    level, passed_over = fitting_level(level, config.blocks.coarse_level, scales, source.region)
+    mask = mask_of(source)
+    keep = mask.touches if mask else None
+    stored = check_stored(scales, source.region, keep)
+    level, passed_over = fitting_level(level, config.blocks.coarse_level, scales, source.region, keep)
     doubts = cell_doubts(lattice, config.blocks.cell, chunk_of(lattice.shape))
-    identity = identity_of(scales, source.region)
+    identity = identity_of(scales, source.region, mask)
     return _Plan(pipeline, levels, identity, lattice, level, (*stored, *passed_over, *doubts))
 
 
@@ -303,11 +311,10 @@ class _Phases:
         return done
 
 
-def _scan(phases: _Phases, job: Job) -> None:
+def _scan(phases: _Phases, job: Job, blocks: Sequence[Triple]) -> None:
     """Stream the volume once for its statistics."""
     if job.work.path(SCAN).exists():  # blocks that failed then must not change what the others were normalised by
         return
-    blocks = job.lattice.blocks()
     count = max(1, round(len(blocks) * job.config.blocks.statistics))
     picked = [blocks[round(index)] for index in np.linspace(0, len(blocks) - 1, count)]
     parts = phases.phase(job, "scan", ScanBlock(job), picked, job.lattice.extent)

@@ -14,6 +14,7 @@ from coarse2fine.io import atomic_write
 from coarse2fine.large.cells import CellResult, segment_cells
 from coarse2fine.large.execution.work import Key
 from coarse2fine.large.job import Job, store_of, volume_of
+from coarse2fine.large.masked import cells_to_do
 from coarse2fine.large.norm import norm_of
 from coarse2fine.preprocessing.statistics import scan_part
 from coarse2fine.report import count_labels
@@ -29,7 +30,7 @@ class ScanBlock:
     def __call__(self, key: Key, run: Run) -> Mapping[str, Any]:
         """The block's share of the scan: ``parts``, one for each of its cells, which are read one after the other."""
         channels, parts = self.job.source.open()[1][0].channels, []
-        for cell in self.job.lattice.cells_of(triple(key)):
+        for cell in cells_to_do(self.job, triple(key)):
             box = self.job.lattice.core(cell)
             raw = [channel[box.slices] for channel in channels]
             parts.append(scan_part(raw, box.start, self.job.axes).to_dict())
@@ -50,7 +51,7 @@ class SegmentBlock:
             the cells that something was found for.
         """
         lattice = self.job.lattice
-        cells = lattice.cells_of(triple(key))
+        cells = cells_to_do(self.job, triple(key))
         store, counts, labels, receivers = store_of(self.job.labels), Tally(), {}, set()
         with run.clock.time("total"):
             results = segment_cells(volume_of(self.job), [lattice.core(cell) for cell in cells], run, norm_of(self.job))

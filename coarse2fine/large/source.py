@@ -11,8 +11,9 @@ from canvas import Box, Triple, triple
 from coarse2fine.errors import ConfigError, VolumeError
 from coarse2fine.io import Grid, LazyArray, Scales, Volume, open_store
 from coarse2fine.io.stores.hdf5 import RAW, is_hdf5, read_attributes
-from coarse2fine.io.stores.presence import misfit
+from coarse2fine.io.stores.presence import Keep, misfit
 from coarse2fine.large.levels import part_of, reaches_over, uncovered
+from coarse2fine.preprocessing.mask import Mask, open_mask
 
 TOLERANCE = 1.02
 """By how much a level's voxels may exceed those that the coarse network wants: spacings are rounded numbers."""
@@ -30,6 +31,7 @@ class Source:
         region: Voxels of the finest level that are worked on; None for all.
         axes: Letters of the array's axes in their order, where the store does not say them or is wrong.
         channel: The only channel that is read, counted from 0; None for all.
+        mask: A store or file that is set where something is to be looked at; None for everywhere.
     """
 
     where: str
@@ -39,6 +41,7 @@ class Source:
     region: Box | None = None
     axes: str | None = None
     channel: int | None = None
+    mask: str | None = None
 
     def open(self) -> tuple[Scales, tuple[Volume[LazyArray], ...]]:
         """The store, and its scales, finest first: of the finest one the region, of others everything.
@@ -56,6 +59,14 @@ class Source:
         )
         region = self.region or Box.whole(scales.levels[0].grid.shape)
         return scales, (part_of(scales.levels[0], region), *scales.levels[1:])
+
+    def open_mask(self) -> Mask | None:
+        """The mask over the region; None if there is none.
+
+        Raises:
+            VolumeError: If it cannot be read, or does not fit the volume.
+        """
+        return None if self.mask is None else open_mask(self.mask, self.open()[0].levels[0].grid, self.region)
 
     def attributes(self) -> Mapping[str, Any]:
         """What a CREMI file says about its raw data; empty for other formats."""
@@ -89,7 +100,9 @@ def pick_level(grids: Sequence[Grid], wanted: Sequence[float], level: int | None
     return fitting[-1] if fitting else 0
 
 
-def fitting_level(level: int, asked: int | None, scales: Scales, region: Box | None) -> tuple[int, tuple[str, ...]]:
+def fitting_level(
+    level: int, asked: int | None, scales: Scales, region: Box | None, keep: Keep | None = None
+) -> tuple[int, tuple[str, ...]]:
     """The scale level that the coarse network reads: the next finer one for each that does not show the volume.
 
     Args:
@@ -97,6 +110,7 @@ def fitting_level(level: int, asked: int | None, scales: Scales, region: Box | N
         asked: The one that the user asks for, if any.
         scales: The store.
         region: Voxels of the finest level that are worked on; None for all.
+        keep: Which parts of a grid are looked at; None for all.
 
     Returns:
         The level, a warning for each that is passed over, and one if it shows more than the finest one.
@@ -106,7 +120,9 @@ def fitting_level(level: int, asked: int | None, scales: Scales, region: Box | N
     """
     finest = scales.levels[0].grid
     wanted, warnings = region or Box.whole(finest.shape), []
-    while level > 0 and (why := uncovered(finest, scales.levels[level].grid, wanted) or misfit(scales, level, region)):
+    while level > 0 and (
+        why := uncovered(finest, scales.levels[level].grid, wanted) or misfit(scales, level, region, keep)
+    ):
         problem = f"{scales.storage[level].where}, scale level {level}: {why}"
         if asked is not None:
             raise VolumeError(problem, f"Leave blocks.coarse_level out, or name another level (below {level}).")
@@ -117,9 +133,10 @@ def fitting_level(level: int, asked: int | None, scales: Scales, region: Box | N
     return level, tuple(warnings)
 
 
-def identity_of(scales: Scales, region: Box | None) -> Mapping[str, Any]:
+def identity_of(scales: Scales, region: Box | None, mask: Mask | None = None) -> Mapping[str, Any]:
     """What tells this input from others."""
-    return {**scales.identity, "region": None if region is None else [*region.start, *region.stop]}
+    identity = {**scales.identity, "region": None if region is None else [*region.start, *region.stop]}
+    return identity if mask is None else identity | {"mask": dict(mask.identity)}
 
 
 def chunk_of(shape: Triple, largest: Triple = (64, 128, 128)) -> Triple:

@@ -9,6 +9,7 @@ Whether a region is too small is judged by all of it, before it is given to anyb
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,11 @@ class Territory:
     others: Names
 
 
-def divide(found: Components, core: Box, reach: Triple, settings: RoiSettings) -> Territory:
+Holds = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]
+"""Whether the cell holds components, given their first voxels and the ones after the last (n, 3)."""
+
+
+def divide(found: Components, core: Box, reach: Triple, settings: RoiSettings, holds: Holds | None = None) -> Territory:
     """Tell a cell's own regions from those of others, and from what is too small for anybody.
 
     Args:
@@ -43,6 +48,7 @@ def divide(found: Components, core: Box, reach: Triple, settings: RoiSettings) -
         core: The cell, in voxels of the whole grid on which components were searched.
         reach: How many of these voxels around it are seen, up to the volume's end.
         settings: Say what is too small.
+        holds: Which components the cell holds; None for those of which it holds the middle.
     """
     grid, shape = found.grid, found.labels.shape
     _, starts, stops, counts = component_bounds(found.labels)
@@ -52,7 +58,8 @@ def divide(found: Components, core: Box, reach: Triple, settings: RoiSettings) -
     long = ((stops - starts) > np.array(reach)).any(axis=1)
     large = is_large(grid, starts, stops, counts, settings)
     middle = (starts + stops) // 2
-    mine = ((middle >= np.array(inner.start)) & (middle < np.array(inner.stop))).all(axis=1)
+    central: NDArray[np.bool_] = ((middle >= np.array(inner.start)) & (middle < np.array(inner.stop))).all(axis=1)
+    mine = holds(starts, stops) if holds else central
     # Of a region that is cut off here, enough may lie elsewhere. The part in the cell itself makes it a long one.
     shared = long & (large | truncated)
     own = _named(found.labels, large & ~long & mine, shared, inner, inside=True)

@@ -23,6 +23,7 @@ class Window:
             is no longer than the halo is no longer than this.
         coarse: Voxels of the coarse grid that are needed for that, and for coarse labels.
         own: Those of them whose centres lie in the cell itself.
+        cell: The cell, in voxels of the volume.
     """
 
     working: Box
@@ -30,6 +31,7 @@ class Window:
     reach: Triple
     coarse: Box
     own: Box
+    cell: Box
 
 
 def window_of(
@@ -54,7 +56,7 @@ def window_of(
     shown = Box(triple(a for a, _ in edges), triple(b for _, b in edges)).grow(margin).clip(Box.whole(working))
     held = outwards(shown, working, coarse).grow((1, 1, 1)).clip(Box.whole(coarse))  # 1 for linear interpolation
     around = outwards(cell.grow(halo).clip(Box.whole(native)), native, working)
-    return Window(around, core, reach, held, _centred(cell, native, SearchGrid(working, working, coarse)))
+    return Window(around, core, reach, held, _centred(cell, native, SearchGrid(working, working, coarse)), cell)
 
 
 def _centred(cell: Box, native: Triple, search: SearchGrid) -> Box:

@@ -9,7 +9,7 @@ level, or those across the chunk's face.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -31,6 +31,7 @@ from coarse2fine.io.stores.sights import (
     look_at,
     places_in,
 )
+from coarse2fine.io.volume import Grid
 
 READS, GAPS = 32, 16  # places that are read, and further ones where nothing is stored
 FACE_PAIRS = 8  # faces between missing chunks and others that are looked at
@@ -39,12 +40,17 @@ _OUTSIDE = 0.1  # share of coarse voxels, and of places, that may lie outside of
 _ENOUGH, _VARIED = 200, 0.2  # coarse voxels, and their standard deviation beside that of fine ones, to compare them
 
 
-def check_stored(scales: Scales, region: Box | None = None) -> tuple[str, ...]:
+Keep = Callable[[Grid, Box], bool]
+"""Whether a box of a grid is looked at; other places are not asked for."""
+
+
+def check_stored(scales: Scales, region: Box | None = None, keep: Keep | None = None) -> tuple[str, ...]:
     """Whether the finest level is there at all, and seems to be complete.
 
     Args:
         scales: The volume.
         region: Voxels of the finest level that are worked on; None for all.
+        keep: Which parts of it are looked at; None for all.
 
     Returns:
         What the user should know of chunks that seem to be missing.
@@ -54,7 +60,9 @@ def check_stored(scales: Scales, region: Box | None = None) -> tuple[str, ...]:
     """
     storage, array = scales.storage[0], scales.levels[0].channels[0]
     region = region or Box.whole(array.shape)
-    places = places_in(region, storage)
+    places = _kept(places_in(region, storage), scales, 0, keep)
+    if not places:  # what is looked at is too small to be hit
+        return ()
     stored = ask(storage, array.shape, places)
     where = storage.where if region == Box.whole(array.shape) else f"{storage.where}, {_named(region)}"
     if all(there is False for there in stored) and not (storage.near and storage.stored(region)):
@@ -81,6 +89,15 @@ def check_stored(scales: Scales, region: Box | None = None) -> tuple[str, ...]:
     )
 
 
+def _kept(places: list[Triple], scales: Scales, level: int, keep: Keep | None) -> list[Triple]:
+    """Those of some voxels of a level around which something is looked at."""
+    if keep is None:
+        return places
+    edges, grid = scales.storage[level].edges, scales.levels[level].grid
+    size = triple(min(EDGE, edge) for edge in edges)
+    return [place for place in places if keep(grid, chunk_part(place, size, edges, grid.shape))]
+
+
 def _named(region: Box) -> str:
     return f"voxels {region.start} to {region.stop} (z, y, x)"
 
@@ -100,20 +117,21 @@ def _blank(array: LazyArray, storage: Storage, places: Sequence[Triple]) -> list
         return [place for place, blank in zip(places, pool.map(is_blank, places), strict=True) if blank]
 
 
-def misfit(scales: Scales, level: int, region: Box | None = None) -> str:
+def misfit(scales: Scales, level: int, region: Box | None = None, keep: Keep | None = None) -> str:
     """Why a level does not show what the finest one does; empty if it does.
 
     Args:
         scales: The volume.
         level: 1 or more.
         region: Voxels of the finest level that are worked on; None for all.
+        keep: Which parts of it are looked at; None for all.
     """
     storage, grid = scales.storage[level], scales.levels[level].grid
     region = region or Box.whole(scales.levels[0].grid.shape)
     if storage.near and storage.stored(Box.whole(grid.shape)) is False:
         words = f"none of its chunks is stored, every voxel would be the fill value {storage.fill:g}"
         return _with_hint(words, storage)
-    places = places_in(coarse_box(region, scales.levels[0].grid, grid), storage)
+    places = _kept(places_in(coarse_box(region, scales.levels[0].grid, grid), storage), scales, level, keep)
     stored = ask(storage, grid.shape, places)
     gaps = [place for place, there in zip(places, stored, strict=True) if there is False]
     try:

@@ -16,7 +16,7 @@ from coarse2fine.io.lazy import LazyArray
 from coarse2fine.io.volume import Volume
 
 _IMAGE_TYPES = {"uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64"}
-_LABEL_TYPES = {"uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"}
+_LABEL_TYPES = {"bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"}
 MOST_IN_CHUNK = 1 << 29  # bytes; a chunk is always read as a whole
 _MOST_VOXELS = 1 << 54  # ten times the largest volumes that there are
 _LARGEST = float(np.finfo(np.float32).max)  # networks compute in single precision

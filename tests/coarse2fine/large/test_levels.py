@@ -16,9 +16,10 @@ from random_boxes import boxes_in
 
 from canvas import Box, Triple
 from coarse2fine.io import Grid, LazyArray, Volume
+from coarse2fine.io.overlap import touched
 from coarse2fine.large.cells import open_volume, segment_cells
 from coarse2fine.large.lattice import plan_lattice
-from coarse2fine.large.levels import open_level, part_of, reaches_over, touched, uncovered
+from coarse2fine.large.levels import open_level, part_of, reaches_over, uncovered
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import open_view
