@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from assignnet import RoiTree
 from canvas import Box
-from coarse2fine.coarse.scene import Scene
+from coarse2fine.coarse.scene import Scene, scene_within
 from coarse2fine.config.schema import Config
 from coarse2fine.counts import Tally, boxes_left, tally
 from coarse2fine.errors import ConfigError
@@ -25,6 +25,7 @@ from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
 from coarse2fine.one_stage import write_one_stage
 from coarse2fine.preprocessing.labels import Labels, read_labels
+from coarse2fine.preprocessing.mask import mask_over, unset_outside
 from coarse2fine.preprocessing.working_grid import view_volume, volume_doubts
 from coarse2fine.promise.likeness import likeness_of
 from coarse2fine.promise.statement import Promised, check_promise, promised
@@ -119,6 +120,7 @@ class Pipeline:
         measures: bool = False,
         objects: bool = False,
         previous: Path | None = None,
+        mask: Path | None = None,
         read: Callable[[Sequence[Path]], Volume[NDArray[Any]]] | None = None,
     ) -> Result:
         """From files to a file: one input per channel, labels in the first input's geometry, written atomically.
@@ -131,6 +133,7 @@ class Pipeline:
             measures: Whether the report has those of labels.
             objects: Whether the report has those of connected objects, too.
             previous: A file with the previous stage's labels, for a cascade.
+            mask: A file or store that is set where something is to be looked at; None for everywhere.
             read: Reads the files, instead of ``Pipeline.read``; may have done so before it is asked.
 
         Raises:
@@ -142,7 +145,8 @@ class Pipeline:
             with run.stage("read"):
                 volume = (read or self.read)(files)
                 known = read_labels(previous, self.fine, volume) if previous else None
-            result = self._segment(volume, run, output, probabilities, known)
+                shown = None if mask is None else mask_over(str(mask), volume.grid)
+            result = self._segment(volume, run, output, probabilities, known, shown)
             with run.stage("write"):
                 write_labels(result.labels, volume.grid, output)
         # A deadline is for the labels, which others may read from now on.
@@ -166,6 +170,7 @@ class Pipeline:
         *,
         probabilities: bool = False,
         previous: Labels | None = None,
+        mask: NDArray[np.bool_] | None = None,
     ) -> Result:
         """Segment a volume in one piece; one that is read by region is read into memory first.
 
@@ -177,38 +182,48 @@ class Pipeline:
                 not look, the label that is there is certain.
             previous: The previous stage's labels for a cascade, shape (z, y, x) of the volume; without them it gets the
                 coarse model's.
+            mask: Where something is looked at, shape of the volume; None for everywhere. Labels are background outside
+                of it, whatever the probabilities say.
 
         Raises:
             DeadlineError: If there is a deadline that cannot be kept.
         """
         if run is not None:
-            return self._segment(volume, run, None, probabilities, previous)
+            return self._segment(volume, run, None, probabilities, previous, mask)
         run = Run()
         with run.clock.time("total"):
-            result = self._segment(volume, run, None, probabilities, previous)
+            result = self._segment(volume, run, None, probabilities, previous, mask)
         return self._finish(result, run)
 
     def _segment(
-        self, volume: Volume, run: Run, output: Path | None, probabilities: bool, previous: Labels | None
+        self,
+        volume: Volume,
+        run: Run,
+        output: Path | None,
+        probabilities: bool,
+        previous: Labels | None,
+        mask: NDArray[np.bool_] | None,
     ) -> Result:
         with run.clock.time("read"):  # once, and not for each of the networks; nothing happens to what is in memory
             volume = replace(volume, channels=tuple(np.asarray(channel) for channel in volume.channels))
         if self.segmenter is None:
-            return self._one_stage(volume, run, probabilities, previous)
+            return self._one_stage(volume, run, probabilities, previous, mask)
         closing_s = 0.0
         if self.config.deadline is not None:
             closing_s = closing_seconds(volume, self.fine.labels.dtype, output, run.clock)
-        scene = self._look(self.segmenter, volume, run, previous)
+        seen = self._look(self.segmenter, volume, run, previous)
+        scene = seen if mask is None else scene_within(seen, mask)
         tree = self.segmenter.regions(scene, run)
         if not tree.parents and self.config.rois.empty == "one-stage":
-            return self._one_stage(volume, run, probabilities, previous, "the heatmap is empty: ran one-stage instead")
+            empty = "the heatmap is empty: ran one-stage instead"
+            return self._one_stage(volume, run, probabilities, previous, mask, empty)
         found = self.segmenter.segment(tree, scene, run, closing_s=closing_s, probabilities=probabilities)
         with run.clock.time("fine"):
-            labels = found.writer.finish()
-        case = likeness_of(volume, scene) if self.config.promise else None
-        promise = promised(self.config, case, left=len(found.fine.left))
+            labels = unset_outside(found.writer.finish(), mask)
+        case = likeness_of(volume, seen) if self.config.promise else None
+        promise = promised(self.config, case, left=len(found.fine.left), masked=mask is not None)
         kept = self._kept(self.segmenter, found, scene, closing_s)
-        report = self._report(volume, labels, tally(found, scene), self.segmenter, promise, kept)
+        report = self._report(volume, labels, tally(found, scene), self.segmenter, promise, kept, mask)
         return Result(labels, report, found.tree, found.fine.boxes, found.writer.probabilities())
 
     def _kept(self, segmenter: Segmenter, found: Segmented, scene: Scene, closing_s: float) -> DeadlineKept | None:
@@ -232,14 +247,20 @@ class Pipeline:
         return Scene(view, coarse, known)
 
     def _one_stage(
-        self, volume: Volume, run: Run, probabilities: bool, previous: Labels | None, *warnings: str
+        self,
+        volume: Volume,
+        run: Run,
+        probabilities: bool,
+        previous: Labels | None,
+        mask: NDArray[np.bool_] | None,
+        *warnings: str,
     ) -> Result:
         writer = write_one_stage(
             volume, self.config, self.coarse, self.fine, run, probabilities=probabilities, previous=previous
         )
         with run.clock.time("fine"):
-            labels = writer.finish()
-        report = self._report(volume, labels, None, None, None, None, warnings)
+            labels = unset_outside(writer.finish(), mask)
+        report = self._report(volume, labels, None, None, None, None, mask, warnings)
         return Result(labels, report, probabilities=writer.probabilities())
 
     def _report(
@@ -250,6 +271,7 @@ class Pipeline:
         segmenter: Segmenter | None,
         promise: Promised | None,
         deadline: DeadlineKept | None,
+        mask: NDArray[np.bool_] | None,
         warnings: tuple[str, ...] = (),
     ) -> RunReport:
         """Everything but the times, which are not complete before the result is written."""
@@ -278,6 +300,7 @@ class Pipeline:
             agent=segmenter.selector.describe() if segmenter else {},
             promise=promise,
             deadline=deadline,
+            in_mask=None if mask is None else int(mask.sum()),
         )
 
     def _finish(self, result: Result, run: Run) -> Result:

@@ -201,6 +201,7 @@ class RunReport:
         deadline: What came of a deadline; None without one.
         measures: Of each label, by the names of a table's columns; empty unless asked for.
         objects: Of each connected object, likewise.
+        in_mask: Voxels that a mask sets, where alone was looked; None without one.
     """
 
     case: str
@@ -217,6 +218,7 @@ class RunReport:
     agent: dict[str, str] = field(default_factory=dict)
     promise: Promised | None = None
     deadline: DeadlineKept | None = None
+    in_mask: int | None = None
     peak_memory_mb: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     measures: tuple[Mapping[str, Any], ...] = ()

@@ -31,11 +31,12 @@ Read = Callable[[Sequence[Path]], Volume[NDArray[Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A case, where its labels go, and where those of a cascade's previous stage are."""
+    """A case, where its labels go, where those of a cascade's previous stage are, and where it is looked at."""
 
     case: Case
     labels: Path
     previous: Path | None = None
+    mask: Path | None = None
 
     def beside(self, ending: str) -> Path:
         """A file of the same name with another ending."""
@@ -91,6 +92,7 @@ def segment_case(
         measures=work.measures,
         objects=work.objects,
         previous=job.previous,
+        mask=job.mask,
         read=read,
     )
     if result.probabilities is not None:

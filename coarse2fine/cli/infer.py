@@ -68,6 +68,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--part", type=_part, metavar="I/N", help="of a folder's cases only each N-th, from the I-th on"
     )
     parser.add_argument(
+        "--mask",
+        metavar="FILE",
+        help="look only where this is not 0: a file or store at any resolution; for a folder, one of files named after "
+        "the cases",
+    )
+    parser.add_argument(
         "--trust-checkpoint",
         action="store_true",
         help="let checkpoints run code while they are loaded; only for sources that you trust like a program",

@@ -13,6 +13,7 @@ from coarse2fine.calibration.kit import is_kit, open_kit
 from coarse2fine.cli import stores as large
 from coarse2fine.cli.cases import Job, Work, show_progress
 from coarse2fine.cli.folder import segment_cases
+from coarse2fine.cli.masks import mask_of
 from coarse2fine.cli.tables import check_table, write_measures
 from coarse2fine.config.reader import load_config
 from coarse2fine.config.schema import Config
@@ -146,13 +147,17 @@ def plan_outputs(
     if source.is_dir() and not output.is_dir() and output.name.endswith(suffixes):
         raise OutputError(f"{source} is a folder, but {output} names a file", "Name a folder with -o.")
     to_folder = source.is_dir() or output.is_dir()
-    jobs = [Job(case, output_path(case, output, to_folder)) for case in cases]
+    jobs = [
+        Job(case, output_path(case, output, to_folder), mask=mask_of(options.mask, case, source.is_dir()))
+        for case in cases
+    ]
     if options.skip_existing:
         jobs = [job for job in jobs if not job.labels.exists()]
     outputs = [job.labels for job in jobs]
     beside = [spacing_beside(file) for file in outputs if file.name.endswith(TIFF_SUFFIXES)]
     files = [*(("-o", file) for file in (*outputs, *beside)), *told_files(options)]
-    taken = {file.resolve() for case in cases for file in case.files}
+    masks = {job.mask.resolve() for job in jobs if job.mask}
+    taken = {file.resolve() for case in cases for file in case.files} | masks
     for option, file in files:
         if file.resolve() in taken:
             raise OutputError(

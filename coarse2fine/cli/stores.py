@@ -67,7 +67,13 @@ def infer_store(options: argparse.Namespace, config: Config, console: Console) -
         C2FError: If anything is wrong; what is done is kept, and the same command goes on from there.
     """
     source = Source(
-        options.input, options.array, options.spacing, options.unit, axes=options.axes, channel=options.channel
+        options.input,
+        options.array,
+        options.spacing,
+        options.unit,
+        axes=options.axes,
+        channel=options.channel,
+        mask=options.mask,
     )
     refuse_deadline(config, source)
     if options.region:
@@ -75,7 +81,12 @@ def infer_store(options: argparse.Namespace, config: Config, console: Console) -
         source = dataclasses.replace(source, region=parse_region(options.region, grid))
     work = (options.work or default_work(options.output)).absolute()
     output = plan_output(
-        options.output, objects=options.instances, overwrite=options.overwrite, inputs=options.input, work=work
+        options.output,
+        objects=options.instances,
+        overwrite=options.overwrite,
+        inputs=options.input,
+        work=work,
+        mask=options.mask,
     )
     if options.report:
         check_writable(options.report, options.overwrite or was_published(work))

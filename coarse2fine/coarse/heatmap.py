@@ -66,6 +66,10 @@ class CoarseResult:
             self.logits[(slice(None), *inside)], self.heatmap[inside], self.model, self.bottleneck, place
         )
 
+    def only_where(self, kept: NDArray[np.bool_]) -> CoarseResult:
+        """The same with a heatmap that is zero elsewhere; the labels stay."""
+        return dataclasses.replace(self, heatmap=np.where(kept, self.heatmap, np.float32(0)))
+
     def labels_in(self, box: Box, grid: Triple) -> NDArray[np.unsignedinteger]:
         """The coarse labels in a box of a finer grid over the same region of space.
 

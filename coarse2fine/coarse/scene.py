@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from canvas import Box, Triple
 from coarse2fine.coarse.heatmap import CoarseResult
+from coarse2fine.preprocessing.mask import pooled
 from coarse2fine.preprocessing.working_grid import WorkingView
 from coarse2fine.resampling.operators import Floats
 
@@ -37,3 +41,16 @@ class Scene:
     def prior(self) -> Prior:
         """What a cascade is told."""
         return self.coarse if self.previous is None else self.previous
+
+
+def scene_within(scene: Scene, mask: NDArray[np.bool_]) -> Scene:
+    """A whole volume of which only a part is looked at: elsewhere the heatmap is zero.
+
+    Args:
+        scene: The volume.
+        mask: Where something is looked at, in the volume's own axes.
+    """
+    native, whole = scene.view.crop.shape, scene.coarse.whole
+    shown = np.asarray(scene.view.turn.array(mask))[scene.view.crop.slices]
+    kept = pooled(shown, Box.whole(native), native, whole, Box.whole(whole))
+    return replace(scene, coarse=scene.coarse.only_where(kept))

@@ -75,7 +75,9 @@ class Output:
         return {"where": self.where, "format": self.format, "objects": self.objects}
 
 
-def plan_output(where: str, *, objects: bool, overwrite: bool, inputs: str, work: Path) -> Output:
+def plan_output(
+    where: str, *, objects: bool, overwrite: bool, inputs: str, work: Path, mask: str | None = None
+) -> Output:
     """Decide the format by the name, and find out before a long run whether the result can be written.
 
     Args:
@@ -84,6 +86,7 @@ def plan_output(where: str, *, objects: bool, overwrite: bool, inputs: str, work
         overwrite: Whether something that is there may be replaced.
         inputs: The input, which must be neither in the output nor around it.
         work: Work folder.
+        mask: Another input, of which the same holds.
 
     Raises:
         OutputError: If it cannot be written there.
@@ -105,12 +108,11 @@ def plan_output(where: str, *, objects: bool, overwrite: bool, inputs: str, work
     path = output.path
     if path is None:
         return output
-    folder = parse_place(inputs).folder
-    source = folder.resolve() if folder else None
-    for one, other in ((path.resolve(), source), (source, path.resolve())):
-        if one and other and one.is_relative_to(other):
+    for source in (inputs, mask):
+        folder = parse_place(source).folder if source else None
+        if folder and (_lies_in(path, folder) or _lies_in(folder, path)):
             raise OutputError(
-                f"the output {path} and the input {inputs} lie in each other", "Choose an output elsewhere with -o."
+                f"the output {path} and the input {source} lie in each other", "Choose an output elsewhere with -o."
             )
     if path.exists() and not overwrite and not was_published(work):
         raise _exists(path)
@@ -124,6 +126,10 @@ def plan_output(where: str, *, objects: bool, overwrite: bool, inputs: str, work
             "Put the work folder (--work) onto the output's: the result is moved to its place in one step.",
         )
     return output
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def was_published(work: Path) -> bool:

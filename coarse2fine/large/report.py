@@ -35,7 +35,7 @@ class StoreReport(RunReport):
         layout: Cells, blocks and scale levels.
         seconds: Wall time by phase, of this command only if it resumed another.
         work_s: Time inside of blocks by stage, as booked.
-        counts: Voxels of the volume, ``Tally``'s numbers, voxels that a mask sets (``in_mask``), and objects.
+        counts: Voxels of the volume, ``Tally``'s numbers, and objects.
         failures: Blocks that were given up.
         coverage_is: Whether ``coverage`` is exact, or in what sense it is an estimate.
     """
@@ -106,7 +106,7 @@ def make_report(
     """
     total, work_s = sum_up(blocks)
     segmenter = pipeline.segmenter
-    promise = promised(pipeline.config, None) if segmenter else None
+    promise = promised(pipeline.config, None, masked=in_mask is not None) if segmenter else None
     return StoreReport(
         case=str(of_store["volume"]["where"]).rstrip("/").rpartition("/")[2],
         mode=pipeline.config.mode,
@@ -128,13 +128,13 @@ def make_report(
         config=pipeline.config.to_dict(),
         agent=segmenter.selector.describe() if segmenter else {},
         promise=promise,
+        in_mask=in_mask,
         peak_memory_mb=peak_memory_mb(pipeline.fine.device),
         versions=versions(),
         work_s=work_s,
         counts={
             "voxels": voxels,
             **total.to_dict(),
-            **({} if in_mask is None else {"in_mask": in_mask}),
             **({} if objects is None else {"objects": objects}),
         },
         **of_store,

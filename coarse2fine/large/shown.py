@@ -5,7 +5,6 @@ The heatmap is zero outside of the mask, so that regions lie in it; results are 
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +77,7 @@ def heatmap_within(coarse: CoarseResult, mask: Mask, view: WorkingView) -> tuple
     native = view.crop.shape
     shown = show(mask, view, outwards(coarse.held, coarse.whole, native))
     kept = pooled(shown.found, shown.box, native, coarse.whole, coarse.held)
-    return dataclasses.replace(coarse, heatmap=np.where(kept, coarse.heatmap, np.float32(0))), shown
+    return coarse.only_where(kept), shown
 
 
 def held_by(

@@ -57,14 +57,19 @@ def divide(found: Components, core: Box, reach: Triple, settings: RoiSettings, h
     truncated = cut.any(axis=1)
     long = ((stops - starts) > np.array(reach)).any(axis=1)
     large = is_large(grid, starts, stops, counts, settings)
-    middle = (starts + stops) // 2
-    central: NDArray[np.bool_] = ((middle >= np.array(inner.start)) & (middle < np.array(inner.stop))).all(axis=1)
-    mine = holds(starts, stops) if holds else central
+    mine = holds(starts, stops) if holds else _central(inner, starts, stops)
     # Of a region that is cut off here, enough may lie elsewhere. The part in the cell itself makes it a long one.
     shared = long & (large | truncated)
     own = _named(found.labels, large & ~long & mine, shared, inner, inside=True)
     others = _named(found.labels, large & ~long & ~mine, shared & large, inner, inside=False)
     return Territory(own, others)
+
+
+def _central(inner: Box, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether the middles of components lie in a box."""
+    middle = (starts + stops) // 2
+    found: NDArray[np.bool_] = np.all((middle >= np.array(inner.start)) & (middle < np.array(inner.stop)), axis=1)
+    return found
 
 
 def _named(labels: Names, whole: NDArray[np.bool_], shared: NDArray[np.bool_], inner: Box, *, inside: bool) -> Names:

@@ -117,6 +117,18 @@ def open_mask(where: str, whole: Grid, region: Box | None = None) -> Mask:
     return Mask(array, grid, target, identity)
 
 
+def mask_over(where: str, grid: Grid) -> NDArray[np.bool_]:
+    """A mask over a volume in memory, of the volume's shape.
+
+    Raises:
+        VolumeError: As of ``open_mask``, or if it is set nowhere.
+    """
+    found = open_mask(where, grid).part(Box.whole(grid.shape))
+    if not found.any():
+        raise VolumeError(f"the mask {where} is set nowhere in the volume", "Name another mask.")
+    return found
+
+
 def _remedy(target: Grid, grid: Grid, region: Box | None) -> str:
     """What to do about a mask that shows only a part, or nothing."""
     shared = common(target, grid)
@@ -150,8 +162,8 @@ def _from_store(where: str, whole: Grid) -> tuple[VoxelArray, Grid, Mapping[str,
 def _in_unit(grid: Grid, unit: str) -> Grid:
     """A grid with its lengths in another unit."""
     factor = _UNITS[grid.unit] / _UNITS[unit]
-    spacing, origin = (tuple(value * factor for value in values) for values in (grid.spacing, grid.origin))
-    return replace(grid, spacing=spacing, origin=origin, unit=unit)
+    (a, b, c), (z, y, x) = ([value * factor for value in values] for values in (grid.spacing, grid.origin))
+    return replace(grid, spacing=(a, b, c), origin=(z, y, x), unit=unit)
 
 
 def _from_file(path: Path) -> tuple[NDArray[Any], Grid, Mapping[str, Any]]:
@@ -251,6 +263,6 @@ def pooled(found: NDArray[np.bool_], place: Box, native: Triple, coarse: Triple,
     return found
 
 
-def unset_outside(labels: NDArray[Any], kept: NDArray[np.bool_]) -> NDArray[Any]:
-    """Labels, background outside of a mask."""
-    return np.where(kept, labels, np.zeros((), labels.dtype))
+def unset_outside(labels: NDArray[Any], kept: NDArray[np.bool_] | None) -> NDArray[Any]:
+    """Labels, background outside of a mask, if there is one."""
+    return labels if kept is None else np.where(kept, labels, np.zeros((), labels.dtype))

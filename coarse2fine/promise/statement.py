@@ -109,13 +109,14 @@ def check_promise(config: Config, coarse: Model | None, fine: Model) -> None:
             )
 
 
-def promised(config: Config, case: Likeness | None, *, left: int = 0) -> Promised | None:
+def promised(config: Config, case: Likeness | None, *, left: int = 0, masked: bool = False) -> Promised | None:
     """What a run was promised; None if it was made without a kit.
 
     Args:
         config: The run's settings.
         case: What the case is like; None if the run did not look, because it reads by region or needs no boxes.
         left: How many boxes the fine network did not reach in time.
+        masked: Whether only a part of the volume was looked at, where a mask is set.
     """
     promise = config.promise
     if promise is None:
@@ -123,6 +124,8 @@ def promised(config: Config, case: Likeness | None, *, left: int = 0) -> Promise
     reasons = tuple(_reasons(config, promise, case))
     if left:
         reasons += (f"the deadline left out {left} of its boxes",)
+    if masked:
+        reasons += ("only what the mask shows was looked at",)
     return Promised(state(promise), not reasons, reasons)
 
 
