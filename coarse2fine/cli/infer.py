@@ -54,6 +54,21 @@ def build_parser() -> argparse.ArgumentParser:
         dest="overrides",
         help="override a setting, such as rois.threshold=0.1; may be repeated",
     )
+    add_case_options(parser)
+    parser.add_argument(
+        "--trust-checkpoint",
+        action="store_true",
+        help="let checkpoints run code while they are loaded; only for sources that you trust like a program",
+    )
+    parser.add_argument("--demo", action="store_true", help="run on the shipped sample volume; -o names a folder")
+    parser.add_argument("--compare", action="store_true", help="with --demo: also run nnU-Net's own predictor")
+    add_store_options(parser)
+    parser.add_argument("--version", action="version", version=f"coarse2fine {version()}")
+    return parser
+
+
+def add_case_options(parser: argparse.ArgumentParser) -> None:
+    """Which cases are looked at, and where, and what is told of them."""
     parser.add_argument("--report", type=Path, metavar="FILE", help="write times, boxes, coverage and settings as JSON")
     parser.add_argument(
         "--table",
@@ -73,16 +88,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="look only where this is not 0: a file or store at any resolution; for a folder, one of files named after "
         "the cases",
     )
-    parser.add_argument(
-        "--trust-checkpoint",
-        action="store_true",
-        help="let checkpoints run code while they are loaded; only for sources that you trust like a program",
-    )
-    parser.add_argument("--demo", action="store_true", help="run on the shipped sample volume; -o names a folder")
-    parser.add_argument("--compare", action="store_true", help="with --demo: also run nnU-Net's own predictor")
-    add_store_options(parser)
-    parser.add_argument("--version", action="version", version=f"coarse2fine {version()}")
-    return parser
 
 
 def add_store_options(parser: argparse.ArgumentParser) -> None:
