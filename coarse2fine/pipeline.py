@@ -20,6 +20,7 @@ from coarse2fine.errors import ConfigError
 from coarse2fine.fine.previous_stage import given_labels
 from coarse2fine.fine.segment import FineStage
 from coarse2fine.io import Volume, read_volume, write_labels
+from coarse2fine.look import Look, look_of
 from coarse2fine.measures import measure, row_of
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
@@ -54,6 +55,7 @@ class Result:
         tree: The regions that were found; None in one-stage mode.
         boxes: Regions of the working grid that the fine network segmented.
         probabilities: Shape (outputs, z, y, x), in the voxel order of the fine model's reader; None unless asked for.
+        look: Where the run looked, in voxels of the volume; None in one-stage mode.
     """
 
     labels: NDArray[np.unsignedinteger[Any]]
@@ -61,6 +63,7 @@ class Result:
     tree: RoiTree | None = None
     boxes: tuple[Box, ...] = ()
     probabilities: NDArray[np.float32] | None = None
+    look: Look | None = None
 
 
 class Pipeline:
@@ -224,7 +227,7 @@ class Pipeline:
         promise = promised(self.config, case, left=len(found.fine.left), masked=mask is not None)
         kept = self._kept(self.segmenter, found, scene, closing_s)
         report = self._report(volume, labels, tally(found, scene), self.segmenter, promise, kept, mask)
-        return Result(labels, report, found.tree, found.fine.boxes, found.writer.probabilities())
+        return Result(labels, report, found.tree, found.fine.boxes, found.writer.probabilities(), look_of(found, scene))
 
     def _kept(self, segmenter: Segmenter, found: Segmented, scene: Scene, closing_s: float) -> DeadlineKept | None:
         """What came of a deadline."""

@@ -27,8 +27,8 @@ from coarse2fine import (
 )
 from coarse2fine.coarse.heatmap import CoarseResult
 from coarse2fine.demo import IMAGE, demo_pipeline
-from coarse2fine.demo.orientation import as_displayed, display_axes
 from coarse2fine.io import Grid
+from coarse2fine.page.orientation import as_displayed, display_axes
 from coarse2fine.regions.detect import RoiSettings
 
 TARGET = Path(__file__).parents[2] / "docs" / "overview.png"

@@ -17,6 +17,7 @@ from coarse2fine.demo.picture import draw_overlay
 from coarse2fine.evaluation.masks import dice
 from coarse2fine.io import LABEL_SUFFIXES, Volume, check_writable, read_volume, write_labels
 from coarse2fine.nnunet.model import nnunet_predictor
+from coarse2fine.page.case import write_case_page
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.report import write_report
 from coarse2fine.system.timing import Progress
@@ -46,19 +47,21 @@ def run_demo(output: Path, *, compare: bool, overwrite: bool, progress: Progress
     """Segment the sample volume and show what came of it.
 
     Args:
-        output: Folder for ``labels.nii.gz``, ``overlay.png`` and ``report.json``.
+        output: Folder for ``labels.nii.gz``, ``page.html``, ``overlay.png`` and ``report.json``.
         compare: Also run nnU-Net's own predictor.
         overwrite: Replace files that exist.
         progress: Told about every step.
         console: Receives the table.
     """
-    labels_file, picture, report = output / "labels.nii.gz", output / "overlay.png", output / "report.json"
+    labels_file, page = output / "labels.nii.gz", output / "page.html"
+    picture, report = output / "overlay.png", output / "report.json"
     check_writable(labels_file, overwrite, LABEL_SUFFIXES)
-    for path in (picture, report):
+    for path in (page, picture, report):
         check_writable(path, overwrite)
     pipeline = demo_pipeline()
     result = pipeline.run_files([IMAGE], labels_file, progress)
     volume, reference = read_volume([IMAGE]), read_volume([REFERENCE]).channels[0] > 0
+    write_case_page(volume, result, pipeline.fine, page)
     draw_overlay(volume, result.labels, reference, picture)
     write_report([result.report], report)
     scores = [score("coarse2fine", result.report.timing_s.total, result.labels, reference)]
@@ -71,7 +74,11 @@ def run_demo(output: Path, *, compare: bool, overwrite: bool, progress: Progress
         "the coarse network suspects.",
         highlight=False,
     )
-    console.print(f"Look at {picture}, {labels_file} and {report}.", highlight=False, soft_wrap=True)
+    console.print(
+        f"Open {page} in a browser; look at {picture}, {labels_file} and {report}, too.",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def demo_pipeline() -> Pipeline:

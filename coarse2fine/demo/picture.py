@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from coarse2fine.demo.orientation import as_displayed, display_axes
 from coarse2fine.io import Volume, atomic_write
+from coarse2fine.page.orientation import as_displayed, display_axes
 
 RESULT, REFERENCE = "#ff4d4d", "#4dc3ff"
 ZOOM_MM = 60.0

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from canvas import Triple, triple
 from coarse2fine.io import Grid
+from coarse2fine.io.turn import Turn
 
 _ANATOMICAL = "mm"
+_OBLIQUE = 0.9  # cosine of the angle from which on users are told that slices are not the patient's own planes
 
 
 def display_axes(grid: Grid) -> tuple[Triple, Triple]:
@@ -35,10 +37,16 @@ def display_axes(grid: Grid) -> tuple[Triple, Triple]:
     """
     if grid.unit != _ANATOMICAL:
         return (0, 1, 2), (1, 1, 1)
-    # Rows x, y, z of the patient and columns x, y, z of the file become z, y, x of both.
-    cosines = np.reshape(grid.cosines, (3, 3))[::-1, ::-1]
+    cosines = _cosines(grid)
     order = max(permutations(range(3)), key=lambda axes: abs(cosines[range(3), axes]).sum())
     return triple(order), triple(-1 if cosines[place, axis] < 0 else 1 for place, axis in enumerate(order))
+
+
+def display_turn(grid: Grid) -> Turn:
+    """The same as a turn, which boxes and spacings can go through, too."""
+    order, steps = display_axes(grid)
+    z, y, x = (step < 0 for step in steps)
+    return Turn(order, (z, y, x))
 
 
 def as_displayed(voxels: NDArray[Any], grid: Grid) -> NDArray[Any]:
@@ -48,5 +56,21 @@ def as_displayed(voxels: NDArray[Any], grid: Grid) -> NDArray[Any]:
         voxels: (z, y, x) as stored; also a smaller or larger array that covers the same box.
         grid: Of the volume.
     """
-    order, steps = display_axes(grid)
-    return voxels.transpose(order)[tuple(slice(None, None, step) for step in steps)]
+    return display_turn(grid).last_axes(voxels)
+
+
+def shows_patient(grid: Grid) -> bool:
+    """Whether it is known where the patient's front and right are."""
+    return grid.unit == _ANATOMICAL and grid.direction is not None
+
+
+def is_oblique(grid: Grid) -> bool:
+    """Whether slices along the volume's own axes are far from the patient's planes."""
+    if not shows_patient(grid):
+        return False
+    return bool(abs(_cosines(grid)[range(3), display_axes(grid)[0]]).min() < _OBLIQUE)
+
+
+def _cosines(grid: Grid) -> NDArray[np.float64]:
+    """Rows x, y, z of the patient and columns x, y, z of the file become z, y, x of both."""
+    return np.reshape(np.asarray(grid.cosines, np.float64), (3, 3))[::-1, ::-1]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from coarse2fine.demo.orientation import as_displayed, display_axes
 from coarse2fine.demo.picture import draw_overlay
 from coarse2fine.io import Grid, Volume, read_volume
+from coarse2fine.page.orientation import as_displayed, display_axes
 
 CODES = ["".join(code) for axes in permutations(("LR", "AP", "IS")) for code in product(*axes)]
 

@@ -1,0 +1,1 @@
+"""A result as a page: one file that works offline and loads nothing."""
