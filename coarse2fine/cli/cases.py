@@ -31,12 +31,13 @@ Read = Callable[[Sequence[Path]], Volume[NDArray[Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A case, where its labels go, where those of a cascade's previous stage are, and where it is looked at."""
+    """A case, where labels and page go, where those of a cascade's previous stage are, and where it is looked at."""
 
     case: Case
     labels: Path
     previous: Path | None = None
     mask: Path | None = None
+    page: Path | None = None
 
     def beside(self, ending: str) -> Path:
         """A file of the same name with another ending."""
@@ -84,6 +85,12 @@ def segment_case(
         progress: Told of every step.
         read: Reads the images.
     """
+    volumes = []
+
+    def keeping(files: Sequence[Path]) -> Volume[NDArray[Any]]:
+        volumes.append((read or pipeline.read)(files))
+        return volumes[0]
+
     result = pipeline.run_files(
         job.case.files,
         job.labels,
@@ -93,10 +100,14 @@ def segment_case(
         objects=work.objects,
         previous=job.previous,
         mask=job.mask,
-        read=read,
+        read=keeping if job.page else read,
     )
     if result.probabilities is not None:
         write_probabilities(job, result.probabilities, pipeline.fine)
+    if job.page:
+        from coarse2fine.page.case import write_case_page  # templates and pictures take long to import
+
+        write_case_page(volumes[0], result, pipeline.fine, job.page)
     return result.report
 
 

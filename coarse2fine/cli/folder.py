@@ -34,7 +34,7 @@ def segment_cases(
     work: Work,
     pipeline: Pipeline,
     console: Console,
-    write_about: Callable[[list[RunReport]], None],
+    write_about: Callable[[list[RunReport], dict[str, str]], None],
     *,
     again: str,
     devices: Sequence[str] = (),
@@ -48,7 +48,7 @@ def segment_cases(
         work: How each is done.
         pipeline: From ``work``; does it unless there are several devices.
         console: Where warnings, failures and, of several cases, a summary are told.
-        write_about: Writes down what there is to say of those that succeeded, if any did.
+        write_about: Writes down what there is to say of those that succeeded, and why others failed, by name.
         again: What to do after some have failed.
         devices: Of several, each takes the next case as soon as it has none, in a process of its own.
         bars: Where progress is shown, instead of the console.
@@ -78,8 +78,8 @@ def segment_cases(
                 console.print(plain(f"{done}/{len(jobs)} {name}: {outcome.timing_s.total:.1f} s on {outcome.device}"))
     finally:  # what is finished is reported, also when the run is interrupted
         ordered = [reports[job.case.name] for job in jobs if job.case.name in reports]
-        if ordered:
-            write_about(ordered)
+        if ordered or failed:
+            write_about(ordered, failed)
     if len(jobs) > 1:
         console.print(summary([job.case.name for job in jobs], reports, failed))
     if failed:

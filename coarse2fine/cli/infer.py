@@ -76,6 +76,13 @@ def add_case_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write volume, place and brightness of every label as .csv or .tsv; with --instances of every object",
     )
+    parser.add_argument(
+        "--page",
+        type=Path,
+        metavar="FILE",
+        help="show what was found, and where was looked, in an HTML file; for a folder an index, with a page for each "
+        "case beside it",
+    )
     replaced = parser.add_mutually_exclusive_group()
     replaced.add_argument("--overwrite", action="store_true", help="replace files that exist")
     replaced.add_argument("--skip-existing", action="store_true", help="leave out cases whose labels are there")

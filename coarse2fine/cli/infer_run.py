@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from coarse2fine.cli import stores as large
 from coarse2fine.cli.cases import Job, Work, show_progress
 from coarse2fine.cli.folder import segment_cases
 from coarse2fine.cli.masks import mask_of
+from coarse2fine.cli.pages import Pages, check_page, pages_of
 from coarse2fine.cli.tables import check_table, write_measures
 from coarse2fine.config.reader import load_config
 from coarse2fine.config.schema import Config
@@ -78,8 +80,9 @@ def infer(options: argparse.Namespace, console: Console) -> None:
     pipeline = work.pipeline("cpu" if len(devices) > 1 else None)  # of several, each loads models of its own
     reader = pipeline.fine.reader
     first, count = options.part or (1, 1)
-    cases = find_cases(source, pipeline.fine.channels, input_suffixes(reader))[first - 1 :: count]
-    jobs = plan_outputs(source, output, options, cases, label_suffixes(reader))
+    everything = find_cases(source, pipeline.fine.channels, input_suffixes(reader))
+    pages = pages_of(options, everything)
+    jobs = plan_outputs(source, output, options, everything[first - 1 :: count], label_suffixes(reader), pages)
     if not jobs:
         console.print("nothing to do: there is no case in this part whose labels are not there", soft_wrap=True)
     again = (
@@ -87,11 +90,13 @@ def infer(options: argparse.Namespace, console: Console) -> None:
         f"{''.join(f' and another {name}' for name, _ in told_files(options))}."
     )
 
-    def write_about(reports: list[RunReport]) -> None:
-        if options.report:
+    def write_about(reports: list[RunReport], failed: dict[str, str]) -> None:
+        if options.report and reports:
             write_report(reports, options.report)
-        if options.table:
+        if options.table and reports:
             write_measures(reports, options, pipeline.fine.channels)
+        if pages:
+            pages.finish(failed)
 
     segment_cases(jobs, work, pipeline, console, write_about, again=again, devices=devices, verbose=console.is_terminal)
 
@@ -132,10 +137,20 @@ def refuse_folder_options(options: argparse.Namespace) -> None:
             )
     if options.table:
         raise ConfigError(f"--table is for volumes in files, and {options.input} is a store", "Leave it out.")
+    if options.page:
+        raise ConfigError(
+            f"--page is for volumes in files, and {options.input} is a store",
+            "Leave it out; --report FILE says what was done.",
+        )
 
 
 def plan_outputs(
-    source: Path, output: Path, options: argparse.Namespace, cases: Sequence[Case], suffixes: tuple[str, ...]
+    source: Path,
+    output: Path,
+    options: argparse.Namespace,
+    cases: Sequence[Case],
+    suffixes: tuple[str, ...],
+    pages: Pages | None = None,
 ) -> list[Job]:
     """The cases to be done and where their labels go; all that will be written is checked before anything runs.
 
@@ -153,12 +168,15 @@ def plan_outputs(
     ]
     if options.skip_existing:
         jobs = [job for job in jobs if not job.labels.exists()]
+    if pages:
+        jobs = [replace(job, page=pages.by_case[job.case.name]) for job in jobs]
     outputs = [job.labels for job in jobs]
     beside = [spacing_beside(file) for file in outputs if file.name.endswith(TIFF_SUFFIXES)]
+    shown = pages.files([job.case for job in jobs]) if pages else ()
     files = [*(("-o", file) for file in (*outputs, *beside)), *told_files(options)]
     masks = {job.mask.resolve() for job in jobs if job.mask}
     taken = {file.resolve() for case in cases for file in case.files} | masks
-    for option, file in files:
+    for option, file in [*files, *(("--page", file) for file in shown)]:
         if file.resolve() in taken:
             raise OutputError(
                 f"{file} is an input or another result of this run", f"Choose another name with {option}."
@@ -168,6 +186,8 @@ def plan_outputs(
         check_writable(file, options.overwrite, suffixes)
     for _, file in files[len(outputs) :]:
         check_writable(file, options.overwrite)
+    for file in shown:
+        check_page(file, overwrite=options.overwrite, again=bool(options.skip_existing or options.part))
     return jobs
 
 

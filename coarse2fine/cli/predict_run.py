@@ -46,8 +46,8 @@ def predict(options: argparse.Namespace, console: Console) -> None:
 
     again = "The others are written. Once these are mended, run the same command again with --continue_prediction."
 
-    def write_report_of(reports: list[RunReport]) -> None:
-        if options.report:
+    def write_report_of(reports: list[RunReport], failed: dict[str, str]) -> None:
+        if options.report and reports:
             write_report(reports, options.report)
 
     segment_cases(jobs, work, pipeline, console, write_report_of, again=again, bars=bars, verbose=options.verbose)

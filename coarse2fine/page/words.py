@@ -86,12 +86,13 @@ def names_of(measures: Sequence[Measure], values: Collection[int]) -> dict[int, 
 def looked_at(report: RunReport) -> list[str]:
     """What the run looked at, and what is promised of the rest."""
     if report.mode == "one-stage":
-        return ["Everything: the fine network looked at the whole volume (one-stage mode)."]
+        return ["Everything: the fine network looked at the whole volume (one-stage mode).", *_masked(report)]
     coverage, boxes = report.coverage, report.boxes
     lines = [
         f"The fine network looked at {share(coverage.volume)} of the volume, which holds {share(coverage.heatmap_mass)}"
         " of what the coarse network suspects.",
         "; ".join(_boxes(report)) + ".",
+        *_masked(report),
     ]
     if boxes.cut:
         lines.append(
@@ -108,6 +109,11 @@ def looked_at(report: RunReport) -> list[str]:
             f"{promise.statement}."
         )
     return lines
+
+
+def _masked(report: RunReport) -> Iterator[str]:
+    if report.in_mask is not None:
+        yield f"A mask was given: what lies outside of its {plural(report.in_mask, 'voxel')} is background."
 
 
 def _boxes(report: RunReport) -> Iterator[str]:
