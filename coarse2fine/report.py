@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-import resource
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from canvas import Triple
 from coarse2fine.io import atomic_write
 from coarse2fine.promise.statement import Promised
+from coarse2fine.system.memory import peak_bytes
 
 PACKAGES = (
     "coarse2fine",
@@ -258,8 +257,7 @@ def versions() -> dict[str, str]:
 
 def peak_memory_mb(device: torch.device) -> dict[str, float]:
     """Peak resident memory of this process since its start, and of the GPU."""
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes on macOS, KiB on Linux
-    peak = {"resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6}
+    peak = {"resident": peak_bytes() / 1e6}
     if device.type == "cuda":
         peak["gpu"] = torch.cuda.max_memory_allocated(device) / 1e6
     return peak

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil  # type: ignore[import-untyped]  # comes with Dask
+import psutil  # comes with Dask
 from rich.console import Console
 
 from benchmarks.scaling.runs import Command, end, end_all, workers_of

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-import psutil  # type: ignore[import-untyped]  # comes with Dask
+import psutil  # comes with Dask
 
 from benchmarks.common.machine import THREAD_VARIABLES, PeakMemory
 from coarse2fine.config.reader import load_config

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import cast
 
 from coarse2fine.cli.cases import Job, Work, segment_case
 from coarse2fine.cli.guard import told
@@ -78,8 +79,8 @@ def on_devices(jobs: Sequence[Job], work: Work, devices: Sequence[str]) -> Itera
         for device in devices[: len(jobs)]:
             start(device)
         while busy:
-            for worker in wait(list(busy)):
-                assert isinstance(worker, Connection)
+            for ready in wait(list(busy)):
+                worker = cast(Connection, ready)  # what is waited for are these only
                 at = busy.pop(worker)
                 outcome = _received(worker, at)
                 yield at.job, outcome

@@ -31,7 +31,13 @@ def check_links(path: Path) -> None:
         OutputError: Naming the link.
         OSError: If the system refuses to look.
     """
-    _check_links(path.absolute(), _MOST_LINKS)
+    if has_owners():
+        _check_links(path.absolute(), _MOST_LINKS)
+
+
+def has_owners() -> bool:
+    """Whether files have an owner and a mode here; on Windows nobody else can lay a link without being asked."""
+    return hasattr(os, "geteuid")
 
 
 def make_own(folder: Path, *, private: bool = True) -> None:
@@ -45,7 +51,10 @@ def make_own(folder: Path, *, private: bool = True) -> None:
         OutputError: If there is a link in its place, it belongs to somebody else, or others may write to it.
         OSError: If the system refuses to create or open it.
     """
-    os.close(open_own(folder, private=private))
+    if has_owners():
+        os.close(open_own(folder, private=private))
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def open_own(folder: Path, *, private: bool = True) -> int:

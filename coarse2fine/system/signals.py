@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Stopped", "drop_output", "exit_code", "put_off", "stoppable", "undisturbed"]
+__all__ = ["SIGHUP", "Stopped", "drop_output", "exit_code", "put_off", "stoppable", "undisturbed"]
 
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+SIGHUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
+"""A hang-up of the terminal; there is none on Windows."""
+_SIGNALS = (signal.SIGTERM, *((SIGHUP,) if SIGHUP else ()))
 
 
 class Stopped(KeyboardInterrupt):  # no error, as little as its base

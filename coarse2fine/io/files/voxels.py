@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from coarse2fine.errors import VolumeError
 from coarse2fine.io.files.headers import GZIP, HEX, PLAIN, TEXT, Layout, unpacked
+from coarse2fine.system.memory import total_bytes
 
 _LARGEST = np.finfo(np.float32).max  # networks compute in single precision
 _SLAB = 1 << 18  # voxels per step of a check, so that its temporaries stay in the CPU's cache
@@ -59,7 +60,7 @@ def _check_size(layout: Layout, size: int) -> None:
             f"{file}: the header states {_bytes(size)} of voxels, which its {_bytes(there)} cannot hold",
             "The file is truncated or its header is damaged: copy or download it again.",
         )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = total_bytes()
     if size > memory:
         raise VolumeError(
             f"{file}: its {_bytes(size)} of voxels do not fit into this machine's {_bytes(memory)} of memory",

@@ -16,7 +16,7 @@ from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING
 
 from coarse2fine.errors import C2FError
-from coarse2fine.system.signals import put_off
+from coarse2fine.system.signals import SIGHUP, put_off
 
 if TYPE_CHECKING:
     from distributed import Client, Nanny, SpecCluster
@@ -28,7 +28,7 @@ _LOGGERS = ("distributed", "tornado", "asyncio", "bokeh")
 _HOST = "127.0.0.1"
 _DASHBOARD = f"{_HOST}:8787"  # Dask's usual port, but for this machine only: it has no password
 _NO_PAGES = f"{_HOST}:0"  # Dask always listens for its pages, but then there are none
-_HELD = {signal.SIGINT, signal.SIGHUP}
+_HELD = {signal.SIGINT, *((SIGHUP,) if SIGHUP else ())}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ writes, and where. POSIX systems only (``flock``).
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import re
@@ -31,7 +30,7 @@ from typing import Any
 
 from coarse2fine.errors import OutputError
 from coarse2fine.io.atomic import atomic_write
-from coarse2fine.io.owned import make_own, open_own
+from coarse2fine.io.owned import has_owners, make_own, open_own
 from coarse2fine.large.execution.manifest import Manifest, manifest_differences, plain
 
 __all__ = ["Key", "Manifest", "WorkFolder", "manifest_differences", "open_work", "remove_work"]
@@ -179,8 +178,14 @@ def open_work(folder: Path, manifest: Manifest, *, restart: bool = False) -> Ite
 
     Raises:
         OutputError: If the folder belongs to a run with another manifest or to somebody else, may be written to by
-            others, is a link, holds other files, is in use by another process, cannot be locked or cannot be written.
+            others, is a link, holds other files, is in use by another process, cannot be locked or cannot be written,
+            or the system is none that can lock folders.
     """
+    if not has_owners():
+        raise OutputError(
+            "volumes that are read by region are segmented on Linux and macOS only",
+            "On Windows, use the Subsystem for Linux, or convert the volume to NIfTI, NRRD or MetaImage.",
+        )
     folder = folder.absolute()  # workers have other current folders; links stay, for hosts may resolve them differently
     with ExitStack() as stack:
         with _system_errors(folder):
@@ -254,6 +259,8 @@ def _check_ours(folder: Path) -> None:
 @contextmanager
 def _locked(folder: Path, opened: int) -> Iterator[None]:
     """Holds the folder's lock; the kernel releases it when the process dies. The file stays, for others may wait."""
+    import fcntl  # there is none on Windows, where files that are no stores are segmented all the same
+
     handle = _open_lock(folder, opened)
     try:
         try:
