@@ -1,6 +1,7 @@
 """Windows and macOS, as far as a machine without them shows: what they lack is taken away from a process.
 
-Packages of others are imported before, as they have ways of their own around it.
+Packages of others are imported before, as they have ways of their own around it. Apple's GPUs have no double precision
+and refuse tensors of it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from conftest import blobs
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from coarse2fine.config.reader import load_config
+from coarse2fine.io import Grid, Volume
+from coarse2fine.pipeline import Pipeline
 
 WITHOUT = """
 import os, signal, sys
@@ -82,3 +91,42 @@ def test_main__without_what_windows_lacks__segments_files_and_refuses_stores(
     assert not (tmp_path / "b.zarr").exists()
     done = run_without("-i", tmp_path / "a.zarr", "-o", tmp_path / "b.zarr", "--version", modules="numpy")
     assert done.returncode != 0, "what is taken away is missed"
+
+
+class Doubles(TorchDispatchMode):
+    """Notes the operations that take or give a tensor of doubles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self.operations = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operation(*args, **(kwargs or {}))
+        self.operations += 1
+        for value in tree_flatten((args, kwargs, result))[0]:
+            if isinstance(value, torch.Tensor) and value.dtype in (torch.float64, torch.complex128):
+                self.found.add(str(operation))
+        return result
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [[], ["mode=two-stage"], ["mode=one-stage"], ["canvas.norm=slot"], ["canvas.norm=canvas", "fine.outside=coarse"]],
+)
+def test_run__any_mode__gives_pytorch_no_doubles(model_folder: Callable[..., Path], settings: list[str]) -> None:
+    """Also of a volume of doubles; the weights of tiles are nnU-Net's own, made before."""
+    models = [f"coarse.model={model_folder(spacing=(4.0, 2.0, 2.0), seed=1)}", f"fine.model={model_folder(seed=2)}"]
+    common = ["device=cpu", "rois.threshold=0.55", "fine.mirroring=false", "coarse.mirroring=false"]
+    pipeline = Pipeline.from_config(load_config(None, [*models, *common, *settings]))
+    image = blobs((12, 28, 30)).astype(np.float64)
+    volume = Volume((image,), Grid(image.shape, (2.0, 1.0, 1.0)), "case")
+    expected = pipeline(volume).labels
+    with Doubles() as watch:
+        found = pipeline(volume).labels
+        assert not watch.found
+        assert watch.operations > 100
+        torch.zeros(2, dtype=torch.float64) + 1
+    assert watch.found, "doubles are seen where there are any"
+    np.testing.assert_array_equal(found, expected)
+    assert found.any()
