@@ -15,6 +15,7 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from coarse2fine.cli.bars import show_bars
+from coarse2fine.cli.dry_run import dry_run, tell_estimate
 from coarse2fine.config.schema import Config
 from coarse2fine.errors import ConfigError
 from coarse2fine.io import atomic_write, check_writable
@@ -22,8 +23,10 @@ from coarse2fine.io.region import parse_region
 from coarse2fine.large.execution.engine import Engine, in_process, on_cluster
 from coarse2fine.large.execution.work import remove_work
 from coarse2fine.large.output import Output, plan_output, was_published
+from coarse2fine.large.phases import Settings
+from coarse2fine.large.plan import refuse_deadline
 from coarse2fine.large.report import StoreReport
-from coarse2fine.large.run import Settings, refuse_deadline, segment_store
+from coarse2fine.large.run import segment_store
 from coarse2fine.large.source import Source
 from coarse2fine.system.memory import keep_freed_memory
 from coarse2fine.system.terminal import plain
@@ -41,6 +44,7 @@ _ONLY_STORES = {
     "dashboard": "--dashboard",
     "work": "--work",
     "restart": "--restart",
+    "dry_run": "--dry-run",
     "skip_failed": "--skip-failed",
 }
 
@@ -79,6 +83,13 @@ def infer_store(options: argparse.Namespace, config: Config, console: Console) -
     if options.region:
         grid = source.open()[0].levels[0].grid
         source = dataclasses.replace(source, region=parse_region(options.region, grid))
+    if options.dry_run:
+        with show_phases(console, in_process()) as progress:
+            found = dry_run(options, config, source, progress)
+        tell_estimate(found, Console(highlight=False))
+        for warning in found.warnings:
+            console.print(plain(f"warning: {warning}"), style="yellow", soft_wrap=True)
+        return
     work = (options.work or default_work(options.output)).absolute()
     output = plan_output(
         options.output,

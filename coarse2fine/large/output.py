@@ -92,19 +92,7 @@ def plan_output(
         OutputError: If it cannot be written there.
         ConfigError: If the name says no format.
     """
-    precomputed = where.startswith(_PRECOMPUTED)
-    name = where.removeprefix(_PRECOMPUTED).rstrip("/")
-    if precomputed:
-        output = Output(name, "precomputed", objects, overwrite)
-    elif name.endswith(_HDF5) and "://" not in name:
-        output = Output(name, "cremi", True, overwrite)
-    elif name.endswith(".zarr"):
-        output = Output(name, "zarr", objects, overwrite)
-    else:
-        raise ConfigError(
-            f"{where}: no format for the result of a volume that is read by region",
-            "Name a folder or URL ending in .zarr, a file ending in .hdf, or precomputed://FOLDER.",
-        )
+    output = name_output(where, objects=objects, overwrite=overwrite)
     path = output.path
     if path is None:
         return output
@@ -126,6 +114,25 @@ def plan_output(
             "Put the work folder (--work) onto the output's: the result is moved to its place in one step.",
         )
     return output
+
+
+def name_output(where: str, *, objects: bool, overwrite: bool) -> Output:
+    """Decide the format by the name; arguments as of ``plan_output``.
+
+    Raises:
+        ConfigError: If the name says no format.
+    """
+    name = where.removeprefix(_PRECOMPUTED).rstrip("/")
+    if where.startswith(_PRECOMPUTED):
+        return Output(name, "precomputed", objects, overwrite)
+    if name.endswith(_HDF5) and "://" not in name:
+        return Output(name, "cremi", True, overwrite)
+    if name.endswith(".zarr"):
+        return Output(name, "zarr", objects, overwrite)
+    raise ConfigError(
+        f"{where}: no format for the result of a volume that is read by region",
+        "Name a folder or URL ending in .zarr, a file ending in .hdf, or precomputed://FOLDER.",
+    )
 
 
 def _lies_in(path: Path, folder: Path) -> bool:

@@ -15,8 +15,9 @@ from canvas import Box
 from coarse2fine.config.reader import load_config
 from coarse2fine.large.execution.engine import in_process
 from coarse2fine.large.output import plan_output
+from coarse2fine.large.phases import Settings
 from coarse2fine.large.report import StoreReport
-from coarse2fine.large.run import Settings, segment_store
+from coarse2fine.large.run import segment_store
 from coarse2fine.large.source import Source
 from coarse2fine.system.timing import Progress, silent
 

@@ -26,7 +26,7 @@ def plain_model(model_folder: Callable[..., Path]) -> Path:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cells end at chunks, and those of real results are larger than these volumes."""
-    module = importlib.import_module("coarse2fine.large.run")
+    module = importlib.import_module("coarse2fine.large.plan")
     monkeypatch.setattr(module, "chunk_of", lambda shape: triple(min(pair) for pair in zip(shape, CHUNK, strict=True)))
 
 

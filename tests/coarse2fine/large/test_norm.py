@@ -90,7 +90,7 @@ def test_segment_store__norm_case__is_measured_once_and_counted(
     models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All blocks, however they are grouped, use the statistics that the job holds; none measures its own."""
-    monkeypatch.setattr("coarse2fine.large.run.chunk_of", lambda shape: (8, 20, 18))
+    monkeypatch.setattr("coarse2fine.large.plan.chunk_of", lambda shape: (8, 20, 18))
     monkeypatch.setattr(fine_stage, "measure_statistics", lambda *args: pytest.fail("a cell measured its own"))
     write_image(tmp_path / "in.zarr", blobs(SHAPE))
     labels, counts = [], []
@@ -112,7 +112,7 @@ def test_segment_store__thin_volume__is_not_looked_at_for_nothing(
     models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where regions are not packed, nothing is settled, and the labels are what they were when it was."""
-    monkeypatch.setattr("coarse2fine.large.run.chunk_of", lambda shape: (6, 20, 18))
+    monkeypatch.setattr("coarse2fine.large.plan.chunk_of", lambda shape: (6, 20, 18))
     write_image(tmp_path / "in.zarr", blobs((10, 40, 36))[2:8] + np.int16(1))
     pipeline = pipeline_of(models, [*SETTINGS, "blocks.cell=[6, 20, 18]"])
     labels, phases = [], []

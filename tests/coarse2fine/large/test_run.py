@@ -30,7 +30,9 @@ from coarse2fine.large.cells import CellResult
 from coarse2fine.large.execution.engine import in_process
 from coarse2fine.large.lattice import plan_lattice
 from coarse2fine.large.output import plan_output
-from coarse2fine.large.run import UnfinishedError, coarse_level_of, plan_cells, segment_store
+from coarse2fine.large.phases import UnfinishedError
+from coarse2fine.large.plan import coarse_level_of, plan_cells
+from coarse2fine.large.run import segment_store
 from coarse2fine.large.source import Source
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.preprocessing.statistics import Scan
@@ -333,7 +335,7 @@ def test_segment_store__coarse_level_without_chunks__is_passed_over(
     bright_networks: None, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The result is that of the finest level alone, with a warning; asked for, the level is refused with a remedy."""
-    module = importlib.import_module("coarse2fine.large.run")
+    module = importlib.import_module("coarse2fine.large.plan")
     monkeypatch.setattr(module, "coarse_level_of", lambda pipeline, levels: len(levels) - 1)
     bench.image = write_image(bench.folder / "levels.zarr", IMAGE, levels=3, chunk=20)
     for level in ("1", "2"):

@@ -19,7 +19,7 @@ from canvas import Box
 from coarse2fine.config.reader import load_config
 from coarse2fine.errors import C2FError, OutputError, VolumeError
 from coarse2fine.io import LabelStore
-from coarse2fine.large.run import UnfinishedError
+from coarse2fine.large.phases import UnfinishedError
 from coarse2fine.pipeline import Pipeline
 
 pytestmark = pytest.mark.usefixtures("small_chunks")
@@ -31,7 +31,7 @@ def undisturbed(plain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     bench = Bench(tmp_path_factory.mktemp("undisturbed"), Path())
     bench.image = write_image(bench.folder / "in.zarr", IMAGE, chunk=20)
     with pytest.MonkeyPatch.context() as patch:
-        module = importlib.import_module("coarse2fine.large.run")
+        module = importlib.import_module("coarse2fine.large.plan")
         patch.setattr(module, "chunk_of", lambda shape: CHUNK)
         models = bright_models(plain_model, coarse=COARSE, fine=FINE)
         patch.setattr(Pipeline, "from_config", lambda config, *, trust_checkpoint=False: Pipeline(config, *models))
