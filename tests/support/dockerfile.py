@@ -100,4 +100,4 @@ def _copy(step: Step, context: Path, stage: Stage, stages: dict[str, Stage]) -> 
 
 
 if __name__ == "__main__":
-    print(*run(Path(sys.argv[1]), Path(sys.argv[2])).entry)
+    sys.stdout.write(" ".join(run(Path(sys.argv[1]), Path(sys.argv[2])).entry))
