@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coarse2fine.cli.guard import guarded
+from coarse2fine.cli.options import add_common_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--spacing", nargs=3, type=float, metavar=("Z", "Y", "X"), help="voxel size, where the stores have none")
     add("--unit", help="unit of length, where the stores have none")
     add("--class-name", default="cleft", metavar="NAME", help="name of what is labelled (default: cleft)")
-    return parser
+    return add_common_options(parser)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coarse2fine.cli.guard import guarded, version
+from coarse2fine.cli.guard import guarded
+from coarse2fine.cli.options import add_common_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,8 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--demo", action="store_true", help="run on the shipped sample volume; -o names a folder")
     parser.add_argument("--compare", action="store_true", help="with --demo: also run nnU-Net's own predictor")
     add_store_options(parser)
-    parser.add_argument("--version", action="version", version=f"coarse2fine {version()}")
-    return parser
+    return add_common_options(parser)
 
 
 def add_case_options(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coarse2fine.cli.guard import guarded
+from coarse2fine.cli.options import add_common_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="let checkpoints run code while they are loaded, as nnU-Net does",
     )
-    return parser
+    return add_common_options(parser)
 
 
 def _add_nnunet_options(parser: argparse.ArgumentParser) -> None:

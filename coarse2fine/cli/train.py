@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coarse2fine.cli.guard import guarded
+from coarse2fine.cli.options import add_common_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace a finished agent; an unfinished training is resumed anyway")
     add("--trust-checkpoint", action="store_true", help="let checkpoints run code while they are loaded")
     parser.set_defaults(mode=None)
-    return parser
+    return add_common_options(parser)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

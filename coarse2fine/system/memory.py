@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
-import psutil
-
 from coarse2fine.system.timing import Progress, silent
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # numbers from glibc's malloc.h
@@ -84,17 +82,23 @@ def return_freed_memory() -> None:
 
 def available_bytes() -> int:
     """Memory that can be had without swapping."""
+    import psutil  # a command that only tells its options does without it
+
     return int(psutil.virtual_memory().available)
 
 
 def total_bytes() -> int:
     """Memory of the machine."""
+    import psutil
+
     return int(psutil.virtual_memory().total)
 
 
 def peak_bytes() -> int:
     """Most memory that this process has had at once since its start."""
     if sys.platform == "win32":
+        import psutil
+
         return int(psutil.Process().memory_info().peak_wset)
     import resource  # there is none on Windows
 

@@ -20,7 +20,7 @@ from coarse2fine.errors import ConfigError
 ROOT = Path(coarse2fine.__file__).parents[1]
 COMMANDS = tuple(f"coarse2fine.cli.{name}" for name in ("infer", "prepare", "predict", "train", "convert"))
 WORDS = [(module, "--help") for module in COMMANDS] + [
-    ("coarse2fine.cli.infer", "--version"),
+    *((module, "--version") for module in COMMANDS),
     ("coarse2fine.cli.infer", "--no-such-option"),
     ("coarse2fine.cli.convert", "fafb", "--help"),
 ]
@@ -44,6 +44,33 @@ def test_main__only_options__imports_nothing_large(words: tuple[str, ...]) -> No
     found = {name.partition(".")[0] for name in modules} - set(sys.stdlib_module_names)
     assert found == {"coarse2fine"}
     assert words[-1] != "--help" or done.stdout.startswith("usage: ")
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_main__completion__completes_options_choices_and_files_in_bash(module: str, tmp_path: Path) -> None:
+    """As bash does it when the script has been read."""
+    done = subprocess.run([sys.executable, "-m", module, "--print-completion", "bash"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert not done.stderr
+    (tmp_path / "script").write_text(done.stdout)
+    (tmp_path / "kit_of_mine").mkdir()
+    name = f"c2f-{module.rpartition('.')[2]}"
+
+    def complete(*words: str) -> set[str]:
+        function = f"_shtab_{name.replace('-', '_')}"
+        given = " ".join(f"'{word}'" for word in (name, *words))
+        line = f'COMP_WORDS=({given}); COMP_CWORD={len(words)}; {function}; printf "%s\\n" "${{COMPREPLY[@]}}"'
+        command = ["bash", "-c", f"source ./script; {line}"]
+        return set(subprocess.run(command, capture_output=True, text=True, cwd=tmp_path).stdout.split())
+
+    assert complete("--vers") == {"--version"}
+    if module.endswith("infer"):
+        assert complete("--mode", "t") == {"two-stage"}
+    path = {"infer": ["-c"], "predict": ["--kit"], "convert": ["covid", "-o"]}.get(module.rpartition(".")[2], ["-o"])
+    assert "kit_of_mine" in complete(*path, "kit")
+    wrong = subprocess.run([sys.executable, "-m", module, "--print-completion", "fish"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert "choose from" in wrong.stderr
 
 
 def test_commands__installed_names__are_these() -> None:
