@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +18,13 @@ from rich.table import Table
 from coarse2fine.cli.bars import show_bars
 from coarse2fine.cli.dry_run import dry_run, tell_estimate
 from coarse2fine.config.schema import Config
+from coarse2fine.config.types import seconds
 from coarse2fine.errors import ConfigError
 from coarse2fine.io import atomic_write, check_writable
 from coarse2fine.io.region import parse_region
 from coarse2fine.large.execution.engine import Engine, in_process, on_cluster
 from coarse2fine.large.execution.work import remove_work
+from coarse2fine.large.failed import SUFFIX
 from coarse2fine.large.output import Output, plan_output, was_published
 from coarse2fine.large.phases import Settings
 from coarse2fine.large.plan import refuse_deadline
@@ -44,6 +47,7 @@ _ONLY_STORES = {
     "dashboard": "--dashboard",
     "work": "--work",
     "restart": "--restart",
+    "block_timeout": "--block-timeout",
     "dry_run": "--dry-run",
     "skip_failed": "--skip-failed",
 }
@@ -102,7 +106,12 @@ def infer_store(options: argparse.Namespace, config: Config, console: Console) -
     if options.report:
         check_writable(options.report, options.overwrite or was_published(work))
     keep_freed_memory(steady=True)
-    settings = Settings(options.trust_checkpoint, skip_failed=options.skip_failed, restart=options.restart)
+    settings = Settings(
+        options.trust_checkpoint,
+        skip_failed=options.skip_failed,
+        restart=options.restart,
+        failed=default_work(options.output).absolute().with_suffix(SUFFIX),
+    )
     with pick_engine(options) as engine, show_phases(console, engine) as progress:
         report = segment_store(config, source, output, work, engine, settings, progress)
     if options.report:
@@ -131,10 +140,37 @@ def pick_engine(options: argparse.Namespace) -> Engine:
         raise ConfigError(
             "--dashboard needs --workers", "Add --workers N; a scheduler elsewhere has a page of its own."
         )
+    limit_s = _block_timeout(options)
     if options.workers is None and options.scheduler is None:
         return in_process()
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return on_cluster(workers=options.workers, scheduler=options.scheduler, gpus=gpus, dashboard=options.dashboard)
+    return on_cluster(
+        workers=options.workers,
+        scheduler=options.scheduler,
+        gpus=gpus,
+        dashboard=options.dashboard,
+        block_timeout_s=limit_s,
+    )
+
+
+def _block_timeout(options: argparse.Namespace) -> float | None:
+    """The time limit of a block, in seconds.
+
+    Raises:
+        ConfigError: If it is no time, or nobody else than this process does blocks.
+    """
+    text = options.block_timeout
+    if text is None:
+        return None
+    limit = seconds(text)
+    if not isinstance(limit, float | int) or not 0 < limit < math.inf:
+        raise ConfigError(f"--block-timeout {text!r} is no time above 0", "Write it as 90s, 10m or 1h.")
+    if options.workers is None and options.scheduler is None:
+        raise ConfigError(
+            f"--block-timeout {text} ends the process that does a block, and that is this one",
+            "Add --workers 1, so that a process of its own does the blocks.",
+        )
+    return float(limit)
 
 
 @contextmanager

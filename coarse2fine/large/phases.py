@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from canvas import Box, Triple, triple
 from coarse2fine.errors import C2FError, VolumeError
 from coarse2fine.large.execution.engine import Engine, Failure, Task, run_phase
 from coarse2fine.large.execution.work import Key
+from coarse2fine.large.failed import list_failed, located
 from coarse2fine.large.job import SCAN, Job, write_json
 from coarse2fine.large.segment import ScanBlock
 from coarse2fine.preprocessing.statistics import Scan, join_scans
@@ -30,12 +32,14 @@ class Settings:
         retries: How often a block that fails is tried again.
         skip_failed: Whether to finish without blocks that keep failing, which then are background.
         restart: Whether to give up what an earlier run has done.
+        failed: File for the list of blocks that failed; None for none.
     """
 
     trust: bool = False
     retries: int = 2
     skip_failed: bool = False
     restart: bool = False
+    failed: Path | None = None
 
 
 DEFAULTS = Settings()
@@ -71,11 +75,12 @@ class Phases:
                 task,
                 keys,
                 retries=self.settings.retries,
-                where=lambda key: job.where(box_of(triple(key))),
                 progress=lambda finished, total: self.progress(name, finished, total),
             )
+        failures = [located(job, failure, box_of(triple(failure.key))) for failure in failures]
         self.failures += failures
         if failures and not (self.settings.skip_failed and name in SKIPPED):
+            list_failed(self.settings.failed, self.failures)
             lines = "".join(f"\n    {failure.where}: {failure.message}" for failure in failures[:10])
             more = f"\n    and {len(failures) - 10} more" if len(failures) > 10 else ""
             raise UnfinishedError(

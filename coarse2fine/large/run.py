@@ -21,6 +21,7 @@ from coarse2fine.large.cells import open_volume
 from coarse2fine.large.execution.engine import Engine
 from coarse2fine.large.execution.manifest import Manifest
 from coarse2fine.large.execution.work import Key, open_work
+from coarse2fine.large.failed import list_failed
 from coarse2fine.large.job import Job, scan_of, store_of
 from coarse2fine.large.masked import find_looked
 from coarse2fine.large.norm import settle_norm
@@ -92,6 +93,8 @@ def segment_store(
         with phases.clock.time("publish"):
             publish(output, job.result, folder, source)
             folder.mark(PUBLISHED, (0,), {})
+    failures = tuple(failure for failure in phases.failures if failure.phase != "look")  # these leave nothing out
+    list_failed(settings.failed, failures)
     return make_report(
         plan.pipeline,
         [*settled, *segmented.values()],
@@ -103,7 +106,7 @@ def segment_store(
         volume=plan.identity,
         layout=layout,
         seconds={**phases.clock.seconds, "total": time.perf_counter() - began},
-        failures=tuple(failure for failure in phases.failures if failure.phase != "look"),  # these leave nothing out
+        failures=failures,
     )
 
 

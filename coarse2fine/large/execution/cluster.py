@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import sys
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _IN_FLIGHT = 2  # tasks per worker thread: one that runs and one that waits behind it
 _POLL_S = 1.0  # how often to look for new workers and lost connections while no block ends
+_TOO_LATE = 75  # exit code of a worker whose block took too long: EX_TEMPFAIL
 _COUNT_S = 5.0  # how often to ask the scheduler for the number of workers
 
 
@@ -37,6 +39,7 @@ def on_cluster(
     gpus: int = 0,
     memory_limit: int | str = 0,
     dashboard: bool = False,
+    block_timeout_s: float | None = None,
 ) -> Engine:
     """Blocks side by side on a Dask cluster: worker processes on this machine, or a cluster that runs already.
 
@@ -51,6 +54,8 @@ def on_cluster(
             workers all GPUs. Workers that were started elsewhere keep what they were given there.
         memory_limit: Bytes (or text such as ``8GiB``) at which Dask kills a process started here; 0 for never.
         dashboard: Whether processes started here serve Dask's page, to everybody on this machine: it has no password.
+        block_timeout_s: How long a block may take. Whoever does a longer one ends its process, which cannot hang
+            then, nor write anything late; the worker's watchman (Dask's nanny) starts another. None for any time.
 
     Raises:
         ConfigError: If not just one of ``workers`` and ``scheduler`` is given, a number is out of range, or Dask's
@@ -78,9 +83,9 @@ def on_cluster(
             "Install what workers need: pip install distributed bokeh cryptography",
         ) from error
     if scheduler is not None:
-        return _Cluster(f"at {scheduler}", lambda stack: join_cluster(stack, scheduler))
+        return _Cluster(f"at {scheduler}", lambda stack: join_cluster(stack, scheduler), block_timeout_s)
     count, local = workers or 1, Local(threads_per_worker, gpus, memory_limit, dashboard)
-    return _Cluster("on this machine", lambda stack: local.start(stack, count))
+    return _Cluster("on this machine", lambda stack: local.start(stack, count), block_timeout_s)
 
 
 class _Cluster:
@@ -89,10 +94,14 @@ class _Cluster:
     Args:
         name: Where the scheduler is, in messages.
         connect: Starts or joins the cluster; registers on the stack what has to be undone.
+        block_timeout_s: How long a block may take; None for any time.
     """
 
-    def __init__(self, name: str, connect: Callable[[ExitStack], Connection]) -> None:
+    def __init__(
+        self, name: str, connect: Callable[[ExitStack], Connection], block_timeout_s: float | None = None
+    ) -> None:
         self.name = name
+        self.block_timeout_s = block_timeout_s
         self._connect = connect
         self._stack = ExitStack()
         self._connection: Connection | None = None
@@ -121,7 +130,7 @@ class _Cluster:
     def run(self, task: Task, keys: Sequence[Key], *, on_done: OnDone, retries: int) -> list[Failure]:
         if self._connection is None:
             raise RuntimeError("a cluster is used as a context manager: with on_cluster(...) as engine")
-        return _BlockQueue(self._connection, self.name, task, keys, on_done, retries).run()
+        return _BlockQueue(self._connection, self.name, task, keys, on_done, retries, self.block_timeout_s).run()
 
 
 class _BlockQueue:
@@ -133,7 +142,14 @@ class _BlockQueue:
     """
 
     def __init__(
-        self, connection: Connection, name: str, task: Task, keys: Sequence[Key], on_done: OnDone, retries: int
+        self,
+        connection: Connection,
+        name: str,
+        task: Task,
+        keys: Sequence[Key],
+        on_done: OnDone,
+        retries: int,
+        block_timeout_s: float | None,
     ) -> None:
         from distributed.protocol.pickle import dumps
 
@@ -144,6 +160,8 @@ class _BlockQueue:
         self.task = dumps(task)
         self.on_done = on_done
         self.retries = retries
+        self.block_timeout_s = block_timeout_s
+        self.submitted = 0.0  # when the last block was
         self.order = {key: index for index, key in enumerate(keys)}
         self.waiting = deque(keys)
         self.suspects: deque[Key] = deque()
@@ -194,10 +212,12 @@ class _BlockQueue:
             _attempt_on_worker,
             self.task,
             key,
+            self.block_timeout_s,
             key=f"block-{os.urandom(16).hex()}",  # no two attempts may share a result
             workers=others or None,
             allow_other_workers=bool(others),
         )
+        self.submitted = time.monotonic()
         self._watch(future, key)
 
     def _watch(self, future: Future, key: Key) -> None:
@@ -229,7 +249,11 @@ class _BlockQueue:
         from distributed import KilledWorker
 
         if isinstance(outcome, KilledWorker):
-            if self.alone:
+            limit = self.block_timeout_s
+            if self.alone and limit is not None and time.monotonic() - self.submitted >= limit:
+                # It has had its time twice, once alone; a third time would not be shorter.
+                self.failures.append(Failure("", key, "", 2, f"took longer than {limit:g} s (--block-timeout)"))
+            elif self.alone:
                 self._failed(key, "its worker was killed, perhaps for want of memory", self.suspects)
             else:
                 self.suspects.append(key)
@@ -299,11 +323,21 @@ def _load(pickled: bytes) -> Task:
     return task
 
 
-def _attempt_on_worker(pickled: bytes, key: Key) -> Outcome:
-    """Does a block on a worker of a cluster."""
+def _attempt_on_worker(pickled: bytes, key: Key, timeout_s: float | None) -> Outcome:
+    """Does a block on a worker of a cluster; ends the process if that takes too long."""
     from distributed import get_worker
 
-    return replace(attempt(_load(pickled), key), worker=get_worker().address)
+    task, address = _load(pickled), get_worker().address
+    if timeout_s is None:
+        return replace(attempt(task, key), worker=address)
+    # What hangs in a system call or in a library hears nothing, and must not write when it comes back after all.
+    watch = threading.Timer(timeout_s, os._exit, [_TOO_LATE])
+    watch.daemon = True
+    watch.start()
+    try:
+        return replace(attempt(task, key), worker=address)
+    finally:
+        watch.cancel()
 
 
 def _root(error: BaseException) -> str:

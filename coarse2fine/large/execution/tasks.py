@@ -31,6 +31,9 @@ class Failure:
         where: Where that is, for people; empty in what ``Engine.run`` returns.
         attempts: How often it was tried.
         message: What went wrong the last time.
+        voxels: Where that is in voxels of the input, start and stop along z, y, x; empty likewise.
+        world: Likewise in ``unit``, from outer face to outer face.
+        unit: Of ``world``.
     """
 
     phase: str
@@ -38,6 +41,9 @@ class Failure:
     where: str
     attempts: int
     message: str
+    voxels: tuple[tuple[int, int], ...] = ()
+    world: tuple[tuple[float, float], ...] = ()
+    unit: str = ""
 
 
 class Engine(Protocol):

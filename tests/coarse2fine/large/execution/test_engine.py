@@ -275,6 +275,22 @@ def test_on_cluster__a_block_kills_its_worker__only_that_block_fails(
     assert len(payloads) == COUNT - 1
 
 
+@pytest.mark.long
+def test_on_cluster__a_block_takes_too_long__is_given_up_and_the_rest_goes_on(tmp_path: Path, work: WorkFolder) -> None:
+    """It has its time twice, the second time alone; the process that hung is gone, and others are none the worse."""
+    with on_cluster(workers=2, block_timeout_s=2.5) as engine:
+        payloads, failures = run_phase(
+            engine, work, "square", Square(tmp_path / "out", "waits"), KEYS, retries=2, progress=silent
+        )
+        pids = [int(pid) for pid in begun(tmp_path / "out", 3)]
+        assert not any(psutil.pid_exists(pid) for pid in pids)
+    (failure,) = failures
+    assert (failure.key, failure.attempts, failure.message) == ((3,), 2, "took longer than 2.5 s (--block-timeout)")
+    assert len(pids) == 2
+    assert len(payloads) == COUNT - 1
+    assert (3,) not in work.finished("square")
+
+
 @pytest.mark.parametrize("error", [OSError("closed"), CancelledError(), ClosedClientError("closed")])
 @pytest.mark.parametrize("name", ["Client.submit", "Future.result", "Client.nthreads"])
 def test_on_cluster__connection_lost_at_any_moment__says_so(
