@@ -32,6 +32,7 @@ ROOMS = (
     "coarse2fine/system",
     "coarse2fine/config",
     "coarse2fine/io",
+    "coarse2fine/io/dicom",
     "coarse2fine/io/files",
     "coarse2fine/io/stores",
     "coarse2fine/io/__init__",

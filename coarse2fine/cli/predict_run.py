@@ -130,7 +130,7 @@ def plan_jobs(options: argparse.Namespace, fine: Model) -> list[Job]:
             f"{fine.folder / 'dataset.json'} does not say how files end (file_ending)",
             "Add what it was in training, such as .nii.gz.",
         )
-    cases = find_cases(source, fine.channels, (ending,))[options.part_id :: options.num_parts]
+    cases = find_cases(source, fine.channels, (ending,), series=False)[options.part_id :: options.num_parts]
     jobs = [Job(case, output / f"{case.name}{ending}", _previous(case, ending, options)) for case in cases]
     endings = [ending, *([".npz", ".pkl"] if options.save_probabilities else [])]
     if options.continue_prediction:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coarse2fine.errors import VolumeError
+from coarse2fine.io.dicom.members import DICOM_SUFFIX, is_dicom, is_series
+from coarse2fine.io.dicom.series import series_name
 from coarse2fine.io.files.images import INPUT_SUFFIXES, LABEL_SUFFIXES, split_suffix
-from coarse2fine.io.files.readers import TIFF_SUFFIXES, Reader
+from coarse2fine.io.files.readers import NIFTI_SUFFIXES, TIFF_SUFFIXES, Reader
 
 _CHANNEL = re.compile(r"(?P<name>.+)_(?P<channel>\d{4})")
 
@@ -21,8 +23,8 @@ class Case:
 
     Attributes:
         name: File name without channel number and ending.
-        files: One file per channel, in channel order.
-        suffix: Ending of the first file, with the dot.
+        files: One file per channel, in channel order; of a DICOM series its folder or zip file.
+        suffix: Ending of the first file, with the dot; .dcm of a DICOM series.
     """
 
     name: str
@@ -30,25 +32,38 @@ class Case:
     suffix: str
 
 
-def find_cases(source: Path, channels: int, suffixes: Sequence[str] = INPUT_SUFFIXES) -> list[Case]:
+def find_cases(
+    source: Path, channels: int, suffixes: Sequence[str] = INPUT_SUFFIXES, *, series: bool = True
+) -> list[Case]:
     """The cases that a file or a folder holds, sorted by name.
 
     Files of a case are numbered ``_0000``, ``_0001`` and so on. A model with one channel also takes files without
     number: a single file always, the files of a folder if none of them is numbered ``_0000``. In a folder, hidden
-    files, sub-folders and files that are no volumes are skipped.
+    files, sub-folders and files that are no volumes are skipped. A folder with DICOM files, or a zip file, is one case
+    that is named after it.
 
     Args:
         source: A folder, or one file of a case; the other channels are looked for beside it.
         channels: Number of channels of the model.
         suffixes: Endings of files in folders that are volumes.
+        series: Whether a DICOM series will do.
 
     Raises:
         VolumeError: If ``source`` is missing, holds no volume, or lacks a channel or has too many of them.
     """
+    if is_series(source):
+        if not series:
+            raise VolumeError(
+                f"{source} is a DICOM series, which only c2f-infer reads",
+                "Use that, or convert the series to a file that the model reads.",
+            )
+        return [_case_of_series(source, channels, suffixes)]
     if source.is_dir():
         return _cases_of_folder(source, channels, suffixes)
     if not source.exists():
         raise VolumeError(f"{source} does not exist", "Name a volume, or a folder of volumes.")
+    if is_dicom(source):
+        raise VolumeError(f"{source} is one file of a DICOM series", "Name the folder that holds the series.")
     stem, suffix = split_suffix(source)
     match = _CHANNEL.fullmatch(stem)
     if channels == 1:
@@ -61,6 +76,22 @@ def find_cases(source: Path, channels: int, suffixes: Sequence[str] = INPUT_SUFF
     sibling = re.compile(rf"{re.escape(match['name'])}_\d{{4}}{re.escape(suffix)}")
     files = [path for path in _volumes(source.parent, (suffix,)) if sibling.fullmatch(path.name)]
     return [_numbered_case(match["name"], files, channels)]
+
+
+def _case_of_series(source: Path, channels: int, suffixes: Sequence[str]) -> Case:
+    volumes = _volumes(source, suffixes) if source.is_dir() else []
+    if volumes:
+        raise VolumeError(
+            f"{source} holds both DICOM files and other volumes, such as {volumes[0].name}",
+            "Move the one or the other to another folder.",
+        )
+    if channels != 1:
+        raise VolumeError(
+            f"{source} is a DICOM series, which is one channel; the model has {channels}",
+            "Convert the series of each channel to .nii.gz, named CASE_0000.nii.gz, CASE_0001.nii.gz and so on, for "
+            "example with SimpleITK: WriteImage(ReadImage(ImageSeriesReader.GetGDCMSeriesFileNames(FOLDER)), NEW).",
+        )
+    return Case(series_name(source), (source,), DICOM_SUFFIX)
 
 
 def input_suffixes(reader: Reader) -> tuple[str, ...]:
@@ -76,16 +107,25 @@ def label_suffixes(reader: Reader) -> tuple[str, ...]:
 def output_path(case: Case, output: Path, is_folder: bool) -> Path:
     """Where the labels of a case go: ``output`` itself, or a file in it that is named after the case.
 
-    The file gets the ending of the case's first file, or ".mha" where labels are not written in that format.
+    The file gets the ending of the case's first file, ".nii.gz" for a DICOM series, or ".mha" where labels are not
+    written in that format.
     """
     if not is_folder:
         return output
+    if case.suffix == DICOM_SUFFIX:
+        return output / f"{case.name}{NIFTI_SUFFIXES[0]}"
     return output / f"{case.name}{case.suffix if case.suffix in (*LABEL_SUFFIXES, *TIFF_SUFFIXES) else '.mha'}"
 
 
 def _cases_of_folder(folder: Path, channels: int, suffixes: Sequence[str]) -> list[Case]:
     volumes = _volumes(folder, suffixes)
     if not volumes:
+        below = next((path for path in sorted(folder.iterdir()) if path.is_dir() and is_series(path)), None)
+        if below:
+            raise VolumeError(
+                f"{folder} holds no volume, but its folder {below.name} holds DICOM files",
+                "Name the folder of a series.",
+            )
         raise VolumeError(f"{folder} holds no volume", f"Volumes end in {', '.join(suffixes)}.")
     groups: dict[str, list[Path]] = defaultdict(list)
     if channels == 1 and not any(split_suffix(path)[0].endswith("_0000") for path in volumes):

@@ -29,6 +29,8 @@ from numpy.typing import NDArray
 from canvas import triple
 from coarse2fine.errors import OutputError, VolumeError
 from coarse2fine.io.atomic import atomic_write
+from coarse2fine.io.dicom.members import DICOM_SUFFIX, is_series
+from coarse2fine.io.dicom.series import read_series
 from coarse2fine.io.files import fields, headers
 from coarse2fine.io.files.fields import Header
 from coarse2fine.io.files.gipl import gipl_header
@@ -131,7 +133,8 @@ def read_volume(files: Sequence[Path], readers: Sequence[Reader] = ()) -> Volume
     reader may make of a file is known to the grid, and made of it when the model looks at the volume.
 
     Args:
-        files: One file per channel. Channels must agree in shape and spacing, as nnU-Net demands.
+        files: One file per channel. Channels must agree in shape and spacing, as nnU-Net demands. Or the folder or zip
+            file of one DICOM series.
         readers: Those of the models that will look at the volume. What one of them does not take is refused before
             voxels are read, and what only they take is read: a sheared affine, by nibabel. None of them stands for
             SimpleITK's.
@@ -142,6 +145,11 @@ def read_volume(files: Sequence[Path], readers: Sequence[Reader] = ()) -> Volume
     Raises:
         VolumeError: If a file is missing, damaged, or not a 3D volume of finite real numbers, or if channels differ.
     """
+    if is_series(files[0]):
+        for reader in readers:
+            if not reader.takes(DICOM_SUFFIX):
+                raise unsuitable(reader, str(files[0]), "DICOM")
+        return read_series(files[0])
     by_nibabel = bool(readers) and all(reader.library == "nibabel" for reader in readers)
     with _quiet():
         for reader, file in itertools.product(readers, files):

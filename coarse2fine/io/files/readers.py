@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from canvas import Triple, triple
 from coarse2fine.errors import VolumeError
+from coarse2fine.io.dicom.members import DICOM_SUFFIX
 from coarse2fine.io.files import headers
 from coarse2fine.io.turn import Turn
 from coarse2fine.io.volume import Grid, Spacing, Volume
@@ -53,7 +54,7 @@ class Reader:
     def takes(self, suffix: str) -> bool:
         """Whether it reads files with this ending; of those that any reader knows."""
         if self.library == "nibabel":
-            return suffix in NIFTI_SUFFIXES
+            return suffix in (*NIFTI_SUFFIXES, DICOM_SUFFIX)
         return (suffix in TIFF_SUFFIXES) == (self.library == "tifffile")
 
 
