@@ -19,6 +19,9 @@ from coarse2fine.io.dicom.members import Member
 _MOST_PACKED, _PLAIN = 1032, 1 << 20  # bytes that one packed byte may stand for, and that any file may hold
 _RIGHT_ANGLE = 1e-3  # cosine, and how far from 1 the length of a direction may be; some scanners write three digits
 _PREAMBLE = 132  # bytes before the first element
+_BY_SIMPLEITK = (
+    "for example with SimpleITK: WriteImage(ReadImage(ImageSeriesReader.GetGDCMSeriesFileNames(FOLDER)), NEW)"
+)
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _TAGS = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality"),
@@ -157,8 +160,7 @@ def _check_syntax(member: Member, stream: BinaryIO) -> None:
     if not known:
         raise VolumeError(
             f"{member.name} is packed in a way that is not unpacked here: {syntax.name}",
-            "Export the series uncompressed, or convert it to .nii.gz, for example with SimpleITK: "
-            "WriteImage(ReadImage(ImageSeriesReader.GetGDCMSeriesFileNames(FOLDER)), NEW).",
+            f"Export the series uncompressed, or convert it to .nii.gz, {_BY_SIMPLEITK}.",
         )
 
 
@@ -179,8 +181,7 @@ def _check_kind(name: str, content: Any) -> None:
     if samples == 1 and kind == "MONOCHROME1":
         raise VolumeError(
             f"{name} shows high values dark (MONOCHROME1): whether its values are inverted is not known",
-            "Convert the series to .nii.gz, for example with SimpleITK: "
-            "WriteImage(ReadImage(ImageSeriesReader.GetGDCMSeriesFileNames(FOLDER)), NEW), look at it, and segment that.",
+            f"Convert the series to .nii.gz, {_BY_SIMPLEITK}, and look at it before you segment it.",
         )
     if samples != 1 or kind != "MONOCHROME2":
         raise VolumeError(
