@@ -87,5 +87,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(INSTALL) 'coarse2fine[dev,cluster,training]'
+	$(INSTALL) 'coarse2fine[dev,cluster,dicom,training]'
 	@touch $@

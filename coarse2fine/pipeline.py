@@ -19,7 +19,7 @@ from coarse2fine.counts import Tally, boxes_left, tally
 from coarse2fine.errors import ConfigError
 from coarse2fine.fine.previous_stage import given_labels
 from coarse2fine.fine.segment import FineStage
-from coarse2fine.io import Volume, read_volume, write_labels
+from coarse2fine.io import DICOM_SUFFIX, Volume, read_volume, write_labels, write_segmentation
 from coarse2fine.look import Look, look_of
 from coarse2fine.measures import measure, row_of
 from coarse2fine.nnunet.loading import load_model
@@ -129,8 +129,8 @@ class Pipeline:
         """From files to a file: one input per channel, labels in the first input's geometry, written atomically.
 
         Args:
-            files: One for each channel.
-            output: The label file.
+            files: One for each channel; or a DICOM series' folder or zip file.
+            output: The label file; of a DICOM series it may end in .dcm.
             progress: Told of every step.
             probabilities: Whether the result has these, too; they are not written.
             measures: Whether the report has those of labels.
@@ -151,7 +151,10 @@ class Pipeline:
                 shown = None if mask is None else mask_over(str(mask), volume.grid)
             result = self._segment(volume, run, output, probabilities, known, shown)
             with run.stage("write"):
-                write_labels(result.labels, volume.grid, output)
+                if output.name.endswith(DICOM_SUFFIX):
+                    write_segmentation(result.labels, self.fine.labels.values_of, files[0], output)
+                else:
+                    write_labels(result.labels, volume.grid, output)
         # A deadline is for the labels, which others may read from now on.
         with run.clock.time("measure"):
             report = replace(

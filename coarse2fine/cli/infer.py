@@ -28,8 +28,16 @@ def build_parser() -> argparse.ArgumentParser:
         description="Segment volumes with a coarse and a fine nnU-Net v2 model.",
         epilog="Example: c2f-infer -i scan.nii.gz -o labels.nii.gz -c covid --coarse-model DIR --fine-model DIR",
     )
-    parser.add_argument("-i", "--input", help="a volume, a folder with nnU-Net's CASE_0000 naming, or a store (below)")
-    parser.add_argument("-o", "--output", help="the label file, or a folder for files named after the cases")
+    parser.add_argument(
+        "-i",
+        "--input",
+        help="a volume, a folder with nnU-Net's CASE_0000 naming, a DICOM series (folder or .zip), or a store (below)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        help="the label file (.dcm: a DICOM segmentation), or a folder for files named after the cases",
+    )
     parser.add_argument(
         "-c",
         "--config",

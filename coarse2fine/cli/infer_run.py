@@ -16,6 +16,7 @@ from coarse2fine.cli.cases import Job, Work, show_progress
 from coarse2fine.cli.folder import segment_cases
 from coarse2fine.cli.masks import mask_of
 from coarse2fine.cli.pages import Pages, check_page, pages_of
+from coarse2fine.cli.series import check_beside, endings, is_one_series
 from coarse2fine.cli.tables import check_table, write_measures
 from coarse2fine.config.reader import load_config
 from coarse2fine.config.schema import Config
@@ -82,7 +83,8 @@ def infer(options: argparse.Namespace, console: Console) -> None:
     first, count = options.part or (1, 1)
     everything = find_cases(source, pipeline.fine.channels, input_suffixes(reader))
     pages = pages_of(options, everything)
-    jobs = plan_outputs(source, output, options, everything[first - 1 :: count], label_suffixes(reader), pages)
+    suffixes = (*label_suffixes(reader), *endings(everything, output, options, pipeline.fine.labels.values_of))
+    jobs = plan_outputs(source, output, options, everything[first - 1 :: count], suffixes, pages)
     if not jobs:
         console.print("nothing to do: there is no case in this part whose labels are not there", soft_wrap=True)
     again = (
@@ -159,12 +161,13 @@ def plan_outputs(
         OutputError: If a result cannot be written, or would replace an input or another result.
     """
     check_table(options)
-    if source.is_dir() and not output.is_dir() and output.name.endswith(suffixes):
+    series = is_one_series(cases)
+    several = source.is_dir() and not series
+    if several and not output.is_dir() and output.name.endswith(suffixes):
         raise OutputError(f"{source} is a folder, but {output} names a file", "Name a folder with -o.")
-    to_folder = source.is_dir() or output.is_dir()
+    to_folder = several or output.is_dir() or (series and not output.suffix)
     jobs = [
-        Job(case, output_path(case, output, to_folder), mask=mask_of(options.mask, case, source.is_dir()))
-        for case in cases
+        Job(case, output_path(case, output, to_folder), mask=mask_of(options.mask, case, several)) for case in cases
     ]
     if options.skip_existing:
         jobs = [job for job in jobs if not job.labels.exists()]
@@ -176,7 +179,9 @@ def plan_outputs(
     files = [*(("-o", file) for file in (*outputs, *beside)), *told_files(options)]
     masks = {job.mask.resolve() for job in jobs if job.mask}
     taken = {file.resolve() for case in cases for file in case.files} | masks
-    for option, file in [*files, *(("--page", file) for file in shown)]:
+    everything = [*files, *(("--page", file) for file in shown)]
+    check_beside(cases, everything)
+    for option, file in everything:
         if file.resolve() in taken:
             raise OutputError(
                 f"{file} is an input or another result of this run", f"Choose another name with {option}."

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from coarse2fine.cli.series import is_one_series
 from coarse2fine.io import Case, check_writable
 
 SUFFIXES = (".html",)
@@ -59,8 +60,9 @@ def pages_of(options: argparse.Namespace, cases: Sequence[Case]) -> Pages | None
         return None
     source = Path(options.input)
     beside = index.with_name(f"{index.stem}_files")
-    by_case = {case.name: beside / f"{case.name}.html" if source.is_dir() else index for case in cases}
-    return Pages(index, source.resolve().name, by_case, source.is_dir())
+    is_folder = source.is_dir() and not is_one_series(cases)
+    by_case = {case.name: beside / f"{case.name}.html" if is_folder else index for case in cases}
+    return Pages(index, source.resolve().name, by_case, is_folder)
 
 
 def check_page(page: Path, *, overwrite: bool, again: bool) -> None:

@@ -1,6 +1,8 @@
 """Readers and writers, one module per format family; everywhere else arrays and spacings are (z, y, x)."""
 
 from coarse2fine.io.atomic import atomic_folder, atomic_write, check_folder, check_writable
+from coarse2fine.io.dicom.members import DICOM_SUFFIX
+from coarse2fine.io.dicom.segmentation import check_segmentation, write_segmentation
 from coarse2fine.io.files.cases import Case, find_cases, input_suffixes, label_suffixes, output_path
 from coarse2fine.io.files.images import LABEL_SUFFIXES, read_volume, write_labels
 from coarse2fine.io.lazy import LazyArray
@@ -13,6 +15,7 @@ from coarse2fine.io.stores.volumes import is_store, open_store
 from coarse2fine.io.volume import Grid, Volume, VoxelArray
 
 __all__ = [
+    "DICOM_SUFFIX",
     "LABEL_SUFFIXES",
     "Case",
     "Grid",
@@ -25,6 +28,7 @@ __all__ = [
     "atomic_folder",
     "atomic_write",
     "check_folder",
+    "check_segmentation",
     "check_writable",
     "create_labels",
     "find_cases",
@@ -40,4 +44,5 @@ __all__ = [
     "read_volume",
     "write_cremi",
     "write_labels",
+    "write_segmentation",
 ]

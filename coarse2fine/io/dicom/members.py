@@ -20,6 +20,10 @@ _PREAMBLE, _DICM, _ZIP = 128, b"DICM", b"PK\x03\x04"
 _MOST_MEMBERS = 100_000
 _LARGEST_MEMBER = 1 << 30  # bytes; a slice of 65535 x 8192 voxels
 _PLAIN, _MOST_SHRUNK = 1 << 30, 100  # bytes that may come of any zip file, and how many times as much as it is
+_MOST_TRIED = 1000  # files of a zip file that are looked into to know what it is
+_LOCKED = 1  # flag of a file with a password
+_STORES = {".zgroup", ".zarray", "zarr.json", "attributes.json", "info"}
+_DAMAGED = (zipfile.BadZipFile, NotImplementedError, ValueError, RuntimeError, EOFError, zlib.error)
 _KINDS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 
 
@@ -48,14 +52,33 @@ def is_dicom(path: Path) -> bool:
 
 
 def is_series(path: Path) -> bool:
-    """Whether there are DICOM files: in a folder itself (not below it), or anywhere in a zip file; told by content."""
+    """Whether there are DICOM files: in a folder itself (not below it), or anywhere in a zip file that is no store.
+
+    Told by content; of files in a zip file that are locked or packed in an odd way also by their names.
+    """
     try:
         if path.is_dir():
             return any(is_dicom(file) for file in path.iterdir() if _counts(file.name) and file.is_file())
         with path.open("rb") as stream:
-            return stream.read(len(_ZIP)) == _ZIP
-    except OSError:
+            if stream.read(len(_ZIP)) != _ZIP:
+                return False
+        with zipfile.ZipFile(path) as archive:
+            return _holds_series(archive)
+    except (OSError, *_DAMAGED):
         return False
+
+
+def _holds_series(archive: zipfile.ZipFile) -> bool:
+    if any(PurePosixPath(name).name in _STORES for name in archive.namelist()):
+        return False
+    entries = [one for one in archive.infolist() if not one.is_dir() and _is_visible(one.filename)]
+    for one in entries[:_MOST_TRIED]:
+        if one.flag_bits & _LOCKED or PurePosixPath(one.filename).suffix.lower() == DICOM_SUFFIX:
+            return True
+        with archive.open(one) as stream:
+            if _begins_as_dicom(stream):
+                return True
+    return False
 
 
 @contextmanager
@@ -73,7 +96,7 @@ def open_members(path: Path) -> Iterator[list[Member]]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield _some(path, _of_archive(path, archive))
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
+    except (OSError, *_DAMAGED) as error:
         raise VolumeError(
             f"{path} is no zip file that can be read: {error}", "Copy it again, or unpack it into a folder."
         ) from error
@@ -125,7 +148,7 @@ def _is_visible(name: str) -> bool:
 def _of_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Member | None:
     """A file in a zip file, or None if it is not of DICOM."""
     name = f"{path}, {entry.filename}"
-    if entry.flag_bits & 1:
+    if entry.flag_bits & _LOCKED:
         raise VolumeError(f"{name} is locked by a password", "Unpack it into a folder and name that.")
     if entry.compress_type not in _KINDS or entry.file_size > _LARGEST_MEMBER:
         raise VolumeError(
@@ -137,7 +160,7 @@ def _of_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> M
         try:
             with archive.open(entry) as stream:
                 content = stream.read(entry.file_size + 1)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        except (OSError, *_DAMAGED) as error:
             raise VolumeError(f"{name} cannot be unpacked: {error}", "Copy the zip file again.") from error
         return io.BytesIO(content)
 

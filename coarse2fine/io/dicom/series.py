@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,12 +80,6 @@ def read_series(path: Path) -> Volume[NDArray[Any]]:
     with open_members(path) as members:
         stack = stack_of(path, members)
         grid = stack.grid
-        size, memory = math.prod(grid.shape) * stack.dtype.itemsize, _memory()
-        if size > memory:
-            raise VolumeError(
-                f"{path}: its {size / 1e9:.4g} GB of voxels do not fit into this machine's {memory / 1e9:.4g} GB",
-                "Use a larger machine.",
-            )
         voxels = np.empty(grid.shape, stack.dtype)
         for target, one in zip(voxels, stack.slices, strict=True):
             target[...] = _values(one)
@@ -218,7 +211,3 @@ def _as_nifti(
     header.set_qform(affine, 1)
     header.set_sform(affine, 1)
     return bytes(header.binaryblock)
-
-
-def _memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from canvas import Box, Triple, triple
 from coarse2fine.errors import VolumeError
+from coarse2fine.io.dicom.members import is_series
 from coarse2fine.io.lazy import LazyArray
 from coarse2fine.io.stores.absence import Absence
 from coarse2fine.io.stores.chunks import blosc_checker, chunk_key, edges_of, stray_hint
@@ -51,7 +52,7 @@ def is_store(where: str) -> bool:
     path = Path(where).expanduser()
     if path.is_dir():
         return any((path / name).is_file() for name in _METADATA) or path.suffix in _SUFFIXES or _is_info(path / "info")
-    return is_hdf5(path) or is_zip(path) or (path.suffix in _SUFFIXES and not path.exists())
+    return is_hdf5(path) or (is_zip(path) and not is_series(path)) or (path.suffix in _SUFFIXES and not path.exists())
 
 
 def open_store(
