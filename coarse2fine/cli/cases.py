@@ -54,6 +54,7 @@ class Work:
         probabilities: Whether these are written beside labels.
         previous: Whether every job has labels of the previous stage.
         measures, objects: Whether the report has those of labels, and of connected objects.
+        viewer: Whether pages hold the volume itself.
     """
 
     config: Config
@@ -62,6 +63,7 @@ class Work:
     previous: bool = False
     measures: bool = False
     objects: bool = False
+    viewer: bool = False
 
     def pipeline(self, device: str | None = None) -> Pipeline:
         """Load the models.
@@ -107,7 +109,7 @@ def segment_case(
     if job.page:
         from coarse2fine.page.case import write_case_page  # templates and pictures take long to import
 
-        write_case_page(volumes[0], result, pipeline.fine, job.page)
+        write_case_page(volumes[0], result, pipeline.fine, job.page, viewer=work.viewer)
     return result.report
 
 

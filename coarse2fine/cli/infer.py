@@ -91,6 +91,7 @@ def add_case_options(parser: argparse.ArgumentParser) -> None:
         help="show what was found, and where was looked, in an HTML file; for a folder an index, with a page for each "
         "case beside it",
     )
+    parser.add_argument("--viewer", action="store_true", help="put the volume itself on the page, reduced to 20 MB")
     replaced = parser.add_mutually_exclusive_group()
     replaced.add_argument("--overwrite", action="store_true", help="replace files that exist")
     replaced.add_argument("--skip-existing", action="store_true", help="leave out cases whose labels are there")

@@ -77,7 +77,7 @@ def infer(options: argparse.Namespace, console: Console) -> None:
     large.refuse_options(options)
     source, output = Path(options.input), Path(options.output)
     measures = bool(options.report or options.table)
-    work = Work(config, options.trust_checkpoint, measures=measures, objects=options.instances)
+    work = Work(config, options.trust_checkpoint, measures=measures, objects=options.instances, viewer=options.viewer)
     pipeline = work.pipeline("cpu" if len(devices) > 1 else None)  # of several, each loads models of its own
     reader = pipeline.fine.reader
     first, count = options.part or (1, 1)
@@ -139,9 +139,9 @@ def refuse_folder_options(options: argparse.Namespace) -> None:
             )
     if options.table:
         raise ConfigError(f"--table is for volumes in files, and {options.input} is a store", "Leave it out.")
-    if options.page:
+    if options.page or options.viewer:
         raise ConfigError(
-            f"--page is for volumes in files, and {options.input} is a store",
+            f"{'--page' if options.page else '--viewer'} is for volumes in files, and {options.input} is a store",
             "Leave it out; --report FILE says what was done.",
         )
 

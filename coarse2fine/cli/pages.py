@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coarse2fine.cli.series import is_one_series
+from coarse2fine.errors import ConfigError
 from coarse2fine.io import Case, check_writable
 
 SUFFIXES = (".html",)
@@ -54,9 +55,14 @@ def pages_of(options: argparse.Namespace, cases: Sequence[Case]) -> Pages | None
     Args:
         options: Of the command line.
         cases: All of a folder, or the only one.
+
+    Raises:
+        ConfigError: If there is none for the viewer.
     """
     index: Path | None = options.page
     if index is None:
+        if options.viewer:
+            raise ConfigError("--viewer without --page", "Add --page FILE.html, or leave --viewer out.")
         return None
     source = Path(options.input)
     beside = index.with_name(f"{index.stem}_files")

@@ -8,15 +8,19 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from coarse2fine.io import Volume, atomic_write
 from coarse2fine.measures import Measure, measure
 from coarse2fine.nnunet.model import Model
 from coarse2fine.page import words
 from coarse2fine.page.index import Summary
-from coarse2fine.page.montage import Panel, make_montage
+from coarse2fine.page.montage import Montage, Panel, make_montage
 from coarse2fine.page.orientation import is_oblique
 from coarse2fine.page.projections import heat_legend, project
+from coarse2fine.page.reduction import affine_of, reduce_volume
 from coarse2fine.page.render import render
+from coarse2fine.page.viewer import Viewer, make_viewer
 from coarse2fine.pipeline import Result
 from coarse2fine.report import RunReport
 
@@ -70,7 +74,7 @@ class TimeRow:
     network_share: float = 0.0
 
 
-def write_case_page(volume: Volume[Any], result: Result, model: Model, path: Path) -> None:
+def write_case_page(volume: Volume[Any], result: Result, model: Model, path: Path, *, viewer: bool = False) -> None:
     """Write the page of one case, atomically.
 
     Args:
@@ -78,15 +82,16 @@ def write_case_page(volume: Volume[Any], result: Result, model: Model, path: Pat
         result: What came of it.
         model: The fine model.
         path: The HTML file.
+        viewer: Whether the volume itself is in it.
 
     Raises:
         OutputError: If it cannot be written.
     """
     with atomic_write(path) as temporary:
-        temporary.write_text(case_page(volume, result, model), encoding="utf-8")
+        temporary.write_text(case_page(volume, result, model, viewer=viewer), encoding="utf-8")
 
 
-def case_page(volume: Volume[Any], result: Result, model: Model) -> str:
+def case_page(volume: Volume[Any], result: Result, model: Model, *, viewer: bool = False) -> str:
     """The page of one case, as HTML; arguments as of ``write_case_page``."""
     report, look, unit = result.report, result.look, volume.grid.unit
     ct = model.schemes[0].name == _CT
@@ -99,8 +104,11 @@ def case_page(volume: Volume[Any], result: Result, model: Model) -> str:
     captions = [_caption(panel, names, montage.slices) for panel in montage.panels]
     alt = f"{report.case}: {captions[montage.main].words}"
     summary = Summary(found, len(report.warnings), report.timing_s.total, montage.thumbnail, alt)
+    shown = _viewer(volume, result, montage, names, ct) if viewer else None
     return render(
         "case.html",
+        policy=shown.policy if shown else "",
+        viewer=shown,
         case=report.case,
         finding=found,
         summary=asdict(summary),
@@ -108,7 +116,7 @@ def case_page(volume: Volume[Any], result: Result, model: Model) -> str:
         report=report,
         montage=montage,
         captions=captions,
-        about_slices=_about_slices(volume, model, montage.window, montage.factor, montage.seen, montage.objects),
+        about_slices=_about_slices(volume, model, montage.window.words, montage.factor, montage.seen, montage.objects),
         ranks=ranks,
         volumes=[_volume_row(one, ranks, unit) for one in measures if one.voxels],
         absent=", ".join(words.label(one) for one in measures if not one.voxels),
@@ -122,6 +130,14 @@ def case_page(volume: Volume[Any], result: Result, model: Model) -> str:
         settings=[*words.flat(report.config), *(("agent " + key, value) for key, value in report.agent.items())],
         versions=list(report.versions.items()),
     )
+
+
+def _viewer(volume: Volume[Any], result: Result, montage: Montage, names: Mapping[int, str], ct: bool) -> Viewer:
+    """The volume, begun at the middle of the largest object."""
+    window = montage.window.low, montage.window.high
+    reduced = reduce_volume(np.asarray(volume.channels[0]), result.labels, volume.grid, window, ct=ct)
+    place = affine_of(volume.grid, (1, 1, 1)) @ [*montage.centre[::-1], 1.0]
+    return make_viewer(reduced, names, place[:3].tolist(), patient=montage.patient)
 
 
 def _caption(panel: Panel, names: Mapping[int, str], slices: int) -> Caption:

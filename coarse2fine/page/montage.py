@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from canvas import Box, Triple, triple
 from coarse2fine.io import Volume
+from coarse2fine.io.turn import Turn
 from coarse2fine.look import Look
 from coarse2fine.page.objects import Found, Objects, choose_slices, find_objects
 from coarse2fine.page.orientation import as_displayed, display_turn, shows_patient
@@ -54,7 +56,8 @@ class Montage:
         thumbnail: That one, small; PNG as a data URL.
         slices: How many the volume has.
         seen, objects: How many objects they show well, of how many.
-        window: What their greys mean.
+        window: How intensities became greys.
+        centre: The voxel (z, y, x), as stored, in the middle of the largest object where that is largest.
         factor: How many pixels of a slice are one of the picture's, along an edge.
         patient: Whether they are drawn with the patient's front on top and right on the left.
     """
@@ -65,7 +68,8 @@ class Montage:
     slices: int
     seen: int
     objects: int
-    window: str
+    window: Window
+    centre: Triple
     factor: int
     patient: bool
 
@@ -102,7 +106,8 @@ def make_montage(
         slices=len(image),
         seen=sum(any(map(one.seen_in, indices)) for one in found.largest),
         objects=found.count,
-        window=window.words,
+        window=window,
+        centre=_centre(found, peak, turn, triple(image.shape)),
         factor=max(factor for _, factor in slices.values()),
         patient=shows_patient(volume.grid),
     )
@@ -140,6 +145,13 @@ class _Drawn:
         start = np.min([one.box.start[1:] for one in objects], axis=0) * self.spacing
         stop = np.max([one.box.stop[1:] for one in objects], axis=0) * self.spacing
         return Frame(float(start[1]), float(start[0]), float(stop[1] - start[1]), float(stop[0] - start[0]))
+
+
+def _centre(found: Objects, peak: int, turn: Turn, shape: Triple) -> Triple:
+    """See ``Montage``; of nothing the middle of the slice that is shown."""
+    box = found.largest[0].box if found.largest else Box.whole(shape)
+    row, column = ((a + b) // 2 for a, b in zip(box.start[1:], box.stop[1:], strict=True))
+    return turn.inverse.box(Box.of((peak, row, column), (1, 1, 1)), shape).start
 
 
 def _suspicious(look: Look | None, volume: Volume[Any], slices: int) -> list[int]:

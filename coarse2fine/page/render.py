@@ -28,18 +28,20 @@ def _style() -> str:
     return source
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, *, policy: str = "", **values: Any) -> str:
     """A document.
 
     Args:
         template: File name of a template that extends ``base.html``.
+        policy: What else browsers may run and load; nothing unless it is said.
         values: What it shows; text is escaped.
     """
     style = _style()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
+    allowed = _POLICY.format(style=digest) + (f"; {policy}" if policy else "")
     # The style is ours, and stands between tags as it is: its hash is what browsers are told.
     return (
         _environment()
         .get_template(template)
-        .render(style=Markup(style), made_by=Markup(MADE_BY), policy=_POLICY.format(style=digest), **values)
+        .render(style=Markup(style), made_by=Markup(MADE_BY), policy=allowed, **values)
     )

@@ -70,5 +70,6 @@ def stored_as(volume: Volume, labels: np.ndarray, code: str) -> tuple[Volume, np
 
     image, mask = turned(volume.channels[0]), sitk.GetArrayFromImage(turned(labels))
     z, y, x = image.GetSpacing()[::-1]
-    grid = replace(volume.grid, shape=mask.shape, spacing=(z, y, x), direction=image.GetDirection())
+    place = {"origin": image.GetOrigin()[::-1], "direction": image.GetDirection()}
+    grid = replace(volume.grid, shape=mask.shape, spacing=(z, y, x), **place)
     return replace(volume, channels=(sitk.GetArrayFromImage(image),), grid=grid), mask

@@ -96,6 +96,18 @@ def test_page__one_stage__says_that_everything_was_looked_at(models: Models, tmp
     assert "Heatmap" not in html
 
 
+def test_viewer__with_and_without_a_page__holds_the_volume_or_is_refused(
+    models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The remedy that the message names works."""
+    image, page = save(tmp_path / "a.nii.gz"), tmp_path / "a.html"
+    arguments = ["-i", image, "-o", tmp_path / "b.nii.gz", "--viewer", *use(models)]
+    assert run(*arguments) == 1
+    assert "--viewer without --page" in capsys.readouterr().err
+    assert run(*arguments, "--page", page) == 0
+    assert 'id="viewer-data"' in page.read_text(encoding="utf-8")
+
+
 def test_page__store__is_refused(models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With what to do instead."""
     (tmp_path / "a.zarr").mkdir()

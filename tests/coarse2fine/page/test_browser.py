@@ -89,3 +89,45 @@ def test_page__pictures__lie_the_right_way_round(tab: Tab, site: Path) -> None:
     assert box == pytest.approx([30, 20, 15, 12])
     whole = tab.run("document.querySelector('.montage svg').viewBox.baseVal.width")
     assert whole == pytest.approx(84)
+
+
+READY = "document.documentElement.dataset.viewer"
+
+
+def test_viewer__any_volume__begins_at_the_largest_object_and_moves_by_keys(
+    tab: Tab, tmp_path: Path, model: Model
+) -> None:
+    """NiiVue runs on what the page holds and asks for nothing; the crosshair is on label 1, and goes where keys say."""
+    page = tmp_path / "a.html"
+    write_case_page(scan(), result(), model, page, viewer=True)
+    tab.open(page)
+    tab.wait_for(READY)
+    assert tab.run(READY) == "ready"
+    assert tab.problems == []
+    assert [url for url in tab.requests if not url.startswith("data:")] == [page.as_uri()]
+    place = "(v => Array.from(v.frac2mm(v.scene.crosshairPos)).slice(0, 3))(c2fViewer)"
+    start = tab.run(place)
+    label = "(v => v.volumes[1].getValue(...v.volumes[1].mm2vox(v.frac2mm(v.scene.crosshairPos))))(c2fViewer)"
+    assert tab.run(label) == 1
+    tab.run("document.getElementById('volume').focus()")
+    tab.press("ArrowLeft")
+    tab.press("PageUp")
+    moved = tab.run(place)
+    # Left on the screen is the patient's right, which is where x grows in RAS.
+    assert [b - a for a, b in zip(start, moved, strict=True)] == pytest.approx([1.5, 0, 3], abs=1e-3)
+    tab.run("document.querySelector('[value=sliceTypeAxial]').click()")
+    assert tab.run("c2fViewer.opts.sliceType === c2fViewer.sliceTypeAxial")
+    assert tab.run("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_viewer__no_webgl__says_so(tab: Tab, tmp_path: Path, model: Model) -> None:
+    """A message, and nothing that does not work."""
+    page = tmp_path / "a.html"
+    write_case_page(scan(), result(), model, page, viewer=True)
+    blind = "HTMLCanvasElement.prototype.getContext = () => null"
+    script = tab.call("Page.addScriptToEvaluateOnNewDocument", source=blind)["identifier"]
+    tab.open(page)
+    tab.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script)
+    assert "no WebGL 2" in tab.run("document.getElementById('viewer-message').innerText")
+    assert tab.run("document.getElementById('viewer-controls').hidden && document.getElementById('volume').hidden")
+    assert tab.problems == []

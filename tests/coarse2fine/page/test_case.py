@@ -16,6 +16,7 @@ from coarse2fine.nnunet.model import Model
 from coarse2fine.page.case import case_page
 from coarse2fine.page.montage import make_montage
 from coarse2fine.page.projections import project
+from coarse2fine.page.reduction import affine_of
 from coarse2fine.promise.statement import Promised
 from coarse2fine.report import DeadlineKept, LeftBox
 
@@ -166,11 +167,17 @@ def test_case_page__oblique_volume__says_that_slices_are_its_own(model: Model) -
 
 @pytest.mark.parametrize("code", ["RAS", "PIL", "SLA", "AIR"])
 def test_make_montage__other_storage__is_the_same(code: str) -> None:
-    """The same slices, pixels, outlines and close-ups as of a volume in the patient's own order."""
+    """The same slices, pixels, outlines, close-ups and place as of a volume in the patient's own order."""
     volume, labels = scan(), found()
-    assert make_montage(*stored_as(volume, labels, code), None, ct=False) == make_montage(
-        volume, labels, None, ct=False
-    )
+    stored, mask = stored_as(volume, labels, code)
+    montages = [make_montage(*scene, None, ct=False) for scene in ((volume, labels), (stored, mask))]
+    first, second = (replace(montage, centre=(0, 0, 0)) for montage in montages)
+    assert first == second
+    places = [
+        affine_of(grid, (1, 1, 1)) @ [*montage.centre[::-1], 1]
+        for grid, montage in zip((volume.grid, stored.grid), montages, strict=True)
+    ]
+    np.testing.assert_allclose(*places)
 
 
 def test_make_montage__three_objects__are_all_seen_and_the_largest_is_the_main_one() -> None:
