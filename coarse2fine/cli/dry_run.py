@@ -24,7 +24,7 @@ def dry_run(options: argparse.Namespace, config: Config, source: Source, progres
     Raises:
         C2FError: If anything is wrong that a run would find out at once, or a block that is tried fails.
     """
-    output = name_output(options.output, objects=options.instances, overwrite=options.overwrite)
+    output = name_output(options.output, objects=options.instances, overwrite=options.overwrite, shards=options.shards)
     if options.report:
         check_writable(options.report, options.overwrite)
     settings = Settings(options.trust_checkpoint)

@@ -131,6 +131,13 @@ def add_store_options(parser: argparse.ArgumentParser) -> None:
     add("--dashboard", action="store_true", help="with --workers: serve Dask's page to all users of this machine")
     add("--work", type=Path, metavar="DIR", help="folder that lets a killed run resume (default: OUTPUT.c2f-work)")
     add("--restart", action="store_true", help="give up what an earlier run left in the work folder")
+    add(
+        "--shards",
+        nargs="?",
+        const="",
+        metavar="Z,Y,X",
+        help="gather chunks of a .zarr result in fewer files, of 256 x 512 x 512 voxels or so many",
+    )
     add("--block-timeout", metavar="TIME", help="with workers: give up a block after this time, as 90s, 10m or 1h")
     add("--dry-run", action="store_true", help="only say what it will take: blocks, bytes, memory, and hours")
     add("--skip-failed", action="store_true", help="finish without blocks that cannot be done, as background")

@@ -47,6 +47,7 @@ _ONLY_STORES = {
     "dashboard": "--dashboard",
     "work": "--work",
     "restart": "--restart",
+    "shards": "--shards",
     "block_timeout": "--block-timeout",
     "dry_run": "--dry-run",
     "skip_failed": "--skip-failed",
@@ -102,6 +103,7 @@ def infer_store(options: argparse.Namespace, config: Config, console: Console) -
         inputs=options.input,
         work=work,
         mask=options.mask,
+        shards=options.shards,
     )
     if options.report:
         check_writable(options.report, options.overwrite or was_published(work))

@@ -104,7 +104,7 @@ def estimate_store(
     with tempfile.TemporaryDirectory(prefix="c2f-dry-run-") as temporary, in_process() as engine:
         phases = Phases(engine, replace(settings, retries=0, skip_failed=False), progress)
         with open_work(Path(temporary) / "work", Manifest({}, {}, {}, "", {})) as folder:
-            inner = Output(str(folder.path("result")), output.format, output.objects)
+            inner = replace(output, where=str(folder.path("result")))
             job = job_of(plan, source, inner, folder, settings.trust)
             looked = find_looked(job, partial(phases.phase, job))
             picked = [looked.blocks[index] for index in _spread(len(looked.blocks), samples)]

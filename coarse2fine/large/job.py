@@ -37,6 +37,7 @@ class Job:
         ids: Where objects are numbered within their cells; None if objects are not wanted.
         result: What becomes the output.
         work: Everything else that processes tell each other.
+        gathered: Where cells write what a sharded result is made of; None if they write the result itself.
     """
 
     config: Config
@@ -49,6 +50,12 @@ class Job:
     ids: LabelSpec | None
     result: LabelSpec
     work: WorkFolder
+    gathered: LabelSpec | None = None
+
+    @property
+    def written(self) -> LabelSpec:
+        """Where cells write labels or objects as the result has them."""
+        return self.gathered or self.result
 
     def where(self, box: Box) -> str:
         """Where voxels of the region lie, for people: in voxels of the input."""

@@ -114,7 +114,7 @@ class RenumberCell:
         table = np.load(self.job.work.path(TABLE), mmap_mode="r")
         low, high = np.searchsorted(table[0], np.array([first + 1, first + len(final)], np.uint64))
         final[table[0][low:high].astype(np.int64) - first] = table[1][low:high]
-        store_of(self.job.result).write(core, final[numbers])
+        store_of(self.job.written).write(core, final[numbers])
         return {}
 
 

@@ -39,12 +39,14 @@ class Output:
         format: ``zarr`` (OME-NGFF 0.5), ``precomputed`` (neuroglancer) or ``cremi`` (HDF5).
         objects: Whether connected voxels of a label get a number of their own, in place of the label.
         overwrite: Whether something that is there already may be replaced.
+        shards: Shape Z,Y,X of files that hold many chunks, empty for the usual one; None for a file for each chunk.
     """
 
     where: str
     format: Literal["zarr", "precomputed", "cremi"]
     objects: bool = False
     overwrite: bool = False
+    shards: str | None = None
 
     @property
     def path(self) -> Path | None:
@@ -72,11 +74,19 @@ class Output:
 
     def describe(self) -> Mapping[str, Any]:
         """For the manifest."""
-        return {"where": self.where, "format": self.format, "objects": self.objects}
+        shards = {} if self.shards is None else {"shards": self.shards}
+        return {"where": self.where, "format": self.format, "objects": self.objects, **shards}
 
 
 def plan_output(
-    where: str, *, objects: bool, overwrite: bool, inputs: str, work: Path, mask: str | None = None
+    where: str,
+    *,
+    objects: bool,
+    overwrite: bool,
+    inputs: str,
+    work: Path,
+    mask: str | None = None,
+    shards: str | None = None,
 ) -> Output:
     """Decide the format by the name, and find out before a long run whether the result can be written.
 
@@ -87,12 +97,13 @@ def plan_output(
         inputs: The input, which must be neither in the output nor around it.
         work: Work folder.
         mask: Another input, of which the same holds.
+        shards: See ``Output``.
 
     Raises:
         OutputError: If it cannot be written there.
         ConfigError: If the name says no format.
     """
-    output = name_output(where, objects=objects, overwrite=overwrite)
+    output = name_output(where, objects=objects, overwrite=overwrite, shards=shards)
     path = output.path
     if path is None:
         return output
@@ -116,19 +127,23 @@ def plan_output(
     return output
 
 
-def name_output(where: str, *, objects: bool, overwrite: bool) -> Output:
+def name_output(where: str, *, objects: bool, overwrite: bool, shards: str | None = None) -> Output:
     """Decide the format by the name; arguments as of ``plan_output``.
 
     Raises:
-        ConfigError: If the name says no format.
+        ConfigError: If the name says no format, or one without shards if these are wanted.
     """
+    if shards is not None and not where.rstrip("/").endswith(".zarr"):
+        raise ConfigError(
+            f"--shards is for results in zarr, and {where} is none", "Leave it out, or name a result ending in .zarr."
+        )
     name = where.removeprefix(_PRECOMPUTED).rstrip("/")
     if where.startswith(_PRECOMPUTED):
         return Output(name, "precomputed", objects, overwrite)
     if name.endswith(_HDF5) and "://" not in name:
         return Output(name, "cremi", True, overwrite)
     if name.endswith(".zarr"):
-        return Output(name, "zarr", objects, overwrite)
+        return Output(name, "zarr", objects, overwrite, shards)
     raise ConfigError(
         f"{where}: no format for the result of a volume that is read by region",
         "Name a folder or URL ending in .zarr, a file ending in .hdf, or precomputed://FOLDER.",

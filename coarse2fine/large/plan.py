@@ -18,6 +18,7 @@ from coarse2fine.large.execution.work import WorkFolder
 from coarse2fine.large.job import Job, mask_of
 from coarse2fine.large.lattice import Lattice, cell_doubts, plan_lattice
 from coarse2fine.large.output import Output
+from coarse2fine.large.shards import parse_shard
 from coarse2fine.large.source import Source, chunk_of, fitting_level, identity_of, pick_level
 from coarse2fine.nnunet.model import Model
 from coarse2fine.pipeline import Pipeline
@@ -116,15 +117,15 @@ def coarse_level_of(pipeline: Pipeline, levels: Sequence[Volume[Any]]) -> int:
 def job_of(plan: Plan, source: Source, output: Output, folder: WorkFolder, trust: bool) -> Job:
     """Everything that a worker needs to know."""
     grid, name = plan.grid, output.name
-    chunk, dtype = chunk_of(grid.shape), np.dtype(plan.pipeline.fine.labels.dtype).name
+    chunk, shard, dtype = chunk_of(grid.shape), shard_of(plan, output), np.dtype(plan.pipeline.fine.labels.dtype).name
     factors = pyramid_factors(grid.shape, grid.spacing) if output.pyramid else ((1, 1, 1),)
 
-    def spec(where: str, dtype: str, factors: tuple[Triple, ...], of: Grid = grid) -> LabelSpec:
-        return LabelSpec(where, "zarr", of, dtype, chunk, factors, name)
+    def inner(part: str, dtype: str) -> LabelSpec:
+        return LabelSpec(str(folder.path(part)), "zarr", grid, dtype, chunk, ((1, 1, 1),), name)
 
-    inner = [str(folder.path(part)) for part in ("labels", "ids")]
     kind = "uint64" if output.objects else dtype
-    result = LabelSpec(output.staged(folder), output.store_format, grid, kind, chunk, factors, name)
+    result = LabelSpec(output.staged(folder), output.store_format, grid, kind, chunk, factors, name, shard)
+    gathered = inner("gathered", kind) if shard else None
     return Job(
         plan.pipeline.config,
         trust,
@@ -132,11 +133,21 @@ def job_of(plan: Plan, source: Source, output: Output, folder: WorkFolder, trust
         plan.lattice,
         _sliced_axes(plan),
         plan.coarse_level,
-        spec(inner[0], dtype, ((1, 1, 1),)) if output.objects else result,
-        spec(inner[1], "uint32", ((1, 1, 1),)) if output.objects else None,
+        inner("labels", dtype) if output.objects else gathered or result,
+        inner("ids", "uint32") if output.objects else None,
         result,
         folder,
+        gathered,
     )
+
+
+def shard_of(plan: Plan, output: Output) -> Triple | None:
+    """Shape of the result's shards; None if it has none.
+
+    Raises:
+        ConfigError: If it is none that they can have.
+    """
+    return None if output.shards is None else parse_shard(output.shards, chunk_of(plan.grid.shape))
 
 
 def _sliced_axes(plan: Plan) -> tuple[int, ...]:

@@ -28,9 +28,10 @@ from coarse2fine.large.norm import settle_norm
 from coarse2fine.large.objects import FIRST, TABLE, NumberCell, PairCell, RenumberCell, first_numbers, join_objects
 from coarse2fine.large.output import PUBLISHED, Output, publish
 from coarse2fine.large.phases import DEFAULTS, Phases, Settings, scan_volume
-from coarse2fine.large.plan import fingerprints_of, job_of, models_of, plan_run, refuse_deadline
+from coarse2fine.large.plan import fingerprints_of, job_of, models_of, plan_run, refuse_deadline, shard_of
 from coarse2fine.large.report import StoreReport, make_report, sum_labels
 from coarse2fine.large.segment import MergeCell, SegmentBlock
+from coarse2fine.large.shards import GatherShard, shards_of, units_box
 from coarse2fine.large.source import Source
 from coarse2fine.preprocessing.working_grid import volume_doubts
 from coarse2fine.report import versions
@@ -67,6 +68,7 @@ def segment_store(
     began = time.perf_counter()
     plan = plan_run(config, source, settings.trust)
     lattice, layout = plan.lattice, {**plan.layout, "output": output.describe()}
+    shard_of(plan, output)  # what is wrong with it is told before anything is written
     models = {role: fingerprints_of(model) for role, model in models_of(plan.pipeline).items()}
     manifest = Manifest(config.to_dict(), plan.identity, models, versions()["coarse2fine"], layout)
     phases = Phases(engine, settings, progress)
@@ -74,7 +76,7 @@ def segment_store(
         job = job_of(plan, source, output, folder, settings.trust)
         looked = find_looked(job, partial(phases.phase, job))
         if not folder.finished("create"):  # once: a result that has been moved to its place must not be begun anew
-            for spec in {job.labels, job.result, *([job.ids] if job.ids else [])}:
+            for spec in {job.labels, job.written, job.result, *([job.ids] if job.ids else [])}:
                 create_labels(spec)
             folder.mark("create", (0,), {})
         scan_volume(phases, job, looked.blocks)
@@ -89,6 +91,8 @@ def segment_store(
         receivers = {triple(cell) for payload in segmented.values() for cell in payload["to"]}
         merged = phases.phase(job, "merge", MergeCell(job), sorted(receivers), lattice.core)
         objects = _number_objects(phases, job, looked.cells) if job.ids else None
+        if job.gathered:
+            phases.phase(job, "gather", GatherShard(job), shards_of(job.result), partial(units_box, job.result))
         _build_pyramid(phases, job)
         with phases.clock.time("publish"):
             publish(output, job.result, folder, source)
@@ -144,14 +148,18 @@ class BuildBlock:
 
 def pyramid_box(spec: LabelSpec, level: int, key: Triple) -> Box:
     """The voxels of a level that are built at once: about as many as a cell has."""
-    edges = triple(chunk * 4 for chunk in spec.chunk)
+    edges = _pyramid_edges(spec)
     start = (index * edge for index, edge in zip(key, edges, strict=True))
     return Box.of(start, edges).clip(Box.whole(spec.shape(level)))
+
+
+def _pyramid_edges(spec: LabelSpec) -> Triple:
+    return spec.shard or triple(chunk * 4 for chunk in spec.chunk)
 
 
 def _build_pyramid(phases: Phases, job: Job) -> None:
     spec = job.result
     for level in range(1, len(spec.factors)):
-        ranges = (range(-(-edge // (4 * chunk))) for edge, chunk in zip(spec.shape(level), spec.chunk, strict=True))
+        ranges = (range(-(-edge // n)) for edge, n in zip(spec.shape(level), _pyramid_edges(spec), strict=True))
         keys = [triple(key) for key in itertools.product(*ranges)]
         phases.phase(job, f"level-{level}", BuildBlock(job, level), keys, lambda key: Box.whole(job.lattice.shape))

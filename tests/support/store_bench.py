@@ -80,13 +80,15 @@ class Bench:
         overrides: Sequence[str] = (),
         region: Box | None = None,
         mask: Path | None = None,
+        shards: str | None = None,
         objects: bool = False,
         overwrite: bool = False,
         **settings: Any,
     ) -> StoreReport:
         """Run; the work folder is that of the result's name."""
         source, work = Source(str(self.image), region=region, mask=None if mask is None else str(mask)), self.work(name)
-        output = plan_output(self.where(name), objects=objects, overwrite=overwrite, inputs=source.where, work=work)
+        options = {"objects": objects, "overwrite": overwrite, "shards": shards}
+        output = plan_output(self.where(name), inputs=source.where, work=work, **options)
         config = load_config(None, [*SETTINGS, *overrides])
         with in_process() as engine:
             return segment_store(

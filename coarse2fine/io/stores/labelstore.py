@@ -39,6 +39,7 @@ class LabelSpec:
         chunk: Voxels (z, y, x) of a chunk, the same on all levels.
         factors: Voxels (z, y, x) of the finest level that one voxel of each level stands for; (1, 1, 1) first.
         name: Name of the volume.
+        shard: Voxels (z, y, x) of a file of zarr v3 that holds whole chunks; None for a file for each chunk.
 
     Raises:
         ValueError: If the values do not make a label volume.
@@ -51,6 +52,7 @@ class LabelSpec:
     chunk: Triple
     factors: tuple[Triple, ...]
     name: str
+    shard: Triple | None = None
 
     def __post_init__(self) -> None:
         if self.format not in ("zarr", "precomputed"):
@@ -59,9 +61,16 @@ class LabelSpec:
             raise ValueError(f"labels cannot be of type {self.dtype}")
         if min(self.chunk) < 1 or not self.factors or self.factors[0] != (1, 1, 1):
             raise ValueError(f"chunks of {self.chunk} and factors {self.factors} make no label volume")
+        if self.shard and (self.format != "zarr" or any(a % b for a, b in zip(self.shard, self.chunk, strict=True))):
+            raise ValueError(f"no {self.format} shards of {self.shard} with chunks of {self.chunk}")
         for fine, coarse in pairwise(self.factors):
             if coarse == fine or any(b % a or b < a for a, b in zip(fine, coarse, strict=True)):
                 raise ValueError(f"factors {coarse} are no multiples of {fine}")
+
+    @property
+    def unit(self) -> Triple:
+        """Voxels (z, y, x) that are written at once, by one process: a shard, or a chunk."""
+        return self.shard or self.chunk
 
     def shape(self, level: int) -> Triple:
         """Voxels (z, y, x) of a level; what does not fill a coarse voxel makes one."""
@@ -97,8 +106,8 @@ class LabelStore:
         """Writes the labels of a region; they are on the disk when this returns.
 
         Args:
-            box: Voxels of the level, inside of its array. It covers whole chunks, because two processes that write
-                parts of one chunk would lose labels; only at the array's end may it cut them.
+            box: Voxels of the level, inside of its array. It covers whole chunks, or shards if there are such, because
+                two processes that write parts of one would lose labels; only at the array's end may it cut them.
             data: Shape of the box; unsigned integers.
             level: 0 is the finest.
 
@@ -108,9 +117,9 @@ class LabelStore:
         """
         self._check_inside(box, level)
         shape = self.spec.shape(level)
-        for start, stop, chunk, end in zip(box.start, box.stop, self.spec.chunk, shape, strict=True):
+        for start, stop, chunk, end in zip(box.start, box.stop, self.spec.unit, shape, strict=True):
             if start % chunk or (stop % chunk and stop != end):
-                raise ValueError(f"voxels {box.start} to {box.stop} are not whole chunks of {self.spec.chunk}")
+                raise ValueError(f"voxels {box.start} to {box.stop} are not whole chunks of {self.spec.unit}")
         if data.shape != box.shape or data.dtype.kind != "u":
             raise ValueError(f"labels of shape {data.shape}, type {data.dtype} do not fit a box of {box.shape}")
         if box.volume == 0:
@@ -262,8 +271,9 @@ def _open_arrays(spec: LabelSpec, store: Store, create: bool) -> tuple[ts.Tensor
             array = future.result()
             if spec.format == "precomputed":
                 array = array[ts.d[:].translate_to[0]][ts.d["channel"][0]][ts.d["z", "y", "x"].transpose[:]]
-            if array.chunk_layout.write_chunk.shape != spec.chunk:
-                raise ValueError(f"its chunks are {array.chunk_layout.write_chunk.shape}, not {spec.chunk}")
+            layout = array.chunk_layout
+            if (layout.write_chunk.shape, layout.read_chunk.shape) != (spec.unit, spec.chunk):
+                raise ValueError(f"its chunks are {layout.read_chunk.shape}, not {spec.chunk}")
         arrays.append(array)
     return tuple(arrays)
 
@@ -272,12 +282,19 @@ def _array_metadata(spec: LabelSpec, level: int) -> dict[str, Any]:
     return {
         "shape": list(spec.shape(level)),
         "data_type": spec.dtype,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(spec.chunk)}},
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(spec.unit)}},
         "chunk_key_encoding": {"name": "default"},
-        "codecs": list(_CODECS),
+        "codecs": list(_CODECS) if spec.shard is None else [_sharding(spec.chunk)],
         "fill_value": 0,
         "dimension_names": ["z", "y", "x"],
     }
+
+
+def _sharding(chunk: Triple) -> dict[str, Any]:
+    """The codec of a shard: its chunks one after the other, and an index of them at the end."""
+    index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+    configuration = {"chunk_shape": list(chunk), "codecs": list(_CODECS), "index_codecs": index}
+    return {"name": "sharding_indexed", "configuration": configuration | {"index_location": "end"}}
 
 
 def _info(spec: LabelSpec) -> dict[str, Any]:
