@@ -1,129 +1,137 @@
-"""Draw the README's picture: what each stage of the demo sees. It is also an example of using the stages one by one.
+"""Draw the README's picture: what each stage sees of a brain with lesions.
 
-python benchmarks/assets/make_overview.py
+It is also an example of using the stages one by one.
+
+    python -m benchmarks.assets.make_overview
 """
 
 from __future__ import annotations
 
 import argparse
+import colorsys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from numpy.typing import NDArray
 
 from assignnet import RULES, CostModel
-from canvas import Canvas, Triple, gather
+from benchmarks.common.machine import ROOT
+from benchmarks.common.registry import choose_case, find_model, load_dataset
+from canvas import Box, Canvas, gather
 from coarse2fine import (
     CoarseStage,
+    Pipeline,
     build_tree,
     find_rois,
+    load_config,
     plan_canvases,
     predict_heatmap,
     read_volume,
     view_volume,
 )
-from coarse2fine.coarse.heatmap import CoarseResult
-from coarse2fine.demo import IMAGE, demo_pipeline
-from coarse2fine.io import Grid
-from coarse2fine.page.orientation import as_displayed, display_axes
+from coarse2fine.page.orientation import as_displayed
 from coarse2fine.regions.detect import RoiSettings
 
-TARGET = Path(__file__).parents[2] / "docs" / "overview.png"
-WINDOW = {"cmap": "gray", "vmin": -1200, "vmax": 400, "interpolation": "bilinear"}
-ACCENT = "#ff4d4d"
+TARGET = ROOT / "docs" / "overview.png"
+RED = "#e8453c"
 
 
 def main() -> None:
-    """Run the stages on the demo volume and draw them."""
+    """Run the stages and draw them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-o", "--out", type=Path, default=TARGET, metavar="FILE", help="PNG file to write")
     out = parser.parse_args().out
-    pipeline, volume = demo_pipeline(), read_volume([IMAGE])
-    if pipeline.coarse is None:
-        raise SystemExit("the demo has a coarse model")
-    coarse_view = view_volume(volume, pipeline.coarse)
-    coarse = predict_heatmap(CoarseStage(pipeline.coarse, pipeline.fine, pipeline.config.coarse), coarse_view)
+    dataset = load_dataset("ms")
+    models = [f"{role}.model={find_model(dataset, role)}" for role in ("coarse", "fine")]
+    pipeline = Pipeline.from_config(load_config(ROOT / "benchmarks" / "configs" / "ms.yaml", models))
+    image = choose_case(dataset).image
+    assert image is not None, "the data set has images"
+    assert pipeline.coarse is not None, "and a coarse model"
+    volume = read_volume([image])
     view = view_volume(volume, pipeline.fine)
+    coarse = predict_heatmap(
+        CoarseStage(pipeline.coarse, pipeline.fine, pipeline.config.coarse), view_volume(volume, pipeline.coarse)
+    )
     settings = RoiSettings(threshold=pipeline.config.rois.threshold, window=pipeline.stage.plan.window)
+    rois = find_rois(coarse.heatmap, view.shape, settings)
     tree = build_tree(
-        find_rois(coarse.heatmap, view.shape, settings),
-        coarse.heatmap,
-        view.shape,
-        threshold=settings.threshold,
-        nms_threshold=0.75,
-        nmm_threshold=0.35,
+        rois, coarse.heatmap, view.shape, threshold=settings.threshold, nms_threshold=0.75, nmm_threshold=0.35
     )
     boxes = [roi.box for roi in RULES["greedy"](tree, CostModel(slot=pipeline.stage.plan.slot))]
-    canvas = plan_canvases(boxes, pipeline.config, pipeline.stage.plan, view.shape)[0]
-    shown = gather(canvas, view.read, 1)[0]
-    labels = pipeline(volume).labels
-    figure = draw(volume.channels[0], volume.grid, coarse, view.shape, canvas, shown, labels)
-    out.parent.mkdir(exist_ok=True)
-    figure.savefig(out, dpi=90)
-    print(f"wrote {out}")
+    canvases = plan_canvases(boxes, pipeline.config, pipeline.stage.plan, view.shape)
+    canvas = max(canvases, key=lambda one: len(one.placements))
+    labels = pipeline(volume).labels[view.crop.slices]
+    assert labels.shape == view.shape, "this model works on the volume's own voxels"
 
+    def displayed(array: np.ndarray) -> np.ndarray:
+        return as_displayed(array, volume.grid)
 
-def draw(
-    image: NDArray[Any],
-    grid: Grid,
-    coarse: CoarseResult,
-    fine: Triple,
-    canvas: Canvas,
-    shown: NDArray[np.float32],
-    labels: NDArray[Any],
-) -> Figure:
-    """Four panels, coronal with the head on top: the volume, the heatmap with its box, the canvas, the result.
-
-    The demo's models have the volume's own axis order, so what they see is turned as the volume is.
-    """
-    order, steps = display_axes(grid)
-    aspect = grid.spacing[order[0]] / grid.spacing[order[2]]
-    box = canvas.placements[0].box
-    ends = [(box.start[i] * image.shape[i] / fine[i], box.stop[i] * image.shape[i] / fine[i]) for i in order]
-    # A step of -1 counts from the axis' other end.
-    ends = [
-        (a, b) if step > 0 else (image.shape[axis] - b, image.shape[axis] - a)
-        for (a, b), axis, step in zip(ends, order, steps, strict=True)
-    ]
-    slot = canvas.placements[0].slot
-    middle = slot.start[order[1]] + slot.shape[order[1]] // 2
-    image, heat, shown, labels = (as_displayed(array, grid) for array in (image, coarse.heatmap, shown, labels))
-    if steps[1] < 0:
-        middle = shown.shape[1] - 1 - middle
-    row = int((labels != 0).sum(axis=(0, 2)).argmax())
-    figure = Figure(figsize=(15, 4.6), facecolor="white", layout="constrained")
-    panels = figure.subplots(1, 4, width_ratios=[1, 1, 0.75, 1])
-    flat = image[::-1, row]
+    figure = Figure(figsize=(15, 4.3), facecolor="white", layout="constrained")
+    panels = figure.subplots(1, 4, width_ratios=[1, 1, 1.25, 1])
+    whole = displayed(view.read(Box.whole(view.shape))[0])
+    masks = [displayed(mask) for mask in masks_of(boxes, view.shape)]
+    level = int(np.argmax([sum(bool(mask[z].any()) for mask in masks) for z in range(len(whole))]))
+    colours = [colorsys.hsv_to_rgb(index * 0.382 % 1, 0.75, 0.95) for index in range(len(boxes))]
     for axes in (panels[0], panels[1], panels[3]):
-        axes.imshow(flat, aspect=aspect, **WINDOW)
-    depth, width = flat.shape
-    panels[1].imshow(
-        np.ma.masked_less(heat[::-1, int(row * heat.shape[1] / image.shape[1])], 0.05),
-        cmap="autumn",
-        vmin=0,
-        vmax=1,
-        extent=(0, width, depth, 0),
-        aspect=aspect,
-        alpha=0.9,
-        interpolation="nearest",
-    )
-    (z0, z1), (x0, x1) = ends[0], ends[2]
-    panels[1].add_patch(Rectangle((x0, depth - z1), x1 - x0, z1 - z0, fill=False, color=ACCENT, lw=1.5))
-    panels[2].imshow(shown[::-1, middle], cmap="gray", aspect=2.0, interpolation="bilinear")
-    panels[3].contour((labels[::-1, row] != 0).astype(float), levels=[0.5], colors=[ACCENT], linewidths=1.5)
+        axes.imshow(whole[level], cmap="gray", vmin=-2, vmax=4, interpolation="bilinear")
+    heat = displayed(coarse.heatmap)
+    row = heat[int((level + 0.5) * len(heat) / len(whole))]
+    high, wide = whole[level].shape
+    panels[1].imshow(np.ma.masked_less(row, 0.1), cmap="autumn", vmin=0, vmax=1, alpha=0.8, extent=(0, wide, high, 0))
+    for mask, colour in zip(masks, colours, strict=True):
+        outline(panels[1], mask[level], colour)
+    shown = gather(canvas, view.read, 1)[0]
+    draw_canvas(panels[2], canvas, shown, boxes, colours)
+    if labels.any():
+        found = (displayed(labels)[level] != 0).astype(float)
+        panels[3].contour(found, levels=[0.5], colors=[RED], linewidths=1.3)
     titles = (
         "1  read the volume",
-        "2  coarse network: heatmap, box",
-        "3  fine network: crops on a canvas",
+        f"2  coarse network: heatmap, {len(boxes)} boxes",
+        f"3  fine network: {len(boxes)} crops on {len(canvases)} canvas{'es' if len(canvases) > 1 else ''}",
         "4  written back into the volume",
     )
     for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title, fontsize=12)
         axes.set_axis_off()
-    return figure
+    out.parent.mkdir(exist_ok=True)
+    figure.savefig(out, dpi=75)
+    print(f"wrote {out}")
+
+
+def masks_of(boxes: list[Box], shape: tuple[int, int, int]) -> list[np.ndarray]:
+    """Each box as a mask, which can be turned like a volume."""
+    masks = []
+    for box in boxes:
+        mask = np.zeros(shape, bool)
+        mask[box.clip(Box.whole(shape)).slices] = True
+        masks.append(mask)
+    return masks
+
+
+def outline(axes: Axes, mask: np.ndarray, colour: tuple[float, float, float]) -> None:
+    """The rectangle of a mask in a slice."""
+    if mask.any():
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        size = columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
+        axes.add_patch(Rectangle((columns[0] - 0.5, rows[0] - 0.5), *size, fill=False, color=colour, lw=1.3))
+
+
+def draw_canvas(
+    axes: Axes, canvas: Canvas, shown: np.ndarray, boxes: list[Box], colours: list[tuple[float, float, float]]
+) -> None:
+    """The canvas' layer with most crops, each framed in the colour of its box."""
+    slots = [placement.slot for placement in canvas.placements]
+    layer = max(range(shown.shape[0]), key=lambda z: sum(slot.start[0] <= z < slot.stop[0] for slot in slots))
+    axes.imshow(shown[layer], cmap="gray", vmin=-2, vmax=4, interpolation="bilinear")
+    for placement in canvas.placements:
+        slot = placement.slot
+        if slot.start[0] <= layer < slot.stop[0]:
+            colour = colours[boxes.index(placement.box)] if placement.box in boxes else (1.0, 1.0, 1.0)
+            corner, size = (slot.start[2] + 0.5, slot.start[1] + 0.5), (slot.shape[2] - 2, slot.shape[1] - 2)
+            axes.add_patch(Rectangle(corner, *size, fill=False, color=colour, lw=1.8))
 
 
 if __name__ == "__main__":
