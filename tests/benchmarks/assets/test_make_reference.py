@@ -12,7 +12,12 @@ from benchmarks.assets.make_reference import COMMANDS, PAGE, page
 ROOT = Path(__file__).parents[3]
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "configs/README.md", ROOT / "benchmarks/RESULTS.md"]
+    for path in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        ROOT / "configs/README.md",
+        ROOT / "benchmarks/RESULTS.md",
+    ]
 )
 
 
