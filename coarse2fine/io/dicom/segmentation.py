@@ -71,7 +71,7 @@ def _check_installed() -> None:
         import highdicom  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            "writing DICOM SEG needs highdicom, which is not installed", "Install it: pip install 'coarse2fine[dicom]'"
+            "writing DICOM SEG needs highdicom, which is not installed", "Install it: pip install pydicom highdicom"
         ) from error
 
 

@@ -79,7 +79,7 @@ def pydicom_of_extra() -> ModuleType:
         import pydicom
     except ImportError as error:
         raise ConfigError(
-            "reading DICOM needs pydicom, which is not installed", "Install it: pip install 'coarse2fine[dicom]'"
+            "reading DICOM needs pydicom, which is not installed", "Install it: pip install pydicom highdicom"
         ) from error
     return pydicom
 

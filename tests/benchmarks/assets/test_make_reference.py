@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
-
-from benchmarks.assets.make_reference import COMMANDS, PAGE, page
+from conftest import benchmark_module
 
 ROOT = Path(__file__).parents[3]
-PAGES = sorted(
-    path.relative_to(ROOT).as_posix()
-    for path in [
-        *ROOT.glob("*.md"),
-        *ROOT.glob("docs/*.md"),
-        ROOT / "configs/README.md",
-        ROOT / "benchmarks/RESULTS.md",
-    ]
-)
+FILES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "configs/README.md", ROOT / "benchmarks/RESULTS.md"]
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in FILES)
+
+make_reference = benchmark_module("assets.make_reference")
 
 
-def test_page__docs_reference__is_what_the_parsers_say() -> None:
+def test_page__docs_reference__is_what_the_parsers_say(make_reference: ModuleType) -> None:
     """Mended by ``python -m benchmarks.assets.make_reference``."""
-    text = page()
-    assert PAGE.read_text(encoding="utf-8") == text
-    for command in COMMANDS:
+    text = make_reference.page()
+    assert make_reference.PAGE.read_text(encoding="utf-8") == text
+    for command in make_reference.COMMANDS:
         parser = command.build_parser()
         names = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
         assert all(f"`{name}" in text or f", {name}" in text for name in names)

@@ -165,7 +165,7 @@ def test_dicom__without_the_extra__says_how_to_install_it(
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=f"{name}, which is not installed") as caught:
         check_segmentation(source, NAMES)
-    assert caught.value.remedy == "Install it: pip install 'coarse2fine[dicom]'"
+    assert caught.value.remedy == "Install it: pip install pydicom highdicom"
     if name == "pydicom":
         with pytest.raises(ConfigError, match="reading DICOM needs pydicom"):
             read_volume([source])
