@@ -17,7 +17,7 @@ from infer_runs import OBLIQUE, snapshot
 from coarse2fine.errors import ConfigError, OutputError
 from coarse2fine.io import Grid, check_segmentation, read_volume, write_segmentation
 
-SHAPE = (7, 9, 11)
+SHAPE = (7, 8, 11)  # a frame is whole bytes: GDCM does not read the last bits of a byte that is not full
 TURNED = replace(OBLIQUE, shape=SHAPE, spacing=(2.5, 0.7, 0.9))
 SAGITTAL = Grid(SHAPE, (1.5, 0.7, 0.9), origin=(7.0, -3.0, 20.0), direction=(0, 0, -1, 1, 0, 0, 0, -1, 0))
 NAMES = {"liver": [1], "tumour": [2], "cyst": [7]}
