@@ -138,6 +138,7 @@ def add_store_options(parser: argparse.ArgumentParser) -> None:
         metavar="Z,Y,X",
         help="gather chunks of a .zarr result in fewer files, of 256 x 512 x 512 voxels or so many",
     )
+    add("--neuroglancer", type=Path, metavar="FILE", help="write a state that shows image and result, as JSON")
     add("--block-timeout", metavar="TIME", help="with workers: give up a block after this time, as 90s, 10m or 1h")
     add("--dry-run", action="store_true", help="only say what it will take: blocks, bytes, memory, and hours")
     add("--skip-failed", action="store_true", help="finish without blocks that cannot be done, as background")

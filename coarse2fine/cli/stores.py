@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import math
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ from coarse2fine.large.plan import refuse_deadline
 from coarse2fine.large.report import StoreReport
 from coarse2fine.large.run import segment_store
 from coarse2fine.large.source import Source
+from coarse2fine.large.viewer import Shown, view_of
 from coarse2fine.system.memory import keep_freed_memory
 from coarse2fine.system.terminal import plain
 from coarse2fine.system.timing import Progress
@@ -48,6 +50,7 @@ _ONLY_STORES = {
     "work": "--work",
     "restart": "--restart",
     "shards": "--shards",
+    "neuroglancer": "--neuroglancer",
     "block_timeout": "--block-timeout",
     "dry_run": "--dry-run",
     "skip_failed": "--skip-failed",
@@ -105,8 +108,9 @@ def infer_store(options: argparse.Namespace, config: Config, console: Console) -
         mask=options.mask,
         shards=options.shards,
     )
-    if options.report:
-        check_writable(options.report, options.overwrite or was_published(work))
+    for file in (options.report, options.neuroglancer):
+        if file:
+            check_writable(file, options.overwrite or was_published(work))
     keep_freed_memory(steady=True)
     settings = Settings(
         options.trust_checkpoint,
@@ -119,6 +123,8 @@ def infer_store(options: argparse.Namespace, config: Config, console: Console) -
     if options.report:
         with atomic_write(options.report) as temporary:
             temporary.write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n", encoding="utf-8")
+    if options.neuroglancer:
+        write_view(report, source, output, options.neuroglancer, console)
     remove_work(work)
     for warning in report.warnings:
         console.print(plain(f"warning: {warning}"), style="yellow", soft_wrap=True)
@@ -126,6 +132,25 @@ def infer_store(options: argparse.Namespace, config: Config, console: Console) -
         console.print(plain(f"left background: {failure.where}: {failure.message}"), style="yellow", soft_wrap=True)
     if console.is_terminal:
         print_report(report, output, console)
+
+
+def write_view(report: StoreReport, source: Source, output: Output, file: Path, console: Console) -> None:
+    """Write a state for neuroglancer, and say how to look at it.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    image = Shown(report.volume["where"], report.volume["format"], report.volume["array"] or "")
+    result = Shown(output.where, {"zarr": "OME-NGFF 0.5", "cremi": "HDF5"}.get(output.format, output.format))
+    view = view_of(image, result, source.open()[1][0].grid, list(report.labels), objects=output.objects)
+    with atomic_write(file) as temporary:
+        temporary.write_text(json.dumps(view.state, indent=1) + "\n", encoding="utf-8")
+    for doubt in view.doubts:
+        console.print(plain(f"warning: {doubt}"), style="yellow", soft_wrap=True)
+    if view.folders:
+        folders = shlex.join(map(str, view.folders))
+        console.print(plain(f"to look at it: python -m coarse2fine.cli.serve {folders}"), soft_wrap=True)
+    console.print(plain(f"and open {view.link}"), soft_wrap=True)
 
 
 def default_work(output: str) -> Path:
