@@ -56,7 +56,7 @@ def _add_nnunet_options(parser: argparse.ArgumentParser) -> None:
     add("-tr", default="nnUNetTrainer", metavar="TRAINER", help="trainer (%(default)s)")
     add("-c", required=True, metavar="CONFIGURATION", help="3d_fullres, 3d_lowres or 3d_cascade_fullres")
     add("-f", nargs="+", type=_fold, metavar="FOLD", help="folds (default: the numbered ones that are there, else all)")
-    add("-step_size", type=float, metavar="S", help="step of the sliding window, as a share of the tile (0.5)")
+    add("-step_size", type=_step, metavar="S", help="step of the sliding window, as a share of the tile (0.5)")
     add(
         "--disable_tta",
         action="store_true",
@@ -87,6 +87,16 @@ def _fold(text: str) -> int | str:
     if text != "all" and not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor all")
     return text if text == "all" else int(text)
+
+
+def _step(text: str) -> float:
+    try:
+        step = float(text)
+    except ValueError:
+        step = 0.0
+    if not 0 < step <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0, at most 1")
+    return step
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

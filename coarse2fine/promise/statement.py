@@ -105,7 +105,8 @@ def check_promise(config: Config, coarse: Model | None, fine: Model) -> None:
         if model is not None and model_fingerprint(model) != expected:
             raise ModelError(
                 f"{model.folder} is not the {stage} model that the kit was made for: its weights differ",
-                f"Name the kit's own with --{stage}-model, or make a kit for this one (c2f-prepare).",
+                f"Use the kit's own {stage} model with the folds that it was made for, or make a kit for this one "
+                "(c2f-prepare).",
             )
 
 

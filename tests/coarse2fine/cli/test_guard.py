@@ -73,6 +73,14 @@ def test_main__completion__completes_options_choices_and_files_in_bash(module: s
     assert "choose from" in wrong.stderr
 
 
+def test_command__behind_a_link_that_is_named_as_nnunets__answers(tmp_path: Path) -> None:
+    """For programs that can be told no other name."""
+    link = tmp_path / "nnUNetv2_predict"
+    link.symlink_to(Path(sys.executable).with_name("c2f-predict"))
+    done = subprocess.run([link, "--help"], capture_output=True, text=True)
+    assert done.stdout.startswith("usage: c2f-predict")
+
+
 def test_commands__installed_names__are_these() -> None:
     """No command is left out of the test above."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

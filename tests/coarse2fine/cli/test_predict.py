@@ -235,7 +235,10 @@ def test_predict__kit__is_used_for_its_own_model_only(
     assert found["config"]["fine"]["grow"] == 0
     capsys.readouterr()
     assert lab.predict(tmp_path / "other", *options, "-f", 0) == 1
-    assert "is not the fine model that the kit was made for" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "is not the fine model that the kit was made for" in said
+    assert "Use the kit's own fine model with the folds that it was made for, or make a kit for this one" in said
+    assert lab.predict(tmp_path / "other", *options, "-f", 0, 1) == 0
 
 
 def test_predict__with_boxes__probabilities_agree_with_labels(
@@ -345,6 +348,20 @@ def test_predict__data_set_whose_files_end_unusually__is_refused_before_anything
     assert says.format(out=tmp_path / "out") in capsys.readouterr().err
     path.write_text(json.dumps(changed | {"file_ending": ".nii.gz"}))
     assert lab.predict(tmp_path / "out", "--disable_tta", "-f", 0, "-num_parts", 3, "--device", "cpu") == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [(("-step_size", "2"), "'2' is no number above 0, at most 1"), (("-f", "x"), "'x' is neither a number nor all")],
+)
+def test_predict__value_that_cannot_be__names_its_own_option(
+    lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: tuple[str, str], says: str
+) -> None:
+    """Not a setting that nnU-Net's users do not know."""
+    with pytest.raises(SystemExit) as ended:
+        lab.predict(tmp_path / "out", *option)
+    assert ended.value.code == 2
+    assert f"argument {option[0]}: {says}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
