@@ -61,7 +61,7 @@ def run_demo(output: Path, *, compare: bool, overwrite: bool, progress: Progress
     pipeline = demo_pipeline()
     result = pipeline.run_files([IMAGE], labels_file, progress)
     volume, reference = read_volume([IMAGE]), read_volume([REFERENCE]).channels[0] > 0
-    write_case_page(volume, result, pipeline.fine, page)
+    write_case_page(volume, result, pipeline.fine, page, viewer=True)
     draw_overlay(volume, result.labels, reference, picture)
     write_report([result.report], report)
     scores = [score("coarse2fine", result.report.timing_s.total, result.labels, reference)]

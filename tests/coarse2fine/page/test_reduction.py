@@ -14,7 +14,7 @@ from nibabel.affines import apply_affine
 from skimage.measure import block_reduce
 
 from coarse2fine.io import Grid, read_volume
-from coarse2fine.page.reduction import affine_of, in_blocks, reduce_volume
+from coarse2fine.page.reduction import affine_of, in_blocks, largest, mean, reduce_volume
 
 
 def opened(text: str) -> nibabel.Nifti1Image:
@@ -45,9 +45,10 @@ def test_affine_of__oblique_file__is_nibabels(oblique: Path) -> None:
 def test_in_blocks__mean_and_largest__are_those_of_scikit_image() -> None:
     """Where blocks do not fit, the last voxels are repeated, so that constants stay what they are."""
     voxels = np.random.default_rng(0).integers(0, 99, (6, 8, 10))
-    for what in (np.mean, np.max):
-        np.testing.assert_allclose(in_blocks(voxels, (3, 2, 5), what), block_reduce(voxels, (3, 2, 5), what))
-    odd = in_blocks(np.full((5, 7, 9), 4), (2, 3, 4), np.mean)
+    for ours, theirs in ((mean, np.mean), (largest, np.max)):
+        expected = block_reduce(voxels, (3, 2, 5), theirs)
+        np.testing.assert_allclose(in_blocks(voxels, (3, 2, 5), ours, np.asarray), expected, rtol=1e-6)
+    odd = in_blocks(np.full((5, 7, 9), 4), (2, 3, 4), mean, np.asarray)
     assert odd.shape == (3, 3, 3)
     assert (odd == 4).all()
 
@@ -96,3 +97,10 @@ def test_reduce_volume__long_edge__fits_graphics_chips() -> None:
     image = np.zeros((2, 2, 3000), np.float32)
     reduced = reduce_volume(image, image.astype(np.uint8), Grid(image.shape, (9.0, 9.0, 1.0)), (0.0, 1.0), ct=False)
     assert reduced.factors == (1, 1, 3)
+
+
+def test_reduce_volume__no_room_at_all__ends_with_one_voxel() -> None:
+    """Rather than never."""
+    image = np.ones((3, 4, 5), np.int16)
+    reduced = reduce_volume(image, image.astype(np.uint8), Grid((3, 4, 5), (1, 1, 1)), (0.0, 1.0), ct=True, most=9)
+    assert reduced.factors == (3, 4, 5)
