@@ -25,6 +25,8 @@ from coarse2fine.pipeline import Result
 from coarse2fine.report import RunReport
 
 _MOST_NAMES = 6  # labels that the caption of a slice names
+_MOST_BYTES, _OTHERS, _FEWEST_BYTES = 20_000_000, 3_500_000, 1_000_000
+"""Of a page with a viewer; of all but pictures of slices and the volume; of the volume in any case."""
 _CT = "CTNormalization"
 _STAGES = {
     "read": "read the files",
@@ -135,7 +137,8 @@ def case_page(volume: Volume[Any], result: Result, model: Model, *, viewer: bool
 def _viewer(volume: Volume[Any], result: Result, montage: Montage, names: Mapping[int, str], ct: bool) -> Viewer:
     """The volume, begun at the middle of the largest object."""
     window = montage.window.low, montage.window.high
-    reduced = reduce_volume(np.asarray(volume.channels[0]), result.labels, volume.grid, window, ct=ct)
+    most = max(_MOST_BYTES - _OTHERS - sum(len(panel.image) for panel in montage.panels), _FEWEST_BYTES)
+    reduced = reduce_volume(np.asarray(volume.channels[0]), result.labels, volume.grid, window, ct=ct, most=most)
     place = affine_of(volume.grid, (1, 1, 1)) @ [*montage.centre[::-1], 1.0]
     return make_viewer(reduced, names, place[:3].tolist(), patient=montage.patient)
 

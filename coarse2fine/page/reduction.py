@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from canvas import Triple, triple
 from coarse2fine.io import Grid
 
-MOST_BYTES = 14_000_000
-"""Of image and labels together, compressed and as text; with the viewer itself a page stays below 20 MB."""
 _MOST_EDGE = 1024  # voxels; what graphics chips of today take without complaint is twice that
 _BEST = 12  # how many times smaller than its bytes a volume gets at the very best; fewer are not even tried
 _SHRINKS = 0.7  # means of more voxels have less noise and get somewhat smaller than their number says
@@ -46,7 +44,7 @@ class Reduced:
 
 
 def reduce_volume(
-    image: Voxels, labels: Voxels, grid: Grid, window: tuple[float, float], *, ct: bool, most: int = MOST_BYTES
+    image: Voxels, labels: Voxels, grid: Grid, window: tuple[float, float], *, ct: bool, most: int
 ) -> Reduced:
     """The least reduced version of a volume that is small enough.
 

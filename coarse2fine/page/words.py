@@ -13,13 +13,13 @@ _NAMED = 3  # labels that the finding names
 
 
 def volume_words(cubes: float, unit: str) -> str:
-    """A volume as its field writes it.
+    r"""A volume as its field writes it.
 
     >>> volume_words(12438.0, "mm"), volume_words(3.2e11, "nm"), volume_words(2.5e6, "mm")
-    ('12.4 ml', '320 um³', '2500 ml')
+    ('12.4\xa0ml', '320\xa0um³', '2500\xa0ml')
     """
     name, factor = _UNITS[unit]
-    return f"{significant(cubes * factor)} {name}"
+    return f"{significant(cubes * factor)}\N{NO-BREAK SPACE}{name}"
 
 
 def volume_unit(unit: str) -> str:

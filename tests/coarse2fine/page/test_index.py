@@ -26,7 +26,7 @@ def test_read_summary__page_of_a_case__says_what_the_page_says(pages: dict[str, 
     """Finding, warnings and seconds of the run; the finding has a stranger's name in it."""
     summary = read_summary(pages["a"])
     assert summary is not None
-    assert summary.finding.startswith("2 labels, 4.66 ml in all: lesion 2.86 ml")
+    assert summary.finding.replace("\xa0", " ").startswith("2 labels, 4.66 ml in all: lesion 2.86 ml")
     assert EVIL in summary.finding
     assert (summary.warnings, summary.seconds) == (2, 3.5)
     assert summary.alt == "case 7: Slice 7 of 40 with outlines of lesion"
