@@ -72,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _path(self) -> Path | None:
         """The file that is asked for; None if there is none, or it is none of ours."""
-        port = self.server.server_address[1]
+        port = self.connection.getsockname()[1]
         if self.headers.get("Host") not in (f"127.0.0.1:{port}", f"localhost:{port}"):  # a page by another name
             return None
         _, number, *parts = unquote(urlsplit(self.path).path).split("/")

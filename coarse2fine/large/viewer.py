@@ -75,7 +75,9 @@ def view_of(image: Shown, result: Shown, grid: Grid, labels: Sequence[str], *, o
         labels: Values that are shown.
         objects: Whether they are too many to name: then all are shown.
     """
-    layers, folders, doubts = [], [], []
+    layers: list[dict[str, Any]] = []
+    folders: list[Path] = []
+    doubts: list[str] = []
     for shown, kind in ((image, "image"), (result, "segmentation")):
         if not shown.family:
             doubts.append(f"neuroglancer does not read {shown.where} ({shown.format}): the state leaves it out")
@@ -90,7 +92,7 @@ def view_of(image: Shown, result: Shown, grid: Grid, labels: Sequence[str], *, o
             url = address(len(folders), shown.folder)
             folders.append(shown.folder)
         inner = f"/{quote(shown.array.strip('/'))}" if shown.array else ""
-        layer = {"type": kind, "name": "image" if kind == "image" else "labels"}
+        layer: dict[str, Any] = {"type": kind, "name": "image" if kind == "image" else "labels"}
         layer["source"] = f"{shown.family}://{url}{inner}"
         if kind == "segmentation":
             layer["segments"] = [] if objects else list(labels)
