@@ -137,8 +137,6 @@ def refuse_folder_options(options: argparse.Namespace) -> None:
                 f"{option} is for folders of volumes, and {options.input} is a store",
                 "Leave it out: blocks that are done are not done again, and --workers shares them.",
             )
-    if options.table:
-        raise ConfigError(f"--table is for volumes in files, and {options.input} is a store", "Leave it out.")
     if options.page or options.viewer:
         raise ConfigError(
             f"{'--page' if options.page else '--viewer'} is for volumes in files, and {options.input} is a store",

@@ -33,6 +33,7 @@ from coarse2fine.large.report import StoreReport
 from coarse2fine.large.run import segment_store
 from coarse2fine.large.source import Source
 from coarse2fine.large.viewer import Shown, view_of
+from coarse2fine.measures import TABLE_SUFFIXES
 from coarse2fine.system.memory import keep_freed_memory
 from coarse2fine.system.terminal import plain
 from coarse2fine.system.timing import Progress
@@ -108,14 +109,13 @@ def infer_store(options: argparse.Namespace, config: Config, console: Console) -
         mask=options.mask,
         shards=options.shards,
     )
-    for file in (options.report, options.neuroglancer):
-        if file:
-            check_writable(file, options.overwrite or was_published(work))
+    check_files(options, output, again=options.overwrite or was_published(work))
     keep_freed_memory(steady=True)
     settings = Settings(
         options.trust_checkpoint,
         skip_failed=options.skip_failed,
         restart=options.restart,
+        table=options.table,
         failed=default_work(options.output).absolute().with_suffix(SUFFIX),
     )
     with pick_engine(options) as engine, show_phases(console, engine) as progress:
@@ -132,6 +132,27 @@ def infer_store(options: argparse.Namespace, config: Config, console: Console) -
         console.print(plain(f"left background: {failure.where}: {failure.message}"), style="yellow", soft_wrap=True)
     if console.is_terminal:
         print_report(report, output, console)
+
+
+def check_files(options: argparse.Namespace, output: Output, *, again: bool) -> None:
+    """Refuse files beside the result that cannot be made or written.
+
+    Args:
+        options: Of the command.
+        output: The result.
+        again: Whether they may be there already.
+
+    Raises:
+        ConfigError: If there are no objects to fill a table with.
+        OutputError: If one cannot be written.
+    """
+    if options.table and not output.objects:
+        raise ConfigError(
+            f"--table of a store has a row for each object, and {output.where} gets labels only", "Add --instances."
+        )
+    for file, suffixes in ((options.report, ()), (options.neuroglancer, ()), (options.table, TABLE_SUFFIXES)):
+        if file:
+            check_writable(file, again, suffixes)
 
 
 def write_view(report: StoreReport, source: Source, output: Output, file: Path, console: Console) -> None:

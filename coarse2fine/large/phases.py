@@ -33,6 +33,7 @@ class Settings:
         skip_failed: Whether to finish without blocks that keep failing, which then are background.
         restart: Whether to give up what an earlier run has done.
         failed: File for the list of blocks that failed; None for none.
+        table: File for a table of all objects; None for none.
     """
 
     trust: bool = False
@@ -40,6 +41,7 @@ class Settings:
     skip_failed: bool = False
     restart: bool = False
     failed: Path | None = None
+    table: Path | None = None
 
 
 DEFAULTS = Settings()

@@ -33,6 +33,7 @@ from coarse2fine.large.report import StoreReport, make_report, sum_labels
 from coarse2fine.large.segment import MergeCell, SegmentBlock
 from coarse2fine.large.shards import GatherShard, shards_of, units_box
 from coarse2fine.large.source import Source
+from coarse2fine.large.tabulate import tabulate
 from coarse2fine.preprocessing.working_grid import volume_doubts
 from coarse2fine.report import versions
 from coarse2fine.system.timing import Progress, Run, silent
@@ -91,6 +92,9 @@ def segment_store(
         receivers = {triple(cell) for payload in segmented.values() for cell in payload["to"]}
         merged = phases.phase(job, "merge", MergeCell(job), sorted(receivers), lattice.core)
         objects = _number_objects(phases, job, looked.cells) if job.ids else None
+        if settings.table and job.ids:
+            names = plan.pipeline.fine.labels.values_of
+            tabulate(job, partial(phases.phase, job), looked.cells, names, settings.table)
         if job.gathered:
             phases.phase(job, "gather", GatherShard(job), shards_of(job.result), partial(units_box, job.result))
         _build_pyramid(phases, job)
