@@ -25,7 +25,7 @@ help:
 	@echo 'make test-shared  the tests that need the data and models of ../shared'
 	@echo 'make check    what CI runs: formatter, linter, types, tests'
 	@echo 'make format   rewrite the code as the formatter and the linter want it'
-	@echo 'make fuzz     read thousands of damaged image files and checkpoints'
+	@echo 'make fuzz     read thousands of damaged image files, checkpoints and DICOM series'
 	@echo 'make mutants  change lines at random, and list the changes that no test sees'
 	@echo 'make clean    remove .venv and all caches'
 	@echo 'Another Python: make demo PYTHON=python3.12'
@@ -59,10 +59,11 @@ format: $(VENV)/.installed-dev
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
 
-# Damaged image files, 4,000 of each format, and checkpoints; the tests read some of them, too.
+# Damaged image files, 4,000 of each format, checkpoints and DICOM series; the tests read some of them, too.
 fuzz: $(VENV)/.installed-dev
 	PYTHONPATH=tests/support:. $(VENV)/bin/python tests/support/fuzz_images.py
 	PYTHONPATH=tests/support:. $(VENV)/bin/python tests/support/fuzz_checkpoints.py
+	PYTHONPATH=tests/support:. $(VENV)/bin/python tests/support/fuzz_dicom.py
 
 # Changes lines at random and lists those changes that no test sees. The tool is no part of the pinned environment.
 mutants: $(VENV)/.installed-dev

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import logging
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ def check_segmentation(source: Path, names: Mapping[str, Collection[int]]) -> No
     _check_installed()
     images = _images(source)[:1]
     with _told(source):
-        _segmentation(np.zeros((1, images[0].Rows, images[0].Columns), np.uint8), names, images)
+        _packed(_segmentation(np.zeros((1, images[0].Rows, images[0].Columns), np.uint8), names, images))
 
 
 def write_segmentation(
@@ -60,9 +61,9 @@ def write_segmentation(
             "Leave the series alone while it is segmented.",
         )
     with _told(source):
-        content = _segmentation(labels, names, images)
-    with atomic_write(path, needed=len(content.PixelData)) as temporary:
-        content.save_as(temporary)
+        content = _packed(_segmentation(labels, names, images))
+    with atomic_write(path, needed=len(content)) as temporary:
+        temporary.write_bytes(content)
 
 
 def _check_installed() -> None:
@@ -129,6 +130,13 @@ def _segmentation(labels: NDArray[Any], names: Mapping[str, Collection[int]], im
     )
     content.SpecificCharacterSet = "ISO_IR 192"  # UTF-8, as names of segments may need
     return content
+
+
+def _packed(content: Any) -> memoryview:
+    """The bytes of a file."""
+    stream = io.BytesIO()
+    content.save_as(stream)
+    return stream.getbuffer()
 
 
 def _segments(labels: NDArray[Any], names: Mapping[str, Collection[int]]) -> NDArray[Any]:

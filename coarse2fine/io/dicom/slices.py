@@ -18,6 +18,7 @@ from coarse2fine.io.dicom.members import Member
 
 _MOST_PACKED, _PLAIN = 1032, 1 << 20  # bytes that one packed byte may stand for, and that any file may hold
 _RIGHT_ANGLE = 1e-3  # cosine, and how far from 1 the length of a direction may be; some scanners write three digits
+_LARGEST = float(np.finfo(np.float32).max)  # networks compute in single precision
 _PREAMBLE = 132  # bytes before the first element
 _BY_SIMPLEITK = (
     "for example with SimpleITK: WriteImage(ReadImage(ImageSeriesReader.GetGDCMSeriesFileNames(FOLDER)), NEW)"
@@ -138,6 +139,8 @@ def read_slice(header: Header) -> Slice:
         )
         if not slope:
             raise _odd(name, content, "RescaleSlope", "a number other than 0")
+        if max(abs(end * slope + intercept) for end in (low, high)) > _LARGEST:
+            raise _odd(name, content, "RescaleSlope", "one that leaves values finite in single precision")
         thickness = _thickness(content)
     return Slice(header.member, shape, (row, column), axes, position, slope, intercept, low, high, thickness)
 
