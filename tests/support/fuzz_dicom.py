@@ -27,7 +27,7 @@ def main() -> int:
         found = dict(zip(paths, outcomes("dicom_fuzzing:ours", paths), strict=True))
         read = [path for path, outcome in found.items() if outcome.kind == "read" and path.is_dir()]
         theirs = outcomes("dicom_fuzzing:simpleitk", read)
-    # GDCM leaves out files and ignores spacing where the class of an object is unknown to it, which is no fault of ours.
+    # GDCM leaves out files and ignores spacing where the class of an object is unknown to it: no fault of ours.
     other = sum(one.kind == "read" and one != found[path] for path, one in zip(read, theirs, strict=True))
     counts = Counter(outcome.kind for outcome in found.values())
     print("DICOM", dict(counts), f"read otherwise: {other}", flush=True)  # noqa: T201

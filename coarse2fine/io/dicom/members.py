@@ -141,8 +141,7 @@ def _of_archive(path: Path, archive: zipfile.ZipFile) -> list[Member]:
 
 
 def _is_visible(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return bool(parts) and _counts(parts[-1]) and "__MACOSX" not in parts
+    return _counts(PurePosixPath(name).name)
 
 
 def _of_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Member | None:

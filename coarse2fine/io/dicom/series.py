@@ -188,12 +188,9 @@ def _values(one: Slice) -> NDArray[Any]:
             f"header says {' x '.join(map(str, one.shape))} whole numbers",
             "It may be damaged: copy it again.",
         )
-    # Bits above those that are stored may hold an overlay; adding and taking away the lowest value extends the sign.
-    bits = np.int64(one.high - one.low)
-    values = ((stored.astype(np.int64) - one.low) & bits) + one.low
     if one.slope == 1 and one.intercept == 0:
-        return values
-    return values * one.slope + one.intercept
+        return stored
+    return stored * one.slope + one.intercept
 
 
 def _as_nifti(

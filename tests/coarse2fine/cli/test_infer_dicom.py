@@ -11,8 +11,10 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from conftest import blobs
-from dicom_series import write_series
+from dicom_series import change, write_series
 from infer_runs import OBLIQUE, SHAPE, Models, run, save, snapshot, use, voxels
+
+from coarse2fine.pipeline import Pipeline
 
 
 @pytest.fixture
@@ -134,6 +136,35 @@ def test_main__damaged_series__leaves_nothing_behind(
     assert run("-i", source, "-o", tmp_path / "seg.dcm", *use(models)) == 1
     assert "IM0003" in capfd.readouterr().err
     assert snapshot(tmp_path) == before
+
+
+def test_main__series_that_no_segmentation_can_refer_to__is_refused_before_the_run(
+    tmp_path: Path,
+    source: Path,
+    models: Models,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Nobody waits for a result that cannot be written; written as the message says, it is."""
+    for file in source.iterdir():
+        change(file, StudyInstanceUID=None)
+    before = snapshot(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipeline, "run_files", lambda *_, **__: pytest.fail("it runs"))
+        assert run("-i", source, "-o", tmp_path / "seg.dcm", *use(models)) == 1
+    error = capfd.readouterr().err
+    assert "no DICOM segmentation can be made" in error
+    assert "StudyInstanceUID" in error
+    assert "Write .nii.gz instead" in error
+    assert snapshot(tmp_path) == before
+    assert run("-i", source, "-o", tmp_path / "labels.nii.gz", *use(models)) == 0
+
+
+def test_main__page__shows_a_series_like_a_file(tmp_path: Path, source: Path, models: Models) -> None:
+    """One page, no index, although the input is a folder."""
+    assert run("-i", source, "-o", tmp_path / "seg.dcm", "--page", tmp_path / "p.html", *use(models)) == 0
+    assert not (tmp_path / "p_files").exists()
+    assert "<html" in (tmp_path / "p.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04 and nothing that follows", b""], ids=["broken", "empty"])

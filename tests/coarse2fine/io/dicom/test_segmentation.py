@@ -19,19 +19,19 @@ from coarse2fine.io import Grid, check_segmentation, read_volume, write_segmenta
 
 SHAPE = (7, 8, 11)  # a frame is whole bytes: GDCM does not read the last bits of a byte that is not full
 TURNED = replace(OBLIQUE, shape=SHAPE, spacing=(2.5, 0.7, 0.9))
-SAGITTAL = Grid(SHAPE, (1.5, 0.7, 0.9), origin=(7.0, -3.0, 20.0), direction=(0, 0, -1, 1, 0, 0, 0, -1, 0))
+SAGITTAL = Grid((7, 9, 11), (1.5, 0.7, 0.9), origin=(7.0, -3.0, 20.0), direction=(0, 0, -1, 1, 0, 0, 0, -1, 0))
 NAMES = {"liver": [1], "tumour": [2], "cyst": [7]}
 REGIONS = {"whole": [1, 2], "core": [2]}
 
 
-def labels() -> np.ndarray:
-    found = np.zeros(SHAPE, np.uint8)
+def labels(shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
+    found = np.zeros(shape, np.uint8)
     found[1:5, 2:7, 3:9], found[3, 4, 4:6] = 1, 2
     return found
 
 
 def series(folder: Path, grid: Grid = TURNED, **changes: object) -> Path:
-    write_series(folder, np.random.default_rng(0).integers(0, 4000, SHAPE).astype(np.uint16), grid, **changes)
+    write_series(folder, np.random.default_rng(0).integers(0, 4000, grid.shape).astype(np.uint16), grid, **changes)
     return folder
 
 
@@ -63,11 +63,11 @@ def test_write_segmentation__labels__lie_where_they_were(
 ) -> None:
     """A segment for each name, overlapping ones too, in the place of its voxels."""
     source = series(tmp_path / "s", grid)
-    write_segmentation(labels(), names, source, tmp_path / "seg.dcm")
+    write_segmentation(labels(grid.shape), names, source, tmp_path / "seg.dcm")
     found = masks(tmp_path / "seg.dcm", read_volume([source]).grid)
     assert list(found) == list(names)
     for name, values in names.items():
-        np.testing.assert_array_equal(found[name], np.isin(labels(), list(values)))
+        np.testing.assert_array_equal(found[name], np.isin(labels(grid.shape), list(values)))
 
 
 def test_write_segmentation__simpleitk__reads_the_same_frames(tmp_path: Path) -> None:
