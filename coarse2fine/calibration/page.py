@@ -9,13 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
-_STYLE = (
-    "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}"
-    "table{border-collapse:collapse;margin:1em 0}td,th{border-bottom:1px solid #ccc;padding:.2em .8em;text-align:left}"
-    "td.n{text-align:right}img{max-width:100%}code{background:#eee;padding:0 .2em}.big{font-size:1.2em}"
-)
+from coarse2fine.page.render import render
+
 _ORIGINS = {
     "given": "given by the user",
     "trained": "trained for this kit by nnU-Net's own trainer",
@@ -57,11 +55,8 @@ def kit_page(name: str, calibration: Mapping[str, Any], about: Mapping[str, Any]
         "<h2>How it was made</h2>",
         _facts(about, calibration),
     ]
-    body = "\n".join(parts)
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(name)}: a coarse2fine kit</title>'
-        f"<style>{_STYLE}</style><body>\n{body}\n</body></html>\n"
-    )
+    body = Markup("\n".join(parts))  # whose parts are escaped above
+    return render("plain.html", title=f"{name}: a coarse2fine kit", body=body)
 
 
 def _chosen(search: Mapping[str, Any] | None, limit: str | None, ways_out: str | None) -> str:
@@ -156,7 +151,7 @@ def _candidates_table(search: Mapping[str, Any]) -> str:
         for one in search["tried"]
     ]
     return _table(
-        ("candidate", "settings", "cases", "mean loss", "bound", "worst", "times as fast", ""), rows, numbers=6
+        ("candidate", "settings", "cases", "mean loss", "bound", "worst", "times as fast", ""), rows, numbers=5
     )
 
 
@@ -192,7 +187,7 @@ def _spacing(look: Mapping[str, Any]) -> str:
 
 def _table(head: Iterable[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:
     """A table whose last ``numbers`` columns but one are numbers."""
-    text = "".join(f"<th>{escape(name)}</th>" for name in head)
+    text = "".join(f'<th scope="col">{escape(name)}</th>' if name else "<td></td>" for name in head)
     lines = []
     for row in rows:
         first = len(row) - 1 - numbers
@@ -201,7 +196,8 @@ def _table(head: Iterable[str], rows: Iterable[Sequence[str]], numbers: int = 0)
             for index, cell in enumerate(row)
         )
         lines.append(f"<tr>{''.join(cells)}</tr>")
-    return f"<table><tr>{text}</tr>{''.join(lines)}</table>"
+    body = f"<thead><tr>{text}</tr></thead><tbody>{''.join(lines)}</tbody>"
+    return f'<div class="wide" tabindex="0" role="group" aria-label="table"><table>{body}</table></div>'
 
 
 def _misses_plot(cases: Sequence[Mapping[str, Any]], threshold: float, most: float) -> Figure:

@@ -21,6 +21,7 @@ from coarse2fine.io import Grid
 _MOST_EDGE = 1024  # voxels; what graphics chips of today take without complaint is twice that
 _BEST = 12  # how many times smaller than its bytes a volume gets at the very best; fewer are not even tried
 _SHRINKS = 0.7  # means of more voxels have less noise and get somewhat smaller than their number says
+_ALIKE = 1.01
 _HOUNSFIELD = (-1024, 3071)
 
 Voxels = NDArray[Any]
@@ -77,11 +78,10 @@ def reduce_volume(
 
 
 def _coarser(factors: Triple, grid: Grid) -> Triple:
-    """Blocks that are one voxel longer along the axis where they are shortest."""
+    """Blocks that are one voxel longer along the axis where they are shortest, or those where they are so alike."""
     axes = zip(factors, grid.spacing, grid.shape, strict=True)
     edges = [factor * edge if factor < size else np.inf for factor, edge, size in axes]
-    shortest = int(np.argmin(edges))
-    return triple(factor + (axis == shortest) for axis, factor in enumerate(factors))
+    return triple(factor + (edge <= _ALIKE * min(edges)) for factor, edge in zip(factors, edges, strict=True))
 
 
 def in_blocks(

@@ -63,7 +63,8 @@ def finding(measures: Sequence[Measure], whole: float, unit: str) -> str:
         return "Nothing was found"
     if len(found) == 1:
         name = f" of {found[0].name}" if found[0].name else ""
-        return f"{plural(found[0].components or 0, 'component')}{name}, {volume_words(whole, unit)} in all"
+        count = found[0].components or 0
+        return f"{plural(count, 'component')}{name}, {volume_words(whole, unit)}{' in all' if count > 1 else ''}"
     named = ", ".join(f"{label(one)} {volume_words(one.volume, unit)}" for one in found[:_NAMED])
     rest = "" if len(found) <= _NAMED else f" and {len(found) - _NAMED} more"
     return f"{len(found)} labels, {volume_words(whole, unit)} in all: {named}{rest}"

@@ -28,7 +28,7 @@ def test_page__one_file__shows_what_its_labels_hold(models: Models, tmp_path: Pa
     found = read_summary(page)
     assert found is not None
     volume = np.count_nonzero(voxels(labels)) * 2.0 * 0.8 * 0.9 / 1000
-    assert f", {volume:.3g} ml in all" in found.finding.replace("\xa0", " ")
+    assert f", {volume:.3g} ml" in found.finding.replace("\xa0", " ")
     assert {path.name for path in page.parent.iterdir()} == {"a.html"}
 
 

@@ -18,7 +18,7 @@ def one(name: str, values: tuple[int, ...], voxels: int, components: int = 1) ->
         ([], "Nothing was found"),
         ([one("lesion", (1,), 0, 0)], "Nothing was found"),
         ([one("lesion", (1,), 3, 2), one("cyst", (2,), 0, 0)], "2 components of lesion, 3 ml in all"),
-        ([one("", (1,), 3, 1)], "1 component, 3 ml in all"),
+        ([one("", (1,), 3, 1)], "1 component, 3 ml"),
         ([one("", (1,), 1), one("cyst", (2,), 2)], "2 labels, 3 ml in all: cyst 2 ml, label 1 1 ml"),
         (
             [one(name, (value,), value) for value, name in enumerate("abcde", 1)],
