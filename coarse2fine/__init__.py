@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from coarse2fine.nnunet.loading import load_model
     from coarse2fine.nnunet.model import Model
     from coarse2fine.nnunet.sliding_window import sliding_window
+    from coarse2fine.page.case import write_case_page
     from coarse2fine.pipeline import Pipeline, Result
     from coarse2fine.preprocessing.working_grid import WorkingView, view_volume
     from coarse2fine.regions.detect import RoiSettings, find_rois
@@ -47,6 +48,7 @@ _HOMES = {
     "measures": ("Measure", "measure", "row_of", "write_table"),
     "nnunet.loading": ("load_model",),
     "nnunet.model": ("Model",),
+    "page.case": ("write_case_page",),
     "pipeline": ("Pipeline", "Result"),
     "report": ("RunReport",),
     "regions.detect": ("RoiSettings", "find_rois"),
@@ -62,7 +64,8 @@ __all__ = [
     "C2FError", "CoarseResult", "CoarseStage", "Config", "FineStage", "Grid", "LabelWriter", "Measure", "Model",
     "Pipeline", "Result", "RoiSettings", "Run", "RunReport", "Scene", "Volume", "WorkingView", "build_tree",
     "find_rois", "load_config", "load_model", "measure", "plan_canvases", "plan_sizes", "predict_heatmap",
-    "read_volume", "row_of", "segment_boxes", "sliding_window", "view_volume", "write_labels", "write_table",
+    "read_volume", "row_of", "segment_boxes", "sliding_window", "view_volume", "write_case_page", "write_labels",
+    "write_table",
 ]  # fmt: skip
 
 

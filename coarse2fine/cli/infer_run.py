@@ -140,7 +140,7 @@ def refuse_folder_options(options: argparse.Namespace) -> None:
     if options.page or options.viewer:
         raise ConfigError(
             f"{'--page' if options.page else '--viewer'} is for volumes in files, and {options.input} is a store",
-            "Leave it out; --report FILE says what was done.",
+            "Leave it out: --report FILE says what was done, and --neuroglancer FILE shows the result.",
         )
 
 

@@ -76,7 +76,9 @@ class TimeRow:
     network_share: float = 0.0
 
 
-def write_case_page(volume: Volume[Any], result: Result, model: Model, path: Path, *, viewer: bool = False) -> None:
+def write_case_page(
+    volume: Volume[Any], result: Result, model: Model, path: Path | str, *, viewer: bool = False
+) -> None:
     """Write the page of one case, atomically.
 
     Args:
@@ -89,7 +91,7 @@ def write_case_page(volume: Volume[Any], result: Result, model: Model, path: Pat
     Raises:
         OutputError: If it cannot be written.
     """
-    with atomic_write(path) as temporary:
+    with atomic_write(Path(path)) as temporary:
         temporary.write_text(case_page(volume, result, model, viewer=viewer), encoding="utf-8")
 
 

@@ -6,14 +6,17 @@ import re
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pages import EVIL, found, result, scan, stored_as
 
 from canvas import Box
+from coarse2fine.io import Grid, Volume
 from coarse2fine.nnunet.model import Model
-from coarse2fine.page.case import case_page
+from coarse2fine.page import case
+from coarse2fine.page.case import case_page, write_case_page
 from coarse2fine.page.montage import make_montage
 from coarse2fine.page.projections import project
 from coarse2fine.page.reduction import affine_of
@@ -201,3 +204,20 @@ def test_project__known_boxes__lie_where_radiologists_look_for_them() -> None:
     assert [side.marks for side in (feet, front, left)] == ["APRL", "SIRL", "SIAP"]
     stored = [side.frames[0].top for side in project(scan("nm"), look)]
     assert stored == [0, 108, 108]
+
+
+def test_write_case_page__viewer_of_a_noisy_volume__stays_below_its_limit(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise cannot be compressed; a limit of 6 MB stands for that of 20 MB, and the page says what was reduced."""
+    noise = np.random.default_rng(0).integers(0, 4000, (24, 300, 300)).astype(np.int16)
+    volume = Volume((noise,), Grid(noise.shape, (3.0, 1.0, 1.0)), "noise")
+    labels = np.zeros(noise.shape, np.uint8)
+    labels[5:9, 100:200, 100:200] = 1
+    run = replace(result(labels), look=None)
+    for limit, words in ((8_000_000, "shown as it is"), (6_000_000, "one voxel stands for 1 x 2 x 2 (z, y, x)")):
+        monkeypatch.setattr(case, "_MOST_BYTES", limit)
+        write_case_page(volume, run, model, tmp_path / "a.html", viewer=True)
+        assert 3_000_000 < (tmp_path / "a.html").stat().st_size < limit
+        assert words in (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert case_page(volume, run, model).count("<script") == 1
