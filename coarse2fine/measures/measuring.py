@@ -18,6 +18,7 @@ from coarse2fine.regions.components import label_components
 
 Point = tuple[float, float, float]
 
+_HIGHEST = 65535  # label; tables over all values up to the highest one stay small
 _SLAB = 1 << 20  # values per step of a sum, so that its temporaries stay small
 _QUANTILES = (0.05, 0.5, 0.95)
 
@@ -112,7 +113,7 @@ def measure(
         largest first; their numbers count from 1 through all of them.
 
     Raises:
-        ValueError: If the labels have another shape than the volume.
+        ValueError: If the labels have another shape than the volume, or are no whole numbers from 0 to 65535.
 
     >>> grid = Grid((1, 2, 3), (2.0, 1.0, 1.0))
     >>> scan = Volume((np.array([[[9, 8, 7], [6, 5, 4]]]),), grid, "scan")
@@ -122,6 +123,9 @@ def measure(
     """
     if labels.shape != volume.grid.shape:
         raise ValueError(f"labels of shape {labels.shape} do not fit a volume of shape {volume.grid.shape}")
+    labels = labels.view(np.uint8) if labels.dtype == np.bool_ else labels
+    if labels.dtype.kind not in "iu" or (labels.size and not 0 <= labels.min() <= labels.max() <= _HIGHEST):
+        raise ValueError(f"labels of type {labels.dtype} must be whole numbers from 0 to {_HIGHEST}")
     boxes = {value: found for value, found in enumerate(ndimage.find_objects(labels), 1) if found is not None}
     if names is None:
         names = {f"{value}": (value,) for value in boxes}

@@ -19,6 +19,7 @@ from coarse2fine.io.dicom.slices import Header, Slice, pydicom_of_extra, read_he
 from coarse2fine.io.volume import Grid, Volume
 
 _UNEVEN = 0.05  # of a step, by which steps may differ; positions are often rounded
+_DRIFT = 0.5  # of a step, by which a slice may lie off the even grid from the first slice to the last
 _TILT = 2e-3  # sine of the angle between steps and the slices' normal
 _ASIDE = 0.1  # of a voxel, by which a slice may lie aside, beside the tilt
 _SAME = 1e-4  # by which directions of one series may differ, and spacings relative to themselves
@@ -111,7 +112,8 @@ def _check_one_series(path: Path, headers: Sequence[Header]) -> None:
     if len(counts) == 1:
         return
     called = {header.series: header.called for header in headers}
-    listed = [f"{called[series] or series} ({count} files)" for series, count in counts.most_common(_MOST_LISTED)]
+    most = counts.most_common(_MOST_LISTED)
+    listed = [f"{called[series] or series} ({count} file{'s' * (count > 1)})" for series, count in most]
     more = f" and {len(counts) - _MOST_LISTED} more" if len(counts) > _MOST_LISTED else ""
     raise VolumeError(
         f"{path} holds {len(counts)} series: {', '.join(listed)}{more}",
@@ -156,7 +158,15 @@ def _even_step(path: Path, slices: Sequence[Slice], along: NDArray[np.float64], 
             "Export or copy the whole series again; if it was taken like this, resample it to an even grid.",
         )
     _check_straight(path, slices, along, normal)
-    return float((along[-1] - along[0]) / (len(slices) - 1))
+    even = np.linspace(along[0], along[-1], len(slices))
+    if np.abs(along - even).max() > _DRIFT * usual:
+        worst = int(np.argmax(np.abs(along - even)))
+        raise VolumeError(
+            f"{path}: steps from slice to slice change from {steps.min():.6g} to {steps.max():.6g} mm, so that "
+            f"{slices[worst].member.name} lies {abs(along[worst] - even[worst]):.3g} mm from an even grid",
+            "Resample it to an even grid, or give the part of the series that has one.",
+        )
+    return float(even[1] - even[0])
 
 
 def _check_straight(
@@ -172,7 +182,8 @@ def _check_straight(
         raise VolumeError(
             f"{path}: slices lie up to {aside.max():.4g} mm aside of the first one ({slices[worst].member.name}: "
             f"{angle:.3g} degrees): the gantry was tilted, or slices are from several scans",
-            "Resample it to right angles, for example with dcm2niix, and segment the .nii.gz.",
+            "Resample it to right angles, for example with SimpleITK (ImageSeriesReader with "
+            "ForceOrthogonalDirectionOff, then Resample onto a grid at right angles), and segment the .nii.gz.",
         )
 
 

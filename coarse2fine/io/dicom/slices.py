@@ -30,6 +30,7 @@ _TAGS = (
     *("BitsStored", "HighBit", "PixelRepresentation", "PixelSpacing", "ImageOrientationPatient"),
     *("ImagePositionPatient", "SliceThickness", "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept"),
     *("ModalityLUTSequence", "PerFrameFunctionalGroupsSequence"),
+    *("ImageType", "DoseGridScaling"),
 )
 
 
@@ -172,13 +173,22 @@ def _check_kind(name: str, content: Any) -> None:
     frames = content.get("NumberOfFrames")
     if (frames is not None and int(frames) > 1) or "PerFrameFunctionalGroupsSequence" in content:
         raise VolumeError(
-            f"{name} holds several frames ({frames}): multi-frame objects are not read",
+            f"{name} holds {frames or 'several'} frames: multi-frame objects are not read",
             "Convert it to .nii.gz, for example with SimpleITK: WriteImage(ReadImage(OLD), NEW), and segment that.",
+        )
+    if "MOSAIC" in (content.get("ImageType") or ()):
+        raise VolumeError(
+            f"{name} shows many slices side by side in one image (MOSAIC)",
+            "Convert it to .nii.gz with a tool that takes mosaics apart, such as dcm2niix, and segment that.",
         )
     if "Rows" not in content or "Columns" not in content:
         raise VolumeError(
             f"{name} holds no image ({content.get('Modality', 'of no modality')})",
             "Move it elsewhere: the folder may only hold the images of one series.",
+        )
+    if "DoseGridScaling" in content:
+        raise VolumeError(
+            f"{name} holds a dose, not an image", "Give the series that the scanner made, on which it was planned."
         )
     samples, kind = content.get("SamplesPerPixel", 1), str(content.get("PhotometricInterpretation", ""))
     if samples == 1 and kind == "MONOCHROME1":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import nibabel
@@ -161,6 +162,22 @@ def test_measure__labels_of_another_shape__are_refused() -> None:
         measure(labels[1:], volume)
 
 
+@pytest.mark.parametrize(
+    "odd", [np.full(SHAPE, 0.5), np.full(SHAPE, -1), np.full(SHAPE, 1 << 40)], ids=["half", "negative", "huge"]
+)
+def test_measure__values_that_are_no_labels__are_refused(odd: np.ndarray) -> None:
+    """Instead of taking all memory, or leaving them out."""
+    with pytest.raises(ValueError, match="must be whole numbers from 0 to 65535"):
+        measure(odd, example()[1])
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.uint16, np.int16, np.int32, np.int64, np.uint64])
+def test_measure__labels_of_any_type__are_measured(dtype: type) -> None:
+    """A mask is the label 1."""
+    labels, volume = example()
+    assert measure((labels == 1).astype(dtype), volume) == measure((labels == 1).astype(np.uint8), volume)
+
+
 @pytest.mark.parametrize("objects", [False, True])
 @pytest.mark.parametrize(("ending", "delimiter"), [(".csv", ","), (".tsv", "\t")])
 def test_write_table__rows__come_back_as_they_were(ending: str, delimiter: str, objects: bool, tmp_path: Path) -> None:
@@ -187,3 +204,13 @@ def test_row_of__any_measure__has_units_in_its_names() -> None:
     assert row_of(Measure("", (1,), 1, 2500.0, "mm"))["volume_ml"] == 2.5
     assert row_of(Measure("", (1,), 1, 2.5e9, "nm"))["volume_um3"] == 2.5
     assert row_of(Measure("", (1,), 1, 4.18879020478639e9, "nm", number=3))["diameter_nm"] == 2000.0
+
+
+def test_docs__columns__are_those_of_tables() -> None:
+    """docs/measures.md names every column of one channel."""
+    page = (Path(__file__).parents[3] / "docs" / "measures.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z0-9_]+)`", page))
+    for name in {*columns_of("mm", 1), *columns_of("mm", 1, objects=True)}:
+        stem = re.sub(r"^(centroid|box_min)_[xyz]", r"\1_x", re.sub(r"^box_max_[xyz]", "box_max_z", name))
+        short = "_" + name.rpartition("_")[2]
+        assert stem in named or (name.startswith("channel0") and short in named), name

@@ -18,8 +18,9 @@ from pydicom.uid import (
 )
 
 from coarse2fine.errors import VolumeError
-from coarse2fine.io import read_volume
+from coarse2fine.io import Grid, read_volume
 from coarse2fine.io.files.cases import find_cases
+from coarse2fine.measures import measure
 
 SHAPE = (7, 9, 11)
 TURNED = replace(OBLIQUE, shape=SHAPE, spacing=(2.5, 0.7, 0.9))
@@ -118,8 +119,8 @@ def several_frames(folder: Path, files: list[Path]) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path, list[Path]], None], str]] = {
-    "mixed series": (second_series, r"holds 2 series: CT 2 THORAX 2.0 \(7 files\), CT 901 Scout \(1 files\)"),
-    "a report among images": (a_report, r"holds 2 series: .*\(7 files\), SR 2 THORAX 2.0 \(1 files\)"),
+    "mixed series": (second_series, r"holds 2 series: CT 2 THORAX 2.0 \(7 files\), CT 901 Scout \(1 file\)"),
+    "a report among images": (a_report, r"holds 2 series: .*\(7 files\), SR 2 THORAX 2.0 \(1 file\)"),
     "a slice twice": (copied, "lie in the same place"),
     "a slice missing": (gone, r"are 5 mm, elsewhere 2.5 mm: 1 slice\(s\) seem to be missing \(at most 5% may differ\)"),
     "tilt": (tilted, "the gantry was tilted"),
@@ -130,7 +131,13 @@ REFUSED: dict[str, tuple[Callable[[Path, list[Path]], None], str]] = {
     "colour": (coloured, r"is a colour image \(RGB, 3 sample\(s\) per pixel\)"),
     "palette": (each(PhotometricInterpretation="PALETTE COLOR"), "is a colour image"),
     "inverted": (each(PhotometricInterpretation="MONOCHROME1"), "shows high values dark"),
-    "several frames": (several_frames, r"holds several frames \(2\)"),
+    "several frames": (several_frames, "holds 2 frames: multi-frame objects are not read"),
+    "frames in one file": (each(PerFrameFunctionalGroupsSequence=[pydicom.Dataset()]), "holds several frames"),
+    "mosaic": (each(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "side by side in one image"),
+    "dose": (each(DoseGridScaling="0.001"), "holds a dose"),
+    "table of values": (each(ModalityLUTSequence=[pydicom.Dataset()]), "true values in a table"),
+    "odd bits": (each(HighBit=14), "HighBit is '14', but 15 should be there"),
+    "values beyond single precision": (each(RescaleSlope="1e36"), "finite in single precision"),
     "no position": (one(ImagePositionPatient=None), "does not say its ImagePositionPatient"),
     "no orientation": (each(ImageOrientationPatient=None), "does not say its ImageOrientationPatient"),
     "no spacing": (each(PixelSpacing=None), "does not say its PixelSpacing"),
@@ -221,11 +228,49 @@ def packed_by_gdcm(file: Path) -> None:
 def test_remedy__several_frames__simpleitk_converts_them(tmp_path: Path) -> None:
     """The conversion that the message tells is done to the letter."""
     several_frames(tmp_path / "s", files := write_series(tmp_path / "s", stored(), TURNED))
-    with pytest.raises(VolumeError, match="several frames") as caught:
+    with pytest.raises(VolumeError, match="holds 2 frames") as caught:
         read_volume([tmp_path / "s"])
     assert "WriteImage(ReadImage(OLD), NEW)" in caught.value.remedy
     sitk.WriteImage(sitk.ReadImage(str(files[0])), str(tmp_path / "new.nii.gz"))
     assert read_volume([tmp_path / "new.nii.gz"]).grid.shape == (2, 9, 11)
+
+
+def test_remedy__tilt__simpleitk_puts_it_at_right_angles(tmp_path: Path) -> None:
+    """What is resampled as the message says is read, and a ball is where it was."""
+    grid = Grid((20, 32, 32), (2.5, 0.7, 0.7), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1))
+    z, y, x = np.indices(grid.shape)
+    place = np.stack([0.7 * x, 0.7 * y + 0.3 * z, 2.5 * z])  # of each voxel, (x, y, z)
+    centre = np.array([11.0, 14.0, 25.0])
+    ball = np.linalg.norm(place - centre.reshape(3, 1, 1, 1), axis=0) < 6
+    tilted(tmp_path / "s", write_series(tmp_path / "s", (ball * 1000).astype(np.uint16), grid, RescaleIntercept="0"))
+    with pytest.raises(VolumeError, match="the gantry was tilted") as caught:
+        read_volume([tmp_path / "s"])
+    assert "ImageSeriesReader with ForceOrthogonalDirectionOff, then Resample" in caught.value.remedy
+    reader = sitk.ImageSeriesReader()
+    reader.ForceOrthogonalDirectionOff()
+    reader.SetFileNames(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path / "s")))
+    size, spacing, direction = (32, 40, 20), (0.7, 0.7, 2.5), np.eye(3).ravel().tolist()
+    straight = sitk.Resample(
+        reader.Execute(), size, sitk.Transform(), sitk.sitkLinear, (0.0, 0.0, 0.0), spacing, direction
+    )
+    sitk.WriteImage(straight, str(tmp_path / "new.nii.gz"))
+    (found,) = measure(sitk.GetArrayFromImage(straight) > 500, read_volume([tmp_path / "new.nii.gz"]))
+    assert found.place is not None
+    np.testing.assert_allclose(found.place.centroid, centre, atol=0.2)
+
+
+def test_remedy__steps_that_change_slowly__a_part_is_read(tmp_path: Path) -> None:
+    """Each step is close to the usual one, but together they lead off the grid."""
+    grid = Grid((60, 4, 4), (3.0, 1.0, 1.0), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1))
+    files = write_series(tmp_path / "s", np.zeros(grid.shape, np.uint16), grid)
+    for index, file in enumerate(files):
+        change(file, ImagePositionPatient=["0", "0", f"{3 * index - 0.12 * max(0, index - 30):.6f}"])
+    with pytest.raises(VolumeError, match=r"change from 2.88 to 3 mm, so that .* lies 1.77 mm from an even") as caught:
+        read_volume([tmp_path / "s"])
+    assert "give the part of the series that has one" in caught.value.remedy
+    for file in files[:30]:
+        file.unlink()
+    assert read_volume([tmp_path / "s"]).grid.spacing[0] == pytest.approx(2.88)
 
 
 def both_kinds(folder: Path) -> Path:
