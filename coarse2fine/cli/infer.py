@@ -96,7 +96,10 @@ def add_case_options(parser: argparse.ArgumentParser) -> None:
     replaced.add_argument("--overwrite", action="store_true", help="replace files that exist")
     replaced.add_argument("--skip-existing", action="store_true", help="leave out cases whose labels are there")
     parser.add_argument(
-        "--part", type=_part, metavar="I/N", help="of a folder's cases only each N-th, from the I-th on"
+        "--part",
+        type=_part,
+        metavar="I/N",
+        help="of a folder's cases, or a store's blocks, only each N-th, from the I-th on",
     )
     parser.add_argument(
         "--mask",

@@ -131,12 +131,11 @@ def refuse_folder_options(options: argparse.Namespace) -> None:
             f"--device {options.device} is for folders of volumes, and {options.input} is a store",
             f"Give --workers {options.device.count(',') + 1} instead: with --device cuda, workers share the GPUs.",
         )
-    for option, value in (("--part", options.part), ("--skip-existing", options.skip_existing)):
-        if value:
-            raise ConfigError(
-                f"{option} is for folders of volumes, and {options.input} is a store",
-                "Leave it out: blocks that are done are not done again, and --workers shares them.",
-            )
+    if options.skip_existing:
+        raise ConfigError(
+            f"--skip-existing is for folders of volumes, and {options.input} is a store",
+            "Leave it out: blocks that are done are not done again.",
+        )
     if options.page or options.viewer:
         raise ConfigError(
             f"{'--page' if options.page else '--viewer'} is for volumes in files, and {options.input} is a store",

@@ -27,6 +27,7 @@ from coarse2fine.large.execution.engine import Engine, in_process, on_cluster
 from coarse2fine.large.execution.work import remove_work
 from coarse2fine.large.failed import SUFFIX
 from coarse2fine.large.output import Output, plan_output, was_published
+from coarse2fine.large.parts import PartDone, segment_part
 from coarse2fine.large.phases import Settings
 from coarse2fine.large.plan import refuse_deadline
 from coarse2fine.large.report import StoreReport
@@ -118,6 +119,11 @@ def infer_store(options: argparse.Namespace, config: Config, console: Console) -
         table=options.table,
         failed=default_work(options.output).absolute().with_suffix(SUFFIX),
     )
+    if options.part:
+        with pick_engine(options) as engine, show_phases(console, engine) as progress:
+            found = segment_part(config, source, output, work, engine, settings, progress, options.part)
+        tell_part(found, options.part, console)
+        return
     with pick_engine(options) as engine, show_phases(console, engine) as progress:
         report = segment_store(config, source, output, work, engine, settings, progress)
     if options.report:
@@ -134,6 +140,17 @@ def infer_store(options: argparse.Namespace, config: Config, console: Console) -
         print_report(report, output, console)
 
 
+def tell_part(found: PartDone, part: tuple[int, int], console: Console) -> None:
+    """What is left after a part."""
+    left = found.blocks - found.done
+    console.print(
+        f"part {part[0]}/{part[1]} is done; {found.done} of {found.blocks} blocks are segmented. "
+        + ("When the other parts have ended, run" if left else "Run")
+        + " the same command without --part: it does what is left and writes the result",
+        soft_wrap=True,
+    )
+
+
 def check_files(options: argparse.Namespace, output: Output, *, again: bool) -> None:
     """Refuse files beside the result that cannot be made or written.
 
@@ -143,9 +160,19 @@ def check_files(options: argparse.Namespace, output: Output, *, again: bool) -> 
         again: Whether they may be there already.
 
     Raises:
-        ConfigError: If there are no objects to fill a table with.
+        ConfigError: If there are no objects to fill a table with, or an option is none for parts.
         OutputError: If one cannot be written.
     """
+    if options.part and options.restart:
+        raise ConfigError(
+            "--restart with --part would give up what other parts do",
+            f"Leave it out, and remove {options.work or default_work(options.output)} before the parts are started.",
+        )
+    if options.part and options.skip_failed:
+        raise ConfigError(
+            "--skip-failed with --part would leave out what another part may still do",
+            "Leave it out here, and give it to the last command, the one without --part.",
+        )
     if options.table and not output.objects:
         raise ConfigError(
             f"--table of a store has a row for each object, and {output.where} gets labels only", "Add --instances."

@@ -14,6 +14,7 @@ from coarse2fine.errors import ConfigError
 from coarse2fine.io import Grid, LabelSpec, Volume, pyramid_factors
 from coarse2fine.io.stores.presence import check_stored
 from coarse2fine.large.cells import open_volume
+from coarse2fine.large.execution.manifest import Manifest
 from coarse2fine.large.execution.work import WorkFolder
 from coarse2fine.large.job import Job, mask_of
 from coarse2fine.large.lattice import Lattice, cell_doubts, plan_lattice
@@ -23,6 +24,7 @@ from coarse2fine.large.source import Source, chunk_of, fitting_level, identity_o
 from coarse2fine.nnunet.model import Model
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.preprocessing.statistics import blank_scan
+from coarse2fine.report import versions
 from coarse2fine.resampling.operators import separate_axis
 from coarse2fine.selection.features import feature_model_fingerprint
 
@@ -112,6 +114,18 @@ def coarse_level_of(pipeline: Pipeline, levels: Sequence[Volume[Any]]) -> int:
     wanted = config.spacing or coarse.spacing
     in_file = [wanted[axis] for axis in coarse.untranspose]
     return pick_level([level.grid for level in levels], in_file, pipeline.config.blocks.coarse_level)
+
+
+def manifest_of(plan: Plan, config: Config, output: Output) -> Manifest:
+    """What tells the run from others.
+
+    Raises:
+        ConfigError: If the output cannot be as it is wanted.
+    """
+    shard_of(plan, output)
+    models = {role: fingerprints_of(model) for role, model in models_of(plan.pipeline).items()}
+    layout = {**plan.layout, "output": output.describe()}
+    return Manifest(config.to_dict(), plan.identity, models, versions()["coarse2fine"], layout)
 
 
 def job_of(plan: Plan, source: Source, output: Output, folder: WorkFolder, trust: bool) -> Job:

@@ -19,24 +19,25 @@ from coarse2fine.config.schema import Config
 from coarse2fine.io import LabelSpec, atomic_write, create_labels
 from coarse2fine.large.cells import open_volume
 from coarse2fine.large.execution.engine import Engine
-from coarse2fine.large.execution.manifest import Manifest
 from coarse2fine.large.execution.work import Key, open_work
 from coarse2fine.large.failed import list_failed
 from coarse2fine.large.job import Job, scan_of, store_of
-from coarse2fine.large.masked import find_looked
+from coarse2fine.large.masked import Looked, find_looked
 from coarse2fine.large.norm import settle_norm
 from coarse2fine.large.objects import FIRST, TABLE, NumberCell, PairCell, RenumberCell, first_numbers, join_objects
 from coarse2fine.large.output import PUBLISHED, Output, publish
 from coarse2fine.large.phases import DEFAULTS, Phases, Settings, scan_volume
-from coarse2fine.large.plan import fingerprints_of, job_of, models_of, plan_run, refuse_deadline, shard_of
+from coarse2fine.large.plan import Plan, job_of, manifest_of, plan_run, refuse_deadline
 from coarse2fine.large.report import StoreReport, make_report, sum_labels
 from coarse2fine.large.segment import MergeCell, SegmentBlock
 from coarse2fine.large.shards import GatherShard, shards_of, units_box
 from coarse2fine.large.source import Source
 from coarse2fine.large.tabulate import tabulate
 from coarse2fine.preprocessing.working_grid import volume_doubts
-from coarse2fine.report import versions
 from coarse2fine.system.timing import Progress, Run, silent
+
+SEGMENT = "segment"
+"""The phase that takes nearly all of the time."""
 
 
 def segment_store(
@@ -68,29 +69,14 @@ def segment_store(
     refuse_deadline(config, source)
     began = time.perf_counter()
     plan = plan_run(config, source, settings.trust)
-    lattice, layout = plan.lattice, {**plan.layout, "output": output.describe()}
-    shard_of(plan, output)  # what is wrong with it is told before anything is written
-    models = {role: fingerprints_of(model) for role, model in models_of(plan.pipeline).items()}
-    manifest = Manifest(config.to_dict(), plan.identity, models, versions()["coarse2fine"], layout)
+    manifest = manifest_of(plan, config, output)
     phases = Phases(engine, settings, progress)
     with open_work(work, manifest, restart=settings.restart) as folder:
         job = job_of(plan, source, output, folder, settings.trust)
-        looked = find_looked(job, partial(phases.phase, job))
-        if not folder.finished("create"):  # once: a result that has been moved to its place must not be begun anew
-            for spec in {job.labels, job.written, job.result, *([job.ids] if job.ids else [])}:
-                create_labels(spec)
-            folder.mark("create", (0,), {})
-        scan_volume(phases, job, looked.blocks)
-        packs = open_volume(plan.pipeline, plan.levels, scan_of(job), plan.coarse_level).packs
-        settled = settle_norm(
-            job,
-            lambda name, task, keys: phases.phase(job, name, task, keys, lattice.core),
-            packs=packs,
-            cells=looked.cells,
-        )
-        segmented = phases.phase(job, "segment", SegmentBlock(job), looked.blocks, lattice.extent)
+        blocks = segment_blocks(phases, job, plan)
+        looked, segmented = blocks.looked, blocks.segmented
         receivers = {triple(cell) for payload in segmented.values() for cell in payload["to"]}
-        merged = phases.phase(job, "merge", MergeCell(job), sorted(receivers), lattice.core)
+        merged = phases.phase(job, "merge", MergeCell(job), sorted(receivers), job.lattice.core)
         objects = _number_objects(phases, job, looked.cells) if job.ids else None
         if settings.table and job.ids:
             names = plan.pipeline.fine.labels.values_of
@@ -105,17 +91,52 @@ def segment_store(
     list_failed(settings.failed, failures)
     return make_report(
         plan.pipeline,
-        [*settled, *segmented.values()],
+        [*blocks.settled, *segmented.values()],
         sum_labels(segmented, merged),
         (*plan.warnings, *volume_doubts(plan.levels[0], plan.pipeline.models)),
-        prod(lattice.shape),
+        prod(job.lattice.shape),
         objects,
         looked.voxels,
         volume=plan.identity,
-        layout=layout,
+        layout=manifest.layout,
         seconds={**phases.clock.seconds, "total": time.perf_counter() - began},
         failures=failures,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Segmented:
+    """What blocks say once all are segmented.
+
+    Attributes:
+        looked: Cells and blocks that were.
+        settled: Payloads of what was settled before.
+        segmented: Payloads of blocks.
+    """
+
+    looked: Looked
+    settled: Sequence[Mapping[str, Any]]
+    segmented: Mapping[Key, Mapping[str, Any]]
+
+
+def segment_blocks(phases: Phases, job: Job, plan: Plan) -> Segmented:
+    """Look at everything, settle what all blocks need to know, and segment them."""
+    looked = find_looked(job, partial(phases.phase, job))
+    with phases.step(job):  # of parts that share the work folder, one creates
+        if not job.work.finished("create"):  # once: a result that has been moved to its place must not be begun anew
+            for spec in {job.labels, job.written, job.result, *([job.ids] if job.ids else [])}:
+                create_labels(spec)
+            job.work.mark("create", (0,), {})
+    scan_volume(phases, job, looked.blocks)
+    packs = open_volume(plan.pipeline, plan.levels, scan_of(job), plan.coarse_level).packs
+    settled = settle_norm(
+        job,
+        lambda name, task, keys: phases.phase(job, name, task, keys, job.lattice.core),
+        packs=packs,
+        cells=looked.cells,
+    )
+    segmented = phases.phase(job, SEGMENT, SegmentBlock(job), looked.blocks, job.lattice.extent)
+    return Segmented(looked, settled, segmented)
 
 
 def _number_objects(phases: Phases, job: Job, cells: Sequence[Triple]) -> int:

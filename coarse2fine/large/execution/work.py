@@ -23,7 +23,7 @@ import socket
 import stat
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,9 @@ _HIDDEN = ".c2f-"  # what we create beside these: the lock, temporary files, fol
 
 
 _LOCK = f"{_HIDDEN}lock"
+
+
+_STEP = f"{_HIDDEN}step"  # locked for what one process does while others share the folder
 
 
 _PHASE = re.compile(r"[a-z][a-z0-9_-]*")
@@ -165,13 +168,14 @@ class WorkFolder:
 
 
 @contextmanager
-def open_work(folder: Path, manifest: Manifest, *, restart: bool = False) -> Iterator[WorkFolder]:
+def open_work(folder: Path, manifest: Manifest, *, restart: bool = False, shared: bool = False) -> Iterator[WorkFolder]:
     """Opens the work folder of a run, a new one or that of an equal run before; locks it until the end.
 
     Args:
         folder: The folder; it is created where there is none, else it is empty or a work folder.
         manifest: What the run is.
         restart: Whether to remove all that earlier runs left in a work folder. Other files in it stay.
+        shared: Whether other processes may have the folder open at the same time, if they share it, too.
 
     Yields:
         The work folder.
@@ -192,8 +196,9 @@ def open_work(folder: Path, manifest: Manifest, *, restart: bool = False) -> Ite
             _check_ours(folder)
             handle = open_own(folder)
             stack.callback(os.close, handle)
-            stack.enter_context(_locked(folder, handle))
-            run = _prepare(folder, manifest, restart)
+            stack.enter_context(_locked(folder, handle, shared))
+            with one_at_a_time(folder) if shared else nullcontext():
+                run = _prepare(folder, manifest, restart, alone=not shared)
         yield WorkFolder(folder, run)
 
 
@@ -209,7 +214,21 @@ def remove_work(folder: Path) -> None:
             _remove(folder, folder.parent)
 
 
-def _prepare(folder: Path, manifest: Manifest, restart: bool) -> str:
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Within this, no other process that shares the work folder is within this."""
+    import fcntl  # none on Windows
+
+    with _system_errors(folder):
+        handle = os.open(folder / _STEP, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _prepare(folder: Path, manifest: Manifest, restart: bool, *, alone: bool) -> str:
     """Resumes, restarts or begins a run in a folder that is ours and locked; returns the run's token."""
     found = _read_manifest(folder)
     if found and not restart:
@@ -225,7 +244,7 @@ def _prepare(folder: Path, manifest: Manifest, restart: bool) -> str:
         _sync_folder(folder)
         _sync_folder(folder.parent)
     for left in folder.glob(f"{_HIDDEN}*"):  # by a run that was killed
-        if left.name != _LOCK:
+        if alone and left.name not in (_LOCK, _STEP):
             shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
     for name in (_DONE, _DATA):
         make_own(folder / name)
@@ -257,14 +276,14 @@ def _check_ours(folder: Path) -> None:
 
 
 @contextmanager
-def _locked(folder: Path, opened: int) -> Iterator[None]:
+def _locked(folder: Path, opened: int, shared: bool) -> Iterator[None]:
     """Holds the folder's lock; the kernel releases it when the process dies. The file stays, for others may wait."""
     import fcntl  # there is none on Windows, where files that are no stores are segmented all the same
 
     handle = _open_lock(folder, opened)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise OutputError(
                 f"the work folder {folder} is in use by {_holder(handle)}",
