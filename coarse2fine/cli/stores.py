@@ -121,8 +121,8 @@ def infer_store(options: argparse.Namespace, config: Config, console: Console) -
     )
     if options.part:
         with pick_engine(options) as engine, show_phases(console, engine) as progress:
-            found = segment_part(config, source, output, work, engine, settings, progress, options.part)
-        tell_part(found, options.part, console)
+            done = segment_part(config, source, output, work, engine, settings, progress, options.part)
+        tell_part(done, options.part, console)
         return
     with pick_engine(options) as engine, show_phases(console, engine) as progress:
         report = segment_store(config, source, output, work, engine, settings, progress)
