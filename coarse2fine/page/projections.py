@@ -31,7 +31,7 @@ class Side:
         heat: The highest value of the heatmap along the line of sight, coloured; transparent where it is low.
         heat_frame: Where the heatmap lies.
         width, height: In the unit of the volume.
-        frames: Boxes, of kinds ``seen``, ``dropped`` and ``left``.
+        frames: Boxes, of kinds ``seen``, ``dropped`` and ``late``.
         scale: The scale bar.
         marks: What lies at the top, bottom, left and right: the patient's sides; empty where there is no patient.
     """
@@ -66,7 +66,7 @@ def project(volume: Volume[Any], look: Look, channel: int = 0) -> tuple[Side, ..
     raw = volume.channels[channel]
     coarse = np.asarray(raw[tuple(slice(None, None, max(1, size // _COARSE)) for size in grid.shape)], np.float32)
     scene = _Scene(
-        turn.last_axes(np.nan_to_num(coarse)),
+        turn.last_axes(np.where(np.isfinite(coarse), coarse, np.float32(0))),
         turn.last_axes(look.heatmap),
         turn.box(look.within, grid.shape),
         _boxes(look, turn, volume),
@@ -79,7 +79,7 @@ def project(volume: Volume[Any], look: Look, channel: int = 0) -> tuple[Side, ..
 
 
 def _boxes(look: Look, turn: Turn, volume: Volume[Any]) -> list[tuple[Box, str]]:
-    kinds = ((look.boxes, "seen"), (look.dropped, "dropped"), (look.left, "left"))
+    kinds = ((look.boxes, "seen"), (look.dropped, "dropped"), (look.left, "late"))
     return [(turn.box(box, volume.grid.shape), kind) for boxes, kind in kinds for box in boxes[:_MOST_FRAMES]]
 
 

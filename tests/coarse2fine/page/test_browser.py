@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from browser import Tab, browser
 from pages import EVIL, result, scan
 
+from canvas import Box
 from coarse2fine.nnunet.model import Model
 from coarse2fine.page.case import write_case_page
 from coarse2fine.page.index import write_index
@@ -89,6 +91,23 @@ def test_page__pictures__lie_the_right_way_round(tab: Tab, site: Path) -> None:
     assert box == pytest.approx([30, 20, 15, 12])
     whole = tab.run("document.querySelector('.montage svg').viewBox.baseVal.width")
     assert whole == pytest.approx(84)
+
+
+def test_page__frames__lie_where_they_say(tab: Tab, tmp_path: Path, model: Model) -> None:
+    """On the screen, in shares of their picture: boxes that were looked at, dropped, and not reached in time."""
+    run = result()
+    assert run.look is not None
+    late = replace(run.look, left=(Box((5, 5, 5), (20, 30, 40)),))
+    write_case_page(scan(), replace(run, look=late), model, tmp_path / "a.html")
+    tab.open(tmp_path / "a.html")
+    shares = """(() => [...document.querySelectorAll('.picture rect.frame')].map(frame => {
+        const svg = frame.ownerSVGElement, whole = svg.getBoundingClientRect(), part = frame.getBoundingClientRect();
+        const scale = svg.viewBox.baseVal.width / whole.width, said = frame.getBBox();
+        return [frame.className.baseVal, (part.x - whole.x) * scale - said.x, (part.y - whole.y) * scale - said.y];
+    }))()"""
+    frames = tab.run(shares)
+    assert {kind for kind, _, _ in frames} == {"frame seen", "frame dropped", "frame late"}
+    assert all(abs(x) < 0.01 and abs(y) < 0.01 for _, x, y in frames)
 
 
 READY = "document.documentElement.dataset.viewer"

@@ -14,6 +14,7 @@ from pages import EVIL, found, result, scan, stored_as
 
 from canvas import Box
 from coarse2fine.io import Grid, Volume
+from coarse2fine.look import Look
 from coarse2fine.nnunet.model import Model
 from coarse2fine.page import case
 from coarse2fine.page.case import case_page, write_case_page
@@ -197,7 +198,7 @@ def test_project__known_boxes__lie_where_radiologists_look_for_them() -> None:
     feet, front, left = project(scan(), look)
     (box, late) = feet.frames
     assert (box.left, box.top, box.width, box.height, box.kind) == (75, 0, 9, 8, "seen")
-    assert late.kind == "left"
+    assert late.kind == "late"
     assert (front.frames[0].left, front.frames[0].top) == (75, 0)
     assert (left.frames[0].left, left.frames[0].top) == (0, 0)
     assert (front.frames[1].left, front.frames[1].top) == (0, 108)
@@ -221,3 +222,18 @@ def test_write_case_page__viewer_of_a_noisy_volume__stays_below_its_limit(
         assert 3_000_000 < (tmp_path / "a.html").stat().st_size < limit
         assert words in (tmp_path / "a.html").read_text(encoding="utf-8")
     assert case_page(volume, run, model).count("<script") == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 40, 50), (60, 2, 2), (2, 2, 1500)])
+@pytest.mark.parametrize("value", [7.0, np.nan, np.inf])
+def test_case_page__odd_volumes__have_pages(shape: tuple[int, int, int], value: float, model: Model) -> None:
+    """Single slices, rods and single voxels, constant or without a single number."""
+    image = np.full(shape, value, np.float32)
+    labels = np.zeros(shape, np.uint8)
+    labels[0, 0, 0] = 1
+    seen = Look(np.full((1, 1, 1), 0.5, np.float32), Box.whole(shape), (Box.whole(shape),))
+    with np.errstate(all="ignore"):  # their mean and deviation are no numbers either
+        html = case_page(
+            Volume((image,), Grid(shape, (1.0, 1.0, 1.0)), "odd"), replace(result(labels), look=seen), model
+        )
+    assert "1 component of lesion" in html
