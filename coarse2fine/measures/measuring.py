@@ -137,14 +137,14 @@ def place_of(grid: Grid, centroid: Point, box: Box) -> Place:
     """Where something lies whose centroid (z, y, x) and box are given in voxels of a grid."""
     steps = np.reshape(grid.cosines, (3, 3)) * grid.spacing[::-1]
     origin = np.array(grid.origin[::-1])
-    edges = np.stack([box.start, box.stop])[:, ::-1] - 0.5  # a voxel reaches half a step to either side of its centre
-    corners = np.array(np.meshgrid(*edges.T)).reshape(3, -1)
-    world = origin[:, None] + steps @ corners
+    start, stop = np.array([box.start[::-1], box.stop[::-1]])
+    # A voxel reaches half a step to either side of its centre; of the eight corners, the farthest ones count.
+    middle, reach = origin + steps @ ((start + stop - 1) / 2), np.abs(steps) @ ((stop - start) / 2)
     return Place(
         "axes" if grid.direction is None else "LPS",
         _point(origin + steps @ centroid[::-1]),
-        _point(world.min(1)),
-        _point(world.max(1)),
+        _point(middle - reach),
+        _point(middle + reach),
     )
 
 
