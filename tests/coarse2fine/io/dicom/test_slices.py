@@ -19,7 +19,9 @@ from pydicom.uid import (
 
 from coarse2fine.errors import VolumeError
 from coarse2fine.io import Grid, read_volume
+from coarse2fine.io.dicom import members, series
 from coarse2fine.io.files.cases import find_cases
+from coarse2fine.io.files.readers import READERS
 from coarse2fine.measures import measure
 
 SHAPE = (7, 9, 11)
@@ -294,6 +296,37 @@ def test_find_cases__dicom_that_is_no_case__is_refused(
     with pytest.raises(VolumeError, match=message) as caught:
         find_cases(tmp_path / name, channels)
     assert remedy in caught.value.remedy
+
+
+def test_find_cases__series_where_none_will_do__is_refused(tmp_path: Path) -> None:
+    """nnU-Net's own commands read none; converted as the message says, it is a case."""
+    write_series(tmp_path / "s", stored(), TURNED)
+    with pytest.raises(VolumeError, match="which only c2f-infer reads") as caught:
+        find_cases(tmp_path / "s", 1, (".nii.gz",), series=False)
+    assert "convert the series to a file" in caught.value.remedy
+    (tmp_path / "n").mkdir()
+    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path / "s"))
+    sitk.WriteImage(sitk.ReadImage(names), str(tmp_path / "n" / "s_0000.nii.gz"))
+    assert [case.name for case in find_cases(tmp_path / "n", 1, (".nii.gz",), series=False)] == ["s"]
+
+
+def test_read_volume__model_whose_reader_takes_tiff_only__is_refused(tmp_path: Path) -> None:
+    """As any other file that its reader does not read."""
+    write_series(tmp_path / "s", stored(), TURNED)
+    with pytest.raises(VolumeError, match="the model's reader Tiff3DIO does not read DICOM files"):
+        read_volume([tmp_path / "s"], [READERS["Tiff3DIO"]])
+
+
+def test_docs__limits__are_those_of_the_code() -> None:
+    """docs/dicom.md names the tolerances."""
+    page = (Path(__file__).parents[4] / "docs" / "dicom.md").read_text(encoding="utf-8")
+    limits = (
+        f"differs from the median by more than {100 * series._UNEVEN:.0f} %",
+        f"more than {series._TILT:g} of the way along",
+        f"to over {members._MOST_SHRUNK} times their size (and {members._PLAIN >> 30} GiB)",
+    )
+    assert [limit for limit in limits if limit not in page] == []
+    assert (series._DRIFT, series._ASIDE) == (0.5, 0.1)
 
 
 def test_find_cases__both_kinds_in_a_folder__are_refused(tmp_path: Path) -> None:
