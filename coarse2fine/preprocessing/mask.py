@@ -156,6 +156,8 @@ def _from_store(where: str, whole: Grid) -> tuple[VoxelArray, Grid, Mapping[str,
         grid = replace(whole, direction=None)
     else:
         grid = _in_unit(scales.levels[0].grid, whole.unit)
+    if (count := len(scales.levels[0].channels)) > 1:
+        raise VolumeError(f"the mask {where} has {count} channels", "Store the one that is meant by itself.")
     return scales.levels[0].channels[0], grid, scales.identity
 
 

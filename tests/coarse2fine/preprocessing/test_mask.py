@@ -166,6 +166,11 @@ def test_open_mask__missing_or_of_floats__says_that_it_is_the_mask(tmp_path: Pat
     write_image(tmp_path / "floats.zarr", HALF.astype(np.float32), spacing=(2, 1, 1))
     with pytest.raises(VolumeError, match=r"mask: .*no labels"):
         open_mask(str(tmp_path / "floats.zarr"), grid)
+    both = zarr.create_array(tmp_path / "both.zarr", data=np.stack([HALF, HALF]), dimension_names=["c", "z", "y", "x"])
+    with pytest.raises(VolumeError, match=r"mask .* has 2 channels"):
+        open_mask(str(tmp_path / "both.zarr"), grid)
+    zarr.create_array(tmp_path / "one.zarr", data=both[0])
+    assert open_mask(str(tmp_path / "one.zarr"), grid).part(Box.whole(SHAPE)).any()
 
 
 def test_part__cremi_background__is_not_set() -> None:
