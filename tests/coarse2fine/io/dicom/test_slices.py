@@ -264,9 +264,14 @@ def test_remedy__tilt__simpleitk_puts_it_at_right_angles(tmp_path: Path) -> None
 def test_remedy__steps_that_change_slowly__a_part_is_read(tmp_path: Path) -> None:
     """Each step is close to the usual one, but together they lead off the grid."""
     grid = Grid((60, 4, 4), (3.0, 1.0, 1.0), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1))
-    files = write_series(tmp_path / "s", np.zeros(grid.shape, np.uint16), grid)
+    files = [tmp_path / "s" / f"{index}" for index in range(60)]
+    (tmp_path / "s").mkdir()
     for index, file in enumerate(files):
-        change(file, ImagePositionPatient=["0", "0", f"{3 * index - 0.12 * max(0, index - 30):.6f}"])
+        position = ["0", "0", f"{3 * index - 0.12 * max(0, index - 30):.6f}"]
+        content = make_slice(
+            np.zeros((4, 4), np.uint16), grid, index, SeriesInstanceUID="1.2.3", ImagePositionPatient=position
+        )
+        content.save_as(file, enforce_file_format=True)
     with pytest.raises(VolumeError, match=r"change from 2.88 to 3 mm, so that .* lies 1.77 mm from an even") as caught:
         read_volume([tmp_path / "s"])
     assert "give the part of the series that has one" in caught.value.remedy
