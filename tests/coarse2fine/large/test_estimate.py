@@ -58,6 +58,8 @@ def test_estimate_store__some_blocks_measured__counts_are_those_of_the_run(
     low, high = found.hours_range
     assert 0 < low <= found.hours <= high * 1.01
     assert found.hours == pytest.approx(sum(found.seconds.values()) / 3600)
+    measured = sum(block["seconds"] for block in found.measured)
+    assert found.seconds["segment"] > 1.99 * measured  # four blocks, of which two were done
     assert found.memory_mb["resident"] > 10
 
 
