@@ -48,8 +48,14 @@ def test_read_summary__somebody_elses__is_none(changed: dict | None, pages: dict
     page = pages["a"]
     head, _, rest = page.read_text(encoding="utf-8").partition('id="summary">')
     old, _, rest = rest.partition("</script>")
-    text = "{" if changed is None else json.dumps(json.loads(old) | changed)
-    page.write_text(f'{head}id="summary">{text}</script>{rest}', encoding="utf-8")
+
+    def rewrite(text: str) -> None:
+        escaped = text.replace("</", "<\\/")
+        page.write_text(f'{head}id="summary">{escaped}</script>{rest}', encoding="utf-8")
+
+    rewrite(json.dumps(json.loads(old)))
+    assert read_summary(page) is not None
+    rewrite("{" if changed is None else json.dumps(json.loads(old) | changed))
     assert read_summary(page) is None
     assert read_summary(pages["c"]) is None
 
