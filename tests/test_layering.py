@@ -59,6 +59,7 @@ ROOMS = (
     "coarse2fine/demo",
     "coarse2fine/training",
     "coarse2fine/coarse_training",
+    "coarse2fine/pretrain",
     "coarse2fine/calibration",
     "coarse2fine/convert",
     "coarse2fine/cli",

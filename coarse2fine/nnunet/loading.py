@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def load_model(
         raise ModelError(f"model folder {folder} does not exist", "Give the folder that holds plans.json and fold_*.")
     plans, dataset = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
     check_plans(plans, folder / "plans.json")
-    reader = _reader(plans, dataset, folder)
+    reader = _reader(plans, dataset, folder / "plans.json")
     names = folds or find_folds(folder, checkpoint)
     checkpoints = [load_checkpoint(folder / f"fold_{name}" / checkpoint, trust=trust) for name in names]
     with _well_formed(folder / "dataset.json"):
@@ -69,7 +70,7 @@ def load_model(
         configuration = _configuration(manager, checkpoints[0])
         patch, divisor, spacing = _geometry(configuration, checkpoints[0])
         transpose = _transpose(plans)
-        schemes = _schemes(manager, configuration, channels, folder)
+        schemes = _schemes(manager, configuration, channels, folder / "plans.json")
         cascade = configuration.previous_stage_name is not None
         data_method, logit_method = _resampling(configuration, folder / "plans.json", cascade=cascade)
         inputs = channels + (len(labels.foreground) if cascade else 0)
@@ -97,6 +98,84 @@ def load_model(
         plans=plans,
         dataset=dataset,
     )
+
+
+def load_plans(path: Path, configuration: str) -> Model:
+    """A model that is yet to be trained: all that plans say, without networks and labels.
+
+    Args:
+        path: ``plans.json``, or the file under another name in nnU-Net's folder of preprocessed data.
+        configuration: Name in the plans.
+
+    Raises:
+        ModelError: If the file is missing or malformed, or there is no such configuration of 3D images alone.
+        UntrustedModelError: If it names code outside the allowlists.
+    """
+    plans = read_json(path)
+    check_plans(plans, path)
+    if configuration not in plans["configurations"]:
+        raise ModelError(
+            f"{path} has no configuration {shown(configuration)}",
+            f"It has {plain(', '.join(plans['configurations']))[:300] or 'none'}; choose with -c.",
+        )
+    untrained = Checkpoint(path, {}, configuration, "nnUNetTrainer", (), None)
+    with _well_formed(path):
+        manager = PlansManager(dict(plans))
+        settings = _configuration(manager, untrained)
+        if settings.previous_stage_name is not None:
+            raise ModelError(
+                f"{path}: configuration {configuration} also sees labels of {settings.previous_stage_name}, which "
+                "images alone do not have",
+                f"Use -c {settings.previous_stage_name}, or another configuration that sees images alone.",
+            )
+        patch, divisor, spacing = _geometry(settings, untrained)
+        channels = len(settings.normalization_schemes)
+        schemes = _schemes(manager, settings, channels, path)
+        data_method, logit_method = _resampling(settings, path, cascade=False)
+        transpose = _transpose(plans)
+        demand(type(settings.batch_size) is int and settings.batch_size > 0, "batch_size", settings.batch_size)
+    return Model(
+        folder=path,
+        configuration=configuration,
+        folds=(),
+        networks=(),
+        device=torch.device("cpu"),
+        patch=patch,
+        divisor=divisor,
+        spacing=spacing,
+        transpose=transpose,
+        channels=channels,
+        cascade=False,
+        labels=Labels({}, 0, (), ()),
+        schemes=schemes,
+        reader=_reader(plans, {}, path),
+        data_method=data_method,
+        logit_method=logit_method,
+        mirror_axes=(),
+        trainer=untrained.trainer,
+        plans=plans,
+        dataset={},
+    )
+
+
+def planned_batch(model: Model) -> int:
+    """Patches that nnU-Net trains on at once."""
+    return int(PlansManager(dict(model.plans)).get_configuration(model.configuration).batch_size)
+
+
+def new_network(model: Model, outputs: int, seed: int) -> nn.Module:
+    """A network as the plans describe it, without deep supervision, with weights that nnU-Net begins with.
+
+    Args:
+        model: Of ``load_plans``.
+        outputs: Of the network, in the place of classes.
+        seed: Fixes the weights.
+    """
+    settings = PlansManager(dict(model.plans)).get_configuration(model.configuration)
+    with _well_formed(model.folder), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = _build(settings, model.channels, outputs)
+        return network.apply(network.initialize)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
@@ -180,12 +259,12 @@ def _channels(dataset: Mapping[str, Any]) -> int:
     return len(names)
 
 
-def _reader(plans: Mapping[str, Any], dataset: Mapping[str, Any], folder: Path) -> Reader:
-    """The image reader that the plans name; where they name none, the one that nnU-Net would plan with."""
-    path, key = folder / "plans.json", "image_reader_writer"
+def _reader(plans: Mapping[str, Any], dataset: Mapping[str, Any], path: Path) -> Reader:
+    """The image reader that the plans at a path name; where they name none, the one that nnU-Net would plan with."""
+    key = "image_reader_writer"
     name = plans.get(key)
     if name is None:
-        path, key = folder / "dataset.json", "overwrite_image_reader_writer"
+        path, key = path.with_name("dataset.json"), "overwrite_image_reader_writer"
         name = dataset.get(key)
     if name in (None, "None"):
         ending = dataset.get("file_ending")
@@ -219,15 +298,11 @@ def _network(configuration: ConfigurationManager, inputs: int, heads: int, check
 
     It is built without memory first (PyTorch's ``meta`` device), so that one of the wrong size costs nothing.
     """
-    arguments = dict(configuration.network_arch_init_kwargs)
+    changes: dict[str, Any] = {}
     if checkpoint.trainer == "nnUNetTrainerBN":  # the one of nnU-Net's trainers that changes a network of these kinds
-        arguments |= {"norm_op": "torch.nn.BatchNorm3d", "norm_op_kwargs": {"eps": 1e-5, "affine": True}}
-    for key in configuration.network_arch_init_kwargs_req_import:
-        arguments[key] = None if arguments[key] is None else OPERATIONS[arguments[key]]
-    build = NETWORKS[configuration.network_arch_class_name.rpartition(".")[2]]
+        changes = {"norm_op": "torch.nn.BatchNorm3d", "norm_op_kwargs": {"eps": 1e-5, "affine": True}}
     with torch.device("meta"):
-        arguments["deep_supervision"] = False  # whatever the plans say, as in nnU-Net
-        network: nn.Module = build(input_channels=inputs, num_classes=heads, **arguments)
+        network = _build(configuration, inputs, heads, changes)
     blank = network.state_dict(keep_vars=True)
     expected = {name: tuple(tensor.shape) for name, tensor in blank.items()}
     found = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
@@ -251,6 +326,19 @@ def _network(configuration: ConfigurationManager, inputs: int, heads: int, check
     return network.eval().requires_grad_(False)
 
 
+def _build(
+    configuration: ConfigurationManager, inputs: int, heads: int, changes: Mapping[str, Any] = MappingProxyType({})
+) -> nn.Module:
+    """The network that a configuration describes, from allowlisted names; changes are to what the plans say."""
+    arguments = {**configuration.network_arch_init_kwargs, **changes}
+    for key in configuration.network_arch_init_kwargs_req_import:
+        arguments[key] = None if arguments[key] is None else OPERATIONS[arguments[key]]
+    build = NETWORKS[configuration.network_arch_class_name.rpartition(".")[2]]
+    arguments["deep_supervision"] = False  # whatever the plans say, as in nnU-Net
+    network: nn.Module = build(input_channels=inputs, num_classes=heads, **arguments)
+    return network
+
+
 def _difference(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str:
     """The first parameter in which two networks differ."""
     name = next(name for name in (*expected, *found) if expected.get(name) != found.get(name))
@@ -259,12 +347,12 @@ def _difference(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tup
 
 
 def _schemes(
-    manager: PlansManager, configuration: ConfigurationManager, channels: int, folder: Path
+    manager: PlansManager, configuration: ConfigurationManager, channels: int, path: Path
 ) -> tuple[Scheme, ...]:
     """Normalisation of each channel."""
     if len(configuration.normalization_schemes) != channels:
         raise ModelError(
-            f"{folder / 'plans.json'} has normalization_schemes for {len(configuration.normalization_schemes)} "
+            f"{path} has normalization_schemes for {len(configuration.normalization_schemes)} "
             f"channel(s), dataset.json has {channels}",
             "Use plans.json and dataset.json of the same training.",
         )

@@ -1,0 +1,67 @@
+"""``c2f-pretrain``: its options. What it runs is imported when they are known."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coarse2fine.cli.guard import guarded
+from coarse2fine.cli.options import add_common_options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(
+        prog="c2f-pretrain",
+        description="Let the network of nnU-Net's plans learn from images without labels. The same command goes on "
+        "where it was cut off.",
+        epilog="Example: c2f-pretrain --plans nnUNetPlans.json --images unlabelled -o pretrained",
+    )
+    add = parser.add_argument
+    plans = parser.add_mutually_exclusive_group(required=True)
+    plans.add_argument(
+        "--plans", type=Path, metavar="FILE", help="plans.json, or nnUNetPlans.json of preprocessed data"
+    )
+    plans.add_argument("--model", type=Path, metavar="DIR", help="model folder, whose plans are taken")
+    add("-c", "--configuration", default="3d_fullres", metavar="NAME", help="configuration of the plans (%(default)s)")
+    add("--images", type=Path, required=True, metavar="DIR", help="images as files, or a folder with imagesTr")
+    add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the weights")
+    add("--objective", choices=("mae",), default="mae", help="mae: paint what is hidden (%(default)s)")
+    add("--mask", choices=("random", "block", "grid"), default="random", help="what is hidden (%(default)s)")
+    add("--ratio", type=float, metavar="R", help="share that is hidden (0.75; a grid hides 7/8)")
+    add(
+        "--block", type=int, default=16, metavar="N", help="longest edge of what is hidden at once (%(default)s voxels)"
+    )
+    add("--centre", type=float, metavar="SIGMA", help="hide and crop more often near the centre, within SIGMA of it")
+    add("--norm-pix", action="store_true", help="compare blocks that were normalised each by itself")
+    add("--loss-everywhere", action="store_true", help="visible voxels count in the loss, too")
+    add("--steps", type=int, default=10_000, metavar="N", help="training steps (%(default)s)")
+    add("--minutes", type=float, metavar="M", help="end after this time, if steps are not done earlier")
+    add("--batch", type=int, metavar="N", help="crops in a step (default: the plans' batch size)")
+    add("--rate", type=float, default=1e-2, help="learning rate of the first step (%(default)s)")
+    add("--seed", type=int, default=0, help="fixes the result")
+    add("--weights", type=Path, metavar="FILE", help="begin with the weights.safetensors of another pretraining")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    return add_common_options(parser)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = build_parser().parse_args(arguments)
+
+    def action(console: Console) -> None:
+        from coarse2fine.cli.pretrain_run import pretrain
+
+        pretrain(options, console)
+
+    return guarded(action)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Learning from images without labels: one loop, objectives that are added up, weights that nnU-Net begins with."""

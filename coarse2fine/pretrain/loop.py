@@ -1,0 +1,175 @@
+"""The one loop: crops in, weights out, whatever the method."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import inf, isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from coarse2fine.errors import C2FError
+from coarse2fine.io import atomic_write
+from coarse2fine.pretrain.crops import Crops
+from coarse2fine.pretrain.objective import Method
+from coarse2fine.pretrain.state import STATE, Done, Point, load_state, save_state
+
+CURVE, TENSORBOARD = "curve.json", "tensorboard"
+_CLIP = 12.0
+"""Most of the gradient's norm, as in nnU-Net."""
+
+Told = Callable[[Done], None]
+"""Called after every piece of the training."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long and how fast to learn: SGD as nnU-Net's, whose rate falls with the steps, or with the time.
+
+    Attributes:
+        steps: All of them.
+        batch: Crops in each.
+        seed: Of all random numbers.
+        rate: Learning rate of the first step.
+        seconds: Most time, over all pieces.
+        piece: Steps after which everything is written down.
+        momentum, decay, power: Nesterov momentum, weight decay, and how the rate falls.
+    """
+
+    steps: int
+    batch: int
+    seed: int = 0
+    rate: float = 1e-2
+    seconds: float = inf
+    piece: int = 50
+    momentum: float = 0.99
+    decay: float = 3e-5
+    power: float = 0.9
+
+    def rate_at(self, step: int, seconds: float) -> float:
+        """Polynomial, of whichever is nearer to its end."""
+        part = max(step / self.steps, seconds / self.seconds)
+        return float(self.rate * (1 - min(part, 1.0)) ** self.power)
+
+    def optimizer(self, *modules: nn.Module) -> torch.optim.Optimizer:
+        """Of all parameters."""
+        parameters = [parameter for module in modules for parameter in module.parameters()]
+        return torch.optim.SGD(parameters, self.rate, momentum=self.momentum, weight_decay=self.decay, nesterov=True)
+
+
+def pretrain(
+    network: nn.Module, method: Method, crops: Crops, schedule: Schedule, folder: Path, told: Told = lambda done: None
+) -> Done:
+    """Train, or go on where a training in this folder was cut off; the network is left with what it has learned.
+
+    Args:
+        network: On the device that is to work.
+        method: What to learn.
+        crops: From what.
+        schedule: For how long.
+        folder: Of state, curve, and TensorBoard's files if that is installed.
+        told: Told after every piece.
+
+    Raises:
+        C2FError: If the loss is no number any more, or a state in the folder is of another network.
+    """
+    learner = _Learner(network, method.heads.to(_device(network)), method, crops, schedule)
+    with _reproducible(network), _board(folder / TENSORBOARD) as board:
+        done = load_state(folder / STATE, *learner.parts)
+        while done.step < schedule.steps and done.seconds < schedule.seconds:
+            done = Done((*done.curve, learner.piece(done)))
+            save_state(folder / STATE, *learner.parts, done)
+            with atomic_write(folder / CURVE) as path:
+                path.write_text(json.dumps(done.to_json(), indent=1), encoding="utf-8")
+            board(done.curve[-1])
+            told(done)
+    return done
+
+
+class _Learner:
+    """Network and heads with their optimiser, and what they learn."""
+
+    def __init__(self, network: nn.Module, heads: nn.Module, method: Method, crops: Crops, schedule: Schedule) -> None:
+        self.network, self.heads = network, heads
+        self.method, self.crops, self.schedule = method, crops, schedule
+        self.optimizer = schedule.optimizer(network, heads)
+
+    @property
+    def parts(self) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:
+        """What changes."""
+        return self.network, self.heads, self.optimizer
+
+    def piece(self, done: Done) -> Point:
+        """Some steps."""
+        began, rate = time.monotonic(), 0.0
+        last = min(done.step + self.schedule.piece, self.schedule.steps)
+        sums: defaultdict[str, float] = defaultdict(float)
+        self.network.train()
+        for step in range(done.step, last):
+            rate = self.schedule.rate_at(step, done.seconds + time.monotonic() - began)
+            for name, loss in self.step(step, rate).items():
+                sums[name] += loss
+        means = {name: total / (last - done.step) for name, total in sums.items()}
+        return Point(last, round(done.seconds + time.monotonic() - began, 3), rate, means)
+
+    def step(self, step: int, rate: float) -> dict[str, float]:
+        """One step, whose random numbers depend on nothing but the seed and its number; returns the losses."""
+        generator = np.random.default_rng((self.schedule.seed, step))
+        torch.manual_seed(int(generator.integers(1 << 62)))  # of dropout, where plans have it
+        batch = self.crops.draw(self.schedule.batch, generator).to(_device(self.network))
+        losses = self.method.losses(self.network, batch, generator)
+        total = torch.stack(list(losses.values())).sum()
+        if not isfinite(value := float(total.detach())):
+            raise C2FError(
+                f"the loss is {value:g} at step {step + 1}: learning has failed",
+                "Learn more slowly (--rate, a tenth of what it was), into another folder.",
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_([*self.network.parameters(), *self.heads.parameters()], _CLIP)
+        self.optimizer.step()
+        return {name: float(loss.detach()) for name, loss in losses.items()}
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
+
+
+@contextmanager
+def _reproducible(network: nn.Module) -> Iterator[None]:
+    """Leaves PyTorch's own random numbers as they were."""
+    device = _device(network)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+@contextmanager
+def _board(folder: Path) -> Iterator[Callable[[Point], None]]:
+    """Curves for TensorBoard, if that is installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # an extra, which costs a web server and gRPC
+    except ImportError:
+        yield lambda point: None
+        return
+    writer: Any = SummaryWriter(str(folder))
+
+    def add(point: Point) -> None:
+        for name, loss in point.losses.items():
+            writer.add_scalar(f"loss/{name}", loss, point.step)
+        writer.add_scalar("rate", point.rate, point.step)
+        writer.flush()
+
+    try:
+        yield add
+    finally:
+        writer.close()

@@ -1,0 +1,58 @@
+"""What is learned: objectives, and methods that add them up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+Views = Mapping[str, torch.Tensor]
+"""What an objective made of a batch, by names of its own."""
+
+
+class Objective(Protocol):
+    """Something to learn from images alone.
+
+    Views are made of a batch, shape (n, channels, *patch), on its device; all randomness comes from the generator.
+    """
+
+    @property
+    def heads(self) -> nn.Module:
+        """Layers beside the network that are trained with it and thrown away; no parameters if there are none."""
+
+    def views(self, batch: torch.Tensor, generator: np.random.Generator) -> Views:
+        """What the network gets to see, and what it is to find."""
+
+    def loss(self, network: nn.Module, views: Views) -> torch.Tensor:
+        """How far it is from that; a single number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A weighted sum of objectives.
+
+    Attributes:
+        objectives: By name.
+        weights: Of each, by the same names; 1 where there is none.
+    """
+
+    objectives: Mapping[str, Objective]
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def heads(self) -> nn.ModuleDict:
+        """Those of all objectives."""
+        return nn.ModuleDict({name: objective.heads for name, objective in self.objectives.items()})
+
+    def losses(
+        self, network: nn.Module, batch: torch.Tensor, generator: np.random.Generator
+    ) -> dict[str, torch.Tensor]:
+        """The loss of each objective, times its weight."""
+        return {
+            name: self.weights.get(name, 1.0) * objective.loss(network, objective.views(batch, generator))
+            for name, objective in self.objectives.items()
+        }

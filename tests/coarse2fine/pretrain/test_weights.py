@@ -1,0 +1,107 @@
+"""Weights as files, read by nnU-Net itself."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import nn
+
+from coarse2fine.errors import ModelError
+from coarse2fine.nnunet.loading import load_plans, new_network
+from coarse2fine.nnunet.model import Model
+from coarse2fine.pretrain.weights import NNUNET, WEIGHTS, fill, read_tensors, tensors_of, write_weights
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def model(model_folder: Callable[..., Path]) -> Model:
+    return load_plans(model_folder() / "plans.json", "3d_fullres")
+
+
+def nnunets_own(model: Model, classes: int) -> nn.Module:
+    """What nnU-Net trains, with deep supervision."""
+    plan = PlansManager(dict(model.plans)).get_configuration(model.configuration)
+    return get_network_from_plans(
+        plan.network_arch_class_name,
+        plan.network_arch_init_kwargs,
+        plan.network_arch_init_kwargs_req_import,
+        model.channels,
+        classes,
+        deep_supervision=True,
+    )
+
+
+def test_write_weights__nnunets_loader__takes_every_tensor_but_those_of_segmentation(
+    model: Model, tmp_path: Path
+) -> None:
+    """Key by key, into a network of three classes."""
+    network = new_network(model, model.channels, 3)
+    write_weights(tmp_path, network)
+    theirs = nnunets_own(model, 3)
+    before = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
+    with contextlib.redirect_stdout(io.StringIO()):
+        load_pretrained_weights(theirs, tmp_path / NNUNET)
+    ours, after = network.state_dict(), theirs.state_dict()
+    assert set(before) == set(ours)
+    kept = [name for name in before if ".seg_layers." in name]
+    assert kept
+    assert all(torch.equal(after[name], before[name]) for name in kept)
+    assert all(torch.equal(after[name], ours[name]) for name in before if name not in kept)
+    content = torch.load(tmp_path / NNUNET, weights_only=True)  # holds nothing but tensors
+    assert list(content) == ["network_weights"]
+
+
+def test_fill__weights_that_were_written__are_all_there(model: Model, tmp_path: Path) -> None:
+    """Under every name that nnU-Net lists them by."""
+    network, other = new_network(model, 1, 3), new_network(model, 1, 4)
+    assert not torch.equal(next(network.parameters()), next(other.parameters()))
+    write_weights(tmp_path, network)
+    fill(other, read_tensors(tmp_path / WEIGHTS)[0], tmp_path / WEIGHTS, "")
+    ours = network.state_dict()
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in other.state_dict().items())
+
+
+def test_fill__weights_of_another_network__names_the_first_that_differs(
+    model: Model, model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """And changes nothing."""
+    write_weights(tmp_path, new_network(model, 2, 0))
+    tensors, _ = read_tensors(tmp_path / WEIGHTS)
+    network = new_network(model, 1, 1)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    words = r"is of another network: decoder\.seg_layers\.0\.weight is \(2, 8, 1, 1, 1\) instead of \(1, 8, 1, 1, 1\)"
+    with pytest.raises(ModelError, match=words):
+        fill(network, tensors, tmp_path / WEIGHTS, "")
+    tensors = dict(tensors_of(new_network(model, 1, 0)))
+    first = next(iter(tensors))
+    with pytest.raises(ModelError, match=f"{re.escape(first)} is missing instead of"):
+        fill(network, {name: tensor for name, tensor in tensors.items() if name != first}, tmp_path, "")
+    with pytest.raises(ModelError, match=r"another is \(1,\) instead of missing"):
+        fill(network, tensors | {"another": torch.zeros(1)}, tmp_path, "")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_read_tensors__no_such_file__one_line(tmp_path: Path) -> None:
+    """Missing, or a pickle, which is not opened as one."""
+    with pytest.raises(ModelError, match="does not exist"):
+        read_tensors(tmp_path / WEIGHTS)
+    torch.save({"network_weights": {}}, tmp_path / NNUNET)
+    with pytest.raises(ModelError, match="is damaged or no safetensors file"):
+        read_tensors(tmp_path / NNUNET)
+
+
+def test_pretrain__modules_of_inference__do_not_import_it() -> None:
+    """Only its own command does."""
+    files = {path for path in (ROOT / "coarse2fine").rglob("*.py") if path.parent.name != "pretrain"}
+    using = {path.name for path in files if "coarse2fine.pretrain" in path.read_text(encoding="utf-8")}
+    assert using == {"pretrain_run.py"}
