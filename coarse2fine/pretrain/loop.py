@@ -135,7 +135,7 @@ class _Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         nn.utils.clip_grad_norm_([*self.network.parameters(), *self.heads.parameters()], _CLIP)
         self.optimizer.step()
         return {name: float(loss.detach()) for name, loss in losses.items()}
