@@ -20,7 +20,7 @@ from coarse2fine.cli.bars import show_bars
 from coarse2fine.cli.dry_run import dry_run, tell_estimate
 from coarse2fine.config.schema import Config
 from coarse2fine.config.types import seconds
-from coarse2fine.errors import ConfigError
+from coarse2fine.errors import ConfigError, OutputError
 from coarse2fine.io import atomic_write, check_writable
 from coarse2fine.io.region import parse_region
 from coarse2fine.large.execution.engine import Engine, in_process, on_cluster
@@ -177,8 +177,15 @@ def check_files(options: argparse.Namespace, output: Output, *, again: bool) -> 
         raise ConfigError(
             f"--table of a store has a row for each object, and {output.where} gets labels only", "Add --instances."
         )
-    for file, suffixes in ((options.report, ()), (options.neuroglancer, ()), (options.table, TABLE_SUFFIXES)):
+    taken = {Path(options.input).resolve(), Path(output.where).resolve()}
+    for option, suffixes in (("report", ()), ("neuroglancer", ()), ("table", TABLE_SUFFIXES)):
+        file = getattr(options, option)
+        if file and file.resolve() in taken:
+            raise OutputError(
+                f"{file} is an input or another result of this run", f"Choose another name with --{option}."
+            )
         if file:
+            taken.add(file.resolve())
             check_writable(file, again, suffixes)
 
 

@@ -21,6 +21,9 @@ def test_main__table_of_a_store__needs_objects_and_a_name_for_tables(
     assert "Add --instances." in " ".join(capsys.readouterr().err.split())
     assert run(*arguments, "--table", tmp_path / "t.txt", "--instances") == 1
     assert ".csv" in " ".join(capsys.readouterr().err.split())
+    assert run(*arguments, "--report", tmp_path / "t.csv", "--table", tmp_path / "t.csv", "--instances") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "t.csv is an input or another result of this run Choose another name with --table." in said
     assert snapshot(tmp_path) == before
     assert run(*arguments, "--table", tmp_path / "t.csv", "--instances") == 0
     assert (tmp_path / "t.csv").read_text().startswith("object,label,name,voxels,volume_ml,")
