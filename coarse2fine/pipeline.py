@@ -246,7 +246,7 @@ class Pipeline:
         """Volume -> heatmap, and the fine model's view of the volume."""
         with run.clock.time("coarse"):
             seen = view_volume(volume, segmenter.coarse, self.config.coarse.spacing)
-        coarse = segmenter.heatmap(seen, run)
+        coarse = segmenter.heatmap(seen, run, keep_outputs=segmenter.labels_coarsely)
         with run.clock.time("fine"):
             view = view_volume(volume, self.fine)
             known = given_labels(previous, view, self.fine) if previous is not None and self.fine.cascade else None

@@ -239,8 +239,11 @@ def count_labels(labels: NDArray[np.unsignedinteger[Any]]) -> dict[str, int]:
     >>> count_labels(np.array([0, 3, 3, 1], np.uint8))
     {'1': 1, '3': 2}
     """
-    # Counting only what is not background keeps bincount from converting the whole volume to 64 bits.
-    counts = np.bincount(labels[labels != 0])
+    counts = np.zeros(np.iinfo(labels.dtype).max + 1, np.int64)
+    for slab in labels.reshape(-1, labels.shape[-1]) if labels.ndim < 3 else labels:
+        # Counting only what is not background, slice by slice, as bincount converts to 64 bits.
+        found = np.bincount(slab[slab != 0])
+        counts[: len(found)] += found
     return {str(label): int(counts[label]) for label in np.flatnonzero(counts)}
 
 

@@ -80,17 +80,26 @@ class Segmenter:
         """What the user should know, whatever the volume is."""
         return (*self.selector.warnings, *foreground_doubts(self.config, self.coarse, self.stage.model))
 
-    def heatmap(self, view: WorkingView, run: Run, window: Box | None = None) -> CoarseResult:
+    @property
+    def labels_coarsely(self) -> bool:
+        """Whether coarse labels stand anywhere: as inputs of a cascade, or where the fine network does not look."""
+        config = self.config
+        return self.stage.model.cascade or config.fine.outside == "coarse" or config.deadline is not None
+
+    def heatmap(
+        self, view: WorkingView, run: Run, window: Box | None = None, *, keep_outputs: bool = True
+    ) -> CoarseResult:
         """What the coarse network says of a volume, or of a window of it, and what an agent may want to see of it.
 
         Args:
             view: The coarse model's view of the volume.
             run: Books ``coarse`` and ``coarse.network``.
             window: Part of the coarse grid, axes of the coarse model.
+            keep_outputs: Whether the result has labels, too.
         """
         keep = self.selector.features.wants_coarse
         with run.clock.time("coarse"):
-            stage = CoarseStage(self.coarse, self.stage.model, self.config.coarse, keep)
+            stage = CoarseStage(self.coarse, self.stage.model, self.config.coarse, keep, keep_outputs)
             return predict_heatmap(stage, view, run, window)
 
     def stage_over(self, view: WorkingView) -> FineStage:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +17,14 @@ from canvas import Box, Triple, triple
 from coarse2fine.coarse.feature_map import BottleneckMap, record_bottleneck
 from coarse2fine.coarse.foreground import counted_heads
 from coarse2fine.config.schema import BodyCrop, CoarseConfig
+from coarse2fine.io.turn import Turn
 from coarse2fine.nnunet.model import Model
-from coarse2fine.nnunet.sliding_window import sliding_window, tiles_touching
+from coarse2fine.nnunet.sliding_window import tiles_touching, window_slabs
+from coarse2fine.preprocessing.statistics import filled_box
 from coarse2fine.preprocessing.working_grid import WorkingView, turn_of
 from coarse2fine.regions.components import label_components
 from coarse2fine.regions.search_grid import Place
-from coarse2fine.resampling.operators import Axis, Floats, axis_operator, multiply_axis
+from coarse2fine.resampling.operators import Axis, Floats, axis_operator, multiply_axis, slab_depth
 from coarse2fine.system.timing import Run
 
 CERTAIN = 20.0
@@ -35,14 +39,14 @@ class CoarseResult:
     volume that is read by region only a part of it is there; boxes and finer grids are counted as if all were.
 
     Attributes:
-        logits: float32, shape (heads, z, y, x).
+        logits: Half precision, as nnU-Net adds them up, shape (heads, z, y, x); None if nobody needs labels of it.
         heatmap: Probability of the labels that count as foreground, float32, shape (z, y, x).
         model: The coarse model, for its label rules.
         bottleneck: The deepest features, if they were asked for; same axes, of the whole grid.
         place: Which part of the grid this is; None for all of it.
     """
 
-    logits: Floats
+    logits: NDArray[np.floating[Any]] | None
     heatmap: Floats
     model: Model
     bottleneck: BottleneckMap | None = None
@@ -62,13 +66,27 @@ class CoarseResult:
         """The same of a smaller part of the coarse grid."""
         inside = box.relative_to(self.held).slices
         place = Place(box.start, self.whole)
-        return CoarseResult(
-            self.logits[(slice(None), *inside)], self.heatmap[inside], self.model, self.bottleneck, place
-        )
+        logits = None if self.logits is None else self.logits[(slice(None), *inside)]
+        return CoarseResult(logits, self.heatmap[inside], self.model, self.bottleneck, place)
 
     def only_where(self, kept: NDArray[np.bool_]) -> CoarseResult:
         """The same with a heatmap that is zero elsewhere; the labels stay."""
         return dataclasses.replace(self, heatmap=np.where(kept, self.heatmap, np.float32(0)))
+
+    @property
+    def outputs(self) -> NDArray[np.floating[Any]]:
+        """The logits.
+
+        Raises:
+            ValueError: If they were not kept.
+        """
+        if self.logits is None:
+            raise ValueError("the coarse outputs were not kept")
+        return self.logits
+
+    def _slabs(self) -> Iterator[NDArray[np.floating[Any]]]:
+        """The logits, slice by slice."""
+        return (self.outputs[:, start : start + 1].astype(np.float32) for start in range(self.outputs.shape[1]))
 
     def labels_in(self, box: Box, grid: Triple) -> NDArray[np.unsignedinteger]:
         """The coarse labels in a box of a finer grid over the same region of space.
@@ -77,15 +95,16 @@ class CoarseResult:
             box: Inside the grid. Beyond what is held, the outermost voxels repeat.
             grid: Shape of the finer grid.
         """
-        logits = self.logits
+        rows = []
         for axis in range(3):
-            operator = _linear(self.whole[axis], grid[axis])
             held, size = self.held.start[axis], self.heatmap.shape[axis]
-            matrix, low, high = operator.rows(box.start[axis], box.stop[axis])
-            if low < held or high > held + size:
-                matrix, low, high = _folded(matrix, low - held, size)
-                low, high = low + held, high + held
-            logits = multiply_axis(logits, matrix, axis, low - held, high - held)
+            matrix, low, high = _linear(self.whole[axis], grid[axis]).rows(box.start[axis], box.stop[axis])
+            inside = held <= low and high <= held + size
+            rows.append((matrix, low - held, high - held) if inside else _folded(matrix, low - held, size))
+        part = self.outputs[(slice(None), *(slice(low, high) for _, low, high in rows))]
+        logits = part.astype(np.float32)
+        for axis, (matrix, low, high) in enumerate(rows):
+            logits = multiply_axis(logits, matrix, axis, 0, high - low)
         return self.model.labels.from_logits(logits)
 
     def one_hot(self, box: Box, grid: Triple) -> Floats:
@@ -108,13 +127,15 @@ class CoarseResult:
 
     def foreground_box(self, grid: Triple) -> Box:
         """The box of a finer grid outside of which every coarse label is background."""
-        found = np.argwhere(self.model.labels.from_logits(self.logits) != 0)
-        if not len(found):
-            return Box((0, 0, 0), (0, 0, 0))
+        found = np.concatenate([self.model.labels.from_logits(slab) for slab in self._slabs()]) != 0
+        held = filled_box([found])
+        if not held.volume:
+            return held
         ratio = np.array(grid) / np.array(self.whole)
-        found = found + self.held.start
+        held = held.shift(self.held.start)
         # Linear interpolation reaches one coarse voxel further than the labels do.
-        start, stop = np.floor((found.min(0) - 1) * ratio), np.ceil((found.max(0) + 2) * ratio)
+        start = np.floor((np.array(held.start) - 1) * ratio)
+        stop = np.ceil((np.array(held.stop) + 1) * ratio)
         return Box(triple(start), triple(stop)).clip(Box.whole(grid))
 
     def _shown(self, grid: Triple) -> Box:
@@ -147,12 +168,14 @@ class CoarseStage:
         fine: The fine model, whose axes the result gets.
         settings: Labels that count, tile step, mirroring, patch and body crop.
         keep_features: Whether to keep the deepest features of the first network.
+        keep_outputs: Whether to keep the outputs, from which labels are made, beside the heatmap.
     """
 
     model: Model
     fine: Model
     settings: CoarseConfig
     keep_features: bool = False
+    keep_outputs: bool = True
 
 
 def predict_heatmap(
@@ -184,10 +207,12 @@ def predict_heatmap(
         corners = [tile.relative_to(region).start for tile in tiles]
     elif settings.body_crop is not None:
         region = body_box(view, settings.body_crop)
+    turn = view.turn.inverse.then(turn_of(view.grid, stage.fine))
+    found = _Found(model, region, grid, heads, turn, keep_outputs=stage.keep_outputs)
     data = view.read(region)
     with run.clock.time("coarse.network"), ExitStack() as stack:
         recorder = stack.enter_context(record_bottleneck(model, region.shape)) if stage.keep_features else None
-        inside = sliding_window(
+        slabs = window_slabs(
             model,
             data,
             tile_step=settings.tile_step,
@@ -196,25 +221,67 @@ def predict_heatmap(
             on_tile=recorder.on_tile if recorder else lambda box: None,
             corners=corners,
         )
-    logits = _in_grid(inside, region, grid, model)
-    turn = view.turn.inverse.then(turn_of(view.grid, stage.fine))
-    logits = logits.permute(0, *(axis + 1 for axis in turn.axes)).flip([axis + 1 for axis in turn.reversed_axes])
-    heatmap = model.labels.foreground_probability(logits, heads)
+        for start, slab in slabs:
+            found.add(start, slab)
     kept = recorder.finish(region.start, view.shape).turned(turn) if recorder else None
     place = None if window is None else Place(turn.box(grid, view.shape).start, turn.sizes(view.shape))
-    return CoarseResult(logits.contiguous().numpy(), heatmap.contiguous().numpy(), model, kept, place)
+    return CoarseResult(found.logits, found.heatmap, model, kept, place)
 
 
-def _in_grid(inside: torch.Tensor, region: Box, grid: Box, model: Model) -> torch.Tensor:
-    """The outputs of a region in another one, and certain background where that sticks out."""
-    if region.contains(grid):
-        return inside[(slice(None), *grid.relative_to(region).slices)].float()
-    logits = torch.zeros((model.labels.heads, *grid.shape))
-    if model.labels.regions:
-        logits -= CERTAIN
-    else:
+class _Found:
+    """What the coarse network says, collected slab by slab; certain background where it does not look.
+
+    Args:
+        model: The coarse model.
+        region: What it looks at, a box of its grid.
+        grid: What the result is of, likewise.
+        heads: Outputs that count as foreground; None for all but the background's.
+        turn: From the axes of its grid to those of the result.
+        keep_outputs: As of ``CoarseStage``.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        region: Box,
+        grid: Box,
+        heads: Collection[int] | None,
+        turn: Turn,
+        *,
+        keep_outputs: bool,
+    ) -> None:
+        self._labels, self._region, self._grid, self._heads = model.labels, region, grid, heads
+        shape = turn.sizes(grid.shape)
+        nothing = _certain_background(model)
+        chance = float(self._labels.foreground_probability(nothing, heads))
+        self.heatmap: Floats = np.full(shape, chance, np.float32)
+        self.logits: NDArray[np.float16] | None = None
+        self._outputs: NDArray[np.float16] | None = None
+        if keep_outputs:
+            self.logits = np.empty((len(nothing), *shape), np.float16)
+            self.logits[:] = nothing.numpy()
+            self._outputs = turn.inverse.last_axes(self.logits)
+        self._heatmap = turn.inverse.last_axes(self.heatmap)
+
+    def add(self, start: int, logits: torch.Tensor) -> None:
+        """Take the outputs of some slices of the region, half precision, shape (heads, z, y, x)."""
+        slab = Box((start, 0, 0), (start + logits.shape[1], *self._region.shape[1:])).shift(self._region.start)
+        shown = slab.clip(self._grid)
+        if not shown.volume:
+            return
+        here, there = shown.relative_to(self._grid).slices, shown.relative_to(slab).slices
+        outputs = logits[(slice(None), *there)]
+        for heat, slice_ in zip(self._heatmap[here], outputs.unbind(1), strict=True):  # in single precision
+            heat[...] = self._labels.foreground_probability(slice_[:, None], self._heads)[0].numpy()
+        if self._outputs is not None:
+            self._outputs[(slice(None), *here)] = outputs.numpy()
+
+
+def _certain_background(model: Model) -> torch.Tensor:
+    """Logits of a voxel that is not looked at, shape (heads, 1, 1, 1)."""
+    logits = torch.full((model.labels.heads, 1, 1, 1), -CERTAIN if model.labels.regions else 0.0)
+    if not model.labels.regions:
         logits[0] = CERTAIN
-    logits[(slice(None), *region.relative_to(grid).slices)] = inside.float()
     return logits
 
 
@@ -260,6 +327,7 @@ def paint_coarse(
     box = (coarse.foreground_box(grid) if within is None else within).clip(region)
     if not box.volume:
         return
-    for start in range(box.start[0], box.stop[0], 16):
-        slab = Box((start, *box.start[1:]), (min(start + 16, box.stop[0]), *box.stop[1:]))
+    depth = slab_depth(coarse.model.labels.heads * box.shape[1] * box.shape[2])
+    for start in range(box.start[0], box.stop[0], depth):
+        slab = Box((start, *box.start[1:]), (min(start + depth, box.stop[0]), *box.stop[1:]))
         labels[slab.relative_to(region).slices] = coarse.labels_in(slab, grid)

@@ -77,5 +77,5 @@ def previous_labels(coarse: CoarseResult, coarse_view: WorkingView, view: Workin
     """
     writer = LabelWriter(coarse_view, coarse.model)
     to_coarse = view.turn.inverse.then(coarse_view.turn)
-    export_labels(writer, coarse.model, to_coarse.last_axes(coarse.logits).astype(np.float16))
+    export_labels(writer, coarse.model, to_coarse.last_axes(coarse.outputs).astype(np.float16))
     return given_labels(writer.finish(), view, fine)

@@ -44,7 +44,9 @@ class LabelWriter:
         self._region = self._native(view.window)
         inside = self._region.shift(view.crop.start)
         self._hull = Box.whole(view.full) if view.window == Box.whole(working) else inside
-        self._full = np.zeros(self._hull.shape, model.labels.dtype)
+        # In the file's own order, of which the working grid's is a view: so the result is no second copy.
+        self._stored = np.zeros(view.turn.inverse.sizes(self._hull.shape), model.labels.dtype)
+        self._full = np.asarray(view.turn.array(self._stored))
         self._labels = self._full[inside.relative_to(self._hull).slices]
         self._decided = np.zeros(self._full.shape, bool) if track or probabilities else None
         heads = model.labels.heads
@@ -129,7 +131,7 @@ class LabelWriter:
         """Labels of the whole volume in the file's axis order; if the view has a window, of ``region`` only."""
         for key in list(self._blocks):
             self._settle(key)
-        return np.ascontiguousarray(self._view.turn.inverse.array(self._full))
+        return self._stored
 
     def decided(self) -> NDArray[np.bool_] | None:
         """Voxels that outputs were written to, whatever they say, as ``finish`` returns labels; None if not tracked."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -49,38 +49,111 @@ def sliding_window(
     Raises:
         ModelError: If they are beyond half precision, where nnU-Net stops, too.
     """
+    slabs = window_slabs(
+        model, data, tile_step=tile_step, mirroring=mirroring, ticks=ticks, on_tile=on_tile, corners=corners
+    )
+    result = torch.empty((model.labels.heads, *data.shape[1:]), dtype=torch.half)
+    for start, slab in slabs:
+        result[:, start : start + slab.shape[1]] = slab
+    return result
+
+
+def window_slabs(
+    model: Model,
+    data: Floats,
+    *,
+    tile_step: float,
+    mirroring: bool,
+    ticks: Ticks = lambda done, total: None,
+    on_tile: OnTile = lambda box: None,
+    corners: Sequence[Triple] | None = None,
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """The outputs of ``sliding_window``, slab by slab along z, each as soon as no further tile reaches it.
+
+    So outputs are held for the depth of a tile only. Arguments and errors are those of ``sliding_window``.
+
+    Yields:
+        Where a slab begins, and its logits, half precision, shape (heads, z, y, x), on the CPU. Together and in this
+        order they are those of the data.
+    """
     padded, inner = _pad(torch.from_numpy(np.ascontiguousarray(data)), model)
     size = triple(padded.shape[1:])
     corners = list(tile_starts(size, model.patch, tile_step)) if corners is None else corners
-    keep = model.device if model.device.type == "cuda" else torch.device("cpu")
-    weight = gaussian(model.patch, keep)
-    total = len(corners) * len(model.networks)
-    result: torch.Tensor | None = None
-    for fold in range(len(model.networks)):
-        logits = torch.zeros((model.labels.heads, *size), dtype=torch.half, device=keep)
-        weights = torch.zeros(size, dtype=torch.half, device=keep)
-        for index, corner in enumerate(corners):
-            box = Box.of(corner, model.patch)
-            tile = box.slices
-            on_tile(box.relative_to(inner))
-            output = model.forward(padded[(slice(None), *tile)][None], mirroring=mirroring, fold=fold)[0].to(keep)
-            logits[(slice(None), *tile)] += output * weight
-            weights[tile] += weight
-            ticks(fold * len(corners) + index + 1, total)
-        logits = torch.div(logits, weights, out=logits).cpu()
-        if not bool(torch.isfinite(logits).all()):
+    layers = [(z, list(layer)) for z, layer in itertools.groupby(sorted(corners, key=_depth), key=_depth)]
+    sums = [_Sums(model, size) for _ in model.networks]
+    done, total = 0, len(corners) * len(model.networks)
+    for (z, layer), (after, _) in itertools.pairwise([*layers, (size[0], [])]):
+        for fold, held in enumerate(sums):
+            for corner in layer:
+                box = Box.of(corner, model.patch)
+                on_tile(box.relative_to(inner))
+                output = model.forward(padded[(slice(None), *box.slices)][None], mirroring=mirroring, fold=fold)[0]
+                held.add(corner, output)
+                done += 1
+                ticks(done, total)
+        mean = _mean_of_folds(model, [held.take(after - z) for held in sums])
+        low, high = (min(max(place, inner.start[0]), inner.stop[0]) for place in (z, after))
+        if low < high:
+            rows = slice(low - z, high - z)
+            yield low - inner.start[0], mean[(slice(None), rows, *inner.slices[1:])]
+
+
+class _Sums:
+    """Weighted sums of one network's outputs, of which as many slices along z are held as a tile has.
+
+    Args:
+        model: The model.
+        size: Shape of what its tiles lie in.
+    """
+
+    def __init__(self, model: Model, size: Triple) -> None:
+        keep = model.device if model.device.type == "cuda" else torch.device("cpu")
+        self._weight, self._tile = gaussian(model.patch, keep), model.patch
+        shape = (model.patch[0], *size[1:])
+        self._logits = torch.zeros((model.labels.heads, *shape), dtype=torch.half, device=keep)
+        self._weights = torch.zeros(shape, dtype=torch.half, device=keep)
+
+    def add(self, corner: Triple, output: torch.Tensor) -> None:
+        """Add a tile's outputs, shape (heads, z, y, x); its first slice is the first that is held."""
+        here = Box.of((0, *corner[1:]), self._tile).slices
+        self._logits[(slice(None), *here)] += output.to(self._logits.device) * self._weight
+        self._weights[here] += self._weight
+
+    def take(self, count: int) -> torch.Tensor:
+        """The means of the first slices, which are let go of: the next ones move up."""
+        means = torch.empty_like(self._logits[:, :count], device="cpu")
+        for mean, sums in zip(means, self._logits, strict=True):  # one output at a time: a copy of all is large
+            mean.copy_(torch.div(sums[:count], self._weights[:count]))
+            _move_up(sums, count)
+        _move_up(self._weights, count)
+        return means
+
+
+def _move_up(slices: torch.Tensor, count: int) -> None:
+    kept = max(len(slices) - count, 0)
+    slices[:kept] = slices[count:].clone()
+    slices[kept:] = 0
+
+
+def _depth(corner: Triple) -> int:
+    return corner[0]
+
+
+def _mean_of_folds(model: Model, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    for fold, logits in zip(model.folds, outputs, strict=True):
+        if not all(bool(torch.isfinite(output).all()) for output in logits):
             raise ModelError(
-                f"outputs of {model.folder} (fold {model.folds[fold]}) are too large for the half precision in which "
+                f"outputs of {model.folder} (fold {fold}) are too large for the half precision in which "
                 "nnU-Net's sliding window adds them up, or not numbers",
                 "nnU-Net stops here as well. Check the voxel size and the intensities of the volume against those of "
                 "the training data; outputs like these come from images that the model was not trained for.",
             )
-        result = logits if result is None else result + logits
-    if result is None:
-        raise ValueError("a model has at least one network")
-    if len(model.networks) > 1:
-        result /= len(model.networks)
-    return result[(slice(None), *inner.slices)]
+    result = outputs[0]
+    for other in outputs[1:]:
+        result += other
+    if len(outputs) > 1:
+        result /= len(outputs)
+    return result
 
 
 def tiles_touching(window: Box, size: Triple, tile: Triple, step: float) -> list[Box]:

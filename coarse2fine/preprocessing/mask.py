@@ -266,5 +266,5 @@ def pooled(found: NDArray[np.bool_], place: Box, native: Triple, coarse: Triple,
 
 
 def unset_outside(labels: NDArray[Any], kept: NDArray[np.bool_] | None) -> NDArray[Any]:
-    """Labels, background outside of a mask, if there is one."""
-    return labels if kept is None else np.where(kept, labels, np.zeros((), labels.dtype))
+    """Labels, background outside of a mask, if there is one; they are changed in place, as a copy may be large."""
+    return labels if kept is None else np.multiply(labels, kept, out=labels)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from canvas import Box, triple
 from coarse2fine.errors import VolumeError
 from coarse2fine.nnunet.model import Scheme
-from coarse2fine.preprocessing.statistics import SLAB, mean_and_std
-from coarse2fine.resampling.operators import Floats, Resampling
+from coarse2fine.preprocessing.statistics import mean_and_std
+from coarse2fine.resampling.operators import Floats, Resampling, slab_depth
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,9 +105,10 @@ def value_bounds(
         return nothing, nothing
     apart = resampling.apart
     if apart is None:
+        depth = slab_depth(channel.shape[1] * channel.shape[2])
         slices = [
-            Box((start, 0, 0), (min(start + SLAB, len(channel)), *channel.shape[1:]))
-            for start in range(0, len(channel), SLAB)
+            Box((start, 0, 0), (min(start + depth, len(channel)), *channel.shape[1:]))
+            for start in range(0, len(channel), depth)
         ]
     else:
         slices = [

@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canvas import Box, Triple, triple
+from coarse2fine.resampling.operators import slab_depth
 
 Number = int | float
 
-SLAB = 16
-"""Slices of a volume in memory that are converted to float at once."""
 _PIECE = 1 << 22  # voxels
 _NOWHERE = Box((0, 0, 0), (0, 0, 0))
 
@@ -154,14 +153,16 @@ def mean_and_std(channel: NDArray[np.generic], mask: NDArray[np.bool_] | None) -
     mean = total / max(count, 1)
     squares = 0.0
     for values in _slabs(channel, mask):
-        deviation = values.astype(np.float64) - mean
+        deviation = values.astype(np.float64)
+        deviation -= mean
         squares += float(np.square(deviation, out=deviation).sum(dtype=np.float64))
     return mean, float(np.sqrt(squares / max(count, 1)))
 
 
 def _slabs(channel: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> Iterator[NDArray[np.generic]]:
-    for start in range(0, len(channel), SLAB):
-        part = slice(start, start + SLAB)
+    depth = slab_depth(prod(channel.shape[1:]))
+    for start in range(0, len(channel), depth):
+        part = slice(start, start + depth)
         yield channel[part] if mask is None else channel[part][mask[part]]
 
 

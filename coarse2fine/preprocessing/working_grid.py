@@ -90,10 +90,12 @@ class WorkingView:
         """
         box = box.shift(self.window.start)
         inside = box.clip(Box.whole(self.resampling.shape_out))
-        native = np.zeros((len(self.channels), *box.shape), np.float32)
-        if inside.volume:
-            for target, channel in zip(native, range(len(self.channels)), strict=True):
-                target[inside.relative_to(box).slices] = self._read_channel(channel, inside)
+        if inside == box and inside.volume and len(self.channels) == 1:
+            native = self._read_channel(0, box)[None]  # of what may be a whole coarse grid, no second copy
+        else:
+            native = np.zeros((len(self.channels), *box.shape), np.float32)
+            for index, target in enumerate(native if inside.volume else ()):
+                target[inside.relative_to(box).slices] = self._read_channel(index, inside)
         if shape is None or shape == box.shape:
             return native
         for axis, (before, after) in enumerate(zip(box.shape, shape, strict=True)):

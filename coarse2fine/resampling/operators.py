@@ -9,7 +9,7 @@ what that box costs, and a whole volume becomes three matrix products instead of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -32,6 +32,10 @@ MODES = ("linear", "nearest", "nearest-exact")
 """Of PyTorch's ``interpolate``, those that are the same along every axis whatever happens along the others."""
 ROWS = 64
 """Output rows per matrix product: keeps the band, not the square, of a large matrix."""
+SLAB = 16
+"""Slices of a volume that are converted to float and resampled within their planes at once, if they are not large."""
+PIECE = 1 << 22
+"""Voxels that so many slices have at most, unless one alone has more."""
 LARGEST_MATRIX = 1 << 22
 """Entries of an axis' matrix that is kept as a whole; of a larger one only the rows that are asked for are made."""
 REACH = 32
@@ -106,6 +110,11 @@ class Axis:
         identity = np.eye(last - first)
         places = np.meshgrid(centres - first, np.arange(last - first), indexing="ij")
         return _without_tails(map_coordinates(identity, places, order=self.order, mode="nearest")), first
+
+
+def slab_depth(plane: int) -> int:
+    """Slices of so many voxels that are worked on at once."""
+    return max(1, min(SLAB, PIECE // plane))
 
 
 def _torch_rows(size_in: int, size_out: int, mode: str, start: int, stop: int) -> tuple[Floats, int]:
@@ -207,25 +216,49 @@ class Resampling:
         """
         if all(axis.identity for axis in self.axes):
             return load(box)
-        ranges = [
-            axis.rows(*edge)[1:] for axis, edge in zip(self.axes, zip(box.start, box.stop, strict=True), strict=True)
-        ]
         order = [axis for axis in (2, 1, 0) if axis != self.apart] + ([] if self.apart is None else [self.apart])
-        before_z = order[: order.index(0)]
-        slabs = []
+        before_z = order.index(0)
+        ranges = [axis.rows(*edge)[1:] for axis, edge in zip(self.axes, zip(box.start, box.stop), strict=True)]
+        slabs, first = self._slabs(load, box, ranges, order[:before_z]), ranges[0][0]
+        held: list[Floats] = []
+        result: Floats | None = None
+        # As many slices at a time as one product makes: the input of the last axes is never held as a whole.
+        for start in range(box.start[0], box.stop[0], ROWS):
+            part = Box((start, *box.start[1:]), (min(start + ROWS, box.stop[0]), *box.stop[1:]))
+            low, high = self.axes[0].rows(part.start[0], part.stop[0])[1:]
+            while first + sum(map(len, held)) < high:
+                held.append(next(slabs))
+            while first + len(held[0]) <= low:
+                first += len(held.pop(0))
+            data = (np.concatenate(held) if len(held) > 1 else held[0])[low - first : high - first]
+            for axis in order[before_z:]:
+                inputs = (low, high) if axis == 0 else ranges[axis]
+                if axis == self.apart:
+                    data = self._clip(data, bounds, inputs)
+                data = self._along(axis, data, part, inputs[0])
+            if part == box:
+                result = data
+            else:
+                result = np.empty(box.shape, np.float32) if result is None else result
+                result[part.relative_to(box).slices] = data
+        if result is None:
+            raise ValueError(f"an empty box {box}")
+        return result if self.apart is not None else self._clip(result, bounds, None)
+
+    def _slabs(
+        self, load: Callable[[Box], Floats], box: Box, ranges: Sequence[tuple[int, int]], axes: Sequence[int]
+    ) -> Iterator[Floats]:
+        """The input of a box, a few slices at a time, resampled along some axes other than the first.
+
+        Slabs bound the memory of the in-plane step, which alone is at full input resolution.
+        """
         (z0, z1), (y0, y1), (x0, x1) = ranges
-        # Slabs bound the memory of the in-plane step: its input is the only array at full input resolution.
-        for start in range(z0, z1, 16):
-            slab = load(Box((start, y0, x0), (min(start + 16, z1), y1, x1)))
-            for axis in before_z:
+        depth = slab_depth((y1 - y0) * (x1 - x0))
+        for start in range(z0, z1, depth):
+            slab = load(Box((start, y0, x0), (min(start + depth, z1), y1, x1)))
+            for axis in axes:
                 slab = self._along(axis, slab, box, ranges[axis][0])
-            slabs.append(slab)
-        data = np.concatenate(slabs) if len(slabs) > 1 else slabs[0]
-        for axis in order[len(before_z) :]:
-            if axis == self.apart:
-                data = self._clip(data, bounds, ranges[axis])
-            data = self._along(axis, data, box, ranges[axis][0])
-        return data if self.apart is not None else self._clip(data, bounds, None)
+            yield slab
 
     def _along(self, axis: int, data: Floats, box: Box, low: int) -> Floats:
         """Apply one axis' operator to data whose first voxel along that axis is input voxel ``low``."""
