@@ -218,7 +218,9 @@ class Resampling:
             return load(box)
         order = [axis for axis in (2, 1, 0) if axis != self.apart] + ([] if self.apart is None else [self.apart])
         before_z = order.index(0)
-        ranges = [axis.rows(*edge)[1:] for axis, edge in zip(self.axes, zip(box.start, box.stop), strict=True)]
+        ranges = [
+            axis.rows(*edge)[1:] for axis, edge in zip(self.axes, zip(box.start, box.stop, strict=True), strict=True)
+        ]
         slabs, first = self._slabs(load, box, ranges, order[:before_z]), ranges[0][0]
         held: list[Floats] = []
         result: Floats | None = None
