@@ -55,7 +55,8 @@ def write_one_stage(
         probabilities: Whether the writer keeps these.
         previous: The previous stage's labels, if they are there already; shape (z, y, x) of the volume.
     """
-    view = view_volume(volume, fine)
+    with run.clock.time("fine"):
+        view = view_volume(volume, fine)
     prior: PreviousLabels | None = None
     if fine.cascade and previous is not None:
         with run.clock.time("coarse"):

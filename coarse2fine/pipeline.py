@@ -216,9 +216,11 @@ class Pipeline:
             return self._one_stage(volume, run, probabilities, previous, mask)
         closing_s = 0.0
         if self.config.deadline is not None:
-            closing_s = closing_seconds(volume, self.fine.labels.dtype, output, run.clock)
+            with run.clock.time("write"):
+                closing_s = closing_seconds(volume, self.fine.labels.dtype, output, run.clock)
         seen = self._look(self.segmenter, volume, run, previous)
-        scene = seen if mask is None else scene_within(seen, mask)
+        with run.clock.time("rois"):
+            scene = seen if mask is None else scene_within(seen, mask)
         tree = self.segmenter.regions(scene, run)
         if not tree.parents and self.config.rois.empty == "one-stage":
             empty = "the heatmap is empty: ran one-stage instead"
@@ -226,11 +228,14 @@ class Pipeline:
         found = self.segmenter.segment(tree, scene, run, closing_s=closing_s, probabilities=probabilities)
         with run.clock.time("fine"):
             labels = unset_outside(found.writer.finish(), mask)
-        case = likeness_of(volume, seen) if self.config.promise else None
-        promise = promised(self.config, case, left=len(found.fine.left), masked=mask is not None)
-        kept = self._kept(self.segmenter, found, scene, closing_s)
-        report = self._report(volume, labels, tally(found, scene), self.segmenter, promise, kept, mask)
-        return Result(labels, report, found.tree, found.fine.boxes, found.writer.probabilities(), look_of(found, scene))
+            values = found.writer.probabilities()
+        with run.clock.time("account"):
+            case = likeness_of(volume, seen) if self.config.promise else None
+            promise = promised(self.config, case, left=len(found.fine.left), masked=mask is not None)
+            kept = self._kept(self.segmenter, found, scene, closing_s)
+            report = self._report(volume, labels, tally(found, scene), self.segmenter, promise, kept, mask)
+            look = look_of(found, scene)
+        return Result(labels, report, found.tree, found.fine.boxes, values, look)
 
     def _kept(self, segmenter: Segmenter, found: Segmented, scene: Scene, closing_s: float) -> DeadlineKept | None:
         """What came of a deadline."""
@@ -266,8 +271,10 @@ class Pipeline:
         )
         with run.clock.time("fine"):
             labels = unset_outside(writer.finish(), mask)
-        report = self._report(volume, labels, None, None, None, None, mask, warnings)
-        return Result(labels, report, probabilities=writer.probabilities())
+            values = writer.probabilities()
+        with run.clock.time("account"):
+            report = self._report(volume, labels, None, None, None, None, mask, warnings)
+        return Result(labels, report, probabilities=values)
 
     def _report(
         self,

@@ -31,14 +31,19 @@ PACKAGES = (
 )
 
 
+_NO_STAGES = {"total", "measure"}  # fields of ``Timing``
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Seconds by stage.
 
     Attributes:
-        read, coarse, rois, assign, pack, fine, write: Of each stage; packing is no part of ``fine``.
+        read, coarse, rois, assign, pack, fine, write: Of each stage; packing is no part of ``fine``, and the rehearsal
+            of the end under a deadline is part of ``write``.
         total: Wall time; stages of a run over a store are summed over blocks, whoever did them, and may be more.
         measure: What measures took, once the result was written; no part of ``total``.
+        account: What is counted and said of the result: labels, coverage, promise, doubts.
     """
 
     read: float = 0.0
@@ -50,6 +55,12 @@ class Timing:
     write: float = 0.0
     total: float = 0.0
     measure: float = 0.0
+    account: float = 0.0
+
+    @property
+    def stages(self) -> dict[str, float]:
+        """Seconds of each stage that is part of ``total``, in order; in files they add up to it."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NO_STAGES}
 
     @classmethod
     def of(cls, seconds: Mapping[str, float]) -> Self:

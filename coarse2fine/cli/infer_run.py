@@ -16,6 +16,7 @@ from coarse2fine.cli.cases import Job, Work, show_progress
 from coarse2fine.cli.folder import segment_cases
 from coarse2fine.cli.masks import mask_of
 from coarse2fine.cli.pages import Pages, check_page, pages_of
+from coarse2fine.cli.profile import show_profile
 from coarse2fine.cli.series import check_beside, endings, is_one_series
 from coarse2fine.cli.tables import check_table, write_measures
 from coarse2fine.config.reader import load_config
@@ -97,6 +98,8 @@ def infer(options: argparse.Namespace, console: Console) -> None:
             write_report(reports, options.report)
         if options.table and reports:
             write_measures(reports, options, pipeline.fine.channels)
+        if options.profile:
+            show_profile(reports, console)
         if pages:
             pages.finish(failed)
 

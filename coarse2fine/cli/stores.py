@@ -18,6 +18,7 @@ from rich.table import Table
 
 from coarse2fine.cli.bars import show_bars
 from coarse2fine.cli.dry_run import dry_run, tell_estimate
+from coarse2fine.cli.profile import show_profile
 from coarse2fine.config.schema import Config
 from coarse2fine.config.types import seconds
 from coarse2fine.errors import ConfigError, OutputError
@@ -138,6 +139,8 @@ def infer_store(options: argparse.Namespace, config: Config, console: Console) -
         console.print(plain(f"left background: {failure.where}: {failure.message}"), style="yellow", soft_wrap=True)
     if console.is_terminal:
         print_report(report, output, console)
+    if options.profile:
+        show_profile([report], console)
 
 
 def tell_part(found: PartDone, part: tuple[int, int], console: Console) -> None:

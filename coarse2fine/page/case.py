@@ -35,6 +35,7 @@ _STAGES = {
     "assign": "choose boxes",
     "pack": "pack them",
     "fine": "fine network, in the boxes",
+    "account": "count what was found",
     "write": "write the labels",
 }
 

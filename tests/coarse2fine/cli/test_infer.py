@@ -75,11 +75,11 @@ def test_main__report__accounts_for_time_boxes_and_coverage(tmp_path: Path, mode
     report = json.loads(report_file.read_text())
 
     timing = report["timing_s"]
-    assert list(timing) == ["read", "coarse", "rois", "assign", "pack", "fine", "write", "total", "measure"]
+    assert list(timing) == ["read", "coarse", "rois", "assign", "pack", "fine", "write", "total", "measure", "account"]
     total, measure = timing.pop("total"), timing.pop("measure")
     assert measure > 0
     assert all(seconds >= 0 for seconds in timing.values())
-    assert total * 0.8 - 0.05 < sum(timing.values()) <= total
+    assert 0.9 * total - 0.05 < sum(timing.values()) <= total
     assert 0 < sum(report["network_s"].values()) < timing["coarse"] + timing["fine"]
 
     boxes, canvases, coverage = report["boxes"], report["canvases"], report["coverage"]
