@@ -76,7 +76,7 @@ def coarse_pass(case: CalibrationCase, volume: Volume[NDArray[Any]], segmenter: 
     began = time.perf_counter()
     looked = segmenter.heatmap(view_volume(volume, segmenter.coarse, config.coarse.spacing), Run())
     seconds = time.perf_counter() - began
-    arrays = {"logits": looked.logits, "heatmap": looked.heatmap, "seconds": np.array(seconds)}
+    arrays = {"logits": looked.outputs, "heatmap": looked.heatmap, "seconds": np.array(seconds)}
     remember_arrays(path, about, arrays)
     return CoarsePass(looked, seconds)
 

@@ -15,7 +15,7 @@ from conftest import blobs
 from coarse2fine.config.reader import load_config
 from coarse2fine.pipeline import Pipeline
 
-PLANE, FEW, MANY = (128, 192), 64, 256
+PLANE, FEW, MANY = (128, 192), 64, 192
 """Voxels of a slice, and slices of the smaller and the larger volume: what takes a slice or a few cancels out."""
 ELSE = 0.3
 """Bytes for each voxel beside those of volume and labels: heatmap and voxels of the coarse grid, packed labels."""
@@ -54,5 +54,5 @@ def test_run_files__larger_volume__takes_more_memory_for_its_voxels_and_labels_o
     coarse = model_folder(**options, spacing=(8.0, 8.0, 8.0), seed=5, mirror_axes=None)
     fine = model_folder(**options, seed=6, mirror_axes=None)
     models = [f"coarse.model={coarse}", f"fine.model={fine}", "device=cpu", "fine.grow=0"]
-    pipeline = Pipeline.from_config(load_config(None, [*models, "rois.threshold=0.97"]))
+    pipeline = Pipeline.from_config(load_config(None, [*models, "rois.threshold=0.999999"]))
     assert grown_by(pipeline, dtype, tmp_path) <= np.dtype(dtype).itemsize + 1 + ELSE
