@@ -133,13 +133,18 @@ def infer_store(options: argparse.Namespace, config: Config, console: Console) -
     if options.neuroglancer:
         write_view(report, source, output, options.neuroglancer, console)
     remove_work(work)
+    tell_result(report, output, console, profile=options.profile)
+
+
+def tell_result(report: StoreReport, output: Output, console: Console, *, profile: bool) -> None:
+    """What the user should know of a run; at a terminal also what it did, and where its time went if asked for."""
     for warning in report.warnings:
         console.print(plain(f"warning: {warning}"), style="yellow", soft_wrap=True)
     for failure in report.failures:
         console.print(plain(f"left background: {failure.where}: {failure.message}"), style="yellow", soft_wrap=True)
     if console.is_terminal:
         print_report(report, output, console)
-    if options.profile:
+    if profile:
         show_profile([report], console)
 
 
