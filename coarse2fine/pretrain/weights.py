@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from coarse2fine.errors import ModelError
@@ -41,7 +41,8 @@ def write_weights(folder: Path, network: nn.Module) -> None:
 def write_tensors(path: Path, tensors: Tensors, about: Mapping[str, str]) -> None:
     """Write tensors, and some text with them, in one step."""
     with atomic_write(path) as temporary:
-        save_file(dict(tensors), temporary, dict(about))
+        # Not by its save_file, whose files nobody but their owner may read.
+        temporary.write_bytes(save(dict(tensors), dict(about)))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

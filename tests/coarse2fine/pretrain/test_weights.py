@@ -66,6 +66,8 @@ def test_fill__weights_that_were_written__are_all_there(model: Model, tmp_path: 
     network, other = new_network(model, 1, 3), new_network(model, 1, 4)
     assert not torch.equal(next(network.parameters()), next(other.parameters()))
     write_weights(tmp_path, network)
+    modes = {(tmp_path / name).stat().st_mode for name in (WEIGHTS, NNUNET)}
+    assert len(modes) == 1  # who may read the one may read the other
     fill(other, read_tensors(tmp_path / WEIGHTS)[0], tmp_path / WEIGHTS, "")
     ours = network.state_dict()
     assert all(torch.equal(tensor, ours[name]) for name, tensor in other.state_dict().items())
