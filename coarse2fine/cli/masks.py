@@ -18,11 +18,24 @@ def mask_of(where: str | None, case: Case, in_folder: bool) -> Path | None:
         return None
     if not in_folder:
         return Path(where)
+    return file_of(Path(where), case.name, "mask")
+
+
+def file_of(folder: Path, name: str, what: str) -> Path:
+    """The file of a case in a folder with one for each.
+
+    Args:
+        folder: The folder.
+        name: Of the case.
+        what: Is missing if there is none.
+
+    Raises:
+        VolumeError: If there is none.
+    """
     for suffix in LABEL_SUFFIXES:
-        if (file := Path(where) / f"{case.name}{suffix}").is_file():
+        if (file := folder / f"{name}{suffix}").is_file():
             return file
     raise VolumeError(
-        f"{where} has no mask for {case.name}",
-        f"Put {case.name}{LABEL_SUFFIXES[0]} there: for a folder of cases, --mask names a folder with one file for "
-        "each.",
+        f"{folder} has no {what} for {name}",
+        f"Put {name}{LABEL_SUFFIXES[0]} there: of several cases, a folder with one file for each is named.",
     )

@@ -4,7 +4,7 @@ from coarse2fine.io.atomic import atomic_folder, atomic_write, check_folder, che
 from coarse2fine.io.dicom.members import DICOM_SUFFIX
 from coarse2fine.io.dicom.segmentation import check_segmentation, write_segmentation
 from coarse2fine.io.files.cases import Case, find_cases, input_suffixes, label_suffixes, output_path
-from coarse2fine.io.files.images import LABEL_SUFFIXES, read_volume, write_labels
+from coarse2fine.io.files.images import LABEL_SUFFIXES, read_volume, write_labels, write_voxels
 from coarse2fine.io.lazy import LazyArray
 from coarse2fine.io.owned import make_own
 from coarse2fine.io.stores.cremi import write_cremi
@@ -45,4 +45,5 @@ __all__ = [
     "write_cremi",
     "write_labels",
     "write_segmentation",
+    "write_voxels",
 ]

@@ -201,19 +201,26 @@ def write_labels(labels: NDArray[np.uint8] | NDArray[np.uint16], grid: Grid, pat
         ValueError: If the labels have another shape than the grid, or are neither uint8 nor uint16.
         OutputError: If the file cannot be written, or its format cannot hold the labels.
     """
-    if labels.shape != grid.shape or labels.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"labels of shape {labels.shape}, type {labels.dtype} do not fit a grid of {grid.shape}")
+    if labels.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"labels of type {labels.dtype}")
+    write_voxels(labels, grid, path)
+
+
+def write_voxels(voxels: NDArray[Any], grid: Grid, path: Path) -> None:
+    """Writes voxels of another type, such as float32, likewise; arguments and errors as of ``write_labels``."""
+    if voxels.shape != grid.shape:
+        raise ValueError(f"voxels of shape {voxels.shape} do not fit a grid of {grid.shape}")
     if path.name.endswith(TIFF_SUFFIXES):
-        write_tiff(labels, grid, path)
+        write_tiff(voxels, grid, path)
         return
     suffix = next((suffix for suffix in LABEL_SUFFIXES if path.name.endswith(suffix)), None)
     if suffix is None:
         raise OutputError(f"cannot write {path}: unknown file type", f"Use one of {', '.join(LABEL_SUFFIXES)}.")
-    if suffix.startswith(".nii") and max(labels.shape) > _LONGEST_NIFTI_AXIS:
-        raise OutputError(f"cannot write {path}: shape {labels.shape} is too large for NIfTI", "Use .nrrd or .mha.")
-    voxels = np.ascontiguousarray(labels).data.cast("B")
+    if suffix.startswith(".nii") and max(voxels.shape) > _LONGEST_NIFTI_AXIS:
+        raise OutputError(f"cannot write {path}: shape {voxels.shape} is too large for NIfTI", "Use .nrrd or .mha.")
+    stored = np.ascontiguousarray(voxels).data.cast("B")
     try:
-        parts = _ENCODERS[suffix](_one_voxel_file(grid, labels.dtype, suffix), grid.shape[::-1], voxels)
+        parts = _ENCODERS[suffix](_one_voxel_file(grid, voxels.dtype, suffix), grid.shape[::-1], stored)
     except (RuntimeError, OSError, ValueError) as error:
         raise OutputError(
             f"cannot write {path}: SimpleITK gave no header for its geometry ({_reason(error)})",

@@ -72,11 +72,11 @@ def read_spacing(file: Path) -> tuple[Spacing, tuple[str, ...]]:
     return (z, y, x), ()
 
 
-def write_tiff(labels: NDArray[Any], grid: Grid, path: Path) -> None:
-    """Writes a label map, and its spacing beside it.
+def write_tiff(voxels: NDArray[Any], grid: Grid, path: Path) -> None:
+    """Writes a label map or other voxels, and their spacing beside them.
 
     Args:
-        labels: Shape (z, y, x), uint8 or uint16.
+        voxels: Shape (z, y, x).
         grid: Its spacing is written.
         path: Ends in .tif or .tiff.
 
@@ -86,7 +86,7 @@ def write_tiff(labels: NDArray[Any], grid: Grid, path: Path) -> None:
     if grid.direction is not None:
         raise OutputError(f"cannot write {path}: TIFF cannot hold a volume's direction", "Use .nii.gz.")
     with atomic_write(path) as temporary:
-        tifffile.imwrite(temporary, labels, photometric="minisblack", compression="zlib")
+        tifffile.imwrite(temporary, voxels, photometric="minisblack", compression="zlib")
     with atomic_write(spacing_beside(path)) as temporary:
         temporary.write_text(json.dumps({"spacing": list(grid.spacing)}) + "\n", encoding="utf-8")
 

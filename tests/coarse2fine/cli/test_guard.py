@@ -18,7 +18,9 @@ from coarse2fine.cli.guard import EXIT_ERROR, EXIT_INTERRUPTED, guarded
 from coarse2fine.errors import ConfigError
 
 ROOT = Path(coarse2fine.__file__).parents[1]
-COMMANDS = tuple(f"coarse2fine.cli.{name}" for name in ("infer", "prepare", "predict", "train", "pretrain", "convert"))
+COMMANDS = tuple(
+    f"coarse2fine.cli.{name}" for name in ("infer", "prepare", "predict", "train", "pretrain", "convert", "explain")
+)
 WORDS = [(module, "--help") for module in COMMANDS] + [
     *((module, "--version") for module in COMMANDS),
     ("coarse2fine.cli.infer", "--no-such-option"),

@@ -1,0 +1,196 @@
+"""Grad-CAM of a trained nnU-Net model over a whole volume, by its sliding window.
+
+Every tile gives a map of its own, for what the network finds in that tile or for given voxels. Maps are blended with
+nnU-Net's Gaussian weights, averaged over folds, brought back to the volume's own grid by linear interpolation, and only
+then divided by the highest value, so that places in different tiles can be compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from canvas import Box, Triple, triple
+from coarse2fine.config.validation import did_you_mean
+from coarse2fine.errors import ConfigError, ModelError
+from coarse2fine.explain.gradcam import find_layer, layer_map
+from coarse2fine.explain.scores import found_in, score_of
+from coarse2fine.io import Volume
+from coarse2fine.nnunet.model import Model, gaussian
+from coarse2fine.nnunet.sliding_window import tiles_touching
+from coarse2fine.preprocessing.working_grid import WorkingView, view_volume
+from coarse2fine.resampling.operators import Floats, multiply_axis, stretch
+from coarse2fine.system.terminal import shown
+from coarse2fine.system.timing import Ticks
+
+TILE_STEP = 0.5
+"""Distance of neighbouring tiles as a share of the tile, nnU-Net's own."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Explanation:
+    """A map over a volume.
+
+    Attributes:
+        values: float32, shape (z, y, x) of the volume, from 0 to 1, which is the highest value.
+        explained: The voxels whose score it explains, same shape.
+        layer: Where it was taken.
+    """
+
+    values: Floats
+    explained: NDArray[np.bool_]
+    layer: str
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """A warning if the map says nothing."""
+        if not self.explained.any():
+            return (
+                "there is nothing to explain, and the map is 0 everywhere: name voxels with --mask to see what speaks "
+                "for the label there",
+            )
+        if not self.values.any():
+            return (f"nothing in layer {self.layer} speaks for the label, and the map is 0 everywhere",)
+        return ()
+
+
+def default_layer(model: Model) -> str:
+    """The last stage of the encoder, whose features mean most and are coarsest."""
+    names = [name for name, _ in model.networks[0].get_submodule("encoder.stages").named_children()]
+    return f"encoder.stages.{names[-1]}"
+
+
+def explain_volume(
+    model: Model,
+    volume: Volume[Any],
+    label: str,
+    *,
+    layer: str | None = None,
+    mask: NDArray[np.bool_] | None = None,
+    ticks: Ticks = lambda done, total: None,
+) -> Explanation:
+    """Where a model looks when it finds a label.
+
+    Args:
+        model: All its folds are averaged; without mirroring.
+        volume: In memory.
+        label: Its name, or a region's, as in ``dataset.json``.
+        layer: A part of the network, as ``named_modules()`` of it says; None for the last stage of the encoder.
+        mask: The voxels that are explained, shape (z, y, x) of the volume; None for those in which the network finds
+            the label.
+        ticks: Called after every pass.
+
+    Raises:
+        ConfigError: If there is no such label or layer.
+        ModelError: If the model is a cascade.
+        VolumeError: If the volume does not fit the model.
+    """
+    head, layer = check_choice(model, label, layer)
+    view = view_volume(volume, model)
+    given = None if mask is None else resized(_cropped(mask, view), view.shape)
+    sums = _Sums(view.shape)
+    tiles = tiles_touching(Box.whole(view.shape), view.shape, model.patch, TILE_STEP)
+    weight = gaussian(model.patch, torch.device("cpu")).float().numpy()
+    for index, tile in enumerate(tiles):
+        values, explained = _explain_tile(model, view, tile, head, layer, given)
+        sums.add(tile, values, explained, weight)
+        ticks(index + 1, len(tiles))
+    values = _on_volume(resized(sums.values / sums.weights, view.crop.shape), view)
+    highest = float(values.max())
+    if not np.isfinite(highest):
+        raise ModelError(
+            f"outputs of {model.folder} are too large to be explained, or not numbers",
+            "Check the voxel size and the intensities of the volume against those of the training data.",
+        )
+    explained = resized(sums.explained / sums.weights, view.crop.shape) if mask is None else _cropped(mask, view)
+    return Explanation(values / highest if highest else values, _on_volume(explained, view) > 0.5, layer)
+
+
+def check_choice(model: Model, label: str, layer: str | None) -> tuple[int, str]:
+    """The output of a label, and the name of the layer.
+
+    Raises:
+        ConfigError: If there is no such label or layer.
+        ModelError: If the model is a cascade.
+    """
+    if model.cascade:
+        raise ModelError(
+            f"{model.folder} is a cascade ({model.configuration}), which also looks at labels of another model",
+            "Explain a model that looks at images alone, such as the 3d_lowres or 3d_fullres of the same data set.",
+        )
+    known = model.labels.head_of
+    if label not in known:
+        question = did_you_mean(label, known)
+        raise ConfigError(
+            f"{shown(label)} is no label that {model.folder} finds{'; ' + question if question else ''}",
+            f"Name one of {', '.join(map(shown, known))}.",
+        )
+    name = layer or default_layer(model)
+    find_layer(model.networks[0], name)
+    return known[label], name
+
+
+class _Sums:
+    """Weighted sums over the tiles."""
+
+    def __init__(self, shape: Triple) -> None:
+        self.values, self.explained, self.weights = (np.zeros(shape, np.float32) for _ in range(3))
+
+    def add(self, tile: Box, values: Floats, explained: Floats, weight: Floats) -> None:
+        """Blend in a tile, which may stick out of the volume."""
+        inside = tile.clip(Box.whole(triple(self.values.shape)))
+        here, there = inside.slices, inside.relative_to(tile).slices
+        self.values[here] += values[there] * weight[there]
+        self.explained[here] += explained[there] * weight[there]
+        self.weights[here] += weight[there]
+
+
+def _explain_tile(
+    model: Model, view: WorkingView, tile: Box, head: int, layer: str, given: Floats | None
+) -> tuple[Floats, Floats]:
+    """Map, and what is explained, of one tile, means over folds."""
+    inside = torch.from_numpy(_padded(np.ones(view.shape, np.float32) if given is None else given, tile))[None]
+    inside = inside.to(model.device)
+
+    def counted(outputs: torch.Tensor) -> torch.Tensor:
+        return inside if given is not None else inside * found_in(outputs, head, regions=bool(model.labels.regions))
+
+    inputs = torch.from_numpy(view.read(tile))[None].to(model.device)
+    values, explained = np.zeros(tile.shape, np.float32), np.zeros(tile.shape, np.float32)
+    for network in model.networks:
+        found, outputs = layer_map(network, inputs, layer, lambda outputs: score_of(head, counted(outputs))(outputs))
+        values += found[0].cpu().numpy()
+        explained += counted(outputs)[0].cpu().numpy()
+    return values / len(model.networks), explained / len(model.networks)
+
+
+def _padded(values: Floats, tile: Box) -> Floats:
+    """The values of a tile, 0 where it sticks out."""
+    result = np.zeros(tile.shape, np.float32)
+    inside = tile.clip(Box.whole(triple(values.shape)))
+    result[inside.relative_to(tile).slices] = values[inside.slices]
+    return result
+
+
+def _cropped(mask: NDArray[np.bool_], view: WorkingView) -> Floats:
+    """A mask over the volume, turned and cropped as its image is."""
+    return np.asarray(view.turn.array(mask)[view.crop.slices], np.float32)
+
+
+def _on_volume(values: Floats, view: WorkingView) -> Floats:
+    """Values of the cropped volume on the whole of it, 0 outside, with the axes of its file."""
+    full = np.zeros(view.full, np.float32)
+    full[view.crop.slices] = values
+    return np.ascontiguousarray(view.turn.inverse.array(full))
+
+
+def resized(values: Floats, shape: Triple) -> Floats:
+    """Linear interpolation; means where it would pass over voxels."""
+    for axis, (before, after) in enumerate(zip(values.shape, shape, strict=True)):
+        if before != after:
+            values = multiply_axis(values, stretch(before, after), axis, 0, before)
+    return values
