@@ -225,6 +225,18 @@ def test_nnunet__only_two_rooms__import_it() -> None:
     assert {room(name) for name in MODULES if offences(name, NNUNET)} == rooms
 
 
+def test_inference__any_of_its_commands__imports_nothing_that_explains() -> None:
+    """Not even inside of a function, nor by what it imports."""
+    waiting, seen = ["coarse2fine.cli.infer_run", "coarse2fine.cli.predict_run"], set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting += [target for _, target in imports(name, MODULES[name]) if target in MODULES]
+    assert "coarse2fine.fine.segment" in seen
+    assert "coarse2fine/explain" not in {room(name) for name in seen}
+
+
 @pytest.mark.parametrize("folder", ["benchmarks", "tests"])
 def test_scripts__benchmarks_and_tests__are_imported_by_nobody(folder: str) -> None:
     """What is not installed with the packages cannot be needed by them, nor by the other folder."""

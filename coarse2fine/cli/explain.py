@@ -22,8 +22,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line's options."""
     parser = argparse.ArgumentParser(
         prog="c2f-explain",
-        description="Show what a trained nnU-Net model looks at when it finds a label: a Grad-CAM map of a volume, "
-        "from 0 to 1, in the volume's own geometry. Or compare such maps with labels.",
+        description="Show what a trained nnU-Net model looks at when it finds a label: a map of a volume, by HiResCAM "
+        "or Grad-CAM, from 0 to 1, in the volume's own geometry. Or compare such maps with labels.",
         epilog="Example: c2f-explain -i scan.nii.gz -o map.nii.gz --model FINE --label lesion --png map.png",
     )
     add = parser.add_argument
@@ -35,6 +35,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--layer",
         metavar="NAME",
         help="a part of the network, such as encoder.stages.3 (default: the last stage of the encoder)",
+    )
+    add(
+        "--method",
+        choices=("hires-cam", "grad-cam"),
+        default="hires-cam",
+        help="how gradients count: place by place, or by their means, which say little where a network normalises each "
+        "of its feature maps, as nnU-Net's do (%(default)s)",
     )
     add(
         "--mask",

@@ -82,6 +82,7 @@ def write_map(options: argparse.Namespace, console: Console) -> None:
             volume,
             options.label,
             layer=options.layer,
+            method=options.method,
             mask=mask,
             ticks=lambda done, total: bars.update(task, completed=done, total=total),
         )
@@ -89,7 +90,7 @@ def write_map(options: argparse.Namespace, console: Console) -> None:
     for line in told(options, case, model, found):
         console.print(plain(line), soft_wrap=True)
     if options.png:
-        title = f"{options.label} at {found.layer}"
+        title = f"{options.label}: {options.method} at {found.layer}"
         number = draw_map(volume, found, options.png, title=title, ct=model.schemes[0].name == _CT)
         console.print(plain(f"{options.png}: slice {number}"), soft_wrap=True)
     for doubt in found.doubts:
@@ -159,5 +160,5 @@ def told(options: argparse.Namespace, case: Case, model: Model, found: Explanati
     folds = f"folds {', '.join(model.folds)}" if len(model.folds) > 1 else f"fold {model.folds[0]}"
     what = f"of {options.mask}" if options.mask else "in which the model finds it"
     yield f"{case.name}: {options.label}, {int(found.explained.sum())} voxels {what}"
-    yield f"layer {found.layer}, {folds}"
+    yield f"{options.method} at layer {found.layer}, {folds}"
     yield f"written: {options.output}"

@@ -3,6 +3,10 @@
 With feature maps A_k and the score y of a class (see ``scores``), a_k is the mean of dy/dA_k over space, and the map is
 ReLU(sum of a_k A_k), resized to the input by linear interpolation. It is not normalised: its values are shares of the
 score, as far as the network beyond the layer is linear.
+
+Where an instance normalisation comes after the layer, as in nnU-Net's networks, dy/dA_k adds up to nothing over space
+but for the borders, because what is the same everywhere is taken off again. The mean then says nothing. HiResCAM takes
+none: its map is ReLU(sum of dy/dA_k A_k), place by place; where gradients are the same everywhere it is Grad-CAM's.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -21,6 +25,8 @@ from coarse2fine.errors import ConfigError
 from coarse2fine.explain.scores import Score, score_of
 
 _MOST_NAMES = 5
+Method = Literal["grad-cam", "hires-cam"]
+"""See the module's docstring."""
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -32,6 +38,7 @@ def grad_cam(
     *,
     mask: torch.Tensor | None = None,
     grid: Sequence[int] | None = None,
+    method: Method = "grad-cam",
 ) -> torch.Tensor:
     """The map of a class at a layer.
 
@@ -47,6 +54,7 @@ def grad_cam(
             which it finds the class.
         grid: How tokens lie, as (rows, columns) or (z, y, x); those before them, such as a class token, are left out.
             None finds it out, where patches have equal edges and there is at most one token before them.
+        method: How gradients count.
 
     Returns:
         Shape (n, *space), not negative.
@@ -55,11 +63,17 @@ def grad_cam(
         ConfigError: If there is no such layer or class, or the layer's output is no map, or has no part in the score.
     """
     score = score_of(target, mask) if isinstance(target, int) else target
-    return layer_map(network, inputs, layer, score, grid=grid)[0]
+    return layer_map(network, inputs, layer, score, grid=grid, method=method)[0]
 
 
 def layer_map(
-    network: nn.Module, inputs: torch.Tensor, layer: str, score: Score, *, grid: Sequence[int] | None = None
+    network: nn.Module,
+    inputs: torch.Tensor,
+    layer: str,
+    score: Score,
+    *,
+    grid: Sequence[int] | None = None,
+    method: Method = "grad-cam",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A map, and the network's output, shape (n, classes, ...); arguments and errors as of ``grad_cam``."""
     module = find_layer(network, layer)
@@ -86,8 +100,9 @@ def layer_map(
             f"layer {layer} gives {tuple(features.shape)} for an input of {tuple(inputs.shape)}, which is no map",
             "Name an earlier layer, before pooling.",
         )
-    weights = gradients.flatten(2).mean(2).view(*gradients.shape[:2], *[1] * len(space))
-    found = F.relu((weights * features).sum(1, keepdim=True))
+    if method == "grad-cam":
+        gradients = gradients.flatten(2).mean(2).view(*gradients.shape[:2], *[1] * len(space))
+    found = F.relu((gradients * features).sum(1, keepdim=True))
     resized = F.interpolate(found, tuple(space), mode=_LINEAR[len(space)], align_corners=False)
     return resized[:, 0], outputs.detach()
 

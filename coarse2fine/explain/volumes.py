@@ -1,4 +1,4 @@
-"""Grad-CAM of a trained nnU-Net model over a whole volume, by its sliding window.
+"""Maps of a trained nnU-Net model over a whole volume, by its sliding window.
 
 Every tile gives a map of its own, for what the network finds in that tile or for given voxels. Maps are blended with
 nnU-Net's Gaussian weights, averaged over folds, brought back to the volume's own grid by linear interpolation, and only
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from canvas import Box, Triple, triple
 from coarse2fine.config.validation import did_you_mean
 from coarse2fine.errors import ConfigError, ModelError
-from coarse2fine.explain.gradcam import find_layer, layer_map
+from coarse2fine.explain.gradcam import Method, find_layer, layer_map
 from coarse2fine.explain.scores import found_in, score_of
 from coarse2fine.io import Volume
 from coarse2fine.nnunet.model import Model, gaussian
@@ -70,6 +70,7 @@ def explain_volume(
     label: str,
     *,
     layer: str | None = None,
+    method: Method = "hires-cam",
     mask: NDArray[np.bool_] | None = None,
     ticks: Ticks = lambda done, total: None,
 ) -> Explanation:
@@ -80,6 +81,7 @@ def explain_volume(
         volume: In memory.
         label: Its name, or a region's, as in ``dataset.json``.
         layer: A part of the network, as ``named_modules()`` of it says; None for the last stage of the encoder.
+        method: HiResCAM, as Grad-CAM's mean says little before an instance normalisation (see ``gradcam``).
         mask: The voxels that are explained, shape (z, y, x) of the volume; None for those in which the network finds
             the label.
         ticks: Called after every pass.
@@ -96,7 +98,7 @@ def explain_volume(
     tiles = tiles_touching(Box.whole(view.shape), view.shape, model.patch, TILE_STEP)
     weight = gaussian(model.patch, torch.device("cpu")).float().numpy()
     for index, tile in enumerate(tiles):
-        values, explained = _explain_tile(model, view, tile, head, layer, given)
+        values, explained = _explain_tile(model, view, tile, head, layer, method, given)
         sums.add(tile, values, explained, weight)
         ticks(index + 1, len(tiles))
     values = _on_volume(resized(sums.values / sums.weights, view.crop.shape), view)
@@ -150,7 +152,7 @@ class _Sums:
 
 
 def _explain_tile(
-    model: Model, view: WorkingView, tile: Box, head: int, layer: str, given: Floats | None
+    model: Model, view: WorkingView, tile: Box, head: int, layer: str, method: Method, given: Floats | None
 ) -> tuple[Floats, Floats]:
     """Map, and what is explained, of one tile, means over folds."""
     inside = torch.from_numpy(_padded(np.ones(view.shape, np.float32) if given is None else given, tile))[None]
@@ -162,7 +164,9 @@ def _explain_tile(
     inputs = torch.from_numpy(view.read(tile))[None].to(model.device)
     values, explained = np.zeros(tile.shape, np.float32), np.zeros(tile.shape, np.float32)
     for network in model.networks:
-        found, outputs = layer_map(network, inputs, layer, lambda outputs: score_of(head, counted(outputs))(outputs))
+        found, outputs = layer_map(
+            network, inputs, layer, lambda outputs: score_of(head, counted(outputs))(outputs), method=method
+        )
         values += found[0].cpu().numpy()
         explained += counted(outputs)[0].cpu().numpy()
     return values / len(model.networks), explained / len(model.networks)

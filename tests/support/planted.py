@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tiny_models import write_model
+from tiny_models import STRIDES, write_model
 from torch import nn
 
 BRIGHT = 6.0  # of the object, in standard deviations of the noise around it
 EDGE = 8
+EPSILON = 100.0
 
 
 def planted(space: Sequence[int], *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,28 +73,36 @@ class Vit(nn.Module):
 
 
 def write_spot_model(folder: Path, **options: Any) -> Path:
-    """An nnU-Net model folder whose network finds bright voxels: every layer passes its first channel on."""
-    write_model(folder, **options)
+    """An nnU-Net model folder whose network finds bright voxels, as far as its deepest features tell.
+
+    Every layer passes its first channel on. Normalisation takes off the mean of a tile, but hardly changes the scale.
+    """
+    write_model(folder, norm_options={"eps": EPSILON, "affine": True}, **options)
     for checkpoint in folder.glob("fold_*/checkpoint_final.pth"):
         content = torch.load(checkpoint, weights_only=False)
         for name, value in content["network_weights"].items():
-            passed_on(name, value)
+            pass_on(name, value)
         torch.save(content, checkpoint)
     return folder
 
 
-def passed_on(name: str, value: torch.Tensor) -> None:
+def pass_on(name: str, value: torch.Tensor) -> None:
     """Set a layer's weights so."""
+    value.zero_()
+    head = "seg_layers" in name
     if name.endswith("bias"):
-        value.zero_()
-    elif "norm" in name or name.endswith(("all_modules.1.weight",)):
-        value.fill_(1)
+        value[0] = float(head)  # of the background: foreground is what is brighter than that
+    elif value.ndim == 1:
+        value.fill_(EPSILON**0.5)
     elif "transpconvs" in name:
-        value.zero_()
         value[0, 0] = 1
     else:
-        value.zero_()
-        heads = "seg_layers" in name
-        value[(1 if heads else 0, 0, *(size // 2 for size in value.shape[2:]))] = 1
-    if "seg_layers" in name and name.endswith("bias"):
-        value[0] = 1  # of the background: foreground where the normalised feature is above
+        value[(int(head), 0, *_taps(name, value.shape[2:]))] = 1
+        value[int(head), 0] /= value[int(head), 0].sum()
+
+
+def _taps(name: str, kernel: torch.Size) -> tuple[slice, ...]:
+    """Where a kernel looks: at its middle; where it steps over voxels, at all that it steps over."""
+    stage = re.search(r"encoder\.stages\.(\d)", name)
+    steps = STRIDES[int(stage[1])] if stage else (1, 1, 1)
+    return tuple(slice(size // 2, size // 2 + step) for size, step in zip(kernel, steps, strict=True))

@@ -282,3 +282,32 @@ def test_found_in__overlapping_and_single_classes__are_where_their_output_is_pos
     assert found_in(outputs, 0).tolist() == [[[True, True, False]]]
     assert found_in(outputs, 0, regions=True).tolist() == [[[False, True, True]]]
     assert found_in(outputs[:, :1], 0).tolist() == [[[False, True, True]]]
+
+
+def test_grad_cam__hires_cam__is_the_product_place_by_place() -> None:
+    """By hand; and where the score is a mean, so that gradients are the same everywhere, it is Grad-CAM's."""
+    network = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 2, 1))
+    images = torch.rand(1, 1, 6, 8)
+    mask = torch.zeros(6, 8)
+    mask[1:4, 2:5] = 1
+    with torch.no_grad():
+        features, weights = network[0](images), network[1].weight[1]
+        by_hand = F.relu((features[0] * weights.view(3, 1, 1)).sum(0) * mask)
+    torch.testing.assert_close(grad_cam(network, images, "0", 1, mask=mask, method="hires-cam")[0], by_hand)
+    pooled = nn.Sequential(*network, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    torch.testing.assert_close(
+        *(grad_cam(pooled, images, "0", 1, method=method) for method in ("grad-cam", "hires-cam"))
+    )
+
+
+def test_grad_cam__before_an_instance_normalisation__is_nothing_but_hires_cam_is_not() -> None:
+    """The mean of gradients over space is 0 there, whatever the network has learned."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.InstanceNorm2d(3), nn.Conv2d(3, 2, 1))
+    images = torch.rand(1, 1, 12, 12)
+    mask = torch.zeros(10, 10)
+    mask[2:5, 2:5] = 1
+    means, places = (
+        grad_cam(network, images, "0", 1, mask=mask, method=method) for method in ("grad-cam", "hires-cam")
+    )
+    assert means.max() < 1e-5 * places.max()
