@@ -169,7 +169,9 @@ def _explain_tile(
         )
         values += found[0].cpu().numpy()
         explained += counted(outputs)[0].cpu().numpy()
-    return values / len(model.networks), explained / len(model.networks)
+    values /= len(model.networks)
+    explained /= len(model.networks)
+    return values, explained
 
 
 def _padded(values: Floats, tile: Box) -> Floats:
