@@ -194,7 +194,7 @@ def test_one_stage__cascade__equals_nnunets_two_stages(name: str, model_folder: 
 
 
 def test_run__previous_labels_given__replace_the_coarse_ones_in_boxes(model_folder: Callable[..., Path]) -> None:
-    """One box that holds everything gets what a cascade gets of them in one-stage mode."""
+    """Boxes that hold everything get what a cascade gets of them in one-stage mode."""
     fine = model_folder(cascade=True, seed=7)
     heed_labels(fine / "fold_all" / "checkpoint_final.pth")
     models = [f"coarse.model={model_folder(spacing=(4.0, 2.0, 2.0), seed=5)}", f"fine.model={fine}"]
@@ -207,8 +207,8 @@ def test_run__previous_labels_given__replace_the_coarse_ones_in_boxes(model_fold
     whole = Pipeline.from_config(load_config(None, ["mode=one-stage", *settings]))
     boxed = Pipeline.from_config(load_config(None, [*boxes, *settings]))
     expected = whole(volume, previous=labels).labels
-    assert (boxed(volume, previous=labels).labels != expected).mean() < 0.002
-    assert (boxed(volume).labels != expected).mean() > 0.01
+    assert (boxed(volume, previous=labels).labels != expected).mean() < 0.01  # blended otherwise, as without a cascade
+    assert (boxed(volume).labels != expected).mean() > 0.05
 
 
 def test_one_stage__spacing_for_the_previous_stage__is_that_of_its_plans_for_the_run(
