@@ -200,3 +200,16 @@ def test_explain_volume__any__leaves_the_model_as_it_was(model_folder: ModelFold
     explain_volume(model, volume_of(blobs((8, 16, 16))), "lesion")
     assert torch.equal(model.forward(batch, mirroring=False), before)
     assert not any(parameter.requires_grad for network in model.networks for parameter in network.parameters())
+
+
+def test_explain_volume__label_found_everywhere__is_explained_inside_of_the_volume_only(tmp_path: Path) -> None:
+    """Where a tile is larger than the volume, what is found in its padding does not count."""
+    model = load_model(write_spot_model(tmp_path / "model"))
+    for network in model.networks:
+        network.decoder.seg_layers[-1].bias[1] = 1e3
+    array, _ = with_object((6, 12, 14), Box((2, 4, 4), (4, 10, 12)))
+    array[array == 0] = 100
+    found = explain_volume(model, volume_of(array), "lesion")
+    assert found.explained.all()
+    everywhere = explain_volume(model, volume_of(array), "lesion", mask=np.ones(array.shape, bool))
+    np.testing.assert_allclose(found.values, everywhere.values, atol=1e-5)
