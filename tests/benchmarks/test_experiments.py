@@ -134,9 +134,8 @@ def test_experiments__names__are_the_original_eleven_in_order_and_one_more(scrip
     assert {name for name, one in script.EXPERIMENTS.items() if not one.needs_image} == GEOMETRIC
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "selection" else pytest.mark.long) for name in NAMES]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", NAMES)
 def test_run_experiment__each__writes_flat_finite_rows_and_a_picture(outcome: Callable[[str], Any], name: str) -> None:
     """The JSON says what was measured with what and on what, and holds no path and no NaN."""
     document, path, _ = outcome(name)

@@ -64,7 +64,7 @@ MIRRORED = {"binary", "regions", "no-mirroring-trained"}
 """Kinds that run mirrored inputs, as nnU-Net does if nothing else is said: eight passes a tile, so not all do."""
 
 
-RARE = {"three-folds", "no-affine", "rescaled", "larger-patch-than-volume", "no-mirroring-trained"}
+RARE = {"binary", "three-folds", "no-affine", "rescaled", "larger-patch-than-volume", "no-mirroring-trained"}
 """Kinds that run with the tests that take long."""
 
 
@@ -270,6 +270,7 @@ def test_one_stage__outputs_beyond_half_precision__stop_as_in_nnunet(model_folde
     assert pipeline(Volume((image,), Grid(image.shape, SPACING), "case")).labels.shape == image.shape
 
 
+@pytest.mark.long
 def test_one_stage__mirroring_off__differs_from_mirroring_on(model_folder: Callable[..., Path]) -> None:
     """Mirroring reaches the network: without it the labels differ."""
     folder = model_folder()

@@ -112,7 +112,14 @@ class Doubles(TorchDispatchMode):
 
 @pytest.mark.parametrize(
     "settings",
-    [[], ["mode=two-stage"], ["mode=one-stage"], ["canvas.norm=slot"], ["canvas.norm=canvas", "fine.outside=coarse"]],
+    [
+        [],
+        ["mode=one-stage"],
+        *(
+            pytest.param(one, marks=pytest.mark.long)
+            for one in (["mode=two-stage"], ["canvas.norm=slot"], ["canvas.norm=canvas", "fine.outside=coarse"])
+        ),
+    ],
 )
 def test_run__any_mode__gives_pytorch_no_doubles(model_folder: Callable[..., Path], settings: list[str]) -> None:
     """Also of a volume of doubles; the weights of tiles are nnU-Net's own, made before."""

@@ -155,7 +155,10 @@ SAME_BOXES = (
 )
 
 
-@pytest.mark.parametrize("override", CHANGES)
+SLOW = {"rois.heatmap_voxel=[2, 6, 6]", "rois.margin=[1, 2, 2]", "canvas.capacity=1", "fine.grow=2"}
+
+
+@pytest.mark.parametrize("override", [pytest.param(one, marks=[pytest.mark.long] * (one in SLOW)) for one in CHANGES])
 def test_run__one_setting_changed__changes_what_it_is_for(
     override: str, tiny: tuple[Path, Path], split: Result
 ) -> None:
@@ -331,7 +334,13 @@ def test_run__several_channels_classes_regions_folds__work_together(model_folder
 
 
 @pytest.mark.parametrize(
-    ("source", "kind"), [("none", "policy"), ("coarse", "gains"), ("coarse", "policy"), ("fine", "gains")]
+    ("source", "kind"),
+    [
+        ("none", "policy"),
+        ("coarse", "gains"),
+        pytest.param("coarse", "policy", marks=pytest.mark.long),
+        pytest.param("fine", "gains", marks=pytest.mark.long),
+    ],
 )
 def test_run__trained_agent__chooses_and_is_named_in_the_report(
     source: Any, kind: str, tiny: tuple[Path, Path], tmp_path: Path
@@ -353,6 +362,7 @@ def test_run__trained_agent__chooses_and_is_named_in_the_report(
     np.testing.assert_array_equal(again.labels, result.labels)
 
 
+@pytest.mark.long
 def test_run__agent_with_a_budget__keeps_to_it_and_reports_what_it_dropped(
     tiny: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -419,6 +429,7 @@ def test_run__agent_and_models_with_other_axis_order__work_together(
     assert result.report.boxes.selected > 0
 
 
+@pytest.mark.long
 def test_run__norm_case__is_measured_on_the_same_tiles_whatever_is_chosen(
     tiny: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

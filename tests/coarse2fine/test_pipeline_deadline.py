@@ -59,7 +59,7 @@ def in_file(boxes: Sequence[Box]) -> list[Box]:
         ["canvas.norm=case", "fine.grow=2"],
         ["canvas.packing=same_size", "assign.lambda=0.5"],
         ["mode=two-stage", "rois.threshold=0.6"],
-        ["fine.outside=coarse", "assign.order=random"],
+        pytest.param(["fine.outside=coarse", "assign.order=random"], marks=pytest.mark.long),
         ["canvas.norm=slot", "assign.order=space", "rois.threshold=0.6"],
     ],
 )

@@ -40,7 +40,7 @@ def models(model_folder: Callable[..., Path]) -> list[str]:
     [
         (),
         ("rois.window_step=0.5", "assign.lambda=0.5", "canvas.packing=same_size"),
-        ("mode=two-stage", "coarse.spacing=[3, 3, 3]"),
+        pytest.param(("mode=two-stage", "coarse.spacing=[3, 3, 3]"), marks=pytest.mark.long),
     ],
 )
 def test_measure_case__any_threshold__misses_what_a_run_with_it_misses(

@@ -244,6 +244,7 @@ def test_main__overwrite__replaces_the_old_result(tmp_path: Path, models: Models
     assert_same_grid(target, source)
 
 
+@pytest.mark.long
 def test_main__second_of_three_cases_bad__segments_and_reports_the_others(
     tmp_path: Path, models: Models, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -267,6 +268,7 @@ def test_main__second_of_three_cases_bad__segments_and_reports_the_others(
     assert "nothing to do" in capfd.readouterr().err
 
 
+@pytest.mark.long
 def test_main__part__does_each_nth_case_of_a_folder(
     tmp_path: Path, models: Models, capfd: pytest.CaptureFixture[str]
 ) -> None:

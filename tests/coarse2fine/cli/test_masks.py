@@ -45,6 +45,7 @@ def test_main__mask_of_a_file__is_all_that_is_looked_at(mode: str, tmp_path: Pat
         np.testing.assert_array_equal(masked, np.where(half() != 0, plain, 0))
 
 
+@pytest.mark.long
 def test_main__masks_of_a_folder__are_named_after_the_cases(
     tmp_path: Path, models: Models, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,6 +88,7 @@ def test_main__mask_that_does_not_fit__one_line_and_nothing_written(
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.long
 def test_main__mask_over_a_store__in_a_file(tmp_path: Path, models: Models) -> None:
     """The same option; the result and the mask may not lie in each other."""
     image = write_image(tmp_path / "in.zarr", blobs(SHAPE), spacing=(2, 0.8, 0.9))

@@ -143,6 +143,7 @@ def test_prepare__images_only__foreground_is_what_the_fine_model_finds_everywher
     assert "everywhere" not in cards[1]
 
 
+@pytest.mark.long
 def test_prepare__cut_short__goes_on_where_it_was(
     lab: Lab, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,6 +300,7 @@ def test_wanted_of__number_that_is_none__one_as_the_message_says_is_taken(name: 
     wanted_of(prepare_cli.build_parser().parse_args([*options, mended]))
 
 
+@pytest.mark.long
 def test_prepare__coarse_model_is_the_limit__makes_a_one_stage_kit_and_says_what_helps(
     lab: Lab, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,7 +92,7 @@ def refuse(*arguments: Any, **options: Any) -> Any:
 # --- what works ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["gains", pytest.param("policy", marks=pytest.mark.long)])
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.long) for kind in ("gains", "policy")])
 def test_main__two_labelled_volumes__gives_an_agent_that_c2f_infer_uses(
     lab: Lab, tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -84,8 +84,8 @@ def bright(model_folder: Callable[..., Path]) -> Path:
     [
         ("plain", [], SPACING),
         ("plain", [*SPLIT, "coarse.spacing=[3, 3, 3]"], SPACING),
-        ("plain", ["mode=two-stage"], OTHER_SPACING),
-        ("plain", ["fine.outside=coarse"], OTHER_SPACING),
+        pytest.param("plain", ["mode=two-stage"], OTHER_SPACING, marks=pytest.mark.long),
+        pytest.param("plain", ["fine.outside=coarse"], OTHER_SPACING, marks=pytest.mark.long),
         ("turned", [], OTHER_SPACING),
         ("rescaling", ["rois.threshold=0.5"], SPACING),
         ("flat", [], (5.0, 0.8, 1.3)),

@@ -16,6 +16,7 @@ from coarse2fine.large.phases import UnfinishedError
 pytestmark = pytest.mark.usefixtures("small_chunks", "bright_networks")
 
 
+@pytest.mark.long
 def test_segment_store__blocks_fail__are_listed_until_a_rerun_does_them(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

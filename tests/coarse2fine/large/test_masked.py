@@ -57,7 +57,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Box]:
     return found
 
 
-@pytest.mark.parametrize("mode", ["accelerated", pytest.param("one-stage", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["accelerated", "one-stage"])
 def test_segment_store__mask_of_everything__changes_nothing(mode: str, bench: Bench, mask: Callable[..., Path]) -> None:
     """Every label is the same, and the report counts the mask's voxels."""
     bench("plain.zarr", overrides=[f"mode={mode}"])

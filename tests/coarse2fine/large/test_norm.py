@@ -108,6 +108,7 @@ def test_segment_store__norm_case__is_measured_once_and_counted(
     assert counts[0] == counts[1]
 
 
+@pytest.mark.long
 def test_segment_store__thin_volume__is_not_looked_at_for_nothing(
     models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

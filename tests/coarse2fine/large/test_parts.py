@@ -41,6 +41,7 @@ def test_segment_part__one_after_the_other__a_last_command_ends_the_run(bench: B
     np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
 
 
+@pytest.mark.long
 def test_segment_part__at_the_same_time__nobody_does_what_others_have_done(bench: Bench, calls: dict[str, Any]) -> None:
     """Two parts that begin together; the result is that of one run."""
     done: list[PartDone] = []

@@ -162,6 +162,7 @@ def test_segment_store__one_value_among_zeros__is_an_image(bright_networks: None
     np.testing.assert_array_equal(bench.labels() != 0, image != 0)
 
 
+@pytest.mark.long
 def test_segment_store__memory_is_full__smaller_cells_are_told_and_work(
     bright_networks: None, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +185,7 @@ def test_segment_store__memory_is_full__smaller_cells_are_told_and_work(
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_segment_store__other_settings__are_refused_with_the_difference(
     bright_networks: None, bench: Bench, calls: dict[str, Any]
 ) -> None:
@@ -263,6 +265,7 @@ def test_segment_store__pyramid__the_coarse_network_reads_the_level_that_fits(
     np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
 
 
+@pytest.mark.long
 def test_segment_store__share_for_statistics__scans_so_many_blocks(
     bright_networks: None, bench: Bench, calls: dict[str, Any]
 ) -> None:
@@ -331,6 +334,7 @@ def test_segment_store__model_that_treats_an_axis_apart__has_the_extremes_of_its
     assert kept == [{"0": 8}, {}, {"1": 24}]
 
 
+@pytest.mark.long
 def test_segment_store__coarse_level_without_chunks__is_passed_over(
     bright_networks: None, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,6 +360,7 @@ def test_segment_store__coarse_level_without_chunks__is_passed_over(
         bench("nothing.zarr")
 
 
+@pytest.mark.long
 def test_segment_store__chunks_missing__matter_to_a_region_that_needs_them_only(
     bright_networks: None, bench: Bench
 ) -> None:

@@ -337,6 +337,7 @@ def returns_or_explains(folder: Path) -> None:
         load_model(folder)
 
 
+@pytest.mark.long
 @FUZZ
 @given(data=st.data(), file=st.sampled_from([PLANS, PLANS, DATA]), value=JSON, delete=st.booleans())
 def test_load_model__any_json_anywhere__returns_or_explains(

@@ -150,6 +150,7 @@ def test_stage_for__window_of_a_thick_volume__is_not_thin(model: Model) -> None:
     assert is_thin((20, 80, 15), model.patch)
 
 
+@pytest.mark.long
 def test_pipeline__thin_volume__says_that_nobody_chose(model: Model, model_folder: Callable[..., Path]) -> None:
     """What became of the settings of canvases and agent is in the report, and its words add up over cells."""
     coarse = model_folder(spacing=(2.0, 2.0, 2.0), seed=5)
@@ -168,7 +169,9 @@ def test_pipeline__thin_volume__says_that_nobody_chose(model: Model, model_folde
     assert Tally(selected=3).warnings == ()
 
 
-@pytest.mark.parametrize("shape", [(3, 40, 72), (40, 3, 72), (40, 72, 1)])
+@pytest.mark.parametrize(
+    "shape", [(3, 40, 72), *(pytest.param(shape, marks=pytest.mark.long) for shape in ((40, 3, 72), (40, 72, 1)))]
+)
 def test_segment_cells__thin_volume_in_one_cell__gives_what_the_file_gives(
     shape: tuple[int, int, int], model: Model, model_folder: Callable[..., Path]
 ) -> None:

@@ -370,7 +370,9 @@ except OutputError as error:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on file sizes to run into")
-@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
+@pytest.mark.parametrize(
+    "suffix", [".nii.gz", *(pytest.param(suffix, marks=pytest.mark.long) for suffix in (".nii", ".nrrd", ".mha"))]
+)
 def test_write_labels__no_space__keeps_the_old_file(tmp_path: Path, suffix: str) -> None:
     """When the system refuses a write midway, the message says how much is needed and nothing else has changed."""
     path = tmp_path / f"a{suffix}"
