@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -139,9 +140,14 @@ class Labels:
             probable region that counts.
         """
         logits = logits.float()
+        # By single operations: PyTorch's sigmoid and softmax round otherwise where the end of a row fills no vector
+        # register, and a value must not depend on what is computed beside it.
         if self.regions:
-            return torch.sigmoid(logits if heads is None else logits[list(heads)]).amax(0)
-        probabilities = torch.softmax(logits, 0)
+            highest = (logits if heads is None else logits[list(heads)]).amax(0)
+            return 1 / (1 + torch.exp(-highest))
+        highest = logits.amax(0)
+        weights = [torch.exp(head - highest) for head in logits]
+        total = reduce(torch.add, weights)
         if heads is None:
-            return 1 - probabilities[0]
-        return probabilities[list(heads)].sum(0).clamp(max=1)  # which rounding may exceed
+            return 1 - weights[0] / total
+        return (reduce(torch.add, [weights[head] for head in heads]) / total).clamp(max=1)  # which rounding may exceed

@@ -78,7 +78,7 @@ def test_main__spacing_in_another_unit__remedy_works_and_other_cases_are_done(
 @pytest.mark.long
 def test_main__volume_too_large__cropped_or_as_a_store_it_runs(tmp_path: Path, models: Models) -> None:
     """Of a store only parts are in memory."""
-    image = np.random.default_rng(0).integers(1, 200, (96, 1200, 1200), np.uint8)
+    image = np.random.default_rng(0).integers(1, 200, (96, 1700, 1700), np.uint8)  # with labels more than the limit
     part = image[:, 400:600, 400:600].copy()
     for name, array in (("whole", image), ("part", part)):
         save(tmp_path / f"{name}.nii", array)

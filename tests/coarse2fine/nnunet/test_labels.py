@@ -49,6 +49,21 @@ def test_foreground_probability__any_logits__is_what_nnunets_probabilities_say(n
     torch.testing.assert_close(labels.foreground_probability(logits), expected)
 
 
+@pytest.mark.parametrize(("names", "order"), [(PLAIN, None), (REGIONS, (1, 2, 3))])
+def test_foreground_probability__part_of_a_volume__is_the_same_to_the_last_bit(
+    names: dict[str, Any], order: tuple[int, ...] | None
+) -> None:
+    """Whatever the size of the part, so that it does not matter in which pieces a volume is worked off."""
+    labels, random = managed(names, order)[1], np.random.default_rng(0)
+    logits = torch.from_numpy(random.normal(0, 5, (labels.heads, 2, 23, 29)).astype(np.float32))
+    for heads in (None, [labels.heads - 1]):
+        whole = labels.foreground_probability(logits, heads)
+        for _ in range(60):
+            (y, end_y), (x, end_x) = (sorted(random.choice(size + 1, 2, replace=False)) for size in (23, 29))
+            part = labels.foreground_probability(logits[:, :, y:end_y, x:end_x], heads)
+            assert torch.equal(part, whole[:, y:end_y, x:end_x])
+
+
 @pytest.mark.parametrize("names", [PLAIN, REGIONS], ids=["classes", "regions"])
 @pytest.mark.parametrize("chosen", [("b",), ("c", "a"), ("a", "b", "c")], ids="+".join)
 def test_foreground_probability__some_heads__is_their_share_of_nnunets_probabilities(
