@@ -301,6 +301,7 @@ def test_main__a_readme_without_markers__writes_nothing(
     assert not list(folder.rglob("pareto.png"))
 
 
+@pytest.mark.long
 def test_main__check__finds_every_drift(
     call: Callable[..., int], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

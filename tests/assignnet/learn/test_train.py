@@ -191,6 +191,7 @@ def test_train_agent__large_seed__is_one_like_any_other(seed: int, tmp_path: Pat
     assert run(replace(SHORT, steps=16, seed=seed), tmp_path).card.training["settings"]["seed"] == seed
 
 
+@pytest.mark.long
 def test_train_agent__trees_with_too_many_regions__are_not_learned_from(tmp_path: Path) -> None:
     """They would make every observation as large as theirs; if there are no others, that is an error."""
     settings, large = replace(SHORT, steps=32, most=4), examples(4, 1, regions=5)

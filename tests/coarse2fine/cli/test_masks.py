@@ -21,6 +21,7 @@ def half() -> np.ndarray:
     return mask
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["accelerated", "one-stage"])
 def test_main__mask_of_a_file__is_all_that_is_looked_at(mode: str, tmp_path: Path, models: Models) -> None:
     """Of everything it changes nothing; of one half, the other is background. An oblique volume, a turned mask."""

@@ -38,6 +38,7 @@ def serving(*folders: Path) -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.mark.long
 def test_main__neuroglancer__state_shows_what_is_served(
     tmp_path: Path, models: Models, capsys: pytest.CaptureFixture[str]
 ) -> None:

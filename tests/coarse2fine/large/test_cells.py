@@ -366,6 +366,7 @@ def test_segment_cells__coarse_labels_outside__stay_where_no_region_is_found(bri
     np.testing.assert_array_equal(merged(segment(pipeline, image, TWO), TWO) != 0, image > 150)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["accelerated", "one-stage"])
 def test_segment_cells__larger_volume__is_not_read_in_larger_pieces(mode: str, bright: Path) -> None:
     """What a block holds in memory depends on its cells, never on the volume."""

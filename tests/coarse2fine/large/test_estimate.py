@@ -40,6 +40,7 @@ def estimate(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     return run
 
 
+@pytest.mark.long
 def test_estimate_store__some_blocks_measured__counts_are_those_of_the_run(
     estimate: Callable[..., Estimate], bench: Bench
 ) -> None:

@@ -68,6 +68,7 @@ def test_segment_store__mask_of_everything__changes_nothing(mode: str, bench: Be
     assert report.in_mask == IMAGE.size
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["accelerated", "one-stage"])
 def test_segment_store__mask_of_half__reads_and_segments_only_there(
     mode: str, bench: Bench, mask: Callable[..., Path], reads: list[Box]

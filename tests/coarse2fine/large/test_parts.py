@@ -58,6 +58,7 @@ def test_segment_part__at_the_same_time__nobody_does_what_others_have_done(bench
     np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
 
 
+@pytest.mark.long
 def test_segment_part__other_settings_or_a_run_of_its_own_meanwhile__are_refused(bench: Bench) -> None:
     """Parts share the folder with each other only, and only if they are of one run."""
     part(bench, 1, 2)

@@ -245,6 +245,7 @@ def test_segment_store__what_does_not_fit__is_refused_before_anything_is_read(
 # --- what is read ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("override", "level"), [("null", 1), ("0", 0)])
 def test_segment_store__pyramid__the_coarse_network_reads_the_level_that_fits(
     override: str, level: int, bright_networks: None, bench: Bench, monkeypatch: pytest.MonkeyPatch
@@ -415,6 +416,7 @@ def test_segment_store__coverage__is_exact_for_one_cell_and_called_an_estimate_f
     assert 0 < report.coverage.volume < 1
 
 
+@pytest.mark.long
 def test_segment_store__report__has_what_that_of_a_run_in_memory_has(bright_networks: None, bench: Bench) -> None:
     """The same fields and words; sums over cells are those of the result, or close to those of the whole volume."""
     report = bench()

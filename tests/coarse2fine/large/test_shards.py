@@ -25,6 +25,7 @@ def files(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*") if path.is_file() and path.name != "zarr.json"]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("small_chunks", "bright_networks")
 def test_segment_store__shards__hold_what_chunks_do(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read by zarr-python, tensorstore and ourselves, on all levels; gathering was stopped once, and goes on."""

@@ -33,6 +33,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, model: Model) -> Path:
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("name", ["all.html", "all_files/a.html"])
 def test_page__any_screen__loads_nothing_and_fits(name: str, dark: bool, tab: Tab, site: Path) -> None:
@@ -49,6 +50,7 @@ def test_page__any_screen__loads_nothing_and_fits(name: str, dark: bool, tab: Ta
         assert paper == ("rgb(20, 24, 29)" if dark else "rgb(255, 255, 255)")
 
 
+@pytest.mark.long
 def test_page__hostile_page__is_seen_by_the_browser(tab: Tab, tmp_path: Path) -> None:
     """What the other tests look for is found where it is: requests, complaints, and what is too wide."""
     page = tmp_path / "a.html"
@@ -59,6 +61,7 @@ def test_page__hostile_page__is_seen_by_the_browser(tab: Tab, tmp_path: Path) ->
     assert tab.run("document.documentElement.scrollWidth") > 400
 
 
+@pytest.mark.long
 def test_page__keyboard_alone__reaches_outlines_warnings_and_settings(tab: Tab, site: Path) -> None:
     """Tab goes from the warnings' link to the switch of outlines and on; space and Enter work them."""
     tab.open(site / "all_files" / "a.html")
@@ -84,6 +87,7 @@ def test_page__keyboard_alone__reaches_outlines_warnings_and_settings(tab: Tab, 
     assert tab.run("document.querySelector('details').open")
 
 
+@pytest.mark.long
 def test_page__pictures__lie_the_right_way_round(tab: Tab, site: Path) -> None:
     """Outlines are where labels are: label 1 spans columns 20 to 30 of 56, and rows 10 to 16 of 48."""
     tab.open(site / "all_files" / "a.html")
@@ -93,6 +97,7 @@ def test_page__pictures__lie_the_right_way_round(tab: Tab, site: Path) -> None:
     assert whole == pytest.approx(84)
 
 
+@pytest.mark.long
 def test_page__frames__lie_where_they_say(tab: Tab, tmp_path: Path, model: Model) -> None:
     """On the screen, in shares of their picture: boxes that were looked at, dropped, and not reached in time."""
     run = result()
@@ -113,6 +118,7 @@ def test_page__frames__lie_where_they_say(tab: Tab, tmp_path: Path, model: Model
 READY = "document.documentElement.dataset.viewer"
 
 
+@pytest.mark.long
 def test_viewer__any_volume__begins_at_the_largest_object_and_moves_by_keys(
     tab: Tab, tmp_path: Path, model: Model
 ) -> None:
@@ -139,6 +145,7 @@ def test_viewer__any_volume__begins_at_the_largest_object_and_moves_by_keys(
     assert tab.run("document.documentElement.scrollWidth <= innerWidth")
 
 
+@pytest.mark.long
 def test_viewer__no_webgl__says_so(tab: Tab, tmp_path: Path, model: Model) -> None:
     """A message, and nothing that does not work."""
     page = tmp_path / "a.html"

@@ -158,6 +158,7 @@ def test_find_selector__agent_and_labels_that_count__must_be_those_of_its_traini
     assert find(models, ["assign.agent=greedy", f"coarse.foreground={run}"]).kind == "rule"
 
 
+@pytest.mark.long
 def test_find_selector__card_that_says_nothing_of_labels__was_trained_with_all(
     folders: Folders, tmp_path: Path
 ) -> None:

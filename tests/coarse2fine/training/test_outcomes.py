@@ -115,6 +115,7 @@ def test_teach_case__ignore_label__is_neither_right_nor_wrong(
     assert outcomes.count.sum() <= counts.sum(), "what is ignored is not even counted"
 
 
+@pytest.mark.long
 def test_teach_case__sub_volumes__lie_in_their_part_and_count_its_voxels(
     models: list[str], volume: Volume, reference: Labels
 ) -> None:
