@@ -32,6 +32,7 @@ from coarse2fine import (
     view_volume,
 )
 from coarse2fine.page.orientation import as_displayed
+from coarse2fine.preprocessing.working_grid import WorkingView
 from coarse2fine.regions.detect import RoiSettings
 
 TARGET = ROOT / "docs" / "overview.png"
@@ -47,8 +48,8 @@ def main() -> None:
     models = [f"{role}.model={find_model(dataset, role)}" for role in ("coarse", "fine")]
     pipeline = Pipeline.from_config(load_config(ROOT / "benchmarks" / "configs" / "ms.yaml", models))
     image = choose_case(dataset).image
-    assert image is not None, "the data set has images"
-    assert pipeline.coarse is not None, "and a coarse model"
+    if image is None or pipeline.coarse is None:
+        raise SystemExit("the data set ms has an image and a coarse model")
     volume = read_volume([image])
     view = view_volume(volume, pipeline.fine)
     coarse = predict_heatmap(
@@ -61,13 +62,32 @@ def main() -> None:
     )
     boxes = [roi.box for roi in RULES["greedy"](tree, CostModel(slot=pipeline.stage.plan.slot))]
     canvases = plan_canvases(boxes, pipeline.config, pipeline.stage.plan, view.shape)
-    canvas = max(canvases, key=lambda one: len(one.placements))
     labels = pipeline(volume).labels[view.crop.slices]
-    assert labels.shape == view.shape, "this model works on the volume's own voxels"
+    if labels.shape != view.shape:
+        raise SystemExit("the fine model is to work on the volume's own voxels")
+    figure = draw(view, coarse.heatmap, boxes, canvases, labels)
+    out.parent.mkdir(exist_ok=True)
+    figure.savefig(out, dpi=75)
+    print(f"wrote {out}")
+
+
+def draw(
+    view: WorkingView, heatmap: np.ndarray, boxes: list[Box], canvases: list[Canvas], labels: np.ndarray
+) -> Figure:
+    """Four panels, in the slice that cuts most boxes, as radiologists look at it.
+
+    Args:
+        view: The fine model's view of the volume.
+        heatmap: Of the same part of space, shape (z, y, x).
+        boxes: Of the view.
+        canvases: With their crops; the one with most is shown.
+        labels: Shape of the view.
+    """
 
     def displayed(array: np.ndarray) -> np.ndarray:
-        return as_displayed(array, volume.grid)
+        return as_displayed(array, view.grid)
 
+    canvas = max(canvases, key=lambda one: len(one.placements))
     figure = Figure(figsize=(15, 4.3), facecolor="white", layout="constrained")
     panels = figure.subplots(1, 4, width_ratios=[1, 1, 1.25, 1])
     whole = displayed(view.read(Box.whole(view.shape))[0])
@@ -76,7 +96,7 @@ def main() -> None:
     colours = [colorsys.hsv_to_rgb(index * 0.382 % 1, 0.75, 0.95) for index in range(len(boxes))]
     for axes in (panels[0], panels[1], panels[3]):
         axes.imshow(whole[level], cmap="gray", vmin=-2, vmax=4, interpolation="bilinear")
-    heat = displayed(coarse.heatmap)
+    heat = displayed(heatmap)
     row = heat[int((level + 0.5) * len(heat) / len(whole))]
     high, wide = whole[level].shape
     panels[1].imshow(np.ma.masked_less(row, 0.1), cmap="autumn", vmin=0, vmax=1, alpha=0.8, extent=(0, wide, high, 0))
@@ -96,9 +116,7 @@ def main() -> None:
     for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title, fontsize=12)
         axes.set_axis_off()
-    out.parent.mkdir(exist_ok=True)
-    figure.savefig(out, dpi=75)
-    print(f"wrote {out}")
+    return figure
 
 
 def masks_of(boxes: list[Box], shape: tuple[int, int, int]) -> list[np.ndarray]:
