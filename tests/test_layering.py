@@ -56,6 +56,7 @@ ROOMS = (
     "coarse2fine/large/execution",
     "coarse2fine/large",
     "coarse2fine/page",
+    "coarse2fine/networks",
     "coarse2fine/explain",
     "coarse2fine/demo",
     "coarse2fine/training",

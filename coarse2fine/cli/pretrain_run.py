@@ -18,8 +18,9 @@ from coarse2fine.nnunet.loading import load_plans, planned_batch
 from coarse2fine.nnunet.model import Model
 from coarse2fine.pipeline import pick_device
 from coarse2fine.pretrain.crops import find_images
-from coarse2fine.pretrain.loop import CURVE, Schedule
+from coarse2fine.pretrain.loop import CURVE
 from coarse2fine.pretrain.run import Settings, run
+from coarse2fine.pretrain.schedule import Schedule
 from coarse2fine.pretrain.state import Done
 from coarse2fine.pretrain.weights import NNUNET, WEIGHTS
 from coarse2fine.system.memory import keep_freed_memory

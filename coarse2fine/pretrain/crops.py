@@ -17,6 +17,7 @@ from coarse2fine.io import Case, atomic_write, find_cases, input_suffixes, is_st
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import view_volume
 from coarse2fine.pretrain.masks import centre_weights
+from coarse2fine.pretrain.objective import Batch
 from coarse2fine.system.timing import Ticks
 
 Floats = NDArray[np.float32]
@@ -81,10 +82,10 @@ class Crops:
     patch: Triple
     sigma: float = inf
 
-    def draw(self, count: int, generator: np.random.Generator) -> torch.Tensor:
-        """A batch of crops, each of any volume; shape (count, channels, *patch)."""
+    def draw(self, count: int, generator: np.random.Generator) -> Batch:
+        """Crops, each of any volume; ``images`` has shape (count, channels, *patch)."""
         chosen = (self.volumes[int(generator.integers(len(self.volumes)))] for _ in range(count))
-        return torch.from_numpy(np.stack([self._crop(volume, generator) for volume in chosen]))
+        return {"images": torch.from_numpy(np.stack([self._crop(volume, generator) for volume in chosen]))}
 
     def _crop(self, volume: Floats, generator: np.random.Generator) -> Floats:
         box = Box.of(random_start(triple(volume.shape[1:]), self.patch, self.sigma, generator), self.patch)

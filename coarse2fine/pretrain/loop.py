@@ -7,8 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from math import inf, isfinite
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from torch import nn
 
 from coarse2fine.errors import C2FError
 from coarse2fine.io import atomic_write
-from coarse2fine.pretrain.crops import Crops
-from coarse2fine.pretrain.objective import Method
+from coarse2fine.pretrain.objective import Method, Source
+from coarse2fine.pretrain.schedule import Schedule, groups_of
 from coarse2fine.pretrain.state import STATE, Done, Point, load_state, save_state
 
 CURVE, TENSORBOARD = "curve.json", "tensorboard"
@@ -30,50 +29,15 @@ Told = Callable[[Done], None]
 """Called after every piece of the training."""
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """How long and how fast to learn: SGD as nnU-Net's, whose rate falls with the steps, or with the time.
-
-    Attributes:
-        steps: All of them.
-        batch: Crops in each.
-        seed: Of all random numbers.
-        rate: Learning rate of the first step.
-        seconds: Most time, over all pieces.
-        piece: Steps after which everything is written down.
-        momentum, decay, power: Nesterov momentum, weight decay, and how the rate falls.
-    """
-
-    steps: int
-    batch: int
-    seed: int = 0
-    rate: float = 1e-2
-    seconds: float = inf
-    piece: int = 50
-    momentum: float = 0.99
-    decay: float = 3e-5
-    power: float = 0.9
-
-    def rate_at(self, step: int, seconds: float) -> float:
-        """Polynomial, of whichever is nearer to its end."""
-        part = max(step / self.steps, seconds / self.seconds)
-        return float(self.rate * (1 - min(part, 1.0)) ** self.power)
-
-    def optimizer(self, *modules: nn.Module) -> torch.optim.Optimizer:
-        """Of all parameters."""
-        parameters = [parameter for module in modules for parameter in module.parameters()]
-        return torch.optim.SGD(parameters, self.rate, momentum=self.momentum, weight_decay=self.decay, nesterov=True)
-
-
 def pretrain(
-    network: nn.Module, method: Method, crops: Crops, schedule: Schedule, folder: Path, told: Told = lambda done: None
+    network: nn.Module, method: Method, source: Source, schedule: Schedule, folder: Path, told: Told = lambda done: None
 ) -> Done:
     """Train, or go on where a training in this folder was cut off; the network is left with what it has learned.
 
     Args:
         network: On the device that is to work.
         method: What to learn.
-        crops: From what.
+        source: From what.
         schedule: For how long.
         folder: Of state, curve, and TensorBoard's files if that is installed.
         told: Told after every piece.
@@ -81,7 +45,7 @@ def pretrain(
     Raises:
         C2FError: If the loss is no number any more, or a state in the folder is of another network.
     """
-    learner = _Learner(network, method.heads.to(_device(network)), method, crops, schedule)
+    learner = _Learner(network, method.heads.to(_device(network)), method, source, schedule)
     with _reproducible(network), _board(folder / TENSORBOARD) as board:
         done = load_state(folder / STATE, *learner.parts)
         while done.step < schedule.steps and done.seconds < schedule.seconds:
@@ -97,10 +61,12 @@ def pretrain(
 class _Learner:
     """Network and heads with their optimiser, and what they learn."""
 
-    def __init__(self, network: nn.Module, heads: nn.Module, method: Method, crops: Crops, schedule: Schedule) -> None:
+    def __init__(
+        self, network: nn.Module, heads: nn.Module, method: Method, source: Source, schedule: Schedule
+    ) -> None:
         self.network, self.heads = network, heads
-        self.method, self.crops, self.schedule = method, crops, schedule
-        self.optimizer = schedule.optimizer(network, heads)
+        self.method, self.source, self.schedule = method, source, schedule
+        self.optimizer = schedule.make_optimizer(groups_of(network, heads))
 
     @property
     def parts(self) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:
@@ -124,7 +90,8 @@ class _Learner:
         """One step, whose random numbers depend on nothing but the seed and its number; returns the losses."""
         generator = np.random.default_rng((self.schedule.seed, step))
         torch.manual_seed(int(generator.integers(1 << 62)))  # of dropout, where plans have it
-        batch = self.crops.draw(self.schedule.batch, generator).to(_device(self.network))
+        device = _device(self.network)
+        batch = {name: values.to(device) for name, values in self.source.draw(self.schedule.batch, generator).items()}
         losses = self.method.losses(self.network, batch, generator)
         total = torch.stack(list(losses.values())).sum()
         if not isfinite(value := float(total.detach())):
@@ -133,7 +100,7 @@ class _Learner:
                 "Learn more slowly (--rate, a tenth of what it was), into another folder.",
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_([*self.network.parameters(), *self.heads.parameters()], _CLIP)

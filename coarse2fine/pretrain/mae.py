@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from coarse2fine.pretrain.masking import Masking
-from coarse2fine.pretrain.objective import Views
+from coarse2fine.pretrain.objective import Batch, Views
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +34,13 @@ class MaskedAutoencoding:
         """None."""
         return nn.Identity()
 
-    def views(self, batch: torch.Tensor, generator: np.random.Generator) -> Views:
+    def views(self, batch: Batch, generator: np.random.Generator) -> Views:
         """The image with holes, what was there, and where the holes are; each image has holes of its own."""
-        masks = np.stack([self.masking.draw(generator) for _ in range(len(batch))])
-        hidden = torch.from_numpy(masks[:, None]).to(batch.device)
-        target = self.masking.blocks.normalise(batch) if self.normalised else batch
-        return {"image": batch.masked_fill(hidden, 0), "target": target, "hidden": hidden}
+        images = batch["images"]
+        masks = np.stack([self.masking.draw(generator) for _ in range(len(images))])
+        hidden = torch.from_numpy(masks[:, None]).to(images.device)
+        target = self.masking.blocks.normalise(images) if self.normalised else images
+        return {"image": images.masked_fill(hidden, 0), "target": target, "hidden": hidden}
 
     def loss(self, network: nn.Module, views: Views) -> torch.Tensor:
         """The mean over voxels that count, and over channels."""

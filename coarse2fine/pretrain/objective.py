@@ -10,21 +10,31 @@ import numpy as np
 import torch
 from torch import nn
 
+Batch = Mapping[str, torch.Tensor]
+"""What is learned from at once: ``images``, shape (n, channels, *image), and what belongs to them by other names."""
+
 Views = Mapping[str, torch.Tensor]
 """What an objective made of a batch, by names of its own."""
 
 
-class Objective(Protocol):
-    """Something to learn from images alone.
+class Source(Protocol):
+    """Where batches come from."""
 
-    Views are made of a batch, shape (n, channels, *patch), on its device; all randomness comes from the generator.
+    def draw(self, count: int, generator: np.random.Generator) -> Batch:
+        """Some examples, on the host; all randomness comes from the generator."""
+
+
+class Objective(Protocol):
+    """Something to learn without labels.
+
+    Views are made of a batch, on its device; all randomness comes from the generator.
     """
 
     @property
     def heads(self) -> nn.Module:
         """Layers beside the network that are trained with it and thrown away; no parameters if there are none."""
 
-    def views(self, batch: torch.Tensor, generator: np.random.Generator) -> Views:
+    def views(self, batch: Batch, generator: np.random.Generator) -> Views:
         """What the network gets to see, and what it is to find."""
 
     def loss(self, network: nn.Module, views: Views) -> torch.Tensor:
@@ -48,9 +58,7 @@ class Method:
         """Those of all objectives."""
         return nn.ModuleDict({name: objective.heads for name, objective in self.objectives.items()})
 
-    def losses(
-        self, network: nn.Module, batch: torch.Tensor, generator: np.random.Generator
-    ) -> dict[str, torch.Tensor]:
+    def losses(self, network: nn.Module, batch: Batch, generator: np.random.Generator) -> dict[str, torch.Tensor]:
         """The loss of each objective, times its weight."""
         return {
             name: self.weights.get(name, 1.0) * objective.loss(network, objective.views(batch, generator))

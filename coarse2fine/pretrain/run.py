@@ -19,10 +19,11 @@ from coarse2fine.nnunet.loading import new_network
 from coarse2fine.nnunet.model import Model
 from coarse2fine.pretrain.blocks import Blocks
 from coarse2fine.pretrain.crops import open_crops
-from coarse2fine.pretrain.loop import Schedule, Told, pretrain
+from coarse2fine.pretrain.loop import Told, pretrain
 from coarse2fine.pretrain.mae import MaskedAutoencoding
 from coarse2fine.pretrain.masking import Kind, Masking
 from coarse2fine.pretrain.objective import Method
+from coarse2fine.pretrain.schedule import Schedule
 from coarse2fine.pretrain.state import STATE
 from coarse2fine.pretrain.weights import NNUNET, fill, read_tensors, write_weights
 from coarse2fine.system.terminal import shown

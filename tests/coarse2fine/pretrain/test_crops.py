@@ -36,7 +36,7 @@ def test_open_crops__any_format__gives_what_inference_sees(model: Model, tmp_pat
     whole = view.read(Box.whole(view.shape))
     assert crops.volumes[0].shape == whole.shape
     assert np.allclose(crops.volumes[0], whole, atol=1e-5)
-    for crop in crops.draw(3, np.random.default_rng(0)).numpy():
+    for crop in crops.draw(3, np.random.default_rng(0))["images"].numpy():
         windows = np.lib.stride_tricks.sliding_window_view(crops.volumes[0], crop.shape)
         assert (windows == crop).all(axis=(-1, -2, -3, -4)).any()
 
@@ -45,7 +45,7 @@ def test_draw__volume_smaller_than_the_patch__lies_in_the_middle_of_zeros() -> N
     """As nnU-Net pads; along the other axes crops differ."""
     volume = np.random.default_rng(0).normal(size=(2, 5, 30, 8)).astype(np.float32)
     crops = Crops((volume,), (8, 8, 8))
-    batch = crops.draw(4, np.random.default_rng(1)).numpy()
+    batch = crops.draw(4, np.random.default_rng(1))["images"].numpy()
     assert batch.shape == (4, 2, 8, 8, 8)
     assert (batch[:, :, :2] == 0).all()
     assert (batch[:, :, 7:] == 0).all()

@@ -16,9 +16,10 @@ from coarse2fine.nnunet.loading import load_plans, new_network
 from coarse2fine.nnunet.model import Model
 from coarse2fine.pretrain import loop
 from coarse2fine.pretrain.crops import Crops
-from coarse2fine.pretrain.loop import CURVE, Schedule, pretrain
+from coarse2fine.pretrain.loop import CURVE, pretrain
 from coarse2fine.pretrain.objective import Method
 from coarse2fine.pretrain.run import Settings
+from coarse2fine.pretrain.schedule import Schedule
 from coarse2fine.pretrain.state import STATE, Done
 from coarse2fine.pretrain.weights import tensors_of
 

@@ -36,7 +36,7 @@ def test_loss__any_option__is_the_mean_over_blocks_by_brute_force(
 ) -> None:
     """Block by block, with NumPy in double precision, in 2D and 3D."""
     mae, images = objective(patch, normalised=normalised, everywhere=everywhere), batch(patch)
-    views = mae.views(images, np.random.default_rng(5))
+    views = mae.views({"images": images}, np.random.default_rng(5))
     hidden = views["hidden"].numpy()[:, 0]
     slices = [
         [slice(end - edge, end) for edge, end in zip(edges, np.cumsum(edges), strict=True)]
@@ -62,7 +62,7 @@ def test_loss__any_option__is_the_mean_over_blocks_by_brute_force(
 def test_loss__another_target_where_nothing_is_hidden__counts_only_if_all_voxels_do(everywhere: bool) -> None:
     """And what is hidden always counts."""
     mae, images = objective(PATCHES[1], everywhere=everywhere), batch(PATCHES[1])
-    views = dict(mae.views(images, np.random.default_rng(0)))
+    views = dict(mae.views({"images": images}, np.random.default_rng(0)))
     before = float(mae.loss(scaled, views))
     visible = views | {"target": torch.where(views["hidden"], views["target"], 100.0)}
     hidden = views | {"target": torch.where(views["hidden"], 100.0, views["target"])}
@@ -73,7 +73,7 @@ def test_loss__another_target_where_nothing_is_hidden__counts_only_if_all_voxels
 def test_views__every_image__has_holes_of_its_own_and_nothing_of_what_is_hidden() -> None:
     """Hidden voxels are zero in all channels, the others as they were, three quarters are hidden."""
     mae, images = objective((16, 16, 16)), batch((16, 16, 16))
-    views = mae.views(images, np.random.default_rng(0))
+    views = mae.views({"images": images}, np.random.default_rng(0))
     hidden = views["hidden"].expand_as(images)
     assert (views["image"][hidden] == 0).all()
     assert torch.equal(views["image"][~hidden], images[~hidden])

@@ -1,0 +1,35 @@
+"""The deepest features of any network, nnU-Net's or a vision transformer."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from coarse2fine.networks.vit import ViT
+
+
+def encode(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Features of the encoder's last stage, or a transformer's tokens without that of the class.
+
+    Args:
+        network: As nnU-Net makes them, with ``encoder`` and ``decoder``, or a ``ViT``.
+        images: Shape (n, channels, *image).
+
+    Returns:
+        Shape (n, width, *grid).
+    """
+    if isinstance(network, ViT):
+        return network.to_grid(network.tokens(images))
+    return torch.Tensor(network.encoder(images)[-1])
+
+
+def pooled(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Their mean over the image; shape (n, width)."""
+    return encode(network, images).flatten(2).mean(2)
+
+
+def width_of(network: nn.Module) -> int:
+    """How many features each place has."""
+    if isinstance(network, ViT):
+        return network.shape.width
+    return int(network.encoder.output_channels[-1])

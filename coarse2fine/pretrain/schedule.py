@@ -1,0 +1,72 @@
+"""How long and how fast to learn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import cos, inf, pi
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+Groups = Iterable[dict[str, Any]]
+"""Parameters with what is special about them: ``params``, and ``scale`` (1) of their learning rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long and how fast to learn; as nnU-Net does unless something else is said.
+
+    Attributes:
+        steps: All of them.
+        batch: Images in each.
+        seed: Of all random numbers.
+        rate: Highest learning rate.
+        seconds: Most time, over all pieces.
+        piece: Steps after which everything is written down.
+        optimizer: ``sgd`` with Nesterov momentum, or ``adamw`` with betas 0.9 and 0.95, as transformers are trained.
+        momentum, decay: Of SGD, and of the weights; AdamW spares those with a single axis.
+        warm_up: Share of the training in which the rate rises from 0, linearly.
+        fall: How it falls to 0 after that: ``poly``, with ``power``, or half a ``cosine``.
+        power: See ``fall``.
+    """
+
+    steps: int
+    batch: int
+    seed: int = 0
+    rate: float = 1e-2
+    seconds: float = inf
+    piece: int = 50
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.99
+    decay: float = 3e-5
+    warm_up: float = 0.0
+    fall: Literal["poly", "cosine"] = "poly"
+    power: float = 0.9
+
+    def rate_at(self, step: int, seconds: float) -> float:
+        """Learning rate of a step, or after a time, whichever is nearer to the end."""
+        part = min(max(step / self.steps, seconds / self.seconds), 1.0)
+        if part < self.warm_up:
+            return self.rate * max(part, 1 / self.steps) / self.warm_up
+        left = (1 - part) / (1 - self.warm_up)
+        return self.rate * (left**self.power if self.fall == "poly" else (1 - cos(pi * left)) / 2)
+
+    def make_optimizer(self, groups: Groups) -> torch.optim.Optimizer:
+        """Of parameters, each group of which keeps the ``scale`` of its rate."""
+        groups = [{"scale": 1.0, **group} for group in groups]
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(groups, self.rate, momentum=self.momentum, weight_decay=self.decay, nesterov=True)
+        parts = [
+            {**group, "params": chosen, "weight_decay": self.decay if decays else 0.0}
+            for group in groups
+            for decays in (True, False)
+            if (chosen := [one for one in group["params"] if (one.ndim > 1) == decays])
+        ]
+        return torch.optim.AdamW(parts, self.rate, betas=(0.9, 0.95))
+
+
+def groups_of(*modules: nn.Module) -> Groups:
+    """All their parameters that learn, in one group."""
+    return [{"params": [one for module in modules for one in module.parameters() if one.requires_grad]}]
