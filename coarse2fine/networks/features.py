@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -20,7 +22,7 @@ def encode(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """
     if isinstance(network, ViT):
         return network.to_grid(network.tokens(images))
-    return torch.Tensor(network.encoder(images)[-1])
+    return _encoder(network)(images)[-1]
 
 
 def pooled(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -32,4 +34,8 @@ def width_of(network: nn.Module) -> int:
     """How many features each place has."""
     if isinstance(network, ViT):
         return network.shape.width
-    return int(network.encoder.output_channels[-1])
+    return int(_encoder(network).output_channels[-1])
+
+
+def _encoder(network: nn.Module) -> Any:
+    return network.encoder

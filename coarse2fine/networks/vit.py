@@ -107,7 +107,8 @@ class ViT(nn.Module):
         tokens = self.embed(images, keep)
         for block in self.blocks:
             tokens = block(tokens)
-        return torch.Tensor(self.norm(tokens))
+        normed: torch.Tensor = self.norm(tokens)
+        return normed
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """All tokens."""
