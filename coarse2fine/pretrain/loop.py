@@ -18,7 +18,7 @@ from torch import nn
 from coarse2fine.errors import C2FError
 from coarse2fine.io import atomic_write
 from coarse2fine.pretrain.objective import Method, Source
-from coarse2fine.pretrain.schedule import Schedule, groups_of
+from coarse2fine.pretrain.schedule import Groups, Schedule, groups_of
 from coarse2fine.pretrain.state import STATE, Done, Point, load_state, save_state
 
 CURVE, TENSORBOARD = "curve.json", "tensorboard"
@@ -30,7 +30,13 @@ Told = Callable[[Done], None]
 
 
 def pretrain(
-    network: nn.Module, method: Method, source: Source, schedule: Schedule, folder: Path, told: Told = lambda done: None
+    network: nn.Module,
+    method: Method,
+    source: Source,
+    schedule: Schedule,
+    folder: Path,
+    told: Told = lambda done: None,
+    groups: Groups | None = None,
 ) -> Done:
     """Train, or go on where a training in this folder was cut off; the network is left with what it has learned.
 
@@ -41,11 +47,12 @@ def pretrain(
         schedule: For how long.
         folder: Of state, curve, and TensorBoard's files if that is installed.
         told: Told after every piece.
+        groups: Parameters that learn, with scales of their rates; None: all those of network and heads, alike.
 
     Raises:
         C2FError: If the loss is no number any more, or a state in the folder is of another network.
     """
-    learner = _Learner(network, method.heads.to(_device(network)), method, source, schedule)
+    learner = _Learner(network, method.heads.to(_device(network)), method, source, schedule, groups)
     with _reproducible(network), _board(folder / TENSORBOARD) as board:
         done = load_state(folder / STATE, *learner.parts)
         while done.step < schedule.steps and done.seconds < schedule.seconds:
@@ -62,11 +69,19 @@ class _Learner:
     """Network and heads with their optimiser, and what they learn."""
 
     def __init__(
-        self, network: nn.Module, heads: nn.Module, method: Method, source: Source, schedule: Schedule
+        self,
+        network: nn.Module,
+        heads: nn.Module,
+        method: Method,
+        source: Source,
+        schedule: Schedule,
+        groups: Groups | None,
     ) -> None:
         self.network, self.heads = network, heads
         self.method, self.source, self.schedule = method, source, schedule
-        self.optimizer = schedule.make_optimizer(groups_of(network, heads))
+        self.optimizer = schedule.make_optimizer(
+            groups_of(network, heads) if groups is None else groups(network, heads)
+        )
 
     @property
     def parts(self) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:
