@@ -16,12 +16,13 @@ export PIP_NO_INPUT := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
-.PHONY: fuzz mutants help demo test test-long test-shared check format-check lint types format clean
+.PHONY: fuzz mutants help demo test test-long test-alone test-shared check format-check lint types format clean
 
 help:
 	@echo 'make demo     segment the sample volume, into c2f-demo/'
 	@echo 'make test     run all tests, including the examples in docstrings'
-	@echo 'make test-long    the tests that take long: kills of running commands, measurements'
+	@echo 'make test-long    the tests that take long: many seeds, trainings, whole commands'
+	@echo 'make test-alone   the tests that want the machine for themselves: kills, measurements'
 	@echo 'make test-shared  the tests that need the data and models of ../shared'
 	@echo 'make check    what CI runs: formatter, linter, types, tests'
 	@echo 'make format   rewrite the code as the formatter and the linter want it'
@@ -36,12 +37,15 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(RUN) pytest $(SPREAD)
 
-# Kills at a certain time and measurements want the machine for themselves.
 test-long: $(VENV)/.installed-dev
-	$(RUN) pytest -m long
+	$(RUN) pytest -m 'long and not alone' $(SPREAD)
+
+# Kills at a certain time and measurements want the machine for themselves.
+test-alone: $(VENV)/.installed-dev
+	$(RUN) pytest -m alone
 
 test-shared: $(VENV)/.installed-dev
-	$(RUN) pytest -m 'shared and not long' $(SPREAD)
+	$(RUN) pytest -m 'shared and not long and not alone' $(SPREAD)
 
 # Tests come last, so that their closing line is the last one.
 check: format-check lint types test

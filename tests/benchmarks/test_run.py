@@ -129,7 +129,7 @@ def test_measure_rows__norm_tiles__are_counted_but_not_in_the_bound(
     assert effort.bound_s < effort.total_s
 
 
-@pytest.mark.long
+@pytest.mark.alone
 @pytest.mark.parametrize(("short", "runs"), [(1e9, 5), (0.0, 1)])
 def test_run_turn__short_row__is_the_median_of_five_runs(
     ladder: ModuleType, rows: ModuleType, make_bench: Callable[..., Any], tmp_path: Path,

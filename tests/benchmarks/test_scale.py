@@ -56,7 +56,7 @@ def write_stacks(folder: Path) -> None:
         save_case(folder, split, name, voxels, np.zeros(shape))
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_kills__worker_main_process_and_scheduler__end_with_the_same_voxels(measured: Callable[..., Any]) -> None:
     """Every kill is real, is survived by the same command, leaves no process, and changes nothing."""
     results = measured("kills")

@@ -131,7 +131,7 @@ def test_main__tiny_data_set__trains_and_measures(
         assert f"{case}: Dice {2 * (found & true).sum() / (found.sum() + true.sum()):.3f}" in printed
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_main__killed_after_an_epoch__goes_on_where_it_was(
     script: ModuleType,
     trainer: ModuleType,

@@ -38,7 +38,7 @@ def grown_by(pipeline: Pipeline, dtype: type[np.generic], folder: Path) -> float
     return (peaks[2] - peaks[1]) / ((MANY - FEW) * PLANE[0] * PLANE[1])
 
 
-@pytest.mark.long
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("dtype", "options"),
     [

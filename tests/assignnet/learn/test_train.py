@@ -130,7 +130,7 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.long
+@pytest.mark.alone
 @pytest.mark.parametrize("rounds", [1, 2, 5])
 def test_train_agent__killed_and_resumed__ends_with_the_same_agent(
     rounds: int, tmp_path: Path, uninterrupted: Agent, checkpoint: Path

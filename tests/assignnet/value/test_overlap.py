@@ -204,7 +204,7 @@ def reached(drawn: Case, chosen: NDArray[np.bool_], move: int) -> NDArray[np.boo
     return after
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_solve_overlapping__1600_boxes__takes_seconds() -> None:
     """Rewards of moves are not computed from scratch: once that took minutes."""
     random = np.random.default_rng(0)

@@ -41,7 +41,7 @@ def work_of(models: Models, *overrides: str) -> Work:
     return Work(load_config(None, [*names, *overrides]))
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_main__two_devices__give_what_one_gives_and_tell_the_same(
     images: Path, models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,7 +94,7 @@ devices.segment_case = segment_case
 """
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_on_devices__process_killed__its_case_fails_and_others_go_on(
     images: Path, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +117,7 @@ def test_on_devices__process_killed__its_case_fails_and_others_go_on(
     assert sorted(path.name for path in tmp_path.glob("*.nii.gz")) == ["0.nii.gz", "3.nii.gz"]
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_main__two_devices_and_sigterm__ends_both_processes(images: Path, models: Models, tmp_path: Path) -> None:
     """No process and no half-written file stays."""
     for index in range(4, 40):

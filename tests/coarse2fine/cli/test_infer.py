@@ -336,7 +336,7 @@ def test_main__disk_full_while_writing__keeps_the_old_result(tmp_path: Path, mod
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-@pytest.mark.long
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are another thing there")
 @pytest.mark.parametrize(("stage", "number"), [("coarse", signal.SIGINT), ("fine", signal.SIGTERM)])
 def test_main__interrupted__says_so_and_writes_nothing(

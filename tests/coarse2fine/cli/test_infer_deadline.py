@@ -70,7 +70,7 @@ def test_main__deadline_that_is_no_time__is_refused(
     assert "as 30 (seconds), 30s, 5m or 1h" in capsys.readouterr().err
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_main__deadline_shorter_than_the_run__is_kept(tmp_path: Path, models: Models) -> None:
     """On a real clock, with a tolerance for busy machines; several boxes are left."""
     image = np.tile(blobs((24, 48, 48)), (1, 2, 2))

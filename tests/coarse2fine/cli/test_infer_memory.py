@@ -75,7 +75,7 @@ def test_main__spacing_in_another_unit__remedy_works_and_other_cases_are_done(
     np.testing.assert_array_equal(*(voxels(tmp_path / "out" / f"{name}.nii.gz") for name in "ab"))
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_main__volume_too_large__cropped_or_as_a_store_it_runs(tmp_path: Path, models: Models) -> None:
     """Of a store only parts are in memory."""
     image = np.random.default_rng(0).integers(1, 200, (96, 1700, 1700), np.uint8)  # with labels more than the limit

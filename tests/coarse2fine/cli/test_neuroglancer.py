@@ -38,7 +38,7 @@ def serving(*folders: Path) -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_main__neuroglancer__state_shows_what_is_served(
     tmp_path: Path, models: Models, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -95,7 +95,7 @@ def test_prepare__fine_model_and_images_alone__is_about_agreement(
     assert "There were no labels" in (kit / "page.html").read_text()
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_prepare__killed_while_training__leaves_no_process_and_goes_on(
     model_folder: Callable[..., Path], cases: Path, tmp_path: Path
 ) -> None:

@@ -183,7 +183,7 @@ def test_main__folder_with_other_things__is_left_alone(
     assert main(words(plans, images, tmp_path / "new")) == 0
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_main__killed__goes_on_to_the_same_weights(plans: Path, images: Path, tmp_path: Path) -> None:
     """By SIGKILL, after the first piece; TensorBoard's curves are there if it is installed."""
     more = ("--steps", "300")

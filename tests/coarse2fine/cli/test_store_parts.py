@@ -20,7 +20,7 @@ import coarse2fine
 COMMAND = "import sys; from coarse2fine.cli.infer import main; sys.exit(main())"
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_main__two_processes_and_a_last_one__write_what_one_does(tmp_path: Path, models: Models) -> None:
     """With the same options, of which only the last command's report and table are written."""
     image = write_image(tmp_path / "in.zarr", blobs((8, 32, 160)), chunk=32)

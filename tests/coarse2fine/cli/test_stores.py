@@ -29,7 +29,7 @@ from large_volumes import write_image
 import coarse2fine
 from coarse2fine.cli.infer import main
 
-pytestmark = [pytest.mark.long, pytest.mark.skipif(sys.platform == "win32", reason="no such signals and terminals")]
+pytestmark = [pytest.mark.alone, pytest.mark.skipif(sys.platform == "win32", reason="no such signals and terminals")]
 
 SOON_S = 300  # on a busy machine
 COMMAND = "import sys; from coarse2fine.cli.infer import main; sys.exit(main())"

@@ -235,7 +235,7 @@ def short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "train_settings", settings)
 
 
-@pytest.mark.long
+@pytest.mark.alone
 @pytest.mark.usefixtures("short_rounds")
 def test_main__interrupted_while_learning__goes_on_where_it_was(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -195,7 +195,7 @@ def test_output__disk_full__is_said_and_nothing_is_left(
     assert run("covid", covid, "-o", tmp_path / "raw") == 0
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_output__killed__leaves_a_hidden_folder_at_most(covid: Path, tmp_path: Path) -> None:
     """The data set is not there until it is complete: killed before the last file, nothing carries its name."""
     code = (

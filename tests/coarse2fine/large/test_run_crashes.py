@@ -39,7 +39,7 @@ def undisturbed(plain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return bench.labels()
 
 
-@pytest.mark.long
+@pytest.mark.alone
 @pytest.mark.parametrize("phase", PHASES)
 def test_segment_store__killed_in_any_phase__goes_on_where_it_was(
     phase: str, bright_networks: None, bench: Bench, calls: dict[str, Any], undisturbed: np.ndarray
@@ -56,7 +56,7 @@ def test_segment_store__killed_in_any_phase__goes_on_where_it_was(
     assert report.counts["voxels"] == IMAGE.size
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_segment_store__again_after_the_end__leaves_the_result_as_it_is(
     bright_networks: None, bench: Bench, calls: dict[str, Any]
 ) -> None:
@@ -71,7 +71,7 @@ def test_segment_store__again_after_the_end__leaves_the_result_as_it_is(
     np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_segment_store__block_that_fails_once__is_tried_again(
     bright_networks: None, bench: Bench, calls: dict[str, Any]
 ) -> None:
@@ -223,7 +223,7 @@ def test_segment_store__region_of_one_value__another_region_works(bench: Bench) 
     np.testing.assert_array_equal(bench.labels() != 0, EXPECTED[region.slices])
 
 
-@pytest.mark.long
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("override", "fine"),
     [

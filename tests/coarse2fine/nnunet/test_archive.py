@@ -282,7 +282,7 @@ for name in sys.argv[1:]:
 """
 
 
-@pytest.mark.long
+@pytest.mark.alone
 @pytest.mark.parametrize("cases", [HOSTILE | HARMLESS, LONG], ids=["all", "long"])
 def test_load_model__files_that_exhaust__cost_seconds_and_megabytes(
     folder: Path, tmp_path: Path, cases: dict[str, Callable[[Path], object]]

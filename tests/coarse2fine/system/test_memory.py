@@ -49,7 +49,7 @@ print(before - resident(), int(pages) / 1e3)
 """
 
 
-@pytest.mark.long
+@pytest.mark.alone
 @pytest.mark.skipif(
     not HUGE_PAGES.exists() or "[never]" in HUGE_PAGES.read_text(), reason="this system has no huge pages"
 )
@@ -67,7 +67,7 @@ def test_keep_freed_memory__steady__feature_maps_leave_no_holes(
     assert (freed > 400 and huge > 1) if returned else freed < 1
 
 
-@pytest.mark.long
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform != "linux", reason="malloc is tuned on Linux only")
 @pytest.mark.parametrize(
     ("growth", "step", "returned"), [(1.05, 2, True), (1000.0, 2, False), (float("inf"), 2, False), (1000.0, 0, True)]

@@ -128,7 +128,7 @@ sys.exit(guarded(action))
 """
 
 
-@pytest.mark.long
+@pytest.mark.alone
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_guarded__terminal_and_signal__leave_no_temporary_file(
     tmp_path: Path, number: signal.Signals, code: int

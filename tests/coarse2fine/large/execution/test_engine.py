@@ -129,7 +129,7 @@ def test_run_phase__folder_of_another_run__nothing_is_written(tmp_path: Path, en
 # --- clusters --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_on_cluster__gpus_and_threads__each_worker_has_its_own_environment(
     tmp_path: Path, cluster: Engine, work: WorkFolder
 ) -> None:
@@ -236,7 +236,7 @@ def test_on_cluster__a_worker_is_killed__its_block_is_done_again(
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_on_cluster__workers_die_with_results_that_nobody_has__blocks_are_done_again(
     tmp_path: Path, cluster: Engine, work: WorkFolder
 ) -> None:
@@ -257,7 +257,7 @@ def test_on_cluster__workers_die_with_results_that_nobody_has__blocks_are_done_a
     assert results(out) == FILES
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_on_cluster__a_block_kills_its_worker__only_that_block_fails(
     tmp_path: Path, work: WorkFolder, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -275,7 +275,7 @@ def test_on_cluster__a_block_kills_its_worker__only_that_block_fails(
     assert len(payloads) == COUNT - 1
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_on_cluster__a_block_takes_too_long__is_given_up_and_the_rest_goes_on(tmp_path: Path, work: WorkFolder) -> None:
     """It has its time twice, the second time alone; the process that hung is gone, and others are none the worse."""
     with on_cluster(workers=2, block_timeout_s=2.5) as engine:
@@ -309,7 +309,7 @@ def test_on_cluster__connection_lost_at_any_moment__says_so(
     assert results(tmp_path / "out") == FILES
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_on_cluster__all_workers_have_died__another_run_does_the_rest(
     tmp_path: Path, cluster: Engine, work: WorkFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,7 +341,7 @@ def test_on_cluster__workers_lack_the_code__says_so(
     assert run_phase(cluster, work, "square", module.task, KEYS, progress=silent)[1] == []
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_on_cluster__too_many_workers__fewer_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine may have no room for so many processes; the message tells to use fewer."""
     original = distributed.SpecCluster
@@ -406,7 +406,7 @@ def test_on_cluster__another_service_there__is_told_in_time(greeting: bytes, mon
         on_cluster(scheduler=address).__enter__()
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_on_cluster__address_of_no_scheduler__one_that_runs_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is reached by an address of the form that the message shows."""
     monkeypatch.setattr(connection, "_CONNECT_S", 0.3)

@@ -110,7 +110,7 @@ def assert_resumes(tmp_path: Path, *scheduler: str) -> None:
     assert [len(begun(tmp_path / "out", number)) for number in range(COUNT - 1)] == [1] * (COUNT - 1)
 
 
-@pytest.mark.long
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("stop", "code"),
     [
@@ -139,7 +139,7 @@ def test_on_cluster__main_process_is_stopped__workers_die_and_the_next_run_resum
     assert_resumes(tmp_path)
 
 
-@pytest.mark.long
+@pytest.mark.alone
 def test_on_cluster__scheduler_is_killed__says_so_and_the_next_run_resumes(tmp_path: Path) -> None:
     """One message, no traceback; with a new scheduler the same command goes on."""
     (tmp_path / "out").mkdir()
