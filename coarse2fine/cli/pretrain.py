@@ -32,7 +32,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("-c", "--configuration", default="3d_fullres", metavar="NAME", help="configuration of the plans (%(default)s)")
     add("--images", type=Path, required=True, metavar="DIR", help="images as files, or a folder with imagesTr")
     add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the weights")
-    add("--objective", choices=("mae",), default="mae", help="mae: paint what is hidden (%(default)s)")
+    add(
+        "--objective",
+        default="mae",
+        metavar="NAME",
+        help="what to learn; several with +, such as mae+rotation (%(default)s)",
+    )
+    add("--weight", action="append", default=[], metavar="NAME=W", help="factor of an objective's loss (1)")
+    add("--set", action="append", default=[], metavar="NAME.KEY=VALUE", help="an option that only one objective has")
     add("--mask", choices=("random", "block", "grid"), default="random", help="what is hidden (%(default)s)")
     add("--ratio", type=float, metavar="R", help="share that is hidden (0.75; a grid hides 7/8)")
     add(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from rich.console import Console
 from coarse2fine.cli.bars import show_bars
 from coarse2fine.config.types import Device
 from coarse2fine.errors import ConfigError
-from coarse2fine.nnunet.loading import load_plans, planned_batch
+from coarse2fine.nnunet.loading import load_plans, new_network, planned_batch
 from coarse2fine.nnunet.model import Model
 from coarse2fine.pipeline import pick_device
-from coarse2fine.pretrain.crops import find_images
+from coarse2fine.pretrain.crops import Volumes, find_images
 from coarse2fine.pretrain.loop import CURVE
-from coarse2fine.pretrain.run import Settings, run
+from coarse2fine.pretrain.methods import Task, method_of
+from coarse2fine.pretrain.run import run
 from coarse2fine.pretrain.schedule import Schedule
+from coarse2fine.pretrain.settings import Settings
 from coarse2fine.pretrain.state import Done
 from coarse2fine.pretrain.weights import NNUNET, WEIGHTS
 from coarse2fine.system.memory import keep_freed_memory
@@ -42,19 +45,19 @@ def pretrain(options: argparse.Namespace, console: Console) -> None:
         ) from None
     model = load_plans(_plans(options), options.configuration)
     settings = settings_of(options, model)
-    settings.method(model.patch)
-    cases = find_images(options.images, model)
+    task = Task(new_network(model, model.channels, settings.schedule.seed), model.patch, settings)
+    method_of(task)  # so that what cannot be is said before anything is read
+    data = Volumes(find_images(options.images, model), model, settings.sigma)
     with show_bars(console, width=10, remaining=True, transient=False) as bars:
-        prepare = bars.add_task("prepare", total=len(cases))
+        prepare = bars.add_task("prepare", total=len(data.cases))
         learn = bars.add_task("learn", total=settings.schedule.steps)
 
         def told(done: Done) -> None:
             bars.update(learn, completed=done.step, description=f"loss {done.curve[-1].loss:.3f}")
 
         worked = run(
-            cases,
-            model,
-            settings,
+            task,
+            data,
             options.output,
             device=device,
             weights=options.weights,
@@ -95,6 +98,8 @@ def settings_of(options: argparse.Namespace, model: Model) -> Settings:
     return Settings(
         schedule,
         objective=options.objective,
+        factors={name: _number("--weight", value) for name, value in _pairs("--weight", options.weight)},
+        own=dict(_pairs("--set", options.set)),
         mask=options.mask,
         ratio=options.ratio,
         block=options.block,
@@ -102,6 +107,25 @@ def settings_of(options: argparse.Namespace, model: Model) -> Settings:
         norm_pix=options.norm_pix,
         loss_everywhere=options.loss_everywhere,
     )
+
+
+def _pairs(option: str, given: Sequence[str]) -> list[tuple[str, str]]:
+    """What users write as NAME=VALUE.
+
+    Raises:
+        ConfigError: If something is not written so.
+    """
+    for text in given:
+        if not text.partition("=")[0] or not text.partition("=")[2]:
+            raise ConfigError(f"{option} {shown(text)} has no name or no value", f"Write {option} NAME=VALUE.")
+    return [(name, value) for name, _, value in (text.partition("=") for text in given)]
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"{option} is {shown(text)}, which is no number", "Write it as 0.5.") from None
 
 
 def _plans(options: argparse.Namespace) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, prod
@@ -118,13 +120,36 @@ def random_start(
             return tuple(map(int, start))
 
 
-def open_crops(
-    cases: Sequence[Case], model: Model, folder: Path, sigma: float, progress: Ticks = lambda done, total: None
-) -> Crops:
-    """Crops of cases, which are prepared unless that was done; errors as of ``prepare``."""
-    volumes = []
-    for index, case in enumerate(cases):
-        path = prepare(case, model, folder)
-        volumes.append(np.load(path, mmap_mode="r", allow_pickle=False))
-        progress(index + 1, len(cases))
-    return Crops(tuple(volumes), model.patch, sigma)
+@dataclass(frozen=True, slots=True)
+class Volumes:
+    """Volumes of a folder, as data of a pretraining.
+
+    Attributes:
+        cases: Of ``find_images``.
+        model: Of ``load_plans``.
+        sigma: See ``Crops``.
+    """
+
+    cases: Sequence[Case]
+    model: Model
+    sigma: float = inf
+
+    @property
+    def about(self) -> dict[str, object]:
+        """Names, sizes and times of files, and the plans that they are seen by."""
+        files = [file for case in self.cases for file in case.files if file.is_file()]
+        return {
+            "configuration": self.model.configuration,
+            "plans": hashlib.sha256(json.dumps(self.model.plans, sort_keys=True).encode()).hexdigest(),
+            "images": [case.name for case in self.cases],
+            "files": [[file.name, file.stat().st_size, int(file.stat().st_mtime)] for file in files],
+        }
+
+    def open(self, folder: Path, progress: Ticks = lambda done, total: None) -> Crops:
+        """Crops of cases, which are prepared unless that was done; errors as of ``prepare``."""
+        volumes = []
+        for index, case in enumerate(self.cases):
+            path = prepare(case, self.model, folder)
+            volumes.append(np.load(path, mmap_mode="r", allow_pickle=False))
+            progress(index + 1, len(self.cases))
+        return Crops(tuple(volumes), self.model.patch, self.sigma)

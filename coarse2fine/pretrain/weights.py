@@ -31,11 +31,11 @@ def write_weights(folder: Path, network: nn.Module) -> None:
     Raises:
         OutputError: If they cannot be written.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors_of(network).items()}
-    write_tensors(folder / WEIGHTS, tensors, {})
     state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
     with atomic_write(folder / NNUNET) as path:
         torch.save({"network_weights": state}, path)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors_of(network).items()}
+    write_tensors(folder / WEIGHTS, tensors, {})
 
 
 def write_tensors(path: Path, tensors: Tensors, about: Mapping[str, str]) -> None:

@@ -18,7 +18,7 @@ from coarse2fine.io import read_volume
 from coarse2fine.nnunet.loading import load_plans
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import view_volume
-from coarse2fine.pretrain.crops import Crops, find_images, open_crops, random_start
+from coarse2fine.pretrain.crops import Crops, Volumes, find_images, random_start
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +27,10 @@ def model(model_folder: Callable[..., Path]) -> Model:
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
-def test_open_crops__any_format__gives_what_inference_sees(model: Model, tmp_path: Path, suffix: str) -> None:
+def test_open__any_format__gives_what_inference_sees(model: Model, tmp_path: Path, suffix: str) -> None:
     """Turned, cropped, normalised and resampled, slab by slab: every crop is a part of the same view."""
     path = save_volume(tmp_path / "images" / f"a{suffix}", blobs((40, 20, 30)), (1.5, 3.0, 1.0))
-    crops = open_crops(find_images(tmp_path / "images", model), model, tmp_path, inf)
+    crops = Volumes(find_images(tmp_path / "images", model), model).open(tmp_path)
     view = view_volume(read_volume([path], [model.reader]), model)
     assert view.turn.axes == (1, 0, 2)
     whole = view.read(Box.whole(view.shape))

@@ -14,12 +14,13 @@ from torch import nn
 from coarse2fine.errors import C2FError, ModelError
 from coarse2fine.nnunet.loading import load_plans, new_network
 from coarse2fine.nnunet.model import Model
-from coarse2fine.pretrain import loop
+from coarse2fine.pretrain import loop, methods
 from coarse2fine.pretrain.crops import Crops
 from coarse2fine.pretrain.loop import CURVE, pretrain
+from coarse2fine.pretrain.methods import Task
 from coarse2fine.pretrain.objective import Method
-from coarse2fine.pretrain.run import Settings
 from coarse2fine.pretrain.schedule import Schedule
+from coarse2fine.pretrain.settings import Settings
 from coarse2fine.pretrain.state import STATE, Done
 from coarse2fine.pretrain.weights import tensors_of
 
@@ -48,7 +49,8 @@ def waves(seed: int, count: int = 1) -> tuple[np.ndarray, ...]:
 
 
 def method_of(model: Model, **options: object) -> Method:
-    return Settings(SCHEDULE, block=4, **options).method(model.patch)  # type: ignore[arg-type]
+    settings = Settings(SCHEDULE, block=4, **options)  # type: ignore[arg-type]
+    return methods.method_of(Task(new_network(model, 1, 0), model.patch, settings))
 
 
 def train(

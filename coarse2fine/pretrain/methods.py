@@ -1,0 +1,133 @@
+"""What can be learned, by the names that users know it by. A new objective is a line of ``METHODS``.
+
+Names are summed with a plus: ``mae+rotation``. Options that only one of them has are fields of a frozen dataclass with
+defaults, and are given as ``NAME.FIELD=VALUE``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from math import isfinite
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+
+from coarse2fine.errors import ConfigError
+from coarse2fine.pretrain.blocks import Blocks
+from coarse2fine.pretrain.mae import MaskedAutoencoding
+from coarse2fine.pretrain.masking import Masking
+from coarse2fine.pretrain.objective import Method
+from coarse2fine.pretrain.settings import Settings
+from coarse2fine.system.terminal import shown
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a method is made for.
+
+    Attributes:
+        network: That learns; heads are made for its width.
+        image: Shape of images without channels.
+        settings: What users chose.
+    """
+
+    network: nn.Module
+    image: tuple[int, ...]
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class NoOptions:
+    """Of what has none of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Something to learn.
+
+    Attributes:
+        make: Makes a method of a task, and of the options.
+        says: What it is, for users.
+        options: Frozen dataclass of the options that only it has, all with defaults.
+    """
+
+    make: Callable[[Task, Any], Method]
+    says: str
+    options: type = NoOptions
+
+
+def _mae(task: Task, options: NoOptions) -> Method:
+    chosen = task.settings
+    masking = Masking(Blocks.of(task.image, chosen.block), chosen.mask, chosen.ratio, chosen.sigma)
+    return Method({"mae": MaskedAutoencoding(masking, chosen.norm_pix, chosen.loss_everywhere)})
+
+
+METHODS: Mapping[str, Entry] = {
+    "mae": Entry(_mae, "paint what is hidden"),
+}
+
+
+def method_of(task: Task) -> Method:
+    """The weighted sum of all that was chosen.
+
+    Raises:
+        ConfigError: If a name, an option or a value is unknown or has no meaning.
+    """
+    chosen = _names(task.settings.objective)
+    _check_weights(task.settings.factors, chosen)
+    own = _options(task.settings.own, chosen)
+    objectives, weights = {}, {}
+    for name in chosen:
+        method = METHODS[name].make(task, own[name])
+        for part, objective in method.objectives.items():
+            if part in objectives:
+                raise ConfigError(
+                    f"--objective {shown(task.settings.objective)} names {part} twice", "Leave one of them out."
+                )
+            objectives[part] = objective
+            weights[part] = method.weights.get(part, 1.0) * task.settings.factors.get(name, 1.0)
+    return Method(objectives, weights)
+
+
+def _names(text: str) -> list[str]:
+    names = text.split("+")
+    for name in names:
+        if name not in METHODS:
+            raise ConfigError(f"--objective has {shown(name)}, which is unknown", f"There are {', '.join(METHODS)}.")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"--objective {shown(text)} names something twice", "Use --weight to make it count more.")
+    return names
+
+
+def _check_weights(weights: Mapping[str, float], chosen: list[str]) -> None:
+    for name, weight in weights.items():
+        if name not in chosen:
+            raise ConfigError(f"--weight is given for {shown(name)}", f"There is {', '.join(chosen)} (--objective).")
+        if not (isfinite(weight) and weight > 0):
+            raise ConfigError(f"the weight of {name} is {weight:g}", "It must be a number above 0.")
+
+
+def _options(own: Mapping[str, str], chosen: list[str]) -> dict[str, Any]:
+    """Options of each name, read and checked."""
+    given: dict[str, dict[str, str]] = {name: {} for name in chosen}
+    known = [f"{name}.{one.name}" for name in chosen for one in fields(METHODS[name].options)]
+    for key, value in own.items():
+        if key not in known:
+            there = f"There is {', '.join(known)}." if known else "Leave it out."
+            raise ConfigError(f"--set {shown(key)} is no option of {'+'.join(chosen)}", there)
+        name, _, option = key.partition(".")
+        given[name][option] = value
+    return {name: _checked(name, values) for name, values in given.items()}
+
+
+def _checked(name: str, values: dict[str, str]) -> Any:
+    try:
+        return TypeAdapter(METHODS[name].options).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join([name, *map(str, first["loc"][:1])])
+        raise ConfigError(
+            f"--set {key}={shown(first['input'])} cannot be: {first['msg']}", f"Leave {key} out for what is usual."
+        ) from None
