@@ -6,6 +6,7 @@ __all__ = [
     "C2FError",
     "ConfigError",
     "DeadlineError",
+    "ImageError",
     "ModelError",
     "OutputError",
     "UntrustedModelError",
@@ -41,6 +42,10 @@ class UntrustedModelError(ModelError):
 
 class VolumeError(C2FError):
     """An input volume cannot be read or is not something that a 3D model can segment."""
+
+
+class ImageError(C2FError):
+    """A picture, or a table of pictures, cannot be read or does not fit."""
 
 
 class OutputError(C2FError):
