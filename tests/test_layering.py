@@ -73,6 +73,7 @@ ROOMS = (
     "benchmarks/studies",
     "benchmarks/page",
     "benchmarks/training",
+    "benchmarks/pretraining",
     "benchmarks/scaling",
     "benchmarks",
 )
