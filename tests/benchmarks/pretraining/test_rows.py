@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import benchmark_module
+from conftest import import_benchmark
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-module = benchmark_module("pretraining.rows")
+module = import_benchmark("pretraining.rows")
 Row, gains, interval_of, pseudo_values = module.Row, module.gains, module.interval_of, module.pseudo_values
 from_json, to_json = module.from_json, module.to_json
 

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import benchmark_module
+from conftest import import_benchmark
 
 from coarse2fine.errors import C2FError, ConfigError
 
-pretrain, page, studies = map(benchmark_module, ("pretrain", "pretraining.page", "pretraining.studies"))
-Row, load, run = benchmark_module("pretraining.rows").Row, studies.load, studies.run
+pretrain, page, studies = map(import_benchmark, ("pretrain", "pretraining.page", "pretraining.studies"))
+Row, load, run = import_benchmark("pretraining.rows").Row, studies.load, studies.run
 
 VALUES = {"scratch": 0.5, "mae": 0.6}
 
