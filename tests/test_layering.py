@@ -62,6 +62,7 @@ ROOMS = (
     "coarse2fine/training",
     "coarse2fine/coarse_training",
     "coarse2fine/pretrain",
+    "coarse2fine/finetune",
     "coarse2fine/calibration",
     "coarse2fine/convert",
     "coarse2fine/cli",

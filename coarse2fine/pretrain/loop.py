@@ -79,9 +79,7 @@ class _Learner:
     ) -> None:
         self.network, self.heads = network, heads
         self.method, self.source, self.schedule = method, source, schedule
-        self.optimizer = schedule.make_optimizer(
-            groups_of(network, heads) if groups is None else groups(network, heads)
-        )
+        self.optimizer = schedule.make_optimizer(groups_of(network, heads) if groups is None else groups)
 
     @property
     def parts(self) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:
