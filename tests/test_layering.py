@@ -228,16 +228,26 @@ def test_nnunet__only_two_rooms__import_it() -> None:
     assert {room(name) for name in MODULES if offences(name, NNUNET)} == rooms
 
 
-def test_inference__any_of_its_commands__imports_nothing_that_explains() -> None:
-    """Not even inside of a function, nor by what it imports."""
-    waiting, seen = ["coarse2fine.cli.infer_run", "coarse2fine.cli.predict_run"], set[str]()
+def test_inference__any_of_its_commands__imports_nothing_that_explains_or_learns() -> None:
+    """Not even inside of a function, nor by what it imports; but for the maps of ``--explain``, when they are made."""
+    aside = {f"coarse2fine/{name}" for name in ("explain", "networks", "pretrain", "finetune")}
+    waiting, seen, asked = ["coarse2fine.cli.infer_run", "coarse2fine.cli.predict_run"], set[str](), set[str]()
     while waiting:
         name = waiting.pop()
-        if name not in seen:
-            seen.add(name)
-            waiting += [target for _, target in imports(name, MODULES[name]) if target in MODULES]
+        if name in seen:
+            continue
+        seen.add(name)
+        lines = MODULES[name].read_text(encoding="utf-8").splitlines()
+        for number, target in imports(name, MODULES[name]):
+            if target not in MODULES:
+                continue
+            if room(target) == "coarse2fine/explain" and lines[number - 1].startswith("    "):
+                asked.add(name)
+            else:
+                waiting.append(target)
     assert "coarse2fine.fine.segment" in seen
-    assert "coarse2fine/explain" not in {room(name) for name in seen}
+    assert aside.isdisjoint({room(name) for name in seen})
+    assert asked == {"coarse2fine.cli.cases"}
 
 
 @pytest.mark.parametrize("folder", ["benchmarks", "tests"])

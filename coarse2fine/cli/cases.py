@@ -20,7 +20,7 @@ from coarse2fine.config.schema import Config
 from coarse2fine.io import Case, Volume, atomic_write
 from coarse2fine.nnunet.model import Model
 from coarse2fine.nnunet.properties import image_properties
-from coarse2fine.pipeline import Pipeline
+from coarse2fine.pipeline import Pipeline, Result
 from coarse2fine.report import RunReport
 from coarse2fine.system.memory import SteadyHeap
 from coarse2fine.system.terminal import plain
@@ -55,6 +55,7 @@ class Work:
         previous: Whether every job has labels of the previous stage.
         measures, objects: Whether the report has those of labels, and of connected objects.
         viewer: Whether pages hold the volume itself.
+        explain: Labels whose maps are on pages.
     """
 
     config: Config
@@ -64,6 +65,7 @@ class Work:
     measures: bool = False
     objects: bool = False
     viewer: bool = False
+    explain: tuple[str, ...] = ()
 
     def pipeline(self, device: str | None = None) -> Pipeline:
         """Load the models.
@@ -72,7 +74,13 @@ class Work:
             device: Where they run, instead of where the settings say.
         """
         config = self.config if device is None else self.config.model_copy(update={"device": device})
-        return Pipeline.from_config(config, trust_checkpoint=self.trust_checkpoint, previous=self.previous)
+        pipeline = Pipeline.from_config(config, trust_checkpoint=self.trust_checkpoint, previous=self.previous)
+        if self.explain:
+            from coarse2fine.explain.volumes import check_choice  # inference itself needs nothing of this
+
+            for label in self.explain:
+                check_choice(pipeline.fine, label, None)
+        return pipeline
 
 
 def segment_case(
@@ -109,8 +117,28 @@ def segment_case(
     if job.page:
         from coarse2fine.page.case import write_case_page  # templates and pictures take long to import
 
-        write_case_page(volumes[0], result, pipeline.fine, job.page, viewer=work.viewer)
+        maps = explained(volumes[0], result, pipeline.fine, work.explain)
+        write_case_page(volumes[0], result, pipeline.fine, job.page, viewer=work.viewer, maps=maps)
     return result.report
+
+
+def explained(
+    volume: Volume[NDArray[Any]], result: Result, fine: Model, labels: Sequence[str]
+) -> list[tuple[str, bytes]]:
+    """The map of each label that was found, in words and as a picture (PNG), for the voxels in which it was."""
+    if not labels:
+        return []
+    from coarse2fine.explain.overlay import draw_map  # inference itself needs nothing of these
+    from coarse2fine.explain.volumes import METHOD, explain_volume
+
+    maps = []
+    for label in labels:
+        mask = np.isin(result.labels, sorted(fine.labels.values_of[label]))
+        if mask.any():
+            found = explain_volume(fine, volume, label, mask=mask)
+            picture, number = draw_map(volume, found, title=label, ct=fine.schemes[0].name == "CTNormalization")
+            maps.append((f"{label}, slice {number}: {METHOD} at layer {found.layer} of the fine network", picture))
+    return maps
 
 
 def write_probabilities(job: Job, probabilities: NDArray[np.float32], fine: Model) -> None:

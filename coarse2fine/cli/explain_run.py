@@ -15,7 +15,7 @@ from coarse2fine.cli.bars import show_bars
 from coarse2fine.cli.map_statistics import write_statistics
 from coarse2fine.cli.series import check_beside
 from coarse2fine.errors import ConfigError, OutputError, VolumeError
-from coarse2fine.explain.overlay import draw_map
+from coarse2fine.explain.overlay import write_map_picture
 from coarse2fine.explain.volumes import Explanation, check_choice, explain_volume
 from coarse2fine.io import (
     Case,
@@ -91,7 +91,7 @@ def write_map(options: argparse.Namespace, console: Console) -> None:
         console.print(plain(line), soft_wrap=True)
     if options.png:
         title = f"{options.label}: {options.method} at {found.layer}"
-        number = draw_map(volume, found, options.png, title=title, ct=model.schemes[0].name == _CT)
+        number = write_map_picture(volume, found, options.png, title=title, ct=model.schemes[0].name == _CT)
         console.print(plain(f"{options.png}: slice {number}"), soft_wrap=True)
     for doubt in found.doubts:
         console.print(plain(doubt), style="yellow", soft_wrap=True)

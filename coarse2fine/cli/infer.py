@@ -92,6 +92,13 @@ def add_case_options(parser: argparse.ArgumentParser) -> None:
         "case beside it",
     )
     parser.add_argument("--viewer", action="store_true", help="put the volume itself on the page, reduced to 20 MB")
+    parser.add_argument(
+        "--explain",
+        nargs="+",
+        default=[],
+        metavar="LABEL",
+        help="show on the page what in the image spoke for a label where it was found (HiResCAM; see c2f-explain)",
+    )
     parser.add_argument("--profile", action="store_true", help="say where the time went: seconds of each stage")
     replaced = parser.add_mutually_exclusive_group()
     replaced.add_argument("--overwrite", action="store_true", help="replace files that exist")

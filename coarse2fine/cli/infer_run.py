@@ -78,7 +78,14 @@ def infer(options: argparse.Namespace, console: Console) -> None:
     large.refuse_options(options)
     source, output = Path(options.input), Path(options.output)
     measures = bool(options.report or options.table)
-    work = Work(config, options.trust_checkpoint, measures=measures, objects=options.instances, viewer=options.viewer)
+    work = Work(
+        config,
+        options.trust_checkpoint,
+        measures=measures,
+        objects=options.instances,
+        viewer=options.viewer,
+        explain=tuple(options.explain),
+    )
     pipeline = work.pipeline("cpu" if len(devices) > 1 else None)  # of several, each loads models of its own
     reader = pipeline.fine.reader
     first, count = options.part or (1, 1)
@@ -139,9 +146,9 @@ def refuse_folder_options(options: argparse.Namespace) -> None:
             f"--skip-existing is for folders of volumes, and {options.input} is a store",
             "Leave it out: blocks that are done are not done again.",
         )
-    if options.page or options.viewer:
+    if shown := [name for name in ("page", "viewer", "explain") if getattr(options, name)]:
         raise ConfigError(
-            f"{'--page' if options.page else '--viewer'} is for volumes in files, and {options.input} is a store",
+            f"--{shown[0]} is for volumes in files, and {options.input} is a store",
             "Leave it out: --report FILE says what was done, and --neuroglancer FILE shows the result.",
         )
 

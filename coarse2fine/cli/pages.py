@@ -57,12 +57,13 @@ def pages_of(options: argparse.Namespace, cases: Sequence[Case]) -> Pages | None
         cases: All of a folder, or the only one.
 
     Raises:
-        ConfigError: If there is none for the viewer.
+        ConfigError: If there is none for what shall be on it.
     """
     index: Path | None = options.page
     if index is None:
-        if options.viewer:
-            raise ConfigError("--viewer without --page", "Add --page FILE.html, or leave --viewer out.")
+        for name in ("viewer", "explain"):
+            if getattr(options, name):
+                raise ConfigError(f"--{name} without --page", f"Add --page FILE.html, or leave --{name} out.")
         return None
     source = Path(options.input)
     beside = index.with_name(f"{index.stem}_files")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,29 @@ MARKS = {"A": (0.5, 0.97), "P": (0.5, 0.03), "R": (0.02, 0.5), "L": (0.98, 0.5)}
 _OPACITY = 0.6  # of the map where it is highest
 
 
-def draw_map(volume: Volume[Any], found: Explanation, path: Path, *, title: str, ct: bool) -> int:
+def write_map_picture(volume: Volume[Any], found: Explanation, path: Path, *, title: str, ct: bool) -> int:
+    """Write what ``draw_map`` draws, and return the slice's number.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    picture, number = draw_map(volume, found, title=title, ct=ct)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(picture)
+    return number
+
+
+def draw_map(volume: Volume[Any], found: Explanation, *, title: str, ct: bool) -> tuple[bytes, int]:
     """Draw a slice as it is, and with the map over it; outlines show the voxels that are explained.
 
     Args:
         volume: The image; its first channel is drawn.
         found: The map.
-        path: PNG to write.
         title: What it is a map of.
         ct: Whether values are Hounsfield units.
 
     Returns:
-        Number of the slice, from 1, the one at the feet.
-
-    Raises:
-        OutputError: If it cannot be written.
+        The picture as PNG, and the number of the slice, from 1, the one at the feet.
     """
     image, heat, explained = (
         as_displayed(np.asarray(array), volume.grid) for array in (volume.channels[0], found.values, found.explained)
@@ -55,9 +64,9 @@ def draw_map(volume: Volume[Any], found: Explanation, path: Path, *, title: str,
         bar = scale_for(width, volume.grid.unit)
         axes.plot([0.05 * width, 0.05 * width + bar.length], [0.95 * height] * 2, color="white", lw=2)
         axes.text(0.05 * width, 0.94 * height, bar.words, color="white", va="bottom")
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100)
-    return index + 1
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=100)
+    return picture.getvalue(), index + 1
 
 
 def strongest_slice(heat: NDArray[np.float32], explained: NDArray[np.bool_]) -> int:

@@ -27,6 +27,7 @@ from coarse2fine.resampling.operators import Floats, multiply_axis, stretch
 from coarse2fine.system.terminal import shown
 from coarse2fine.system.timing import Ticks
 
+METHOD: Method = "hires-cam"
 TILE_STEP = 0.5
 """Distance of neighbouring tiles as a share of the tile, nnU-Net's own."""
 
@@ -70,7 +71,7 @@ def explain_volume(
     label: str,
     *,
     layer: str | None = None,
-    method: Method = "hires-cam",
+    method: Method = METHOD,
     mask: NDArray[np.bool_] | None = None,
     ticks: Ticks = lambda done, total: None,
 ) -> Explanation:
@@ -155,8 +156,10 @@ def _explain_tile(
     model: Model, view: WorkingView, tile: Box, head: int, layer: str, method: Method, given: Floats | None
 ) -> tuple[Floats, Floats]:
     """Map, and what is explained, of one tile, means over folds."""
-    inside = torch.from_numpy(_padded(np.ones(view.shape, np.float32) if given is None else given, tile))[None]
-    inside = inside.to(model.device)
+    counts = _padded(np.ones(view.shape, np.float32) if given is None else given, tile)
+    if not counts.any():
+        return counts, counts  # a score of no voxels depends on nothing
+    inside = torch.from_numpy(counts)[None].to(model.device)
 
     def counted(outputs: torch.Tensor) -> torch.Tensor:
         return inside if given is not None else inside * found_in(outputs, head, regions=bool(model.labels.regions))

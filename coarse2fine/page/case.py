@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -17,6 +17,7 @@ from coarse2fine.page import words
 from coarse2fine.page.index import Summary
 from coarse2fine.page.montage import Montage, Panel, make_montage
 from coarse2fine.page.orientation import is_oblique
+from coarse2fine.page.pictures import as_source
 from coarse2fine.page.projections import heat_legend, project
 from coarse2fine.page.reduction import affine_of, reduce_volume
 from coarse2fine.page.render import render
@@ -78,7 +79,13 @@ class TimeRow:
 
 
 def write_case_page(
-    volume: Volume[Any], result: Result, model: Model, path: Path | str, *, viewer: bool = False
+    volume: Volume[Any],
+    result: Result,
+    model: Model,
+    path: Path | str,
+    *,
+    viewer: bool = False,
+    maps: Sequence[tuple[str, bytes]] = (),
 ) -> None:
     """Write the page of one case, atomically.
 
@@ -88,15 +95,23 @@ def write_case_page(
         model: The fine model.
         path: The HTML file.
         viewer: Whether the volume itself is in it.
+        maps: Of what the network looked at: words and a picture (PNG) of each.
 
     Raises:
         OutputError: If it cannot be written.
     """
     with atomic_write(Path(path)) as temporary:
-        temporary.write_text(case_page(volume, result, model, viewer=viewer), encoding="utf-8")
+        temporary.write_text(case_page(volume, result, model, viewer=viewer, maps=maps), encoding="utf-8")
 
 
-def case_page(volume: Volume[Any], result: Result, model: Model, *, viewer: bool = False) -> str:
+def case_page(
+    volume: Volume[Any],
+    result: Result,
+    model: Model,
+    *,
+    viewer: bool = False,
+    maps: Sequence[tuple[str, bytes]] = (),
+) -> str:
     """The page of one case, as HTML; arguments as of ``write_case_page``."""
     report, look, unit = result.report, result.look, volume.grid.unit
     ct = model.schemes[0].name == _CT
@@ -130,6 +145,7 @@ def case_page(volume: Volume[Any], result: Result, model: Model, *, viewer: bool
         look=look,
         sides=project(volume, look) if look else (),
         heat_legend=heat_legend(),
+        maps=[(told, as_source(picture)) for told, picture in maps],
         times=_times(report),
         effort=words.effort(report),
         settings=[*words.flat(report.config), *(("agent " + key, value) for key, value in report.agent.items())],

@@ -51,7 +51,12 @@ def png(pixels: NDArray[np.uint8]) -> str:
     """A picture as a data URL; (rows, columns) is grey, (rows, columns, 4) coloured and perhaps transparent."""
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return as_source(stream.getvalue())
+
+
+def as_source(picture: bytes) -> str:
+    """A PNG file as the ``src`` of an image."""
+    return "data:image/png;base64," + base64.b64encode(picture).decode("ascii")
 
 
 def reduced(slice_: NDArray[Any]) -> tuple[NDArray[np.float32], int]:

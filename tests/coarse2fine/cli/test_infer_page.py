@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import numpy as np
 import pytest
 from infer_runs import Models, run, save, use, voxels, write
 
+from coarse2fine.cli.explain import main as explain_main
+from coarse2fine.explain.overlay import draw_map
+from coarse2fine.explain.volumes import Explanation
+from coarse2fine.io import read_volume
 from coarse2fine.page.index import read_summary
 
 
@@ -115,3 +120,51 @@ def test_page__store__is_refused(models: Models, tmp_path: Path, capsys: pytest.
     out = tmp_path / "b.zarr"
     assert run("-i", tmp_path / "a.zarr", "-o", out, "--page", tmp_path / "a.html", *use(models)) == 1
     assert "--page is for volumes in files" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_explain__label_that_was_found__has_a_map_on_the_page(models: Models, tmp_path: Path) -> None:
+    """It is the map that ``c2f-explain`` makes of the voxels that the run found; without the option there is none."""
+    image, labels = save(tmp_path / "a.nii.gz"), tmp_path / "b.nii.gz"
+    arguments = ["-i", image, "-o", labels, "--overwrite", *use(models)]
+    pages = {}
+    for name, options in {"with": ["--explain", "lesion"], "without": []}.items():
+        pages[name] = tmp_path / f"{name}.html"
+        assert run(*arguments, "--page", pages[name], *options) == 0
+    html = pages["with"].read_text(encoding="utf-8")
+    assert "lesion, slice " in html
+    assert "What spoke for it" not in pages["without"].read_text(encoding="utf-8")
+    picture = tmp_path / "map.png"
+    about = ["--model", models["fine"], "--label", "lesion", "--mask", labels, "--png", picture]
+    assert explain_main([str(word) for word in ("-i", image, "-o", tmp_path / "map.nii.gz", *about)]) == 0
+    volume, values = read_volume([image]), read_volume([tmp_path / "map.nii.gz"]).channels[0]
+    found = Explanation(values, voxels(labels) == 1, "")
+    assert base64.b64encode(draw_map(volume, found, title="lesion", ct=False)[0]).decode() in html
+
+
+@pytest.mark.parametrize(
+    ("options", "problem", "remedy"),
+    [
+        (["--explain", "lesion"], "--explain without --page", ["--explain", "lesion", "--page", "PAGE"]),
+        (
+            ["--explain", "leison", "--page", "PAGE"],
+            "did you mean 'lesion'?",
+            ["--explain", "lesion", "--page", "PAGE"],
+        ),
+    ],
+)
+def test_explain__cannot_be__is_told_before_anything_runs(
+    models: Models,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    problem: str,
+    remedy: list[str],
+) -> None:
+    """The remedy works."""
+    image, page = save(tmp_path / "a.nii.gz"), str(tmp_path / "a.html")
+    arguments = ["-i", image, "-o", tmp_path / "b.nii.gz", *use(models)]
+    assert run(*arguments, *(word.replace("PAGE", page) for word in options)) == 1
+    assert problem in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "b.nii.gz").exists()
+    assert run(*arguments, *(word.replace("PAGE", page) for word in remedy)) == 0

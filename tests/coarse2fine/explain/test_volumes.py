@@ -213,3 +213,18 @@ def test_explain_volume__label_found_everywhere__is_explained_inside_of_the_volu
     assert found.explained.all()
     everywhere = explain_volume(model, volume_of(array), "lesion", mask=np.ones(array.shape, bool))
     np.testing.assert_allclose(found.values, everywhere.values, atol=1e-5)
+
+
+def test_explain_volume__small_mask__passes_over_tiles_without_it(model_folder: ModelFolder) -> None:
+    """The network runs on tiles with explained voxels only; the others have no map."""
+    model, passes = load_model(model_folder()), []
+    array = np.maximum(blobs((8, 64, 16)), 1)
+    mask = np.zeros(array.shape, bool)
+    mask[3:5, 2:6, 4:9] = True
+    model.networks[0].register_forward_hook(lambda *_: passes.append(1))
+    found = explain_volume(model, volume_of(array), "lesion", mask=mask)
+    touching = len(passes)
+    explain_volume(model, volume_of(array), "lesion", mask=np.ones(array.shape, bool))
+    assert 0 < touching < (len(passes) - touching) / 2
+    assert found.values.max() == 1
+    assert not found.values[:, 40:].any()
