@@ -61,6 +61,7 @@ ROOMS = (
     "coarse2fine/demo",
     "coarse2fine/training",
     "coarse2fine/coarse_training",
+    "coarse2fine/pretrain/records",
     "coarse2fine/pretrain",
     "coarse2fine/finetune",
     "coarse2fine/calibration",
