@@ -106,8 +106,7 @@ def refers(
         text: Of the network that reads reports; the one that writes them is the same with a single block.
         views: Of each patient.
         width: Of the common space.
-        temperature, share: See ``contrast``.
+        temperature: See ``contrast``.
+        share: Likewise.
     """
-    return Refers(
-        RefersHeads(width_of(network), views, text, replace(text, depth=1), width), temperature, share
-    )
+    return Refers(RefersHeads(width_of(network), views, text, replace(text, depth=1), width), temperature, share)

@@ -16,7 +16,8 @@ def contrast(images: torch.Tensor, reports: torch.Tensor, temperature: float, sh
     of cosines over the temperature (Zhang and others, ConVIRT, MLHC 2022). Gradients flow into both by both terms.
 
     Args:
-        images, reports: Shape (n, width); those of one row belong together.
+        images: Shape (n, width).
+        reports: The same, row by row what belongs to the images.
         temperature: Above 0; the lower, the more counts what is most alike.
         share: From 0 to 1.
 
@@ -39,7 +40,8 @@ def recall(images: torch.Tensor, reports: torch.Tensor, most: int = 10) -> float
     """Share of images whose own report is among the ``most`` most alike; of equals, their mean place counts.
 
     Args:
-        images, reports: Shape (n, width); those of one row belong together.
+        images: Shape (n, width).
+        reports: The same, row by row what belongs to the images.
         most: How many are looked at.
     """
     likeness = F.normalize(images.double(), dim=1) @ F.normalize(reports.double(), dim=1).T

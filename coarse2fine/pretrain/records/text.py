@@ -61,7 +61,7 @@ class Embedding(nn.Module):
         tokens = self.words(words) + self.places.weight[: words.shape[1]]
         if added is not None:
             tokens = tokens + added[:, None]
-        return self.drop(self.norm(tokens))  # type: ignore[no-any-return]
+        return self.drop(self.norm(tokens))
 
 
 class Reader(nn.Module):
@@ -119,7 +119,7 @@ class Writer(nn.Module):
         later = torch.ones(words.shape[1], words.shape[1], dtype=torch.bool, device=words.device).triu(1)
         for block in self.blocks:
             tokens = block(tokens, memory, tgt_mask=later, tgt_key_padding_mask=words == PAD)
-        return self.words(tokens)  # type: ignore[no-any-return]
+        return self.words(tokens)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -52,7 +52,7 @@ def test_loss__stripes_and_their_names__are_found_again(several: bool) -> None:
     """On new images, each report is nearest to the image that it tells of."""
     seen, views = network(), 3 if several else None
     objective = refers(seen, TEXT, width=16) if several else convirt(seen, TEXT, width=16)
-    losses = learn(objective, seen, 60, views)
+    losses = learn(objective, seen, 40, views)
     assert losses[-1] < 0.5 * losses[0]
     new = records(999, views=views)
     with torch.no_grad():
