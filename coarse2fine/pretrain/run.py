@@ -13,14 +13,12 @@ from typing import Any, Protocol
 
 import torch
 
-from coarse2fine.errors import ConfigError, OutputError
-from coarse2fine.io import atomic_write, make_own
+from coarse2fine.pretrain.claim import claim
 from coarse2fine.pretrain.loop import Told, pretrain
 from coarse2fine.pretrain.methods import Task, method_of
 from coarse2fine.pretrain.objective import Source
 from coarse2fine.pretrain.state import STATE
 from coarse2fine.pretrain.weights import WEIGHTS, fill, read_tensors, write_weights
-from coarse2fine.system.terminal import shown
 from coarse2fine.system.timing import Ticks
 
 CARD, PREPARED = "pretraining.json", "volumes"
@@ -67,7 +65,7 @@ def run(
     method, network = method_of(task), task.network
     if weights is not None:
         fill(network, read_tensors(weights)[0], weights, "Use weights of a pretraining of the same network.")
-    _claim(folder, card(task, data, weights))
+    claim(folder, CARD, card(task, data, weights))
     if (folder / WEIGHTS).exists():  # the last file that is written
         return False
     (folder / PREPARED).mkdir(exist_ok=True)
@@ -93,42 +91,3 @@ def card(task: Task, data: Data, weights: Path | None) -> dict[str, Any]:
         "weights": None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest(),
     }
     return dict(json.loads(json.dumps(about)))
-
-
-def _claim(folder: Path, wanted: Mapping[str, Any]) -> None:
-    """Make the folder this pretraining's, or see that it is.
-
-    Raises:
-        OutputError: If it holds something else, or cannot be written.
-        ConfigError: If it is another pretraining's, naming the first setting that differs.
-    """
-    try:
-        make_own(folder, private=False)
-    except OSError as error:
-        raise OutputError(f"cannot create {folder}: {error.strerror}", "Choose another folder.") from error
-    path = folder / CARD
-    if path.exists():
-        known = _read_card(path)
-        for key in (*wanted, *known):
-            if known.get(key) != wanted.get(key):
-                raise ConfigError(
-                    f"{folder} holds a pretraining with other settings: {key} is {shown(known.get(key))} there, "
-                    f"{shown(wanted.get(key))} here",
-                    "Choose another folder (-o); to begin it with the weights of this one, add --weights.",
-                )
-        return
-    others = [other.name for other in sorted(folder.iterdir()) if not other.name.startswith(".")]
-    if others:
-        raise OutputError(f"{folder} holds other things, such as {shown(others[0])}", "Choose a new folder (-o).")
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(dict(wanted), indent=1), encoding="utf-8")
-
-
-def _read_card(path: Path) -> dict[str, Any]:
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        known = None
-    if not isinstance(known, dict):
-        raise ConfigError(f"{path} is damaged", "Choose another folder (-o).")
-    return known
