@@ -5,7 +5,8 @@ After Dosovitskiy and others, ICLR 2021, with fixed positions as in He and other
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 
@@ -15,6 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from coarse2fine.errors import ConfigError
+
+_MOST, _DEEPEST = 1 << 16, 1000  # what nobody means who does not err
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class ViTShape:
         heads: Of attention, which divide the width.
 
     Raises:
-        ConfigError: If patches do not divide the image, or heads the width.
+        ConfigError: If patches do not divide the image, or heads the width, or a number cannot be.
     """
 
     channels: int
@@ -41,6 +44,16 @@ class ViTShape:
     heads: int = 3
 
     def __post_init__(self) -> None:
+        for name, value, most in (
+            ("channels", self.channels, _MOST),
+            ("size", min(self.image, default=0), _MOST),
+            ("patch", min(self.patch, default=0), _MOST),
+            ("width", self.width, _MOST),
+            ("depth", self.depth, _DEEPEST),
+            ("heads", self.heads, _MOST),
+        ):
+            if not 1 <= value <= most:
+                raise ConfigError(f"a vision transformer's {name} is {value}", f"It must be from 1 to {most}.")
         if len(self.image) != len(self.patch) or any(
             size % edge for size, edge in zip(self.image, self.patch, strict=False)
         ):
@@ -52,6 +65,12 @@ class ViTShape:
             raise ConfigError(
                 f"a width of {self.width} is not divisible by {self.heads} heads and {2 * len(self.image)}",
                 f"Use a multiple of {int(np.lcm(self.heads, 2 * len(self.image)))} (--width).",
+            )
+
+        if prod(self.grid) > _MOST:
+            raise ConfigError(
+                f"images of {_times(self.image)} have {prod(self.grid)} patches of {_times(self.patch)}",
+                f"Choose larger ones (--patch), of which there are at most {_MOST}.",
             )
 
     @property
@@ -180,6 +199,20 @@ def initialise(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Makes layers with weights of a seed, and leaves PyTorch's own random numbers as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def new_vit(shape: ViTShape, seed: int, drop_path: float = 0.0) -> ViT:
+    """A vision transformer with weights that a training begins with."""
+    with seeded(seed):
+        return ViT(shape, drop_path)
 
 
 def _times(sizes: Sequence[int]) -> str:

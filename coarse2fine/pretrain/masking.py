@@ -55,22 +55,25 @@ class Masking:
         if count == 1:
             raise ConfigError(
                 "the patch is a single block, of which nothing would stay visible or nothing be hidden",
-                "Use smaller blocks: --block with at most half of the patch's longest edge.",
+                "Use smaller ones: --block (--patch with --network vit) of at most half of the longest edge.",
             )
         if self.kind != "grid" and visible_count(count, ratio) == 0:
             most = np.floor((count - 1) / count * 1000) / 1000
             raise ConfigError(
                 f"the mask ratio {ratio:g} leaves none of {count} blocks visible",
-                f"Use --ratio {most:g} or less, or smaller blocks (--block).",
+                f"Use --ratio {most:g} or less, or smaller blocks (--block, or --patch with --network vit).",
             )
 
     def draw(self, generator: np.random.Generator) -> Mask:
         """Voxels to hide in one patch; shape of the patch."""
+        return self.blocks.to_voxels(self.draw_blocks(generator))
+
+    def draw_blocks(self, generator: np.random.Generator) -> Mask:
+        """Blocks to hide; their shape."""
         shape = self.blocks.shape
         if self.kind == "grid":
-            return self.blocks.to_voxels(grid_mask(shape, generator))
+            return grid_mask(shape, generator)
         hidden = self.blocks.count - visible_count(self.blocks.count, RATIO if self.ratio is None else self.ratio)
         if self.kind == "block":
-            return self.blocks.to_voxels(block_mask(shape, hidden, generator))
-        weights = centre_weights(block_centres(shape), self.sigma)
-        return self.blocks.to_voxels(random_mask(shape, hidden, generator, weights))
+            return block_mask(shape, hidden, generator)
+        return random_mask(shape, hidden, generator, centre_weights(block_centres(shape), self.sigma))

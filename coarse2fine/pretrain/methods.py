@@ -15,8 +15,10 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from coarse2fine.errors import ConfigError
+from coarse2fine.networks.vit import ViT, seeded
 from coarse2fine.pretrain.blocks import Blocks
 from coarse2fine.pretrain.mae import MaskedAutoencoding
+from coarse2fine.pretrain.mae_tokens import Decoder, DecoderShape, TokenAutoencoding, patch_blocks
 from coarse2fine.pretrain.masking import Masking
 from coarse2fine.pretrain.objective import Method
 from coarse2fine.pretrain.settings import Settings
@@ -58,14 +60,39 @@ class Entry:
     options: type = NoOptions
 
 
-def _mae(task: Task, options: NoOptions) -> Method:
+@dataclass(frozen=True, slots=True)
+class MaeOptions:
+    """Of masked autoencoding by a vision transformer.
+
+    Attributes:
+        width, depth, heads: Of the decoder; None: what is usual, see ``DecoderShape``.
+    """
+
+    width: int | None = None
+    depth: int | None = None
+    heads: int | None = None
+
+
+def _mae(task: Task, options: MaeOptions) -> Method:
     chosen = task.settings
+    if isinstance(task.network, ViT):
+        shape = task.network.shape
+        decoder = DecoderShape.of(shape, options.width, options.depth, options.heads)
+        masking = Masking(patch_blocks(shape), chosen.mask, chosen.ratio, chosen.sigma)
+        with seeded(chosen.schedule.seed):
+            head = Decoder(shape, decoder)
+        return Method({"mae": TokenAutoencoding(masking, shape, head, chosen.norm_pix, chosen.loss_everywhere)})
+    if options != MaeOptions():
+        raise ConfigError(
+            "--set changes the decoder of mae, but nnU-Net's networks have one of their own",
+            "Leave out --set mae.width, mae.depth and mae.heads.",
+        )
     masking = Masking(Blocks.of(task.image, chosen.block), chosen.mask, chosen.ratio, chosen.sigma)
     return Method({"mae": MaskedAutoencoding(masking, chosen.norm_pix, chosen.loss_everywhere)})
 
 
 METHODS: Mapping[str, Entry] = {
-    "mae": Entry(_mae, "paint what is hidden"),
+    "mae": Entry(_mae, "paint what is hidden", MaeOptions),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import cos, inf, pi
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import nn
@@ -44,6 +44,15 @@ class Schedule:
     warm_up: float = 0.0
     fall: Literal["poly", "cosine"] = "poly"
     power: float = 0.9
+
+    @classmethod
+    def of_transformers(cls, steps: int, batch: int, seed: int = 0, base_rate: float = 1.5e-4, **others: Any) -> Self:
+        """As He and others train masked autoencoders.
+
+        AdamW, a tenth of warm-up, and a rate of ``base_rate`` for each 256 images of a batch, which falls as a cosine.
+        """
+        usual: dict[str, Any] = {"optimizer": "adamw", "decay": 0.05, "warm_up": 0.1, "fall": "cosine"}
+        return cls(steps, batch, seed, **{"rate": base_rate * batch / 256, **usual, **others})
 
     def rate_at(self, step: int, seconds: float) -> float:
         """Learning rate of a step, or after a time, whichever is nearer to the end."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,21 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from coarse2fine.errors import ModelError
+from coarse2fine.networks.vit import ViTShape, new_vit
 from coarse2fine.nnunet.loading import load_plans, new_network
 from coarse2fine.nnunet.model import Model
-from coarse2fine.pretrain.weights import NNUNET, WEIGHTS, fill, read_tensors, tensors_of, write_weights
+from coarse2fine.pretrain.pictures import Intensities
+from coarse2fine.pretrain.weights import (
+    NNUNET,
+    WEIGHTS,
+    fill,
+    load_vit,
+    read_intensities,
+    read_tensors,
+    tensors_of,
+    write_tensors,
+    write_weights,
+)
 
 ROOT = Path(__file__).parents[3]
 
@@ -100,6 +114,49 @@ def test_read_tensors__no_such_file__one_line(tmp_path: Path) -> None:
     torch.save({"network_weights": {}}, tmp_path / NNUNET)
     with pytest.raises(ModelError, match="is damaged or no safetensors file"):
         read_tensors(tmp_path / NNUNET)
+
+
+VIT = ViTShape(1, (8, 12), (4, 4), width=16, depth=2, heads=2)
+
+
+def test_load_vit__weights_that_were_written__are_the_whole_network(tmp_path: Path) -> None:
+    """Shape, weights, and how pictures were normalised."""
+    network = new_vit(VIT, 3).eval()
+    write_weights(tmp_path, network, Intensities((90.5,), (40.25,)))
+    assert not (tmp_path / NNUNET).exists()
+    again = load_vit(tmp_path / WEIGHTS, drop_path=0.1)
+    assert again.shape == VIT
+    assert again.blocks[1].drop_path == 0.1  # type: ignore[union-attr]
+    images = torch.randn(2, 1, 8, 12, generator=torch.manual_seed(0))
+    assert torch.equal(again.eval()(images), network(images))
+    assert read_intensities(tmp_path / WEIGHTS) == Intensities((90.5,), (40.25,))
+    write_weights(tmp_path, network)
+    assert read_intensities(tmp_path / WEIGHTS) is None
+
+
+def test_load_vit__file_that_says_something_else__one_line(model: Model, tmp_path: Path) -> None:
+    """Of no transformer, of impossible shape, or of a larger one than it holds, of which nothing is built."""
+    path = tmp_path / WEIGHTS
+    write_weights(tmp_path, new_network(model, 1, 0))
+    with pytest.raises(ModelError, match="is of no vision transformer"):
+        load_vit(path)
+    tensors = dict(tensors_of(new_vit(VIT, 0)))
+    shape = asdict(VIT)
+    for change, says in (
+        ({"width": 15}, "what it says of its vit cannot be: a width of 15 is not divisible"),
+        ({"patch": [0, 4]}, "what it says of its vit cannot be: a vision transformer's patch is 0"),
+        ({"depth": "many"}, "what it says of its vit cannot be"),
+        ({"depth": 3}, r"blocks\.2\.mlp\.0\.weight is missing instead of \(64, 16\)"),
+        ({"width": 60_000, "heads": 1}, r"project\.weight is \(16, 16\) instead of \(60000, 16\)"),
+        ({"image": [8192, 8192]}, "what it says of its vit cannot be: images of 8192 x 8192 have"),
+    ):
+        write_tensors(path, tensors, {"vit": json.dumps(shape | change)})
+        with pytest.raises(ModelError, match=says):
+            load_vit(path)
+    write_tensors(path, tensors, {"vit": json.dumps(shape), "intensities": "[]"})
+    load_vit(path)
+    with pytest.raises(ModelError, match="what it says of its intensities cannot be"):
+        read_intensities(path)
 
 
 def test_pretrain__modules_of_inference__do_not_import_it() -> None:
