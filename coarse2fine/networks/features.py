@@ -14,7 +14,7 @@ def encode(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Features of the encoder's last stage, or a transformer's tokens without that of the class.
 
     Args:
-        network: As nnU-Net makes them, with ``encoder`` and ``decoder``, or a ``ViT``.
+        network: As nnU-Net makes them, with ``encoder`` and ``decoder``, its encoder alone, or a ``ViT``.
         images: Shape (n, channels, *image).
 
     Returns:
@@ -22,7 +22,8 @@ def encode(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """
     if isinstance(network, ViT):
         return network.to_grid(network.tokens(images))
-    return _encoder(network)(images)[-1]
+    features: torch.Tensor = encoder_of(network)(images)[-1]
+    return features
 
 
 def pooled(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -34,8 +35,9 @@ def width_of(network: nn.Module) -> int:
     """How many features each place has."""
     if isinstance(network, ViT):
         return network.shape.width
-    return int(_encoder(network).output_channels[-1])
+    return int(encoder_of(network).output_channels[-1])
 
 
-def _encoder(network: nn.Module) -> Any:
-    return network.encoder
+def encoder_of(network: nn.Module) -> Any:
+    """What of a network makes these features, and can be given in its place: a transformer is nothing else."""
+    return getattr(network, "encoder", network)

@@ -17,8 +17,8 @@ from torch import nn
 
 from coarse2fine.errors import C2FError
 from coarse2fine.io import atomic_write
-from coarse2fine.pretrain.objective import Method, Source
-from coarse2fine.pretrain.schedule import Groups, Schedule, groups_of
+from coarse2fine.pretrain.objective import Method, Rival, Source
+from coarse2fine.pretrain.schedule import Groups, Schedule, groups_of, without
 from coarse2fine.pretrain.state import STATE, Done, Point, load_state, save_state
 
 CURVE, TENSORBOARD = "curve.json", "tensorboard"
@@ -66,7 +66,7 @@ def pretrain(
 
 
 class _Learner:
-    """Network and heads with their optimiser, and what they learn."""
+    """Network and heads with their optimisers, and what they learn."""
 
     def __init__(
         self,
@@ -79,12 +79,21 @@ class _Learner:
     ) -> None:
         self.network, self.heads = network, heads
         self.method, self.source, self.schedule = method, source, schedule
-        self.optimizer = schedule.make_optimizer(groups_of(network, heads) if groups is None else groups)
+        rivals = [module for module in heads.modules() if isinstance(module, Rival)]
+        self.optimizer = schedule.make_optimizer(
+            without(groups_of(network, heads) if groups is None else groups, *rivals)
+        )
+        self.rivals = [rival.make_optimizer() for rival in rivals]
 
     @property
-    def parts(self) -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:
+    def optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        """That of network and heads, and those of the rivals among them."""
+        return self.optimizer, *self.rivals
+
+    @property
+    def parts(self) -> tuple[nn.Module, nn.Module, tuple[torch.optim.Optimizer, ...]]:
         """What changes."""
-        return self.network, self.heads, self.optimizer
+        return self.network, self.heads, self.optimizers
 
     def piece(self, done: Done) -> Point:
         """Some steps."""
@@ -114,10 +123,13 @@ class _Learner:
             )
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         total.backward()
-        nn.utils.clip_grad_norm_([*self.network.parameters(), *self.heads.parameters()], _CLIP)
-        self.optimizer.step()
+        learning = [one for group in self.optimizer.param_groups for one in group["params"]]
+        nn.utils.clip_grad_norm_(learning, _CLIP)  # a rival's gradient must not shrink the network's
+        for optimizer in self.optimizers:
+            optimizer.step()
         return {name: float(loss.detach()) for name, loss in losses.items()}
 
 

@@ -37,8 +37,19 @@ class Objective(Protocol):
     def views(self, batch: Batch, generator: np.random.Generator) -> Views:
         """What the network gets to see, and what it is to find."""
 
-    def loss(self, network: nn.Module, views: Views) -> torch.Tensor:
-        """How far it is from that; a single number."""
+    def loss(self, network: nn.Module, views: Views) -> torch.Tensor | Mapping[str, torch.Tensor]:
+        """How far it is from that: a single number, or several by name, which are added up."""
+
+
+class Rival(nn.Module):
+    """Layers among an objective's heads that learn against the network, by an optimiser of their own.
+
+    Their loss is one of the objective's, which sees to it that no loss has a gradient both here and in the network.
+    """
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Theirs, whose rate does not change."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +70,10 @@ class Method:
         return nn.ModuleDict({name: objective.heads for name, objective in self.objectives.items()})
 
     def losses(self, network: nn.Module, batch: Batch, generator: np.random.Generator) -> dict[str, torch.Tensor]:
-        """The loss of each objective, times its weight."""
-        return {
-            name: self.weights.get(name, 1.0) * objective.loss(network, objective.views(batch, generator))
-            for name, objective in self.objectives.items()
-        }
+        """The loss of each objective, times its weight; one with several has ``name/part`` for each."""
+        losses: dict[str, torch.Tensor] = {}
+        for name, objective in self.objectives.items():
+            loss = objective.loss(network, objective.views(batch, generator))
+            parts = {name: loss} if isinstance(loss, torch.Tensor) else {f"{name}/{part}": loss[part] for part in loss}
+            losses |= {part: self.weights.get(name, 1.0) * value for part, value in parts.items()}
+        return losses

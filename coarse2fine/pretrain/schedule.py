@@ -79,3 +79,10 @@ class Schedule:
 def groups_of(*modules: nn.Module) -> Groups:
     """All their parameters that learn, in one group."""
     return [{"params": [one for module in modules for one in module.parameters() if one.requires_grad]}]
+
+
+def without(groups: Groups, *modules: nn.Module) -> Groups:
+    """The same groups but for parameters of some modules."""
+    left_out = {id(one) for module in modules for one in module.parameters()}
+    kept = [{**group, "params": [one for one in group["params"] if id(one) not in left_out]} for group in groups]
+    return [group for group in kept if group["params"]]

@@ -6,6 +6,7 @@ Random numbers need no state: those of each step follow from the seed and the st
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -63,7 +64,11 @@ class Done:
         return [asdict(point) for point in self.curve]
 
 
-def save_state(path: Path, network: nn.Module, heads: nn.Module, optimizer: torch.optim.Optimizer, done: Done) -> None:
+Optimizers = Sequence[torch.optim.Optimizer]
+"""The first one's state is kept as ``optimizer``, those of others as ``optimizer1`` and so on."""
+
+
+def save_state(path: Path, network: nn.Module, heads: nn.Module, optimizers: Optimizers, done: Done) -> None:
     """Write everything.
 
     Raises:
@@ -74,14 +79,15 @@ def save_state(path: Path, network: nn.Module, heads: nn.Module, optimizer: torc
         for part, module in (("network", network), ("heads", heads))
         for name, tensor in tensors_of(module).items()
     }
-    for index, values in optimizer.state_dict()["state"].items():
-        for name, value in values.items():
-            if value is not None:
-                tensors[f"optimizer/{index}/{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    for part, optimizer in zip(_names(optimizers), optimizers, strict=True):
+        for index, values in optimizer.state_dict()["state"].items():
+            for name, value in values.items():
+                if value is not None:
+                    tensors[f"{part}/{index}/{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
     write_tensors(path, tensors, {_ABOUT: json.dumps(done.to_json())})
 
 
-def load_state(path: Path, network: nn.Module, heads: nn.Module, optimizer: torch.optim.Optimizer) -> Done:
+def load_state(path: Path, network: nn.Module, heads: nn.Module, optimizers: Optimizers) -> Done:
     """Fill everything, and say how far the training was; nothing is done if there is no file.
 
     Raises:
@@ -96,8 +102,13 @@ def load_state(path: Path, network: nn.Module, heads: nn.Module, optimizer: torc
         raise ModelError(f"{path} does not say how far the training was ({error})", _OTHER) from None
     for part, module in (("network", network), ("heads", heads)):
         fill(module, _part(tensors, part), path, _OTHER)
-    _fill_optimizer(optimizer, _part(tensors, "optimizer"), path)
+    for part, optimizer in zip(_names(optimizers), optimizers, strict=True):
+        _fill_optimizer(optimizer, _part(tensors, part), path)
     return done
+
+
+def _names(optimizers: Optimizers) -> list[str]:
+    return ["optimizer", *(f"optimizer{index}" for index in range(1, len(optimizers)))]
 
 
 def _part(tensors: Tensors, name: str) -> dict[str, torch.Tensor]:
