@@ -17,11 +17,16 @@ from torch import nn
 from coarse2fine.errors import ConfigError
 from coarse2fine.networks.vit import ViT, seeded
 from coarse2fine.pretrain.blocks import Blocks
+from coarse2fine.pretrain.exemplar import Exemplar
+from coarse2fine.pretrain.jigsaw import Jigsaw
 from coarse2fine.pretrain.mae import MaskedAutoencoding
 from coarse2fine.pretrain.mae_tokens import Decoder, DecoderShape, TokenAutoencoding, patch_blocks
 from coarse2fine.pretrain.masking import Masking
 from coarse2fine.pretrain.objective import Method
+from coarse2fine.pretrain.options import ExemplarOptions, JigsawOptions, RotationOptions
+from coarse2fine.pretrain.rotation import Rotation
 from coarse2fine.pretrain.settings import Settings
+from coarse2fine.pretrain.views import Looks
 from coarse2fine.system.terminal import shown
 
 
@@ -79,8 +84,7 @@ def _mae(task: Task, options: MaeOptions) -> Method:
         shape = task.network.shape
         decoder = DecoderShape.of(shape, options.width, options.depth, options.heads)
         masking = Masking(patch_blocks(shape), chosen.mask, chosen.ratio, chosen.sigma)
-        with seeded(chosen.schedule.seed):
-            head = Decoder(shape, decoder)
+        head = Decoder(shape, decoder)
         return Method({"mae": TokenAutoencoding(masking, shape, head, chosen.norm_pix, chosen.loss_everywhere)})
     if options != MaeOptions():
         raise ConfigError(
@@ -91,8 +95,25 @@ def _mae(task: Task, options: MaeOptions) -> Method:
     return Method({"mae": MaskedAutoencoding(masking, chosen.norm_pix, chosen.loss_everywhere)})
 
 
+def _rotation(task: Task, options: RotationOptions) -> Method:
+    return Method({"rotation": Rotation(task.network, task.image, options.covered)})
+
+
+def _jigsaw(task: Task, options: JigsawOptions) -> Method:
+    seed = task.settings.schedule.seed
+    return Method({"jigsaw": Jigsaw(task.network, task.image, options.covered, options.orders, seed)})
+
+
+def _exemplar(task: Task, options: ExemplarOptions) -> Method:
+    looks = Looks(options.least)
+    return Method({"exemplar": Exemplar(task.network, task.image, options.covered, looks, options.temperature)})
+
+
 METHODS: Mapping[str, Entry] = {
     "mae": Entry(_mae, "paint what is hidden", MaeOptions),
+    "rotation": Entry(_rotation, "by which right angles an image was turned", RotationOptions),
+    "jigsaw": Entry(_jigsaw, "in which order tiles were put", JigsawOptions),
+    "exemplar": Entry(_exemplar, "which two looks are of the same image", ExemplarOptions),
 }
 
 
@@ -107,7 +128,8 @@ def method_of(task: Task) -> Method:
     own = _options(task.settings.own, chosen)
     objectives, weights = {}, {}
     for name in chosen:
-        method = METHODS[name].make(task, own[name])
+        with seeded(task.settings.schedule.seed):  # weights of heads
+            method = METHODS[name].make(task, own[name])
         for part, objective in method.objectives.items():
             if part in objectives:
                 raise ConfigError(
