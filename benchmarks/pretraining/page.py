@@ -33,11 +33,11 @@ CANNOT = """\
 | what | why | with the data |
 |---|---|---|
 | pretraining of MRM and REFERS on MIMIC-CXR | access needs training and a signed agreement (PhysioNet) | \
-[records.md](records.md): its layout is read as published |
+`docs/records.md`: its layout is read as published |
 | pneumothorax on SIIM-ACR | images of the challenge are not free to copy; lung masks stand in for it here | \
-[records.md](records.md), then `c2f-finetune` |
+`docs/records.md`, then `c2f-finetune` |
 | NIH ChestX-ray14 in full, official split | 42 GB; a sample of 1000 at 64 x 64 stands in for it here | \
-[records.md](records.md), then `c2f-finetune` |
+`docs/records.md`, then `c2f-finetune` |
 | weights from ImageNet | not to be downloaded here, and networks of other shapes | \
 `c2f-pretrain --weights FILE`, for weights of our own networks |
 | radiographs of shoulders | not public | `c2f-pretrain --images DIR`, then `c2f-finetune` |"""

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line's options."""
+def build_parser(chained: bool = False) -> argparse.ArgumentParser:
+    """The command line's options.
+
+    Args:
+        chained: Whether stages of a chain may say what else must be given.
+    """
     parser = argparse.ArgumentParser(
         prog="c2f-pretrain",
         description="Let the network of nnU-Net's plans learn from images without labels. The same command goes on "
@@ -24,13 +28,13 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Example: c2f-pretrain --plans nnUNetPlans.json --images unlabelled -o pretrained",
     )
     add = parser.add_argument
-    plans = parser.add_mutually_exclusive_group(required=True)
+    plans = parser.add_mutually_exclusive_group(required=not chained)
     plans.add_argument(
         "--plans", type=Path, metavar="FILE", help="plans.json, or nnUNetPlans.json of preprocessed data"
     )
     plans.add_argument("--model", type=Path, metavar="DIR", help="model folder, whose plans are taken")
     add("-c", "--configuration", default="3d_fullres", metavar="NAME", help="configuration of the plans (%(default)s)")
-    add("--images", type=Path, required=True, metavar="DIR", help="images as files, or a folder with imagesTr")
+    add("--images", type=Path, required=not chained, metavar="DIR", help="images as files, or a folder with imagesTr")
     add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the weights")
     add(
         "--objective",
@@ -54,18 +58,31 @@ def build_parser() -> argparse.ArgumentParser:
     add("--rate", type=float, default=1e-2, help="learning rate of the first step (%(default)s)")
     add("--seed", type=int, default=0, help="fixes the result")
     add("--weights", type=Path, metavar="FILE", help="begin with the weights.safetensors of another pretraining")
+    add(
+        "--chain",
+        type=Path,
+        metavar="FILE",
+        help="stages one after the other; all other options are what they do not say",
+    )
+    add("--domain", action="append", default=[], metavar="NAME=DIR", help="images of a domain that a chain names")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     return add_common_options(parser)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    options = build_parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    parser = build_parser(chained=any(word.partition("=")[0] == "--chain" for word in words))
+    options = parser.parse_args(words)
 
     def action(console: Console) -> None:
+        from coarse2fine.cli.chain_run import run_chain
         from coarse2fine.cli.pretrain_run import pretrain
 
-        pretrain(options, console)
+        if options.chain is None:
+            pretrain(options, console)
+        else:
+            run_chain(options, parser, pretrain, console)
 
     return guarded(action)
 

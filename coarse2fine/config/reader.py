@@ -38,8 +38,10 @@ def load_config(path: Path | str | None, overrides: Sequence[str] = ()) -> Confi
     tree, base = YamlTree(), Path.cwd()
     if path is not None:
         file = _find(Path(path))
-        tree, base = _read(file), file.absolute().parent
-    reader = ModelReader(Config, tree, ORIGINAL_NAMES, f"{_folder() / 'README.md'} lists every key and what it takes.")
+        tree, base = read_tree(file), file.absolute().parent
+    reader = ModelReader(
+        Config, tree, ORIGINAL_NAMES, f"{shipped_folder() / 'README.md'} lists every key and what it takes."
+    )
     for number, text in enumerate(overrides):
         reader.override(text, Origin(_MAX_BYTES + number, f"--set {text}"))
     return reader.validate(base)
@@ -71,7 +73,7 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _folder() -> Path:
+def shipped_folder() -> Path:
     """Where the shipped configurations and what explains them are."""
     package = Path(__file__).parents[1]
     in_wheel, in_checkout = package / "configs", package.parent / "configs"
@@ -79,7 +81,7 @@ def _folder() -> Path:
 
 
 def _shipped() -> dict[str, Path]:
-    return {path.stem: path for path in sorted(_folder().glob("*.yaml"))}
+    return {path.stem: path for path in sorted(shipped_folder().glob("*.yaml"))}
 
 
 def _shipped_hint(name: str) -> str:
@@ -96,7 +98,12 @@ def _find(path: Path) -> Path:
     raise ConfigError(f"no configuration file at '{path}'", _shipped_hint(path.stem))
 
 
-def _read(file: Path) -> YamlTree:
+def read_tree(file: Path) -> YamlTree:
+    """The values of a YAML file, with the problems of its text.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
     try:
         if file.stat().st_size > _MAX_BYTES:
             raise ConfigError(

@@ -1,0 +1,91 @@
+"""The two arms of a comparison: networks that begin with random weights, and with pretrained ones."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from benchmarks.pretraining.small import Image, classes_of
+from canvas import Triple
+from coarse2fine.errors import ModelError
+from coarse2fine.finetune.examples import Examples
+from coarse2fine.finetune.policy import Policy
+from coarse2fine.finetune.tasks import Segmentation
+from coarse2fine.finetune.tune import Outcome, finetune
+from coarse2fine.nnunet.loading import new_network
+from coarse2fine.nnunet.model import Model
+from coarse2fine.pretrain.crops import Crops
+from coarse2fine.pretrain.loop import pretrain
+from coarse2fine.pretrain.methods import Task, method_of
+from coarse2fine.pretrain.schedule import Schedule
+from coarse2fine.pretrain.settings import Settings
+from coarse2fine.pretrain.weights import WEIGHTS, Tensors, read_tensors, tensors_of, write_weights
+
+_CLASSES = ".seg_layers."
+"""In the names of layers that give classes, which no pretraining can know."""
+
+
+def pretrained(model: Model, images: Sequence[Image], patch: Triple, settings: Settings, folder: Path) -> Tensors:
+    """Weights of the plans' network after a pretraining, which is done unless its folder has them.
+
+    Args:
+        model: Has the plans.
+        images: To learn from, without labels; each (channels, z, y, x).
+        patch: Shape of crops.
+        settings: What to learn, and for how long.
+        folder: Of this pretraining alone.
+    """
+    if not (folder / WEIGHTS).exists():
+        network = new_network(model, model.channels, settings.schedule.seed)
+        method = method_of(Task(network, patch, settings))
+        folder.mkdir(parents=True, exist_ok=True)
+        pretrain(network, method, Crops(tuple(images), patch), settings.schedule, folder)
+        write_weights(folder, network)
+    return read_tensors(folder / WEIGHTS)[0]
+
+
+def fresh(model: Model, seed: int, weights: Tensors | None = None) -> nn.Module:
+    """The plans' network with an output for each class, and weights of a pretraining where they fit.
+
+    Raises:
+        ModelError: If anything but the layers of classes differs.
+    """
+    network = new_network(model, model.labels.heads, seed)
+    if weights is None:
+        return network
+    with torch.no_grad():
+        for name, tensor in tensors_of(network).items():
+            if _CLASSES not in name:
+                if name not in weights or weights[name].shape != tensor.shape:
+                    raise ModelError(f"the pretrained weights have no {name} of shape {tuple(tensor.shape)}")
+                tensor.copy_(weights[name])
+    return network
+
+
+def segment(
+    network: nn.Module,
+    model: Model,
+    train: Examples,
+    test: Examples,
+    patch: Triple,
+    schedule: Schedule,
+    folder: Path,
+    mirror: tuple[int, ...] = (),
+) -> Outcome:
+    """Train a network on labels, and segment the test cases; what is between is removed at the end."""
+    outcome = finetune(
+        network,
+        Segmentation(classes_of(model)),
+        train,
+        test,
+        schedule,
+        folder,
+        patch=patch,
+        policy=Policy(mirror=mirror),
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    return outcome
