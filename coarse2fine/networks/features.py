@@ -38,6 +38,14 @@ def width_of(network: nn.Module) -> int:
     return int(encoder_of(network).output_channels[-1])
 
 
+def channels_of(network: nn.Module) -> int:
+    """How many channels images have."""
+    if isinstance(network, ViT):
+        return network.shape.channels
+    first: nn.Parameter = next(encoder_of(network).parameters())  # a convolution's weight, (outputs, inputs, ...)
+    return first.shape[1]
+
+
 def encoder_of(network: nn.Module) -> Any:
     """What of a network makes these features, and can be given in its place: a transformer is nothing else."""
     return getattr(network, "encoder", network)

@@ -6,8 +6,9 @@ defaults, and are given as ``NAME.FIELD=VALUE``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -15,15 +16,19 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from coarse2fine.errors import ConfigError
+from coarse2fine.networks.features import channels_of
 from coarse2fine.networks.vit import ViT, seeded
 from coarse2fine.pretrain.blocks import Blocks
+from coarse2fine.pretrain.contrast import MomentumContrast
+from coarse2fine.pretrain.dira import PARTS, Dira
+from coarse2fine.pretrain.discriminator import Discriminator
 from coarse2fine.pretrain.exemplar import Exemplar
 from coarse2fine.pretrain.jigsaw import Jigsaw
 from coarse2fine.pretrain.mae import MaskedAutoencoding
 from coarse2fine.pretrain.mae_tokens import Decoder, DecoderShape, TokenAutoencoding, patch_blocks
 from coarse2fine.pretrain.masking import Masking
 from coarse2fine.pretrain.objective import Method
-from coarse2fine.pretrain.options import ExemplarOptions, JigsawOptions, RotationOptions
+from coarse2fine.pretrain.options import DiraOptions, ExemplarOptions, JigsawOptions, RotationOptions
 from coarse2fine.pretrain.rotation import Rotation
 from coarse2fine.pretrain.settings import Settings
 from coarse2fine.pretrain.views import Looks
@@ -109,11 +114,26 @@ def _exemplar(task: Task, options: ExemplarOptions) -> Method:
     return Method({"exemplar": Exemplar(task.network, task.image, options.covered, looks, options.temperature)})
 
 
+def _dira(parts: Sequence[str], task: Task, options: DiraOptions) -> Method:
+    schedule, looks = task.settings.schedule, Looks(options.least)
+    shares = options.shares(parts, len(task.image))
+    contrast = discriminator = None
+    if shares.discriminative:
+        queue = min(options.queue, schedule.steps * schedule.batch)
+        contrast = MomentumContrast(task.network, queue, options.momentum, options.temperature)
+    if shares.adversarial:
+        discriminator = Discriminator(channels_of(task.network), task.image, options.rate)
+    return Method({"dira": Dira(task.network, shares, contrast, discriminator, options.form, looks)})
+
+
 METHODS: Mapping[str, Entry] = {
     "mae": Entry(_mae, "paint what is hidden", MaeOptions),
     "rotation": Entry(_rotation, "by which right angles an image was turned", RotationOptions),
     "jigsaw": Entry(_jigsaw, "in which order tiles were put", JigsawOptions),
     "exemplar": Entry(_exemplar, "which two looks are of the same image", ExemplarOptions),
+    "dira": Entry(partial(_dira, PARTS), "tell images apart, restore them, deceive a discriminator", DiraOptions),
+    "dira-first": Entry(partial(_dira, PARTS[:2]), "the same without discriminator: dira's first stage", DiraOptions),
+    **{f"dira-{part}": Entry(partial(_dira, (part,)), f"the {part} part of dira alone", DiraOptions) for part in PARTS},
 }
 
 
