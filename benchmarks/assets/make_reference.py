@@ -9,14 +9,14 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from coarse2fine.cli import convert, explain, infer, predict, prepare, pretrain, train
+from coarse2fine.cli import convert, explain, finetune, infer, predict, prepare, pretrain, train
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference.md"
 HEAD = """# All commands and their options
 
 Made of what `--help` says by `python -m benchmarks.assets.make_reference`. What `--set` takes and YAML files say is in [configs/README.md](../configs/README.md).
 """  # noqa: E501 - paragraphs of a page are lines
-COMMANDS = (infer, prepare, predict, train, pretrain, convert, explain)
+COMMANDS = (infer, prepare, predict, train, pretrain, finetune, convert, explain)
 
 
 def page() -> str:

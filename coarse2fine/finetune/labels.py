@@ -131,9 +131,12 @@ def check_share(task: Classification, targets: Rows, patients: int) -> tuple[str
     constant = [name for name, column in zip(task.labels, targets.T, strict=True) if len(set(column.tolist())) < 2]
     several = [name for name, column in zip(task.labels, targets.T, strict=True) if column.any()]
     if len(several) < 2 if task.exclusive else len(constant) == len(task.labels):
-        what = plain(", ".join(several or task.labels))[:200]
+        what = plain(", ".join(several if task.exclusive else task.labels))[:200]
         raise ConfigError(
-            f"the {patients} patient(s) to learn from leave one class only of {what}", "Use a larger --share."
+            f"the {patients} patient(s) to learn from are of one class only: {what}"
+            if task.exclusive
+            else f"the {patients} patient(s) to learn from are all alike in {what}",
+            "Use a larger --share.",
         )
     missing = [name for name in task.labels if name not in several] if task.exclusive else constant
     return tuple(f"the {patients} patients to learn from say nothing of {plain(name)[:100]}" for name in missing)

@@ -29,8 +29,7 @@ def rate_groups(whole: nn.Module, network: nn.Module, decay: float) -> Groups:
     Raises:
         ConfigError: If the decay is not above 0 and at most 1.
     """
-    if not 0 < decay <= 1:
-        raise ConfigError(f"the layer decay is {decay:g}", "It must be above 0 and at most 1: --layer-decay 0.65.")
+    check_decay(decay)
     layers = _layers(network)
     numbers = {id(one): number for number, layer in enumerate(layers) for one in layer}
     found: defaultdict[int, list[nn.Parameter]] = defaultdict(list)
@@ -40,6 +39,16 @@ def rate_groups(whole: nn.Module, network: nn.Module, decay: float) -> Groups:
     return [
         {"params": ones, "scale": decay ** (len(layers) - number)} for number, ones in sorted(found.items()) if ones
     ]
+
+
+def check_decay(decay: float) -> None:
+    """Refuse what is no decay.
+
+    Raises:
+        ConfigError: If it is not above 0 and at most 1.
+    """
+    if not 0 < decay <= 1:
+        raise ConfigError(f"the layer decay is {decay:g}", "It must be above 0 and at most 1: --layer-decay 0.65.")
 
 
 def _layers(network: nn.Module) -> list[list[nn.Parameter]]:

@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from coarse2fine.coarse_training.publish import write_model
 from coarse2fine.finetune.examples import Examples
 from coarse2fine.finetune.measures import Measure, dice
 from coarse2fine.finetune.policy import Policy
 from coarse2fine.finetune.tasks import Classification, Segmentation
 from coarse2fine.finetune.tune import Outcome, finetune
 from coarse2fine.io import atomic_write
+from coarse2fine.nnunet.model import Model
 from coarse2fine.pretrain.claim import claim
 from coarse2fine.pretrain.loop import Told
 from coarse2fine.pretrain.pictures import Intensities
@@ -38,7 +40,7 @@ class Settings:
         share: Of the patients to learn from whose labels are used.
         test_share: Of all patients that are held out, where nothing else says which.
         frozen: Whether only the head learns.
-        decay: Of rates from layer to layer.
+        layer_decay: Of rates from layer to layer.
         drop_path: Chance that the last block of a transformer is left out for an image.
         augment: See ``Policy.parse``.
         mirror: Axes along which half of the images are mirrored.
@@ -48,7 +50,7 @@ class Settings:
     share: float = 1.0
     test_share: float = 0.2
     frozen: bool = False
-    decay: float = 1.0
+    layer_decay: float = 1.0
     drop_path: float = 0.0
     augment: str = "none"
     mirror: tuple[int, ...] = ()
@@ -68,7 +70,6 @@ class Labelled:
         train: To learn from.
         test: To measure on.
         patch: Shape of crops.
-        about: All of it that the result depends on, as JSON has it.
         intensities: How pictures were normalised; None: volumes.
         notes: What there is to say of it.
     """
@@ -77,7 +78,6 @@ class Labelled:
     train: Examples
     test: Examples
     patch: tuple[int, ...]
-    about: Mapping[str, Any]
     intensities: Intensities | None = None
     notes: tuple[str, ...] = ()
 
@@ -113,7 +113,7 @@ def run(
         folder,
         patch=data.patch,
         policy=settings.policy,
-        decay=settings.decay,
+        decay=settings.layer_decay,
         frozen=settings.frozen,
         told=told,
     )
@@ -127,6 +127,18 @@ def run(
     write_metrics(folder / METRICS, data, outcome.measures)
     (folder / STATE).unlink(missing_ok=True)
     return outcome
+
+
+def write_model_folder(folder: Path, model: Model, network: nn.Module, settings: Settings) -> None:
+    """A model folder of nnU-Net's, which ``nnUNetv2_predict`` and ``c2f-infer`` take.
+
+    Args:
+        folder: Where to.
+        model: Of ``load_plans``, with labels.
+        network: Of the plans, with an output for each class.
+        settings: Say along which axes it has seen mirrored images.
+    """
+    write_model(folder, model.plans, model.dataset, network.state_dict(), model.configuration, settings.mirror or None)
 
 
 def is_finished(folder: Path, settings: Settings, about: Mapping[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import math
 import warnings
@@ -156,6 +157,23 @@ def load_plans(path: Path, configuration: str) -> Model:
         plans=plans,
         dataset={},
     )
+
+
+def with_labels(model: Model, path: Path) -> Model:
+    """A model of ``load_plans`` with the labels of a ``dataset.json``.
+
+    Raises:
+        ModelError: If the file is missing or malformed, or its images have other channels than the plans say.
+    """
+    dataset = read_json(path)
+    with _well_formed(path):
+        labels, channels = _labels(dataset), _channels(dataset)
+    if channels != model.channels:
+        raise ModelError(
+            f"{path} names {channels} channel(s), the plans have {model.channels}",
+            "Use plans that were made for this data set.",
+        )
+    return dataclasses.replace(model, labels=labels, dataset=dataset)
 
 
 def planned_batch(model: Model) -> int:

@@ -84,6 +84,11 @@ def load_vit(path: Path, drop_path: float = 0.0) -> ViT:
     return network
 
 
+def is_vit(path: Path) -> bool:
+    """Whether a file holds a vision transformer's weights; errors as of ``read_tensors``."""
+    return _VIT in read_tensors(path)[1]
+
+
 def read_intensities(path: Path) -> Intensities | None:
     """How the pictures were normalised that a file's network has learned from, if it was pictures; errors likewise."""
     return _read_about(path, read_tensors(path)[1], _INTENSITIES, Intensities)

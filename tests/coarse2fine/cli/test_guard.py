@@ -19,7 +19,8 @@ from coarse2fine.errors import ConfigError
 
 ROOT = Path(coarse2fine.__file__).parents[1]
 COMMANDS = tuple(
-    f"coarse2fine.cli.{name}" for name in ("infer", "prepare", "predict", "train", "pretrain", "convert", "explain")
+    f"coarse2fine.cli.{name}"
+    for name in ("infer", "prepare", "predict", "train", "pretrain", "finetune", "convert", "explain")
 )
 WORDS = [(module, "--help") for module in COMMANDS] + [
     *((module, "--version") for module in COMMANDS),
