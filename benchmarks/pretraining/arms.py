@@ -12,19 +12,22 @@ from torch import nn
 from benchmarks.pretraining.small import Image, classes_of
 from canvas import Triple
 from coarse2fine.errors import ModelError
-from coarse2fine.finetune.examples import Examples
+from coarse2fine.finetune.examples import Array, Examples, LabelledCrops
+from coarse2fine.finetune.heads import put_head
 from coarse2fine.finetune.policy import Policy
 from coarse2fine.finetune.tasks import Segmentation
-from coarse2fine.finetune.tune import Outcome, finetune
+from coarse2fine.finetune.tune import Supervised, predict
 from coarse2fine.nnunet.loading import new_network
 from coarse2fine.nnunet.model import Model
 from coarse2fine.pretrain.crops import Crops
 from coarse2fine.pretrain.loop import pretrain
 from coarse2fine.pretrain.methods import Task, method_of
+from coarse2fine.pretrain.objective import Method
 from coarse2fine.pretrain.schedule import Schedule
 from coarse2fine.pretrain.settings import Settings
 from coarse2fine.pretrain.weights import WEIGHTS, Tensors, read_tensors, tensors_of, write_weights
 
+_WINDOWS = 4  # at once
 _CLASSES = ".seg_layers."
 """In the names of layers that give classes, which no pretraining can know."""
 
@@ -66,26 +69,34 @@ def fresh(model: Model, seed: int, weights: Tensors | None = None) -> nn.Module:
     return network
 
 
-def segment(
+def learn(
     network: nn.Module,
     model: Model,
     train: Examples,
-    test: Examples,
     patch: Triple,
     schedule: Schedule,
     folder: Path,
     mirror: tuple[int, ...] = (),
-) -> Outcome:
-    """Train a network on labels, and segment the test cases; what is between is removed at the end."""
-    outcome = finetune(
-        network,
-        Segmentation(classes_of(model)),
-        train,
-        test,
-        schedule,
-        folder,
-        patch=patch,
-        policy=Policy(mirror=mirror),
-    )
+) -> None:
+    """Train a network on labels; what is between is removed at the end.
+
+    Args:
+        network: Of ``fresh``; it is changed.
+        model: Has the classes.
+        train: To learn from.
+        patch: Shape of crops.
+        schedule: For how long.
+        folder: Of this training alone.
+        mirror: Axes along which half of the crops are mirrored.
+    """
+    task = Segmentation(classes_of(model))
+    method = Method({"labels": Supervised(task, Policy(mirror=mirror))})
+    folder.mkdir(parents=True, exist_ok=True)
+    pretrain(put_head(network, task), method, LabelledCrops(train, patch), schedule, folder)
     shutil.rmtree(folder, ignore_errors=True)
-    return outcome
+
+
+def segment(network: nn.Module, model: Model, images: Sequence[Image], patch: Triple) -> list[Array]:
+    """The classes of images' voxels, in windows that overlap by half; each (z, y, x)."""
+    task = Segmentation(classes_of(model))
+    return list(predict(put_head(network, task), task, images, patch, _WINDOWS))
