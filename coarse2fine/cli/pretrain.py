@@ -23,18 +23,34 @@ def build_parser(chained: bool = False) -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(
         prog="c2f-pretrain",
-        description="Let the network of nnU-Net's plans learn from images without labels. The same command goes on "
-        "where it was cut off.",
-        epilog="Example: c2f-pretrain --plans nnUNetPlans.json --images unlabelled -o pretrained",
+        description="Let the network of nnU-Net's plans, or a vision transformer, learn from images without labels. "
+        "The same command goes on where it was cut off.",
+        epilog="Examples: c2f-pretrain --plans nnUNetPlans.json --images unlabelled -o pretrained; "
+        "c2f-pretrain --network vit --images radiographs --ratio 0.9 -o pretrained",
     )
     add = parser.add_argument
-    plans = parser.add_mutually_exclusive_group(required=not chained)
+    plans = parser.add_mutually_exclusive_group()
     plans.add_argument(
         "--plans", type=Path, metavar="FILE", help="plans.json, or nnUNetPlans.json of preprocessed data"
     )
     plans.add_argument("--model", type=Path, metavar="DIR", help="model folder, whose plans are taken")
     add("-c", "--configuration", default="3d_fullres", metavar="NAME", help="configuration of the plans (%(default)s)")
-    add("--images", type=Path, required=not chained, metavar="DIR", help="images as files, or a folder with imagesTr")
+    add("--network", choices=("plans", "vit"), default="plans", help="nnU-Net's, or a vision transformer (%(default)s)")
+    add("--size", type=int, nargs="+", metavar="N", help="of what a transformer sees (224; the plans' patch)")
+    add("--patch", type=int, nargs="+", metavar="N", help="edges of its patches (at most 16 in 2D, 8 in 3D)")
+    add("--width", type=int, metavar="N", help="numbers of its tokens (384)")
+    add("--depth", type=int, metavar="N", help="its blocks (12)")
+    add("--heads", type=int, metavar="N", help="of its attention (6)")
+    add(
+        "--images",
+        type=Path,
+        required=not chained,
+        metavar="DIR",
+        help="volumes, or a folder with imagesTr; pictures, or an .npz of them",
+    )
+    add("--table", type=Path, metavar="FILE", help="CSV that names pictures (columns file and patient)")
+    add("--area", type=float, nargs=2, metavar=("MIN", "MAX"), help="of crops of pictures (0.5 1)")
+    add("--flip", action="store_true", help="mirror half of the pictures")
     add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the weights")
     add(
         "--objective",
@@ -47,15 +63,20 @@ def build_parser(chained: bool = False) -> argparse.ArgumentParser:
     add("--mask", choices=("random", "block", "grid"), default="random", help="what is hidden (%(default)s)")
     add("--ratio", type=float, metavar="R", help="share that is hidden (0.75; a grid hides 7/8)")
     add(
-        "--block", type=int, default=16, metavar="N", help="longest edge of what is hidden at once (%(default)s voxels)"
+        "--block",
+        type=int,
+        metavar="N",
+        help="longest edge of what is hidden at once (16 voxels; a transformer's patch)",
     )
     add("--centre", type=float, metavar="SIGMA", help="hide and crop more often near the centre, within SIGMA of it")
     add("--norm-pix", action="store_true", help="compare blocks that were normalised each by itself")
     add("--loss-everywhere", action="store_true", help="visible voxels count in the loss, too")
     add("--steps", type=int, default=10_000, metavar="N", help="training steps (%(default)s)")
     add("--minutes", type=float, metavar="M", help="end after this time, if steps are not done earlier")
-    add("--batch", type=int, metavar="N", help="crops in a step (default: the plans' batch size)")
-    add("--rate", type=float, default=1e-2, help="learning rate of the first step (%(default)s)")
+    add("--batch", type=int, metavar="N", help="crops in a step (the plans' batch size; 64 pictures)")
+    add(
+        "--rate", type=float, help="highest learning rate (0.01; of transformers 1.5e-4 for each 256 images of a batch)"
+    )
     add("--seed", type=int, default=0, help="fixes the result")
     add("--weights", type=Path, metavar="FILE", help="begin with the weights.safetensors of another pretraining")
     add(

@@ -13,12 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from coarse2fine.cli.bars import show_bars
+from coarse2fine.cli.pretrain_parts import batch_of, check_meaning, data_of, network_of, plans_of
 from coarse2fine.config.types import Device
 from coarse2fine.errors import ConfigError
-from coarse2fine.nnunet.loading import load_plans, new_network, planned_batch
+from coarse2fine.nnunet.loading import planned_batch
 from coarse2fine.nnunet.model import Model
 from coarse2fine.pipeline import pick_device
-from coarse2fine.pretrain.crops import Volumes, find_images
+from coarse2fine.pretrain.crops import Volumes
 from coarse2fine.pretrain.loop import CURVE
 from coarse2fine.pretrain.methods import Task, method_of
 from coarse2fine.pretrain.run import run
@@ -28,6 +29,8 @@ from coarse2fine.pretrain.state import Done
 from coarse2fine.pretrain.weights import NNUNET, WEIGHTS
 from coarse2fine.system.memory import keep_freed_memory
 from coarse2fine.system.terminal import plain, shown
+
+_BLOCK = 16
 
 
 def pretrain(options: argparse.Namespace, console: Console) -> None:
@@ -43,13 +46,17 @@ def pretrain(options: argparse.Namespace, console: Console) -> None:
         raise ConfigError(
             f"--device {shown(options.device)} is unknown", "Use auto, cpu, cuda, cuda:N or mps."
         ) from None
-    model = load_plans(_plans(options), options.configuration)
+    model = plans_of(options)
+    check_meaning(options, model)
     settings = settings_of(options, model)
-    task = Task(new_network(model, model.channels, settings.schedule.seed), model.patch, settings)
-    method_of(task)  # so that what cannot be is said before anything is read
-    data = Volumes(find_images(options.images, model), model, settings.sigma)
+    data = data_of(options, model)
+    network = network_of(options, model, data)
+    image = data.image if isinstance(data, Volumes) else data.shape
+    task = Task(network, image, settings)
+    method_of(task)  # so that what cannot be is said before anything is prepared
+    count = len(data.cases) if isinstance(data, Volumes) else len(data.table)
     with show_bars(console, width=10, remaining=True, transient=False) as bars:
-        prepare = bars.add_task("prepare", total=len(data.cases))
+        prepare = bars.add_task("prepare", total=count)
         learn = bars.add_task("learn", total=settings.schedule.steps)
 
         def told(done: Done) -> None:
@@ -65,6 +72,9 @@ def pretrain(options: argparse.Namespace, console: Console) -> None:
             told=told,
         )
     happened = "written" if worked else "finished already"
+    if model is None or options.network == "vit":
+        console.print(f"{happened}: {plain(str(options.output))} ({WEIGHTS}, {CURVE})", soft_wrap=True)
+        return
     console.print(f"{happened}: {plain(str(options.output))} ({WEIGHTS}, {NNUNET}, {CURVE}); next:", soft_wrap=True)
     console.print(next_command(model, options.output), soft_wrap=True)
 
@@ -77,32 +87,34 @@ def next_command(model: Model, folder: Path) -> str:
     return plain(shlex.join(map(str, words)))
 
 
-def settings_of(options: argparse.Namespace, model: Model) -> Settings:
+def settings_of(options: argparse.Namespace, model: Model | None) -> Settings:
     """What the options say.
 
     Raises:
         ConfigError: If a value is out of its range.
     """
-    batch = planned_batch(model) if options.batch is None else options.batch
-    for name, count in (("--steps", options.steps), ("--batch", batch), ("--block", options.block)):
+    batch = batch_of(options, None if model is None else planned_batch(model))
+    block = _BLOCK if options.block is None else options.block
+    for name, count in (("--steps", options.steps), ("--batch", batch), ("--block", block)):
         if count < 1:
             raise ConfigError(f"{name} is {count}", "It must be at least 1.")
-    minutes = inf if options.minutes is None else options.minutes
-    numbers: list[tuple[str, Any]] = [("--minutes", minutes)] if options.minutes is not None else []
-    for name, value in (*numbers, ("--rate", options.rate)):
-        if not (isfinite(value) and value > 0):
+    for name, value in (("--minutes", options.minutes), ("--rate", options.rate)):
+        if value is not None and not (isfinite(value) and value > 0):
             raise ConfigError(f"{name} is {value:g}", "It must be a number above 0.")
     if not 0 <= options.seed < 1 << 32:
         raise ConfigError(f"--seed is {options.seed}", "It must be a whole number from 0 to 4294967295.")
-    schedule = Schedule(options.steps, batch, options.seed, options.rate, 60 * minutes)
+    given: dict[str, Any] = {"seconds": inf if options.minutes is None else 60 * options.minutes}
+    if options.rate is not None:
+        given["rate"] = options.rate
+    make = Schedule.of_transformers if options.network == "vit" else Schedule
     return Settings(
-        schedule,
+        make(options.steps, batch, options.seed, **given),
         objective=options.objective,
         factors={name: _number("--weight", value) for name, value in _pairs("--weight", options.weight)},
         own=dict(_pairs("--set", options.set)),
         mask=options.mask,
         ratio=options.ratio,
-        block=options.block,
+        block=block,
         centre=options.centre,
         norm_pix=options.norm_pix,
         loss_everywhere=options.loss_everywhere,
@@ -126,18 +138,3 @@ def _number(option: str, text: str) -> float:
         return float(text)
     except ValueError:
         raise ConfigError(f"{option} is {shown(text)}, which is no number", "Write it as 0.5.") from None
-
-
-def _plans(options: argparse.Namespace) -> Path:
-    """The file of the plans.
-
-    Raises:
-        ConfigError: If there is none.
-    """
-    path: Path = options.plans or options.model / "plans.json"
-    if not path.is_file():
-        raise ConfigError(
-            f"{path} does not exist",
-            "Give nnUNetPlans.json of the preprocessed data (made by nnUNetv2_plan_and_preprocess), or a model folder.",
-        )
-    return path

@@ -19,7 +19,7 @@ from torch import nn
 
 from canvas import Triple, triple
 from coarse2fine.errors import C2FError, ModelError, UntrustedModelError
-from coarse2fine.io.files.readers import READERS, Reader, default_reader
+from coarse2fine.io.files.readers import PICTURES, READERS, Reader, default_reader
 from coarse2fine.nnunet.checkpoint import OPERATIONS, Checkpoint, check_plans, find_folds, load_checkpoint, read_json
 from coarse2fine.nnunet.labels import Labels
 from coarse2fine.nnunet.model import Model, Scheme
@@ -101,15 +101,16 @@ def load_model(
     )
 
 
-def load_plans(path: Path, configuration: str) -> Model:
+def load_plans(path: Path, configuration: str, *, flat: bool = False) -> Model:
     """A model that is yet to be trained: all that plans say, without networks and labels.
 
     Args:
         path: ``plans.json``, or the file under another name in nnU-Net's folder of preprocessed data.
         configuration: Name in the plans.
+        flat: Whether a 2D configuration, and a reader of pictures, will do.
 
     Raises:
-        ModelError: If the file is missing or malformed, or there is no such configuration of 3D images alone.
+        ModelError: If the file is missing or malformed, or there is no such configuration that sees images alone.
         UntrustedModelError: If it names code outside the allowlists.
     """
     plans = read_json(path)
@@ -129,7 +130,8 @@ def load_plans(path: Path, configuration: str) -> Model:
                 "images alone do not have",
                 f"Use -c {settings.previous_stage_name}, or another configuration that sees images alone.",
             )
-        patch, divisor, spacing = _geometry(settings, untrained)
+        is_flat = flat and len(settings.patch_size) == 2
+        patch, divisor, spacing = _geometry(settings, untrained, flat=is_flat)
         channels = len(settings.normalization_schemes)
         schemes = _schemes(manager, settings, channels, path)
         data_method, logit_method = _resampling(settings, path, cascade=False)
@@ -149,13 +151,14 @@ def load_plans(path: Path, configuration: str) -> Model:
         cascade=False,
         labels=Labels({}, 0, (), ()),
         schemes=schemes,
-        reader=_reader(plans, {}, path),
+        reader=PICTURES if is_flat and plans.get("image_reader_writer") == PICTURES.name else _reader(plans, {}, path),
         data_method=data_method,
         logit_method=logit_method,
         mirror_axes=(),
         trainer=untrained.trainer,
         plans=plans,
         dataset={},
+        flat=is_flat,
     )
 
 
@@ -223,9 +226,8 @@ def _configuration(manager: PlansManager, checkpoint: Checkpoint) -> Configurati
     return manager.get_configuration(name)
 
 
-def _patch(configuration: ConfigurationManager, checkpoint: Checkpoint) -> Triple:
+def _patch(patch: Any, checkpoint: Checkpoint) -> Triple:
     """Input size of the network, which must be three-dimensional."""
-    patch = configuration.patch_size
     is_size = isinstance(patch, list) and all(type(edge) is int and edge > 0 for edge in patch)
     demand(is_size and math.prod(patch) <= MOST_VOXELS, "patch_size", patch)
     if len(patch) != 3:
@@ -238,16 +240,21 @@ def _patch(configuration: ConfigurationManager, checkpoint: Checkpoint) -> Tripl
 
 
 def _geometry(
-    configuration: ConfigurationManager, checkpoint: Checkpoint
+    configuration: ConfigurationManager, checkpoint: Checkpoint, *, flat: bool = False
 ) -> tuple[Triple, Triple, tuple[float, float, float]]:
-    """Patch, what the edges of inputs must be multiples of, and voxel size."""
-    patch = _patch(configuration, checkpoint)
-    strides = np.array(configuration.pool_op_kernel_sizes)
+    """Patch, what the edges of inputs must be multiples of, and voxel size; see ``Model.flat``."""
+    first: list[Any] = [1] if flat else []
+    patch = _patch([*first, *configuration.patch_size] if flat else configuration.patch_size, checkpoint)
+    strides = np.array([[*first, *stride] for stride in configuration.pool_op_kernel_sizes])
+    if flat:
+        operation = configuration.network_arch_init_kwargs["conv_op"]
+        demand(str(operation).endswith("Conv2d"), "conv_op", operation)
     divisor = triple(np.prod(strides, axis=0))
     demand(bool((strides > 0).all()) and not any(np.mod(patch, divisor)), "strides", strides.tolist())
     spacing = tuple(float(size) for size in configuration.spacing)
-    demand(len(spacing) == 3 and all(0 < size < np.inf for size in spacing), "spacing", spacing)
-    return patch, divisor, (spacing[0], spacing[1], spacing[2])
+    demand(len(spacing) == 3 - len(first) and all(0 < size < np.inf for size in spacing), "spacing", spacing)
+    z, y, x = [0.0, *spacing][-3:]
+    return patch, divisor, (z, y, x)
 
 
 def _transpose(plans: Mapping[str, Any]) -> Triple:
@@ -289,7 +296,7 @@ def _reader(plans: Mapping[str, Any], dataset: Mapping[str, Any], path: Path) ->
         return default_reader(ending.lower() if isinstance(ending, str) else "")
     if isinstance(name, str) and name in READERS:
         return READERS[name]
-    if name == "NaturalImage2DIO":
+    if name == PICTURES.name:
         raise ModelError(
             f"{path}: {key} is {shown(name)}, which reads 2D images",
             "Use a model that was trained on volumes, such as one of configuration 3d_fullres.",

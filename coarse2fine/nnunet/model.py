@@ -71,6 +71,8 @@ class Model:
         trainer: Name of the class that trained it.
         plans: Parsed ``plans.json``; checked against the allowlists.
         dataset: Parsed ``dataset.json``.
+        flat: Whether the network is two-dimensional: patch and divisor are 1 along the working grid's first axis, and
+            its spacing is that of each volume, written as 0.
     """
 
     folder: Path
@@ -93,6 +95,7 @@ class Model:
     trainer: str
     plans: Mapping[str, Any]
     dataset: Mapping[str, Any]
+    flat: bool = False
 
     @property
     def untranspose(self) -> Triple:

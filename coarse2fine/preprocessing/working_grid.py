@@ -185,6 +185,7 @@ def open_view(
     held = () if scan else tuple(np.asarray(channel) for channel in turned)
     crop = scan.crop.turned(model.transpose) if scan else nonzero_box(held)
     target = tuple(float(size) for size in (target_spacing or model.spacing))
+    target = (z, *target[1:]) if model.flat else target
     ratios = [before / after for before, after in zip(turned_spacing, target, strict=True)]
     if max(ratios) < 1 / 300 or min(ratios) > 300:  # no network is trained on voxels that far from the scanner's
         raise VolumeError(

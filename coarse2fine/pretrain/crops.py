@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf, prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from canvas import Box, Triple, triple
-from coarse2fine.errors import VolumeError
+from canvas import Box, triple
+from coarse2fine.errors import ImageError, VolumeError
 from coarse2fine.io import Case, atomic_write, find_cases, input_suffixes, is_store, read_volume
+from coarse2fine.io.files.readers import PICTURES
 from coarse2fine.nnunet.model import Model
-from coarse2fine.preprocessing.working_grid import view_volume
+from coarse2fine.preprocessing.working_grid import WorkingView, open_view, view_volume
 from coarse2fine.pretrain.masks import centre_weights
 from coarse2fine.pretrain.objective import Batch
+from coarse2fine.pretrain.pictures import read_picture
+from coarse2fine.pretrain.table import Table
 from coarse2fine.system.timing import Ticks
 
 Floats = NDArray[np.float32]
+_PICTURE_SPACING = (999.0, 1.0, 1.0)  # nnU-Net's own numbers
 _SLAB = 64  # slices of a volume that are in memory at once while it is prepared
 
 
@@ -43,23 +48,32 @@ def find_images(folder: Path, model: Model) -> list[Case]:
     return find_cases(source, model.channels, input_suffixes(model.reader))
 
 
-def prepare(case: Case, model: Model, folder: Path) -> Path:
+def find_slices(table: Table) -> list[Case]:
+    """Pictures of a table as cases of a 2D configuration whose plans name nnU-Net's reader of pictures."""
+    return [Case(row.name, (row.file,), row.file.suffix) for row in table.rows]
+
+
+def prepare(case: Case, model: Model, path: Path) -> Path:
     """Write a volume as inference would see it: turned, cropped to what is not zero, normalised, resampled.
 
     Args:
-        case: The volume.
+        case: The volume, or a picture if the model's reader reads such.
         model: Says how.
-        folder: Where to.
+        path: Where to; what is there is taken for finished.
 
     Returns:
-        An array of shape (channels, z, y, x) in NumPy's format; one that is there is taken for finished.
+        An array of shape (channels, z, y, x) in NumPy's format.
 
     Raises:
         VolumeError: If the volume cannot be read, or does not fit the model.
+        ImageError: Likewise of pictures.
     """
-    path = folder / f"{case.name}.npy"
     if not path.exists():
-        view = view_volume(read_volume(case.files, [model.reader]), model)
+        view = (
+            _picture(case, model)
+            if model.reader == PICTURES
+            else view_volume(read_volume(case.files, [model.reader]), model)
+        )
         shape, depth = (model.channels, *view.shape), view.shape[0]
         with atomic_write(path, needed=4 * prod(shape)) as temporary:
             voxels = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
@@ -70,31 +84,60 @@ def prepare(case: Case, model: Model, folder: Path) -> Path:
     return path
 
 
+def _picture(case: Case, model: Model) -> WorkingView:
+    """As nnU-Net's reader gives it: a single slice, whose pixels have an edge of 1 and are far from any other."""
+    pixels = read_picture(case.files[0])
+    if len(pixels) == 1 < model.channels:
+        pixels = pixels.repeat(model.channels, 0)  # grey in a file that has three equal channels
+    if len(pixels) != model.channels:
+        raise ImageError(
+            f"{case.files[0]} has {len(pixels)} channels, the plans {model.channels}",
+            "Convert it to grey, or use plans of pictures with as many channels.",
+        )
+    return open_view([channel[None] for channel in pixels], _PICTURE_SPACING, model)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Crops:
     """Where crops come from.
 
     Attributes:
         volumes: Each (channels, z, y, x), on the disk.
-        patch: Shape of crops.
+        patch: Shape of crops; if it has two axes, they are parts of slices along the first axis.
         sigma: Crops near a volume's centre are drawn more often, see ``centre_weights``; infinite: all alike.
     """
 
-    volumes: tuple[Floats, ...]
-    patch: Triple
+    volumes: Sequence[Floats]
+    patch: tuple[int, ...]
     sigma: float = inf
 
     def draw(self, count: int, generator: np.random.Generator) -> Batch:
         """Crops, each of any volume; ``images`` has shape (count, channels, *patch)."""
         chosen = (self.volumes[int(generator.integers(len(self.volumes)))] for _ in range(count))
-        return {"images": torch.from_numpy(np.stack([self._crop(volume, generator) for volume in chosen]))}
+        crops = np.stack([self._crop(volume, generator) for volume in chosen])
+        return {"images": torch.from_numpy(crops.reshape(*crops.shape[:2], *self.patch))}
 
     def _crop(self, volume: Floats, generator: np.random.Generator) -> Floats:
-        box = Box.of(random_start(triple(volume.shape[1:]), self.patch, self.sigma, generator), self.patch)
+        patch = triple((1, *self.patch)[-3:])
+        box = Box.of(random_start(triple(volume.shape[1:]), patch, self.sigma, generator), patch)
         inside = box.clip(Box.whole(triple(volume.shape[1:])))
-        crop = np.zeros((len(volume), *self.patch), np.float32)
+        crop = np.zeros((len(volume), *patch), np.float32)
         crop[:, *inside.relative_to(box).slices] = volume[:, *inside.slices]
         return crop
+
+
+class Arrays(Sequence[Floats]):
+    """Arrays in NumPy's format, each opened when it is asked for: systems let no process hold thousands open."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = tuple(paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: Any) -> Any:
+        array: Floats = np.load(self._paths[index], mmap_mode="r", allow_pickle=False)
+        return array
 
 
 def random_start(
@@ -125,31 +168,36 @@ class Volumes:
     """Volumes of a folder, as data of a pretraining.
 
     Attributes:
-        cases: Of ``find_images``.
+        cases: Of ``find_images`` or ``find_slices``.
         model: Of ``load_plans``.
+        image: Shape of crops, see ``Crops``.
         sigma: See ``Crops``.
     """
 
     cases: Sequence[Case]
     model: Model
+    image: tuple[int, ...]
     sigma: float = inf
 
     @property
     def about(self) -> dict[str, object]:
         """Names, sizes and times of files, and the plans that they are seen by."""
-        files = [file for case in self.cases for file in case.files if file.is_file()]
         return {
             "configuration": self.model.configuration,
             "plans": hashlib.sha256(json.dumps(self.model.plans, sort_keys=True).encode()).hexdigest(),
             "images": [case.name for case in self.cases],
-            "files": [[file.name, file.stat().st_size, int(file.stat().st_mtime)] for file in files],
+            "files": about_files(file for case in self.cases for file in case.files),
         }
 
     def open(self, folder: Path, progress: Ticks = lambda done, total: None) -> Crops:
         """Crops of cases, which are prepared unless that was done; errors as of ``prepare``."""
-        volumes = []
+        paths = []
         for index, case in enumerate(self.cases):
-            path = prepare(case, self.model, folder)
-            volumes.append(np.load(path, mmap_mode="r", allow_pickle=False))
+            paths.append(prepare(case, self.model, folder / f"{index}.npy"))
             progress(index + 1, len(self.cases))
-        return Crops(tuple(volumes), self.model.patch, self.sigma)
+        return Crops(Arrays(paths), self.image, self.sigma)
+
+
+def about_files(files: Iterable[Path]) -> list[list[object]]:
+    """Name, size and time of each, so that one that has changed is noticed."""
+    return [[file.name, file.stat().st_size, int(file.stat().st_mtime)] for file in files if file.is_file()]

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, inf, log
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from coarse2fine.pretrain.crops import random_start
+from coarse2fine.pretrain.crops import about_files, random_start
 from coarse2fine.pretrain.objective import Batch
-from coarse2fine.pretrain.pictures import Floats, Intensities, Pixels
+from coarse2fine.pretrain.pictures import Floats, Intensities, Pixels, load_pictures
+from coarse2fine.pretrain.table import Table
+from coarse2fine.system.timing import Ticks
 
 AREA = (0.5, 1.0)
 """Share of a picture's area that crops cover, as for radiographs (Xiao and others, WACV 2023)."""
@@ -54,6 +57,42 @@ class PictureCrops:
         box = random_box((height, width), generator, self.area, self.sigma)
         crop = resize(self.intensities.normalise(image[:, *box]), self.shape or (height, width))
         return crop.flip(2) if self.flip and generator.random() < 0.5 else crop
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PictureData:
+    """Pictures as data of a pretraining.
+
+    Attributes:
+        table: Which.
+        shape: To which they are brought, and crops, too.
+        pixels: What they hold, if that is known already, of ``read_arrays``.
+        area, sigma, flip: See ``PictureCrops``.
+    """
+
+    table: Table
+    shape: tuple[int, int]
+    pixels: Pixels | None = None
+    area: tuple[float, float] = AREA
+    sigma: float = inf
+    flip: bool = False
+
+    @property
+    def about(self) -> dict[str, object]:
+        """Names of pictures, sizes and times of their files, and how crops are drawn."""
+        return {
+            "images": [row.name for row in self.table.rows],
+            "files": about_files(dict.fromkeys(self.table.files)),
+            "area": list(self.area),
+            "flip": self.flip,
+        }
+
+    def open(self, folder: Path, progress: Ticks = lambda done, total: None) -> PictureCrops:
+        """Crops of all of them, which are read unless that was done; errors as of ``load_pictures``."""
+        pixels = self.pixels
+        if pixels is None:
+            pixels = load_pictures(self.table.files, self.shape, cache=folder / "pictures.npy", progress=progress)
+        return PictureCrops(pixels, Intensities.of(pixels), self.shape, self.area, self.sigma, self.flip)
 
 
 def random_box(

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from coarse2fine.networks.vit import ViT
 from coarse2fine.pretrain.claim import claim
 from coarse2fine.pretrain.loop import Told, pretrain
 from coarse2fine.pretrain.methods import Task, method_of
@@ -72,7 +73,7 @@ def run(
     source = data.open(folder / PREPARED, prepared)
     network.to(device)
     pretrain(network, method, source, task.settings.schedule, folder, told)
-    write_weights(folder, network)
+    write_weights(folder, network, getattr(source, "intensities", None))  # which volumes have in their plans
     (folder / STATE).unlink(missing_ok=True)
     shutil.rmtree(folder / PREPARED, ignore_errors=True)
     return True
@@ -85,6 +86,7 @@ def card(task: Task, data: Data, weights: Path | None) -> dict[str, Any]:
     if schedule["seconds"] == inf:
         schedule["seconds"] = None
     about = {
+        "network": asdict(task.network.shape) if isinstance(task.network, ViT) else "plans",
         **values,
         **schedule,
         **data.about,

@@ -43,6 +43,15 @@ class TinyModel:
     trainer: str = "nnUNetTrainer"
 
     @property
+    def flat(self) -> bool:
+        """Whether it is a 2D configuration."""
+        return len(self.patch) == 2
+
+    @property
+    def strides(self) -> list[list[int]]:
+        return [stride[-len(self.patch) :] for stride in STRIDES]
+
+    @property
     def known_labels(self) -> Mapping[str, Any]:
         return self.labels or {"background": 0, "lesion": 1}
 
@@ -52,7 +61,7 @@ class TinyModel:
 
     @property
     def configuration(self) -> str:
-        return "3d_cascade_fullres" if self.cascade else "3d_fullres"
+        return "2d" if self.flat else "3d_cascade_fullres" if self.cascade else "3d_fullres"
 
     @property
     def norm_kwargs(self) -> dict[str, Any]:
@@ -88,14 +97,14 @@ def network_of(model: TinyModel, seed: int) -> PlainConvUNet:
         model.channels + (len(model.foreground) if model.cascade else 0),
         3,
         FEATURES,
-        nn.Conv3d,
+        nn.Conv2d if model.flat else nn.Conv3d,
         3,
-        STRIDES,
+        model.strides,
         1,
         len(model.foreground) + (0 if model.regions_class_order else 1),
         1,
         True,
-        model.norm,
+        nn.InstanceNorm2d if model.flat else model.norm,
         model.norm_kwargs,
         None,
         None,
@@ -147,18 +156,19 @@ def configuration_of(model: TinyModel) -> dict[str, Any]:
 
 def architecture_of(model: TinyModel) -> dict[str, Any]:
     """What the plans say of the network that ``network_of`` makes."""
+    axes = len(model.patch)
     return {
         "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
         "arch_kwargs": {
             "n_stages": 3,
             "features_per_stage": FEATURES,
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": [[3, 3, 3]] * 3,
-            "strides": STRIDES,
+            "conv_op": f"torch.nn.modules.conv.Conv{axes}d",
+            "kernel_sizes": [[3] * axes] * 3,
+            "strides": model.strides,
             "n_conv_per_stage": [1, 1, 1],
             "n_conv_per_stage_decoder": [1, 1],
             "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{axes}d",
             "norm_op_kwargs": model.norm_kwargs,
             "dropout_op": None,
             "dropout_op_kwargs": None,

@@ -39,7 +39,7 @@ _SILENT.disabled = True
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """One of nnU-Net's image readers for volumes.
+    """One of nnU-Net's image readers.
 
     Attributes:
         name: Of nnU-Net's class.
@@ -48,16 +48,20 @@ class Reader:
     """
 
     name: str
-    library: Literal["SimpleITK", "nibabel", "tifffile"]
+    library: Literal["SimpleITK", "nibabel", "tifffile", "pillow"]
     reorients: bool = False
 
     def takes(self, suffix: str) -> bool:
         """Whether it reads files with this ending; of those that any reader knows."""
         if self.library == "nibabel":
             return suffix in (*NIFTI_SUFFIXES, DICOM_SUFFIX)
+        if self.library == "pillow":
+            return False
         return (suffix in TIFF_SUFFIXES) == (self.library == "tifffile")
 
 
+PICTURES = Reader("NaturalImage2DIO", "pillow")
+"""Of pictures, which are no volumes and so not in ``READERS``."""
 SIMPLE_ITK = Reader("SimpleITKIO", "SimpleITK")
 READERS: Mapping[str, Reader] = {
     reader.name: reader

@@ -30,7 +30,7 @@ def model(model_folder: Callable[..., Path]) -> Model:
 def test_open__any_format__gives_what_inference_sees(model: Model, tmp_path: Path, suffix: str) -> None:
     """Turned, cropped, normalised and resampled, slab by slab: every crop is a part of the same view."""
     path = save_volume(tmp_path / "images" / f"a{suffix}", blobs((40, 20, 30)), (1.5, 3.0, 1.0))
-    crops = Volumes(find_images(tmp_path / "images", model), model).open(tmp_path)
+    crops = Volumes(find_images(tmp_path / "images", model), model, model.patch).open(tmp_path)
     view = view_volume(read_volume([path], [model.reader]), model)
     assert view.turn.axes == (1, 0, 2)
     whole = view.read(Box.whole(view.shape))
