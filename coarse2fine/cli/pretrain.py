@@ -28,8 +28,26 @@ def build_parser(chained: bool = False) -> argparse.ArgumentParser:
         epilog="Examples: c2f-pretrain --plans nnUNetPlans.json --images unlabelled -o pretrained; "
         "c2f-pretrain --network vit --images radiographs --ratio 0.9 -o pretrained",
     )
+    _add_network(parser)
+    _add_images(parser, required=not chained)
+    _add_objectives(parser)
+    _add_schedule(parser)
     add = parser.add_argument
-    plans = parser.add_mutually_exclusive_group()
+    add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the weights")
+    add("--weights", type=Path, metavar="FILE", help="begin with the weights.safetensors of another pretraining")
+    add(
+        "--chain",
+        type=Path,
+        metavar="FILE",
+        help="stages one after the other; all other options are what they do not say",
+    )
+    add("--domain", action="append", default=[], metavar="NAME=DIR", help="images of a domain that a chain names")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    return add_common_options(parser)
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    plans, add = parser.add_mutually_exclusive_group(), parser.add_argument
     plans.add_argument(
         "--plans", type=Path, metavar="FILE", help="plans.json, or nnUNetPlans.json of preprocessed data"
     )
@@ -41,53 +59,40 @@ def build_parser(chained: bool = False) -> argparse.ArgumentParser:
     add("--width", type=int, metavar="N", help="numbers of its tokens (384)")
     add("--depth", type=int, metavar="N", help="its blocks (12)")
     add("--heads", type=int, metavar="N", help="of its attention (6)")
-    add(
-        "--images",
-        type=Path,
-        required=not chained,
-        metavar="DIR",
-        help="volumes, or a folder with imagesTr; pictures, or an .npz of them",
-    )
+
+
+def _add_images(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    add = parser.add_argument
+    what = "volumes, or a folder with imagesTr; pictures, or an .npz of them"
+    add("--images", type=Path, required=required, metavar="DIR", help=what)
     add("--table", type=Path, metavar="FILE", help="CSV that names pictures (columns file and patient)")
     add("--area", type=float, nargs=2, metavar=("MIN", "MAX"), help="of crops of pictures (0.5 1)")
     add("--flip", action="store_true", help="mirror half of the pictures")
-    add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the weights")
-    add(
-        "--objective",
-        default="mae",
-        metavar="NAME",
-        help="what to learn; several with +, such as mae+rotation (%(default)s)",
-    )
+
+
+def _add_objectives(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    what = "what to learn; several with +, such as mae+rotation (%(default)s)"
+    add("--objective", default="mae", metavar="NAME", help=what)
     add("--weight", action="append", default=[], metavar="NAME=W", help="factor of an objective's loss (1)")
     add("--set", action="append", default=[], metavar="NAME.KEY=VALUE", help="an option that only one objective has")
     add("--mask", choices=("random", "block", "grid"), default="random", help="what is hidden (%(default)s)")
-    add("--ratio", type=float, metavar="R", help="share that is hidden (0.75; a grid hides 7/8)")
-    add(
-        "--block",
-        type=int,
-        metavar="N",
-        help="longest edge of what is hidden at once (16 voxels; a transformer's patch)",
-    )
+    add("--ratio", type=float, metavar="R", help="share that is hidden (0.75; a grid hides 7/8, in 2D 3/4)")
+    what = "longest edge of what is hidden at once (16 voxels; a transformer's patch)"
+    add("--block", type=int, metavar="N", help=what)
     add("--centre", type=float, metavar="SIGMA", help="hide and crop more often near the centre, within SIGMA of it")
     add("--norm-pix", action="store_true", help="compare blocks that were normalised each by itself")
     add("--loss-everywhere", action="store_true", help="visible voxels count in the loss, too")
+
+
+def _add_schedule(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--steps", type=int, default=10_000, metavar="N", help="training steps (%(default)s)")
     add("--minutes", type=float, metavar="M", help="end after this time, if steps are not done earlier")
     add("--batch", type=int, metavar="N", help="crops in a step (the plans' batch size; 64 pictures)")
-    add(
-        "--rate", type=float, help="highest learning rate (0.01; of transformers 1.5e-4 for each 256 images of a batch)"
-    )
+    what = "highest learning rate (0.01; of transformers 1.5e-4 for each 256 images of a batch)"
+    add("--rate", type=float, help=what)
     add("--seed", type=int, default=0, help="fixes the result")
-    add("--weights", type=Path, metavar="FILE", help="begin with the weights.safetensors of another pretraining")
-    add(
-        "--chain",
-        type=Path,
-        metavar="FILE",
-        help="stages one after the other; all other options are what they do not say",
-    )
-    add("--domain", action="append", default=[], metavar="NAME=DIR", help="images of a domain that a chain names")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    return add_common_options(parser)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
