@@ -110,7 +110,7 @@ class MaskedRecords:
         for block, tokens in seen.items():
             painted = self.heads.decoders[block](tokens, views["keep"])
             errors.append(((painted - views["target"]) ** 2).mean(2)[views["hidden"]].mean())
-        return {"image": torch.stack(errors).mean(), "text": self._words(seen[str(self.shape.depth)], views)}
+        return {"image": torch.stack(errors).mean(), "text": self._words(seen[str(self.shape.depth)], views).mean()}
 
     def _tokens(self, network: ViT, views: Views) -> dict[str, torch.Tensor]:
         """Normed tokens after every block that has a decoder, the last block's at the end."""
@@ -121,10 +121,14 @@ class MaskedRecords:
                 found[name] = self.heads.norms[name](tokens)
         return found | {str(self.shape.depth): network.norm(tokens)}
 
+    def word_losses(self, network: ViT, views: Views) -> torch.Tensor:
+        """The cross-entropy of each hidden word, in the order of ``covered``; shape (hidden words,)."""
+        return self._words(network.tokens(views["images"], views["keep"]), views)
+
     def _words(self, tokens: torch.Tensor, views: Views) -> torch.Tensor:
-        """Cross-entropy of hidden words, which see the mean of what is visible of the image."""
-        read = self.heads.reader(views["words"], self.heads.look(tokens[:, 1:].mean(1)))
-        return F.cross_entropy(self.heads.words(read[views["covered"]]), views["answers"][views["covered"]])
+        """Of words that see the mean of what is visible of the image."""
+        read, covered = self.heads.reader(views["words"], self.heads.look(tokens[:, 1:].mean(1))), views["covered"]
+        return F.cross_entropy(self.heads.words(read[covered]), views["answers"][covered], reduction="none")
 
 
 def deep_blocks(depth: int) -> tuple[int, ...]:

@@ -36,15 +36,18 @@ class Projection(nn.Sequential):
         super().__init__(nn.Linear(seen, seen), nn.ReLU(), nn.Linear(seen, width))
 
 
-def recall(images: torch.Tensor, reports: torch.Tensor, most: int = 10) -> float:
-    """Share of images whose own report is among the ``most`` most alike; of equals, their mean place counts.
+def found_among(images: torch.Tensor, reports: torch.Tensor, most: int = 10) -> torch.Tensor:
+    """Whether the own report of each image is among the ``most`` most alike; of equals, their mean place counts.
 
     Args:
         images: Shape (n, width).
         reports: The same, row by row what belongs to the images.
         most: How many are looked at.
+
+    Returns:
+        From 0 to 1, shape (n,); the mean is the recall.
     """
     likeness = F.normalize(images.double(), dim=1) @ F.normalize(reports.double(), dim=1).T
     own = likeness.diagonal()[:, None]
     before, equal = (likeness > own).sum(1), (likeness == own).sum(1)
-    return float((((most - before) / equal).clamp(0, 1)).mean())
+    return ((most - before) / equal).clamp(0, 1)

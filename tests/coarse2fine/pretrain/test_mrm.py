@@ -97,6 +97,7 @@ def test_losses__text__covers_hidden_words_only() -> None:
         by_hand = [-float(logs[row, at, words[row, at]]) for row, at in views["covered"].nonzero().tolist()]
         elsewhere = views | {"answers": torch.where(views["covered"], words, 11)}
         assert float(method.losses(seen, elsewhere)["text"]) == pytest.approx(loss)
+        assert method.word_losses(seen, views).tolist() == pytest.approx(by_hand, rel=1e-4)
     assert loss == pytest.approx(np.mean(by_hand), rel=1e-4)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import top_k_accuracy_score
 
-from coarse2fine.pretrain.records.contrast import contrast, recall
+from coarse2fine.pretrain.records.contrast import contrast, found_among
 
 
 def rows(seed: int, count: int = 12, width: int = 5) -> torch.Tensor:
@@ -42,15 +42,17 @@ def test_contrast__either_direction__has_gradients_for_both(share: float) -> Non
 
 
 @pytest.mark.parametrize("most", [1, 3, 10])
-def test_recall__random_rows__equals_scikit_learns_top_k(most: int) -> None:
+def test_found_among__random_rows__equals_scikit_learns_top_k(most: int) -> None:
     """Each report is a class."""
     images, reports = rows(2, 30), rows(3, 30)
     cosines = torch.nn.functional.cosine_similarity(images[:, None], reports[None], dim=2).numpy()
-    assert recall(images, reports, most) == pytest.approx(top_k_accuracy_score(np.arange(30), cosines, k=most))
+    assert float(found_among(images, reports, most).mean()) == pytest.approx(
+        top_k_accuracy_score(np.arange(30), cosines, k=most)
+    )
 
 
-def test_recall__all_alike__is_chance() -> None:
+def test_found_among__all_alike__is_chance() -> None:
     """A network that has collapsed finds nothing."""
     same = torch.ones(40, 4)
-    assert recall(same, same, 10) == 0.25
-    assert recall(rows(1), rows(1), 1) == 1
+    assert found_among(same, same, 10).tolist() == [0.25] * 40
+    assert found_among(rows(1), rows(1), 1).min() == 1
