@@ -46,15 +46,16 @@ BASELINES: Baselines = {WORDS: (SHUFFLED,), FOUND: (CHANCE,), PROBE: (PLAIN,)}
 
 SIZE, TEXT, HELD_OUT, MOST, DRAWS = 64, "notes", 1 / 3, 10, 8
 SHAPE = ViTShape(1, (SIZE, SIZE), (8, 8), width=96, depth=4, heads=3)
-ENTRIES, LENGTH, BATCH, RATE = 2000, 64, 32, 1e-3
-STEPS = {PLAIN: 150, DEEP: 150, "ConVIRT": 120, "REFERS": 60}
+ENTRIES, LENGTH, RATE = 1500, 64, 2e-3
+STEPS = {PLAIN: 400, DEEP: 400, "ConVIRT": 120, "REFERS": 60}
+BATCH = {PLAIN: 16, DEEP: 16, "ConVIRT": 32, "REFERS": 32}
 ABOUT = (
     f"Radiographs of the COVID-19 image data collection at {SIZE} x {SIZE}, with the notes of their cases; a third of "
     "the patients is held out, the same for all seeds. The vocabulary is that of the other notes and of the reports of "
     f"Indiana University, {ENTRIES} entries. Transformers 96 wide, 4 blocks for images in patches of 8 pixels, 2 for "
-    f"reports of at most {LENGTH} tokens; batches of {BATCH} patients, AdamW; "
-    + ", ".join(f"{name} {steps}" for name, steps in STEPS.items())
-    + f" steps. The loss of hidden words is the cross-entropy in nats, half of the words hidden, over {DRAWS} masks, "
+    f"reports of at most {LENGTH} tokens; AdamW, "
+    + ", ".join(f"{name} {steps} steps of {BATCH[name]} patients" for name, steps in STEPS.items())
+    + f". The loss of hidden words is the cross-entropy in nats, half of the words hidden, over {DRAWS} masks, "
     "for each patient with the own image, and with those of others. Reports are looked for among those of all "
     "patients who are held out, one of each; chance is 10 of their number. Probes are logistic regressions of the mean"
     " of all tokens, regularised by cross-validation over patients, on radiographs with notes and without."
@@ -124,7 +125,7 @@ def _measure(name: str, data: Data, seed: int, setup: Setup) -> list[Row]:
     network, objective = new_vit(SHAPE, seed), _objective(name, data, seed)
     steps = setup.steps or STEPS[name]
     schedule = Schedule(
-        steps, BATCH, seed, RATE, optimizer="adamw", decay=0.05, warm_up=0.1, fall="cosine", piece=30
+        steps, BATCH[name], seed, RATE, optimizer="adamw", decay=0.05, warm_up=0.1, fall="cosine", piece=30
     )
     folder = setup.work / f"{name.replace(' ', '-')}-{seed}"
     folder.mkdir(exist_ok=True)

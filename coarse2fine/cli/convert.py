@@ -14,6 +14,8 @@ from coarse2fine.cli.options import add_common_options
 if TYPE_CHECKING:
     from rich.console import Console
 
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line's options."""
@@ -27,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace the data set if it exists")
     parser = argparse.ArgumentParser(
         prog="c2f-convert",
-        description="Turn a published data set into raw data for nnU-Net v2.",
+        description="Turn a published data set into raw data for nnU-Net v2, or radiographs into a table.",
         epilog="Example: c2f-convert cremi sample_?_20160501.hdf -o nnUNet_raw --split C",
     )
     names = parser.add_subparsers(dest="dataset", required=True, metavar="NAME")
@@ -57,7 +59,33 @@ def build_parser() -> argparse.ArgumentParser:
     add("--spacing", nargs=3, type=float, metavar=("Z", "Y", "X"), help="voxel size, where the stores have none")
     add("--unit", help="unit of length, where the stores have none")
     add("--class-name", default="cleft", metavar="NAME", help="name of what is labelled (default: cleft)")
+    _add_radiographs(names)
     return add_common_options(parser)
+
+
+def _add_radiographs(names: Subparsers) -> None:
+    """Data sets that become tables."""
+
+    def add_dataset(name: str, about: str, source: str) -> argparse.ArgumentParser:
+        parser = names.add_parser(
+            name, help=about, description=f"{about}, as a table for c2f-pretrain and c2f-finetune"
+        )
+        parser.add_argument("source", type=Path, metavar="SOURCE", help=source)
+        parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of table.csv")
+        return parser
+
+    def add_labels(parser: argparse.ArgumentParser) -> None:
+        uncertain = "what labels are of which the report is not sure (%(default)s)"
+        parser.add_argument("--uncertain", choices=("zeros", "ones"), default="zeros", help=uncertain)
+        parser.add_argument("--frontal", action="store_true", help="frontal views only")
+
+    mimic = add_dataset("mimic-cxr", "MIMIC-CXR-JPG: radiographs, reports, labels", "folder with files and the tables")
+    add_labels(mimic)
+    mimic.add_argument("--reports", type=Path, metavar="DIR", help="folder whose files hold reports (SOURCE)")
+    nih = add_dataset("chestxray14", "NIH ChestX-ray14: radiographs, labels", "folder with Data_Entry_2017.csv")
+    nih.add_argument("--no-split", action="store_true", help="leave out the official split")
+    add_labels(add_dataset("chexpert", "CheXpert: radiographs, labels", "folder with train.csv"))
+    add_dataset("siim-acr", "SIIM-ACR: radiographs, masks of pneumothorax", "folder with train-rle.csv")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

