@@ -1,8 +1,8 @@
 """CheXpert, as Stanford publishes it.
 
 ``train.csv`` and ``valid.csv``, which name pictures as
-``CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg`` from the folder above. See Irvin and others, AAAI 2019,
-https://stanfordmlgroup.github.io/competitions/chexpert/.
+``CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg`` from the folder above.
+See Irvin and others, AAAI 2019, https://stanfordmlgroup.github.io/competitions/chexpert/.
 """
 
 from __future__ import annotations
