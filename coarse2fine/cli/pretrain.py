@@ -63,11 +63,16 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
 
 def _add_images(parser: argparse.ArgumentParser, *, required: bool) -> None:
     add = parser.add_argument
-    what = "volumes, or a folder with imagesTr; pictures, or an .npz of them"
+    what = "volumes in files or stores, or a folder with imagesTr; pictures, or an .npz of them"
     add("--images", type=Path, required=required, metavar="DIR", help=what)
     add("--table", type=Path, metavar="FILE", help="CSV that names pictures (columns file and patient)")
     add("--area", type=float, nargs=2, metavar=("MIN", "MAX"), help="of crops of pictures (0.5 1)")
     add("--flip", action="store_true", help="mirror half of the pictures")
+    add("--array", metavar="NAME", help="array inside of stores, such as volumes/raw")
+    add("--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="voxel size, where stores do not say it")
+    add("--unit", help="its unit")
+    add("--axes", metavar="LETTERS", help="axes of the array in their order, where stores do not say them: tczyx")
+    add("--channel", type=int, metavar="N", help="read only this channel of stores, counted from 0")
 
 
 def _add_objectives(parser: argparse.ArgumentParser) -> None:

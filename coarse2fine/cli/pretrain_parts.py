@@ -13,7 +13,7 @@ from coarse2fine.io.files.readers import PICTURES
 from coarse2fine.networks.vit import ViTShape, new_vit
 from coarse2fine.nnunet.loading import load_plans, new_network
 from coarse2fine.nnunet.model import Model
-from coarse2fine.pretrain.crops import Volumes, find_images, find_slices
+from coarse2fine.pretrain.crops import STORE, Volumes, find_images, find_slices
 from coarse2fine.pretrain.picture_crops import AREA, PictureData
 from coarse2fine.pretrain.pictures import read_arrays, read_picture
 from coarse2fine.pretrain.table import Table, find_pictures, read_table
@@ -24,6 +24,7 @@ _PATCH = {2: 16, 3: 8}  # most of a patch's edge, by the number of axes
 _ARCHIVE = ".npz"
 _OF_VIT = ("size", "patch", "width", "depth", "heads")
 _OF_CROPS = ("area", "flip")
+_OF_STORES = ("array", "spacing", "unit", "axes", "channel")
 
 
 def plans_of(options: argparse.Namespace) -> Model | None:
@@ -58,12 +59,13 @@ def check_meaning(options: argparse.Namespace, model: Model | None) -> None:
     rules = (
         *((name, is_vit, "--network vit") for name in _OF_VIT),
         *((name, is_free, "--network vit without plans") for name in _OF_CROPS),
+        *((name, not is_free, "stores") for name in _OF_STORES),
         ("table", is_free or model.reader == PICTURES, "pictures"),  # type: ignore[union-attr]
         ("table", options.images.suffix != _ARCHIVE, "pictures in files"),
         ("block", not is_vit, "nnU-Net's networks; transformers hide their patches (--patch)"),
     )
     for name, has_meaning, where in rules:
-        if getattr(options, name) and not has_meaning:
+        if getattr(options, name) not in (None, False) and not has_meaning:
             raise ConfigError(f"--{name} has no meaning here, but for {where}", f"Leave out --{name}.")
 
 
@@ -82,7 +84,13 @@ def data_of(options: argparse.Namespace, model: Model | None) -> Volumes | Pictu
     if model is not None:
         found = find_slices(_table(options)) if model.reader == PICTURES else find_images(options.images, model)
         size, planned = options.size or [], model.patch[1:] if model.flat else model.patch
-        return Volumes(found, model, tuple(size * len(planned) if len(size) == 1 else size or planned), sigma)
+        said = {name: value for name in _OF_STORES if (value := getattr(options, name)) is not None}
+        if "spacing" in said:
+            said["spacing"] = tuple(said["spacing"])
+        if said and not any(case.suffix == STORE for case in found):
+            raise ConfigError(f"--{next(iter(said))} has no meaning here, but for stores", "Leave it out.")
+        shape = tuple(size * len(planned) if len(size) == 1 else size or planned)
+        return Volumes(found, model, shape, sigma, said)
     area = AREA if options.area is None else (options.area[0], options.area[1])
     if not 0 < area[0] <= area[1] <= 1:
         raise ConfigError(f"--area is {area[0]:g} {area[1]:g}", f"Give two shares: --area {AREA[0]:g} {AREA[1]:g}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf, prod
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from canvas import Box, triple
-from coarse2fine.errors import ImageError, VolumeError
+from coarse2fine.errors import ImageError
 from coarse2fine.io import Case, atomic_write, find_cases, input_suffixes, is_store, read_volume
 from coarse2fine.io.files.readers import PICTURES
 from coarse2fine.nnunet.model import Model
@@ -23,29 +23,36 @@ from coarse2fine.preprocessing.working_grid import WorkingView, open_view, view_
 from coarse2fine.pretrain.masks import centre_weights
 from coarse2fine.pretrain.objective import Batch
 from coarse2fine.pretrain.pictures import read_picture
+from coarse2fine.pretrain.stores import Said, StoredVolume, about_store, open_stored
 from coarse2fine.pretrain.table import Table
 from coarse2fine.system.timing import Ticks
 
 Floats = NDArray[np.float32]
+STORE = "store"
+"""In the place of a file's ending."""
 _PICTURE_SPACING = (999.0, 1.0, 1.0)  # nnU-Net's own numbers
 _SLAB = 64  # slices of a volume that are in memory at once while it is prepared
 
 
 def find_images(folder: Path, model: Model) -> list[Case]:
-    """The volumes of a folder, or of its ``imagesTr``; never those of ``imagesTs``.
+    """The volumes of a folder, or of its ``imagesTr``, in files and stores, or a single store; never of ``imagesTs``.
 
     Raises:
         VolumeError: If there are none, or their channels are not the model's.
     """
     source = folder / "imagesTr" if (folder / "imagesTr").is_dir() else folder
-    there = [source, *(sorted(source.iterdir()) if source.is_dir() else [])]
-    store = next((path for path in there if path.suffix != ".zip" and is_store(str(path))), None)
-    if store:
-        raise VolumeError(
-            f"{store} is a store, and pretraining reads files only",
-            "Save parts of it as .nii.gz files, and give their folder.",
-        )
-    return find_cases(source, model.channels, input_suffixes(model.reader))
+    if is_store(str(source)):
+        return [_stored(source)]
+    there = sorted(source.iterdir()) if source.is_dir() else []
+    stores = [path for path in there if path.suffix != ".zip" and not path.name.startswith(".") and is_store(str(path))]
+    suffixes = input_suffixes(model.reader)
+    if stores and not any(path.name.lower().endswith(tuple(suffixes)) for path in there if path not in stores):
+        return [_stored(path) for path in stores]
+    return [*map(_stored, stores), *find_cases(source, model.channels, suffixes)]
+
+
+def _stored(path: Path) -> Case:
+    return Case(path.name, (path,), STORE)
 
 
 def find_slices(table: Table) -> list[Case]:
@@ -127,17 +134,17 @@ class Crops:
 
 
 class Arrays(Sequence[Floats]):
-    """Arrays in NumPy's format, each opened when it is asked for: systems let no process hold thousands open."""
+    """Volumes, of which arrays in files are opened when they are asked for: no process may hold thousands open."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = tuple(paths)
+    def __init__(self, volumes: Sequence[Path | StoredVolume]) -> None:
+        self._volumes = tuple(volumes)
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._volumes)
 
     def __getitem__(self, index: Any) -> Any:
-        array: Floats = np.load(self._paths[index], mmap_mode="r", allow_pickle=False)
-        return array
+        volume = self._volumes[index]
+        return np.load(volume, mmap_mode="r", allow_pickle=False) if isinstance(volume, Path) else volume
 
 
 def random_start(
@@ -172,17 +179,21 @@ class Volumes:
         model: Of ``load_plans``.
         image: Shape of crops, see ``Crops``.
         sigma: See ``Crops``.
+        said: Of all stores among them.
     """
 
     cases: Sequence[Case]
     model: Model
     image: tuple[int, ...]
     sigma: float = inf
+    said: Said = field(default_factory=dict)
 
     @property
     def about(self) -> dict[str, object]:
-        """Names, sizes and times of files, and the plans that they are seen by."""
+        """Names, sizes and times of files, metadata of stores, and the plans that they are seen by."""
+        stores = [about_store(case, self.said) for case in self.cases if case.suffix == STORE]
         return {
+            **({"stores": stores} if stores else {}),
             "configuration": self.model.configuration,
             "plans": hashlib.sha256(json.dumps(self.model.plans, sort_keys=True).encode()).hexdigest(),
             "images": [case.name for case in self.cases],
@@ -190,12 +201,15 @@ class Volumes:
         }
 
     def open(self, folder: Path, progress: Ticks = lambda done, total: None) -> Crops:
-        """Crops of cases, which are prepared unless that was done; errors as of ``prepare``."""
-        paths = []
+        """Crops of cases, which are prepared unless that was done; errors as of ``prepare`` and ``open_stored``."""
+        volumes: list[Path | StoredVolume] = []
         for index, case in enumerate(self.cases):
-            paths.append(prepare(case, self.model, folder / f"{index}.npy"))
+            if case.suffix == STORE:
+                volumes.append(open_stored(case, self.model, self.said, folder / f"{index}.json"))
+            else:
+                volumes.append(prepare(case, self.model, folder / f"{index}.npy"))
             progress(index + 1, len(self.cases))
-        return Crops(Arrays(paths), self.image, self.sigma)
+        return Crops(Arrays(volumes), self.image, self.sigma)
 
 
 def about_files(files: Iterable[Path]) -> list[list[object]]:
