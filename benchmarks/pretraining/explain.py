@@ -34,7 +34,7 @@ from coarse2fine.pretrain.table import read_table
 TITLE = "Maps that explain (Grad-CAM)"
 ABOUT = (
     "Networks trained from scratch. Planted: noise of standard deviation 1, 48 x 48 pixels or 24 x 24 x 24 voxels, "
-    "with or without a ball of radius 5 that is 1.5 brighter; 400 images to learn from, 40 others with a ball to explain. "
+    "with or without a ball of radius 5 that is 1.5 brighter; 400 to learn from, 40 others with a ball to explain. "
     "Hit: the map's maximum lies in the ball; expected of a map that is the same everywhere is the ball's share of the "
     "image. CNN: the encoder of one of nnU-Net's networks (8, 16, 32, 64 features) as a classifier, without any "
     "normalisation, or with its instance normalisation; explained at its third stage. ViT: 48 wide, 4 blocks, patches "

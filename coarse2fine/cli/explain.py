@@ -27,9 +27,22 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Example: c2f-explain -i scan.nii.gz -o map.nii.gz --model FINE --label lesion --png map.png",
     )
     add = parser.add_argument
-    add("-i", "--input", help="one volume, or the folder with all of its channels or of a DICOM series")
-    add("-o", "--output", type=Path, required=True, metavar="FILE", help="the map, or the table of --statistics (.csv)")
-    add("--model", type=Path, metavar="DIR", help="folder of a trained nnU-Net: 3d_fullres or 3d_lowres")
+    add("-i", "--input", help="one volume, or the folder with all of its channels or of a DICOM series; or a picture")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the map (of a picture .png, 16 bits), or the table of --statistics (.csv)",
+    )
+    add(
+        "--model",
+        type=Path,
+        metavar="DIR",
+        help="folder of a trained nnU-Net (3d_fullres or 3d_lowres), or that c2f-finetune made of a vision transformer "
+        "and pictures",
+    )
     add("--label", metavar="NAME", help="the label or region that is explained, as in the model's dataset.json")
     add(
         "--layer",

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from coarse2fine.cli.bars import show_bars
+from coarse2fine.cli.explain_picture import explain_picture
 from coarse2fine.cli.map_statistics import write_statistics
 from coarse2fine.cli.series import check_beside
 from coarse2fine.errors import ConfigError, OutputError, VolumeError
 from coarse2fine.explain.overlay import write_map_picture
 from coarse2fine.explain.volumes import Explanation, check_choice, explain_volume
+from coarse2fine.finetune.load import is_tuned
 from coarse2fine.io import (
     Case,
     Volume,
@@ -51,6 +53,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
     if options.statistics:
         maps, labels = options.statistics
         write_statistics(maps, labels, options.output, console, overwrite=options.overwrite)
+    elif is_tuned(options.model):
+        explain_picture(options, console)
     else:
         write_map(options, console)
 

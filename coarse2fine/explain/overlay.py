@@ -64,9 +64,35 @@ def draw_map(volume: Volume[Any], found: Explanation, *, title: str, ct: bool) -
         bar = scale_for(width, volume.grid.unit)
         axes.plot([0.05 * width, 0.05 * width + bar.length], [0.95 * height] * 2, color="white", lw=2)
         axes.text(0.05 * width, 0.94 * height, bar.words, color="white", va="bottom")
+    return _as_png(figure), index + 1
+
+
+def draw_flat_map(
+    grey: NDArray[np.uint8], heat: NDArray[np.float32], explained: NDArray[np.bool_], title: str
+) -> bytes:
+    """A picture as it is, and with its map over it; all of shape (rows, columns).
+
+    Args:
+        grey: The picture.
+        heat: The map, from 0 to 1.
+        explained: Pixels that are explained, which outlines show; none of a classifier.
+        title: What it is a map of.
+
+    Returns:
+        PNG.
+    """
+    height, width = grey.shape
+    figure = Figure(figsize=(12, 0.9 + 6 * min(height / width, 3)), facecolor="black", layout="constrained")
+    figure.suptitle(title, color="white")
+    for axes, shown in zip(figure.subplots(1, 2), (None, heat), strict=True):
+        _draw(axes, grey, shown, explained, (float(height), float(width)))
+    return _as_png(figure)
+
+
+def _as_png(figure: Figure) -> bytes:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=100)
-    return picture.getvalue(), index + 1
+    return picture.getvalue()
 
 
 def strongest_slice(heat: NDArray[np.float32], explained: NDArray[np.bool_]) -> int:

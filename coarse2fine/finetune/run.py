@@ -15,6 +15,7 @@ from torch import nn
 
 from coarse2fine.coarse_training.publish import write_model
 from coarse2fine.finetune.examples import Examples
+from coarse2fine.finetune.load import CARD, HEAD, about_task
 from coarse2fine.finetune.measures import Measure, dice
 from coarse2fine.finetune.policy import Policy
 from coarse2fine.finetune.tasks import Classification, Segmentation
@@ -28,7 +29,7 @@ from coarse2fine.pretrain.schedule import Schedule
 from coarse2fine.pretrain.state import STATE
 from coarse2fine.pretrain.weights import tensors_of, write_tensors, write_weights
 
-CARD, METRICS, PREDICTIONS, HEAD = "finetuning.json", "metrics.json", "predictions.csv", "head.safetensors"
+METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +121,8 @@ def run(
     write_weights(folder, network, data.intensities)
     own = {id(one) for one in tensors_of(network).values()}
     head = {name: one.detach().cpu().contiguous() for name, one in tensors_of(outcome.tuned).items()}
-    write_tensors(
-        folder / HEAD, {name: head[name] for name, one in tensors_of(outcome.tuned).items() if id(one) not in own}, {}
-    )
+    beyond = {name: head[name] for name, one in tensors_of(outcome.tuned).items() if id(one) not in own}
+    write_tensors(folder / HEAD, beyond, about_task(data.task))
     write_predictions(folder / PREDICTIONS, data.task, data.test, outcome.found)
     write_metrics(folder / METRICS, data, outcome.measures)
     (folder / STATE).unlink(missing_ok=True)
