@@ -66,6 +66,13 @@ def _add_images(parser: argparse.ArgumentParser, *, required: bool) -> None:
     what = "volumes in files or stores, or a folder with imagesTr; pictures, or an .npz of them"
     add("--images", type=Path, required=required, metavar="DIR", help=what)
     add("--table", type=Path, metavar="FILE", help="CSV that names pictures (columns file and patient)")
+    add(
+        "--text",
+        metavar="NAME",
+        help="the table's column of reports, which mrm, deep-mrm, convirt and refers learn from",
+    )
+    what = "a vocabulary.json, or an archive of further reports to train one with (.tgz, .tar)"
+    add("--vocabulary", type=Path, metavar="FILE", help=what)
     add("--area", type=float, nargs=2, metavar=("MIN", "MAX"), help="of crops of pictures (0.5 1)")
     add("--flip", action="store_true", help="mirror half of the pictures")
     add("--array", metavar="NAME", help="array inside of stores, such as volumes/raw")

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from coarse2fine.cli.bars import show_bars
 from coarse2fine.cli.pretrain_parts import batch_of, check_meaning, data_of, network_of, plans_of
+from coarse2fine.cli.pretrain_records import records_of
 from coarse2fine.config.types import Device
 from coarse2fine.errors import ConfigError
 from coarse2fine.nnunet.loading import planned_batch
@@ -22,6 +23,7 @@ from coarse2fine.pipeline import pick_device
 from coarse2fine.pretrain.crops import Volumes
 from coarse2fine.pretrain.loop import CURVE
 from coarse2fine.pretrain.methods import Task, method_of
+from coarse2fine.pretrain.records.vocabulary import VOCABULARY
 from coarse2fine.pretrain.run import run
 from coarse2fine.pretrain.schedule import Schedule
 from coarse2fine.pretrain.settings import Settings
@@ -52,7 +54,8 @@ def pretrain(options: argparse.Namespace, console: Console) -> None:
     data = data_of(options, model)
     network = network_of(options, model, data)
     image = data.image if isinstance(data, Volumes) else data.shape
-    task = Task(network, image, settings)
+    records = records_of(options, settings, data, console)
+    task = Task(network, image, settings, None if records is None else records.vocabulary)
     method_of(task)  # so that what cannot be is said before anything is prepared
     count = len(data.cases) if isinstance(data, Volumes) else len(data.table)
     with show_bars(console, width=10, remaining=True, transient=False) as bars:
@@ -64,13 +67,15 @@ def pretrain(options: argparse.Namespace, console: Console) -> None:
 
         worked = run(
             task,
-            data,
+            records or data,
             options.output,
             device=device,
             weights=options.weights,
             prepared=lambda done, total: bars.update(prepare, completed=done),
             told=told,
         )
+    if records is not None:
+        records.vocabulary.save(options.output / VOCABULARY)
     happened = "written" if worked else "finished already"
     if model is None or options.network == "vit":
         console.print(f"{happened}: {plain(str(options.output))} ({WEIGHTS}, {CURVE})", soft_wrap=True)

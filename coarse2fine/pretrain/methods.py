@@ -20,6 +20,7 @@ from coarse2fine.networks.features import channels_of
 from coarse2fine.networks.vit import ViT, seeded
 from coarse2fine.pretrain.blocks import Blocks
 from coarse2fine.pretrain.contrast import MomentumContrast
+from coarse2fine.pretrain.convirt import convirt
 from coarse2fine.pretrain.dira import PARTS, Dira
 from coarse2fine.pretrain.discriminator import Discriminator
 from coarse2fine.pretrain.exemplar import Exemplar
@@ -27,8 +28,12 @@ from coarse2fine.pretrain.jigsaw import Jigsaw
 from coarse2fine.pretrain.mae import MaskedAutoencoding
 from coarse2fine.pretrain.mae_tokens import Decoder, DecoderShape, TokenAutoencoding, patch_blocks
 from coarse2fine.pretrain.masking import Masking
+from coarse2fine.pretrain.mrm import deep_blocks, masked_records
 from coarse2fine.pretrain.objective import Method
 from coarse2fine.pretrain.options import DiraOptions, ExemplarOptions, JigsawOptions, RotationOptions
+from coarse2fine.pretrain.record_options import ConvirtOptions, MrmOptions, RecordOptions, RefersOptions
+from coarse2fine.pretrain.records.vocabulary import Vocabulary
+from coarse2fine.pretrain.refers import refers
 from coarse2fine.pretrain.rotation import Rotation
 from coarse2fine.pretrain.settings import Settings
 from coarse2fine.pretrain.views import Looks
@@ -43,11 +48,13 @@ class Task:
         network: That learns; heads are made for its width.
         image: Shape of images without channels.
         settings: What users chose.
+        vocabulary: Of reports, where there are some.
     """
 
     network: nn.Module
     image: tuple[int, ...]
     settings: Settings
+    vocabulary: Vocabulary | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +133,54 @@ def _dira(parts: Sequence[str], task: Task, options: DiraOptions) -> Method:
     return Method({"dira": Dira(task.network, shares, contrast, discriminator, options.form, looks)})
 
 
+def _mrm(deep: bool, task: Task, options: MrmOptions) -> Method:
+    chosen, vocabulary = task.settings, _vocabulary(task)
+    if not isinstance(task.network, ViT):
+        raise ConfigError(f"{chosen.objective} hides patches of a vision transformer", "Use --network vit.")
+    if chosen.loss_everywhere:
+        raise ConfigError(f"--loss-everywhere has no meaning for {chosen.objective}", "Leave it out.")
+    shape = task.network.shape
+    objective = masked_records(
+        shape,
+        Masking(patch_blocks(shape), chosen.mask, chosen.ratio, chosen.sigma),
+        options.text(vocabulary.size),
+        vocabulary.continues,
+        decoder=DecoderShape.of(shape, options.decoder_width, options.decoder_depth, options.decoder_heads),
+        blocks=deep_blocks(shape.depth) if deep else (),
+        share=options.words,
+        normalised=chosen.norm_pix or (not deep if options.normalised is None else options.normalised),
+        detail=options.detail,
+    )
+    return Method({"deep-mrm" if deep else "mrm": objective})
+
+
+def _convirt(task: Task, options: ConvirtOptions) -> Method:
+    text, width = options.text(_vocabulary(task).size), options.projection
+    made = convirt(task.network, text, width=width, temperature=options.temperature, share=options.share)
+    return Method({"convirt": made})
+
+
+def _refers(task: Task, options: RefersOptions) -> Method:
+    text = options.text(_vocabulary(task).size)
+    made = refers(
+        task.network,
+        text,
+        views=options.views,
+        width=options.projection,
+        temperature=options.temperature,
+        share=options.share,
+    )
+    return Method({"refers": made})
+
+
+def _vocabulary(task: Task) -> Vocabulary:
+    if task.vocabulary is None:
+        raise ConfigError(
+            f"{task.settings.objective} learns from reports", "Name their column in the table: --text NAME."
+        )
+    return task.vocabulary
+
+
 METHODS: Mapping[str, Entry] = {
     "mae": Entry(_mae, "paint what is hidden", MaeOptions),
     "rotation": Entry(_rotation, "by which right angles an image was turned", RotationOptions),
@@ -133,6 +188,10 @@ METHODS: Mapping[str, Entry] = {
     "exemplar": Entry(_exemplar, "which two looks are of the same image", ExemplarOptions),
     "dira": Entry(partial(_dira, PARTS), "tell images apart, restore them, deceive a discriminator", DiraOptions),
     "dira-first": Entry(partial(_dira, PARTS[:2]), "the same without discriminator: dira's first stage", DiraOptions),
+    "mrm": Entry(partial(_mrm, False), "paint hidden patches, find hidden words of the report", MrmOptions),
+    "deep-mrm": Entry(partial(_mrm, True), "the same, painting after several blocks", MrmOptions),
+    "convirt": Entry(_convirt, "which report belongs to an image", ConvirtOptions),
+    "refers": Entry(_refers, "the same of several views, and what the report says", RefersOptions),
     **{f"dira-{part}": Entry(partial(_dira, (part,)), f"the {part} part of dira alone", DiraOptions) for part in PARTS},
 }
 
@@ -158,6 +217,22 @@ def method_of(task: Task) -> Method:
             objectives[part] = objective
             weights[part] = method.weights.get(part, 1.0) * task.settings.factors.get(name, 1.0)
     return Method(objectives, weights)
+
+
+def reports_of(settings: Settings) -> RecordOptions | None:
+    """Options of what is learned from reports, if anything is.
+
+    Raises:
+        ConfigError: If something else is learned at once that needs other batches.
+    """
+    chosen = _names(settings.objective)
+    found = [one for one in _options(settings.own, chosen).values() if isinstance(one, RecordOptions)]
+    if found and len(chosen) > 1:
+        raise ConfigError(
+            f"--objective {shown(settings.objective)} adds to what is learned from reports",
+            "Learn one after the other: begin with the weights of the first by --weights.",
+        )
+    return found[0] if found else None
 
 
 def _names(text: str) -> list[str]:

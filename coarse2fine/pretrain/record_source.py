@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,10 +14,12 @@ from numpy.typing import NDArray
 
 from coarse2fine.errors import ConfigError, ImageError
 from coarse2fine.pretrain.objective import Batch
-from coarse2fine.pretrain.picture_crops import PictureCrops
+from coarse2fine.pretrain.picture_crops import PictureCrops, PictureData
+from coarse2fine.pretrain.pictures import Intensities
 from coarse2fine.pretrain.records.vocabulary import LENGTH, Vocabulary, has_words
 from coarse2fine.pretrain.table import Table
 from coarse2fine.system.terminal import shown
+from coarse2fine.system.timing import Ticks
 
 Numbers = NDArray[np.int64]
 
@@ -56,6 +61,11 @@ class Records:
     patient: Numbers
     views: int | None = None
 
+    @property
+    def intensities(self) -> Intensities:
+        """How pictures are normalised."""
+        return self.crops.intensities
+
     def draw(self, count: int, generator: np.random.Generator) -> Batch:
         """Records of random patients.
 
@@ -78,6 +88,37 @@ class Records:
         """Pictures that tell of the same; shape (views,)."""
         same = (self.patient == self.patient[picture]) & (self.report == self.report[picture])
         return generator.choice(np.flatnonzero(same), self.views)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RecordData:
+    """Pictures and reports as data of a pretraining.
+
+    Attributes:
+        pictures: That have a report.
+        text: Name of the column of reports.
+        vocabulary: Of their words.
+        length: Most tokens of a report.
+        views: See ``Records``.
+    """
+
+    pictures: PictureData
+    text: str
+    vocabulary: Vocabulary
+    length: int = LENGTH
+    views: int | None = None
+
+    @property
+    def about(self) -> dict[str, object]:
+        """That of pictures, and what reports and vocabulary are."""
+        parts = (self.pictures.table.column(self.text), self.vocabulary.tokenizer.to_str())
+        sums = [sha256(json.dumps(part).encode()).hexdigest() for part in parts]
+        return {**self.pictures.about, "text": self.text, "reports": sums[0], "vocabulary": sums[1]}
+
+    def open(self, folder: Path, progress: Ticks = lambda done, total: None) -> Records:
+        """Records, whose pictures are read unless that was done; errors as of ``open_records``."""
+        crops, table = self.pictures.open(folder, progress), self.pictures.table
+        return open_records(crops, table, self.text, self.vocabulary, length=self.length, views=self.views)
 
 
 def open_records(
