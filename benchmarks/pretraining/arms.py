@@ -25,14 +25,21 @@ from coarse2fine.pretrain.methods import Task, method_of
 from coarse2fine.pretrain.objective import Method
 from coarse2fine.pretrain.schedule import Schedule
 from coarse2fine.pretrain.settings import Settings
-from coarse2fine.pretrain.weights import WEIGHTS, Tensors, read_tensors, tensors_of, write_weights
+from coarse2fine.pretrain.weights import WEIGHTS, Tensors, fill, read_tensors, tensors_of, write_weights
 
 _WINDOWS = 4  # at once
 _CLASSES = ".seg_layers."
 """In the names of layers that give classes, which no pretraining can know."""
 
 
-def pretrained(model: Model, images: Sequence[Image], patch: Triple, settings: Settings, folder: Path) -> Tensors:
+def pretrained(
+    model: Model,
+    images: Sequence[Image],
+    patch: Triple,
+    settings: Settings,
+    folder: Path,
+    weights: Tensors | None = None,
+) -> Tensors:
     """Weights of the plans' network after a pretraining, which is done unless its folder has them.
 
     Args:
@@ -41,9 +48,12 @@ def pretrained(model: Model, images: Sequence[Image], patch: Triple, settings: S
         patch: Shape of crops.
         settings: What to learn, and for how long.
         folder: Of this pretraining alone.
+        weights: Of an earlier one, to begin with.
     """
     if not (folder / WEIGHTS).exists():
         network = new_network(model, model.channels, settings.schedule.seed)
+        if weights is not None:
+            fill(network, weights, folder, "Use weights of the same network.")
         method = method_of(Task(network, patch, settings))
         folder.mkdir(parents=True, exist_ok=True)
         pretrain(network, method, Crops(tuple(images), patch), settings.schedule, folder)

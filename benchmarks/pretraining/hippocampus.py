@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -10,28 +11,34 @@ from benchmarks.pretraining.arms import fresh, learn, pretrained, segment
 from benchmarks.pretraining.rows import Row
 from benchmarks.pretraining.small import Network, case_names, classes_of, read_examples, small_model
 from benchmarks.pretraining.studies import Setup
+from coarse2fine.cli import finetune, pretrain
+from coarse2fine.cli.chain import load_chain
 from coarse2fine.finetune.examples import Examples
 from coarse2fine.finetune.measures import dice, mean
 from coarse2fine.nnunet.model import Model
+from coarse2fine.pretrain.methods import METHODS as OBJECTIVES
 from coarse2fine.pretrain.schedule import Schedule
 from coarse2fine.pretrain.settings import Settings
 
 NETWORK = Network((1.5, 1.5, 1.5), (24, 32, 24), (8, 16, 32), batch=2)
 LABELS = (2, 5, 20)
-STEPS, PRETRAINING_STEPS = 200, 300
+STEPS = 200
+FEW = 1  # patches in a step with labels
 TEST = 20  # cases, the first of 40 by name
 RATES = {"scratch": 3e-3, "scratch, a third of the rate": 1e-3}
-METHODS = ("mae", "rotation", "exemplar", "mae+rotation")
+METHODS = {"mae": 250, "rotation": 250, "rotation-mae": 250, "dira": 60}
+"""Shipped chains, or else objectives of ``c2f-pretrain``, and their steps; dira's take five times as long as mae's."""
 LEFT_RIGHT = (2,)  # axis along which training images may be mirrored
 
 TITLE = "Hippocampus: 2, 5 or 20 labels"
 ABOUT = f"""
 MR images around the hippocampus (Medical Segmentation Decathlon, task 4; 100 training cases), seen at 1.5 mm. Two \
 structures, mean Dice of both on {TEST} test cases at that resolution. nnU-Net's U-Net with {NETWORK.features} \
-channels, patches of {NETWORK.patch}, {NETWORK.batch} a step. Pretrained for {PRETRAINING_STEPS} steps on all 100 \
-training images without labels; then, as from scratch, {STEPS} steps (AdamW, cosine, warm-up of a tenth, mirrored from \
-left to right) on 2, 5 or 20 labelled ones, which are others with each seed. Pretrained networks learn at one rate \
-({max(RATES.values()):g}), those from scratch at two, of which the better one counts.
+channels, patches of {NETWORK.patch}. Pretrained on all 100 training images without labels, {NETWORK.batch} patches \
+a step ({", ".join(f"{name}: {steps} steps" for name, steps in METHODS.items())}; rotation-mae is the shipped chain, \
+half of the steps for each); then, as from scratch, {STEPS} steps of one patch (AdamW, cosine, warm-up of a tenth, \
+mirrored from left to right) on 2, 5 or 20 labelled ones, which are others with each seed. Pretrained networks \
+learn at one rate ({max(RATES.values()):g}), those from scratch at two, of which the better one counts.
 """
 MEASURE = "Dice"
 BASELINES = {MEASURE: tuple(RATES)}
@@ -59,17 +66,27 @@ def measure(
     """Dice of each test case after a training on few labels, from scratch or after a pretraining on all images."""
     weights = None
     if method not in RATES:
-        settings = Settings(schedule(setup.steps or PRETRAINING_STEPS, seed, max(RATES.values())), method, block=8)
-        weights = pretrained(model, train.images, NETWORK.patch, settings, setup.work / f"{method}-{seed}")
-    chosen = schedule(setup.steps or STEPS, seed, RATES.get(method, max(RATES.values())))
+        objectives = objectives_of(method)
+        steps = setup.steps or METHODS[method] // len(objectives)
+        for objective in objectives:
+            folder = setup.work / f"{method}-{seed}-{objective}"
+            settings = Settings(schedule(steps, seed, max(RATES.values()), NETWORK.batch), objective, block=8)
+            weights = pretrained(model, train.images, NETWORK.patch, settings, folder, weights)
+    chosen = schedule(setup.steps or STEPS, seed, RATES.get(method, max(RATES.values())), FEW)
     network = fresh(model, seed, weights)
     learn(network, model, few, NETWORK.patch, chosen, setup.work / f"training-{method}-{len(few)}-{seed}", LEFT_RIGHT)
     found, classes = segment(network, model, test.images, NETWORK.patch), len(classes_of(model))
     return [mean(dice(*pair, classes)) for pair in zip(found, test.targets, strict=True)]
 
 
-def schedule(steps: int, seed: int, rate: float) -> Schedule:
+def objectives_of(method: str) -> list[str]:
+    """What is learned, one after the other: by the stages of a shipped chain, or just that."""
+    if method in OBJECTIVES:
+        return [method]
+    chain = load_chain(Path(method), pretrain.build_parser(chained=True), finetune.build_parser())
+    return [str(stage.options["objective"]) for stage in chain.stages]
+
+
+def schedule(steps: int, seed: int, rate: float, batch: int) -> Schedule:
     """Of all trainings."""
-    return Schedule(
-        steps, NETWORK.batch, seed, rate, optimizer="adamw", decay=0.01, warm_up=0.1, fall="cosine", piece=steps
-    )
+    return Schedule(steps, batch, seed, rate, optimizer="adamw", decay=0.01, warm_up=0.1, fall="cosine", piece=steps)

@@ -39,10 +39,10 @@ from coarse2fine.pretrain.weights import Tensors
 
 EM, UNLABELLED, BRAIN = "Dataset101_VNCMito", "vnc_unlabelled", "Dataset501_BrainMALF"
 STAGES = {
-    "coarse": Network((45.0, 18.4, 18.4), (16, 32, 32), (8, 16, 32, 64), flat=2, batch=4),
+    "coarse": Network((45.0, 18.4, 18.4), (16, 32, 32), (8, 16, 32, 64), flat=2),
     "fine": Network((45.0, 4.6, 4.6), (16, 64, 64), (8, 16, 32, 64), flat=2),
 }
-BRAINS = Network((3.0, 3.0, 3.0), (32, 32, 32), (16, 32, 64))
+BRAINS = Network((3.0, 3.0, 3.0), (32, 32, 32), (8, 16, 32))
 STEPS, PRETRAINING_STEPS = 150, 200
 QUARTERS = 4
 EIGHTH = "an eighth"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, create_model
 
@@ -20,10 +20,13 @@ from coarse2fine.config.validation import Expected, ModelReader, did_you_mean
 from coarse2fine.config.yaml import Keys, YamlTree
 from coarse2fine.errors import ConfigError
 
+M = TypeVar("M", bound=BaseModel)
+
 NOT_OF_A_STAGE = ("help", "version", "print_completion", "output", "weights", "chain", "domain", "device")
 """Options that are the whole chain's."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _REMEDY = "The keys of a stage are name, domain and the options of c2f-pretrain, see docs/pretraining.md."
+_TASK_REMEDY = "The keys of a task are the options of c2f-finetune."
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +52,14 @@ class Chain:
         about: What it is for.
         domains: Folders of images by name.
         stages: At least one.
-        task: The command that comes after the last stage, in which ``{weights}`` and ``{nnunet}`` stand for files of
-            it; None: nnU-Net's training.
+        task: Options of ``c2f-finetune``, which is run after the last stage; or a command that is printed then,
+            in which ``{weights}`` and ``{nnunet}`` stand for files of the last stage; None: neither.
     """
 
     about: str
     domains: Mapping[str, Path]
     stages: tuple[Stage, ...]
-    task: str | None
+    task: str | Mapping[str, Any] | None
 
 
 class _Document(BaseModel):
@@ -64,52 +67,64 @@ class _Document(BaseModel):
     about: str = Field(default="", description="What the chain is for")
     domains: Annotated[dict[str, ModelFolder], Expected("folders by name")] = Field(default={}, description="Of images")
     stages: Annotated[tuple[Any, ...], Expected("a list of stages")] = Field(min_length=1, description="In their order")
-    task: str | None = Field(default=None, description="The command after the last stage")
+    task: Annotated[str | dict[str, Any] | None, Expected("a command, or options of c2f-finetune")] = Field(
+        default=None, description="What comes after the last stage"
+    )
 
 
-def load_chain(path: Path, parser: argparse.ArgumentParser) -> Chain:
+def load_chain(path: Path, parser: argparse.ArgumentParser, task_parser: argparse.ArgumentParser) -> Chain:
     """Read a chain.
 
     Args:
         path: A YAML file, or the name of a shipped one. Folders that it names are relative to the file.
         parser: Of ``c2f-pretrain``, whose options are the keys of stages.
+        task_parser: Of ``c2f-finetune``, whose options are the keys of the task.
 
     Raises:
         ConfigError: With every problem, one per line.
     """
     file = _find(path)
     tree, problems = read_tree(file), list[str]()
-    document: _Document | None = None
-    given = tree.root.get("stages") if isinstance(tree.root, dict) else None
-    try:
-        document = ModelReader(_Document, tree, {}, _REMEDY).validate(file.absolute().parent)
-    except ConfigError as error:
-        problems += error.problem.splitlines()
-    stages, model = [], stage_model(parser)
-    for number, _ in enumerate(given if isinstance(given, list) else []):
+
+    def validated(model: type[M], part: YamlTree, remedy: str) -> M | None:
         try:
-            reader = ModelReader(model, _part(tree, ("stages", number)), {}, _REMEDY)
-            stages.append(_stage(reader.validate(file.absolute().parent)))
+            return ModelReader(model, part, {}, remedy).validate(file.absolute().parent)
         except ConfigError as error:
-            problems += error.problem.splitlines()
+            problems.extend(error.problem.splitlines())
+            return None
+
+    root: Mapping[str, Any] = tree.root if isinstance(tree.root, dict) else {}
+    given, task = root.get("stages"), root.get("task")
+    document = validated(_Document, tree, _REMEDY)
+    model, count = stage_model(parser), len(given) if isinstance(given, list) else 0
+    found = [validated(model, _part(tree, ("stages", number)), _REMEDY) for number in range(count)]
+    if isinstance(task, dict):
+        filled = validated(options_model("Task", task_parser), _part(tree, ("task",)), _TASK_REMEDY)
+        task = {} if filled is None else _values(filled)
+    stages = tuple(_stage(one) for one in found if one is not None)
     names = [stage.name for stage in stages]
     problems += [f"{file}: two stages are called '{name}'" for name in dict.fromkeys(names) if names.count(name) > 1]
     if problems or document is None:
         raise ConfigError("\n".join(problems), _REMEDY)
-    return Chain(document.about, document.domains, tuple(stages), document.task)
+    return Chain(document.about, document.domains, stages, task)
 
 
 def stage_model(parser: argparse.ArgumentParser) -> type[BaseModel]:
-    """A model whose keys are the options of a command, with dashes as users write them, or underscores."""
+    """A model whose keys are the options of a command, and what a stage has besides."""
+    name = Annotated[str, Field(pattern=rf"^{NAME.pattern}$"), Expected("letters, digits, - and _, for a folder")]
+    domain = (str | None, Field(default=None, description="Whose images it learns from"))
+    return options_model("Stage", parser, name=(name, ...), domain=domain)
+
+
+def options_model(title: str, parser: argparse.ArgumentParser, **more: Any) -> type[BaseModel]:
+    """A model whose keys are the options of a command, by their names in the parsed command line."""
     known = {
         action.dest: (_type_of(action), Field(default=None, description=action.help))
         for action in parser._actions
         if action.dest not in NOT_OF_A_STAGE and action.option_strings
     }
-    name = Annotated[str, Field(pattern=rf"^{NAME.pattern}$"), Expected("letters, digits, - and _, for a folder")]
-    domain = (str | None, Field(default=None, description="Whose images it learns from"))
-    fields: dict[str, Any] = {"name": (name, ...), "domain": domain, **known}
-    return create_model("Stage", __config__=ConfigDict(frozen=True, extra="forbid"), **fields)
+    fields: dict[str, Any] = {**more, **known}
+    return create_model(title, __config__=ConfigDict(frozen=True, extra="forbid"), **fields)
 
 
 def _type_of(action: argparse.Action) -> Any:
@@ -138,8 +153,13 @@ def _pairs(value: object) -> object:
 
 
 def _stage(model: BaseModel) -> Stage:
-    values = {name: value for name, value in model if value is not None}
+    values = _values(model)
     return Stage(values.pop("name"), values.pop("domain", None), values)
+
+
+def _values(model: BaseModel) -> dict[str, Any]:
+    """What was given."""
+    return {name: value for name, value in model if value is not None}
 
 
 def _part(tree: YamlTree, keys: Keys) -> YamlTree:

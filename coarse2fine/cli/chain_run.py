@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from coarse2fine.cli.chain import Chain, Stage, domains_of, images_of, load_chain
+from coarse2fine.cli.chain import Stage, domains_of, images_of, load_chain
+from coarse2fine.cli.finetune import build_parser as build_task_parser
 from coarse2fine.errors import ConfigError
 from coarse2fine.pretrain.weights import NNUNET, WEIGHTS
 from coarse2fine.system.terminal import plain
 
-Pretrain = Callable[[argparse.Namespace, Console], None]
+TASK = "task"
+SHARED = ("plans", "model", "configuration", "seed", "device")
+"""Options of the command line that a task takes, too."""
+Run = Callable[[argparse.Namespace, Console], None]
 
 
 def run_chain(
-    options: argparse.Namespace, parser: argparse.ArgumentParser, pretrain: Pretrain, console: Console
+    options: argparse.Namespace, parser: argparse.ArgumentParser, pretrain: Run, finetune: Run, console: Console
 ) -> None:
     """Run all stages; those that are finished are not run again, and one that has changed is refused.
 
@@ -26,12 +31,14 @@ def run_chain(
         options: Of the command line: what stages do not say themselves.
         parser: Of the command.
         pretrain: Runs one pretraining.
+        finetune: Runs a fine-tuning.
         console: For what there is to tell.
 
     Raises:
         C2FError: If the chain is not valid, a stage lacks something, or its folder holds another pretraining.
     """
-    chain = load_chain(options.chain, parser)
+    task_parser = build_task_parser()
+    chain = load_chain(options.chain, parser, task_parser)
     given = domains_of(options.domain)
     stages = [_namespace(options, stage, images_of(stage, chain, given)) for stage in chain.stages]
     weights: Path | None = options.weights
@@ -40,18 +47,32 @@ def run_chain(
         console.print(f"stage {number} of {len(stages)}: {plain(stage.name)}", soft_wrap=True)
         pretrain(chosen, console)
         weights = chosen.output / WEIGHTS
-    if chain.task is not None:
+    if isinstance(chain.task, str):
         console.print("after the last stage:", soft_wrap=True)
-        console.print(task_command(chain, chosen.output), soft_wrap=True)
+        console.print(task_command(chain.task, chosen.output), soft_wrap=True)
+    elif chain.task is not None:
+        console.print("task:", soft_wrap=True)
+        task = _task_options(options, chain.task, task_parser)
+        task.weights, task.output = weights, options.output / TASK
+        finetune(task, console)
 
 
-def task_command(chain: Chain, folder: Path) -> str:
+def task_command(text: str, folder: Path) -> str:
     """The chain's last command, with the files of its last stage."""
-    files = {"{weights}": folder / WEIGHTS, "{nnunet}": folder / NNUNET}
-    text = chain.task or ""
-    for mark, file in files.items():
+    for mark, file in (("{weights}", folder / WEIGHTS), ("{nnunet}", folder / NNUNET)):
         text = text.replace(mark, shlex.quote(str(file)))
     return plain(text)
+
+
+def _task_options(
+    options: argparse.Namespace, task: Mapping[str, Any], parser: argparse.ArgumentParser
+) -> argparse.Namespace:
+    """The options of the fine-tuning: its own, the network and device of the command line, else defaults."""
+    defaults = {action.dest: action.default for action in parser._actions if action.option_strings}
+    shared = {name: getattr(options, name) for name in SHARED}
+    if "plans" in task or "model" in task:  # of which there is one
+        shared["plans"] = shared["model"] = None
+    return argparse.Namespace(**{**defaults, **shared, **task})
 
 
 def _namespace(options: argparse.Namespace, stage: Stage, images: Path | None) -> argparse.Namespace:

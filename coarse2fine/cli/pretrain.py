@@ -120,7 +120,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.chain is None:
             pretrain(options, console)
         else:
-            run_chain(options, parser, pretrain, console)
+            from coarse2fine.cli.finetune_run import finetune
+
+            run_chain(options, parser, pretrain, finetune, console)
 
     return guarded(action)
 

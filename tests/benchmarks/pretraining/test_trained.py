@@ -71,10 +71,12 @@ def test_hippocampus__made_up_images__a_row_for_each_arm_and_number_of_labels(
 ) -> None:
     """From files to Dice of each test case; nothing is trained again that is there."""
     save_dataset(tmp_path / "Dataset506_Hippocampus", (24, 32, 24), 2, (1.5, 1.5, 1.5), 3)
-    monkeypatch.setattr(hippocampus, "METHODS", ("mae",))
+    monkeypatch.setattr(hippocampus, "METHODS", {"mae": 2, "rotation-mae": 2})
     monkeypatch.setattr(hippocampus, "LABELS", (2,))
     rows = rows_of(hippocampus, tmp_path)
-    assert [(row.method, row.labels) for row in rows] == [(name, "2") for name in (*hippocampus.RATES, "mae")]
+    assert [(row.method, row.labels) for row in rows] == [
+        (name, "2") for name in (*hippocampus.RATES, "mae", "rotation-mae")
+    ]
     assert all(len(row.cases) == 2 and 0 <= row.value <= 1 for row in rows)
     setup = studies.Setup(range(1), tmp_path / "work", 2, tmp_path, tuple(rows))
     assert list(hippocampus.study(setup)) == []

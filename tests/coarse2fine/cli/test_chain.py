@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import blobs
-from raw_data import save_volume
+from raw_data import save_case, save_volume
 from safetensors.torch import load_file
 
 from coarse2fine.cli.chain import load_chain, stage_model
+from coarse2fine.cli.finetune import build_parser as build_task_parser
 from coarse2fine.cli.pretrain import build_parser, main
 from coarse2fine.errors import ConfigError
 from coarse2fine.pretrain.methods import METHODS
@@ -128,14 +129,14 @@ def test_load_chain__mistakes__name_file_line_and_key(folder: Path, before: str,
     """Each is told with its place, and what was probably meant."""
     (folder / "chain.yaml").write_text(CHAIN.replace(before, after))
     with pytest.raises(ConfigError, match=message):
-        load_chain(folder / "chain.yaml", build_parser(chained=True))
+        load_chain(folder / "chain.yaml", build_parser(chained=True), build_task_parser())
 
 
 def test_load_chain__several_mistakes__are_told_at_once(folder: Path) -> None:
     """Of all stages."""
     (folder / "chain.yaml").write_text(CHAIN.replace("ratio: 0.9", "ratio: x").replace("steps: 1", "steps: 1.5"))
     with pytest.raises(ConfigError, match=r"(?s)chain\.yaml:4: ratio.*chain\.yaml:7: steps: found 1\.5"):
-        load_chain(folder / "chain.yaml", build_parser(chained=True))
+        load_chain(folder / "chain.yaml", build_parser(chained=True), build_task_parser())
 
 
 @pytest.mark.parametrize(
@@ -180,11 +181,35 @@ def test_main__domains_and_chains_that_are_none__are_one_line(
     assert "Did you mean 'mae-mae-centre'?" in "".join(capsys.readouterr())
 
 
+def test_main__a_chain_with_a_task__is_fine_tuned_with_the_weights_of_the_last_stage(
+    folder: Path, model_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The task's options are those of c2f-finetune; it is measured, and not run again."""
+    for split, names in (("Tr", "ab"), ("Ts", "c")):
+        for name in names:
+            image = blobs((12, 24, 24), seed=ord(name))
+            save_case(folder / "raw", split, name, image, image > 120)
+    labels = {"background": 0, "lesion": 1}
+    dataset = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 2, "file_ending": ".nii.gz"}
+    (folder / "raw" / "dataset.json").write_text(json.dumps(dataset))
+    task = "task: {data: raw, steps: 1, batch: 1, layer-decay: 0.9}"
+    (folder / "chain.yaml").write_text(CHAIN[: CHAIN.index("task:")] + task)
+    plans = model_folder() / "plans.json"
+    assert main(words(folder, plans)) == 0
+    assert "dice" in (folder / "out" / "task" / "metrics.json").read_text()
+    capsys.readouterr()
+    assert main(words(folder, plans)) == 0
+    assert "".join(capsys.readouterr()).count("finished already") == 3
+    (folder / "chain.yaml").write_text(CHAIN[: CHAIN.index("task:")] + task.replace("steps", "stepps"))
+    assert main(words(folder, plans)) == 1
+    assert "chain.yaml:10: unknown key 'stepps'; did you mean 'steps'?" in "".join(capsys.readouterr())
+
+
 @pytest.mark.parametrize("file", SHIPPED, ids=[file.stem for file in SHIPPED])
 def test_load_chain__shipped_ones__are_valid_and_learn_what_there_is(file: Path) -> None:
     """By name; every objective is known, and the command in the comment names the chain and its domains."""
     parser = build_parser(chained=True)
-    chain = load_chain(Path(file.stem), parser)
+    chain = load_chain(Path(file.stem), parser, build_task_parser())
     assert chain.about
     for stage in chain.stages:
         assert set(str(stage.options["objective"]).split("+")) <= set(METHODS)
