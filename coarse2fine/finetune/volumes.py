@@ -139,7 +139,7 @@ def prepare_labelled(volume: LabelledVolume, model: Model, folder: Path) -> tupl
         VolumeError: If one of the two cannot be read, or they do not fit each other or the model.
     """
     folder.mkdir(exist_ok=True)
-    image = np.load(prepare(volume.case, model, folder), mmap_mode="r", allow_pickle=False)
+    image = np.load(prepare(volume.case, model, folder / f"{volume.case.name}.npy"), mmap_mode="r", allow_pickle=False)
     path = folder / f"{volume.case.name}.labels.npy"
     if not path.exists():
         read = read_volume(volume.case.files, [model.reader])
