@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from benchmarks.common.registry import MissingDataError
 from benchmarks.pretraining.rows import Row
 from benchmarks.pretraining.studies import Setup
-from coarse2fine.explain.gradcam import grad_cam
+from coarse2fine.explain.gradcam import Method, grad_cam
 from coarse2fine.explain.statistics import agreement
 from coarse2fine.finetune.examples import Examples
 from coarse2fine.finetune.shares import hold_out
@@ -37,12 +37,13 @@ ABOUT = (
     "with or without a ball of radius 5 that is 1.5 brighter; 400 to learn from, 40 others with a ball to explain. "
     "Hit: the map's maximum lies in the ball; expected of a map that is the same everywhere is the ball's share of the "
     "image. CNN: the encoder of one of nnU-Net's networks (8, 16, 32, 64 features) as a classifier, without any "
-    "normalisation, or with its instance normalisation; explained at its third stage. ViT: 48 wide, 4 blocks, patches "
-    "of 6 pixels, as a classifier, and with a decoder as a segmentation network, of which the voxels are explained in "
-    "which it finds the ball; explained at the norm of its last block. Lungs: radiographs at 96 x 96, COVID-19 against "
-    "all other findings, a third of the patients held out; of held-out radiographs that show it and have lung masks, "
-    "the share of the map inside of the lungs, against the lungs' share of the image. Differences to captum and MONAI "
-    "are shares of the highest value."
+    "normalisation, or with its instance normalisation; explained at its third stage by Grad-CAM. U-Net: the whole "
+    "network, with instance normalisation, as a segmentation network of which the voxels are explained in which it "
+    "finds the ball; at the encoder's third stage by HiResCAM, as c2f-explain does. ViT: 48 wide, 4 blocks, patches of "
+    "6 pixels, mean of all tokens, as a classifier; by Grad-CAM at the first norm of each block. Lungs: radiographs at "
+    "96 x 96, COVID-19 against all other findings, a third of the patients held out; of held-out radiographs that show "
+    "it and have lung masks, the share of the map inside of the lungs, against the lungs' share of the image. "
+    "Differences to captum and MONAI are shares of the highest value."
 )
 FLAT = "same everywhere"
 HITS, INSIDE, QUALITY = "planted objects that are hit", "share of the map inside of the lungs", "AUROC of COVID-19"
@@ -53,7 +54,7 @@ RADIOGRAPHS, SIDE = "radiographs", 96
 EDGE, RADIUS, BRIGHTER = 6, 5, 1.5
 TRAIN, EXPLAINED = 400, 40
 TEST_SEED = 1_000_000  # cases are the same for all seeds
-STEPS = {"CNN": 200, "ViT": 300}
+STEPS = {"CNN": 150, "ViT": 300}
 
 Array = NDArray[Any]
 
@@ -65,26 +66,30 @@ class Arm:
     Attributes:
         name: What it is called.
         kind: ``CNN`` or ``ViT``.
+        layers: Where it is explained, with what is added to the name.
         norm: Whether a CNN has instance normalisation.
-        dense: Whether it segments.
+        dense: Whether it segments; then HiResCAM explains it.
     """
 
     name: str
     kind: str
+    layers: Mapping[str, str]
     norm: bool = False
     dense: bool = False
 
     @property
-    def layer(self) -> str:
-        """Where it is explained."""
-        return "network.encoder.stages.2" if self.kind == "CNN" else "network.blocks.3.norm1"
+    def names(self) -> list[str]:
+        """Of its rows."""
+        return [self.name + added for added in self.layers]
 
 
+STAGE = {"": "network.encoder.stages.2"}
+BLOCKS = {f", block {number + 1}": f"network.blocks.{number}.norm1" for number in range(4)}
 ARMS = (
-    Arm("CNN", "CNN"),
-    Arm("CNN, instance norm", "CNN", norm=True),
-    Arm("ViT", "ViT"),
-    Arm("ViT, segmentation", "ViT", dense=True),
+    Arm("CNN", "CNN", STAGE),
+    Arm("CNN, instance norm", "CNN", STAGE, norm=True),
+    Arm("U-Net, segmentation", "CNN", STAGE, norm=True, dense=True),
+    Arm("ViT", "ViT", BLOCKS),
 )
 
 
@@ -93,28 +98,31 @@ def study(setup: Setup) -> Iterator[Sequence[Row]]:
     for seed in setup.seeds:
         for arm in ARMS:
             for where, shape in SHAPES.items():
-                if not setup.has(arm.name, where, seed):
+                if not setup.has(arm.names[0], where, seed):
                     yield planted_rows(arm, where, shape, seed, setup)
         for arm in ARMS:
-            if not arm.dense and not setup.has(arm.name, RADIOGRAPHS, seed):
+            if not arm.dense and not setup.has(arm.names[0], RADIOGRAPHS, seed):
                 yield lung_rows(arm, seed, setup)
 
 
 def planted_rows(arm: Arm, where: str, shape: tuple[int, ...], seed: int, setup: Setup) -> list[Row]:
     """Train on planted objects; hits, and differences to other libraries."""
     train, masks = planted(shape, TRAIN, np.random.default_rng(seed))
-    test, where_they_are = planted(shape, 2 * EXPLAINED, np.random.default_rng(TEST_SEED))
+    test, places = planted(shape, 2 * EXPLAINED, np.random.default_rng(TEST_SEED))
     if arm.dense:
-        train, test = (replace(one, targets=list(of)) for one, of in ((train, masks), (test, where_they_are)))
+        train, test = (replace(one, targets=list(of)) for one, of in ((train, masks), (test, places)))
     task = Segmentation(("background", "object")) if arm.dense else Classification(("object",))
     trained = learn(arm, task, train, test, f"{arm.name} {where}", seed, setup).tuned
     chosen = range(0, 2 * EXPLAINED, 2)  # those that have one
-    found = [agreement(explain(trained, arm, test.images[index]), where_they_are[index]) for index in chosen]
-    rows = compared(arm, where, seed, HITS, [float(one.hit) for one in found], [one.area for one in found])
-    if not arm.dense:  # of which MONAI has none
-        images = torch.from_numpy(np.stack([test.images[index] for index in chosen[:4]]))
-        for measure, difference in zip((CAPTUM, MONAI), differences(trained, arm, images), strict=True):
-            rows.append(Row(arm.name, where, seed, measure, difference, less=True))
+    rows = []
+    for added, layer in arm.layers.items():
+        found = [agreement(explain(trained, arm, layer, test.images[index]), places[index]) for index in chosen]
+        hits, areas = [float(one.hit) for one in found], [one.area for one in found]
+        rows += compared(arm, arm.name + added, where, seed, HITS, hits, areas)
+        if not arm.dense:  # of which MONAI has none
+            images = torch.from_numpy(np.stack([test.images[index] for index in chosen[:4]]))
+            for measure, difference in zip((CAPTUM, MONAI), differences(trained, arm, layer, images), strict=True):
+                rows.append(Row(arm.name + added, where, seed, measure, difference, less=True))
     return rows
 
 
@@ -125,16 +133,19 @@ def lung_rows(arm: Arm, seed: int, setup: Setup) -> list[Row]:
     task = Classification(("COVID-19",))
     outcome = learn(arm, task, every.take(chosen), every.take(held), f"{arm.name} lungs", seed, setup)
     shown = [index for index in held.tolist() if index in masks and every.targets[index][0]]
-    found = [agreement(explain(outcome.tuned, arm, every.images[index]), masks[index]) for index in shown]
-    rows = compared(arm, RADIOGRAPHS, seed, INSIDE, [one.energy or 0.0 for one in found], [one.area for one in found])
-    return [*rows, Row(arm.name, RADIOGRAPHS, seed, QUALITY, outcome.measures["auroc"].value)]
+    rows = [Row(arm.names[0], RADIOGRAPHS, seed, QUALITY, outcome.measures["auroc"].value)]
+    for added, layer in arm.layers.items():
+        found = [agreement(explain(outcome.tuned, arm, layer, every.images[index]), masks[index]) for index in shown]
+        shares, areas = [one.energy or 0.0 for one in found], [one.area for one in found]
+        rows += compared(arm, arm.name + added, RADIOGRAPHS, seed, INSIDE, shares, areas)
+    return rows
 
 
 def compared(
-    arm: Arm, where: str, seed: int, measure: str, values: Sequence[float], areas: Sequence[float]
+    arm: Arm, name: str, where: str, seed: int, measure: str, values: Sequence[float], areas: Sequence[float]
 ) -> list[Row]:
     """A row of maps, and one of maps that are the same everywhere, which is written once for all networks."""
-    rows = [Row(arm.name, where, seed, measure, float(np.mean(values)), tuple(values))]
+    rows = [Row(name, where, seed, measure, float(np.mean(values)), tuple(values))]
     if arm == ARMS[0]:
         rows.append(Row(FLAT, where, seed, measure, float(np.mean(areas)), tuple(areas)))
     return rows
@@ -202,7 +213,7 @@ def new_network(arm: Arm, shape: tuple[int, ...], seed: int) -> nn.Module:
             3,
             strides,
             1,
-            1,
+            1 + int(arm.dense),
             1,
             conv_bias=True,
             norm_op=norm if arm.norm else None,
@@ -211,20 +222,22 @@ def new_network(arm: Arm, shape: tuple[int, ...], seed: int) -> nn.Module:
         )
 
 
-def explain(network: nn.Module, arm: Arm, image: Array) -> Array:
-    """The map of the object, by Grad-CAM."""
-    return grad_cam(network, torch.from_numpy(image)[None], arm.layer, 1 if arm.dense else 0)[0].numpy()
+def explain(network: nn.Module, arm: Arm, layer: str, image: Array) -> Array:
+    """The map of the object."""
+    method: Method = "hires-cam" if arm.dense else "grad-cam"
+    return grad_cam(network, torch.from_numpy(image)[None], layer, int(arm.dense), method=method)[0].numpy()
 
 
-def differences(network: nn.Module, arm: Arm, images: torch.Tensor) -> tuple[float, float]:
+def differences(network: nn.Module, arm: Arm, layer: str, images: torch.Tensor) -> tuple[float, float]:
     """The largest difference of maps to captum's and to MONAI's, as a share of the highest value."""
-    ours = grad_cam(network, images, arm.layer, 0)
-    network, layer = with_map(network, arm.layer) if arm.kind == "ViT" else (network, arm.layer)
+    ours = grad_cam(network, images, layer, 0)
+    network, layer = with_map(network, layer) if arm.kind == "ViT" else (network, layer)
     raw = LayerGradCam(network, network.get_submodule(layer)).attribute(images, 0, relu_attributions=True)
     mode = {2: "bilinear", 3: "trilinear"}[images.ndim - 2]
     captums = F.interpolate(raw.detach(), images.shape[2:], mode=mode)
     monais = torch.as_tensor(GradCAM(network, layer, postprocessing=lambda found: found)(images, class_idx=0))
-    captum, monai = (float((ours - theirs[:, 0]).detach().abs().max() / ours.max()) for theirs in (captums, monais))
+    highest = float(ours.max()) or 1.0  # of a map that is 0 everywhere, as the others' must be
+    captum, monai = (float((ours - theirs[:, 0]).detach().abs().max()) / highest for theirs in (captums, monais))
     return captum, monai
 
 
