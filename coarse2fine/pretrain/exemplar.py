@@ -25,6 +25,10 @@ class Exemplar:
         border: What is covered of each look.
         looks: How different they may be.
         temperature: See ``contrast.info_nce``.
+        batch: Images in a step.
+
+    Raises:
+        ConfigError: If that is one.
     """
 
     def __init__(
@@ -34,7 +38,10 @@ class Exemplar:
         border: Border,
         looks: Looks = Looks(),  # noqa: B008  (frozen)
         temperature: float = TEMPERATURE,
+        batch: int = 2,
     ) -> None:
+        if batch < 2:
+            raise ConfigError("a batch of 1 image has none to tell it apart from", "Use --batch 2 or more.")
         self.head = projector(width_of(network))
         self.visible = border.visible(shape)
         self.looks, self.temperature = looks, temperature
@@ -47,8 +54,6 @@ class Exemplar:
     def views(self, batch: Batch, generator: np.random.Generator) -> Views:
         """Two looks at each image, that differ in everything that is random."""
         images = batch["images"]
-        if len(images) < 2:
-            raise ConfigError("a batch of 1 image has none to tell it apart from", "Use --batch 2 or more.")
         visible = self.visible.to(images.device)
         first, second = (self.looks.recolour(self.looks.crop(images, generator), generator) * visible for _ in range(2))
         return {"first": first, "second": second}

@@ -117,8 +117,9 @@ def _jigsaw(task: Task, options: JigsawOptions) -> Method:
 
 
 def _exemplar(task: Task, options: ExemplarOptions) -> Method:
-    looks = Looks(options.least)
-    return Method({"exemplar": Exemplar(task.network, task.image, options.covered, looks, options.temperature)})
+    looks, batch = Looks(options.least), task.settings.schedule.batch
+    objective = Exemplar(task.network, task.image, options.covered, looks, options.temperature, batch)
+    return Method({"exemplar": objective})
 
 
 def _dira(parts: Sequence[str], task: Task, options: DiraOptions) -> Method:

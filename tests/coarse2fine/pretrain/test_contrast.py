@@ -104,6 +104,6 @@ def test_exemplar__batch__is_contrast_of_two_looks_that_are_covered() -> None:
     heads = [exemplar.head(pooled(net, views[name])) for name in ("first", "second")]
     assert exemplar.loss(net, views).item() == pytest.approx(nt_xent(heads[0], heads[1], 0.2).item(), rel=1e-5)
     with pytest.raises(ConfigError, match="a batch of 1 image") as raised:
-        exemplar.views({"images": images(0, 1)}, np.random.default_rng(0))
+        Exemplar(net, (8, 8), Border(), batch=1)
     assert "--batch 2" in raised.value.remedy
-    exemplar.views({"images": images(0, 2)}, np.random.default_rng(0))
+    Exemplar(net, (8, 8), Border(), batch=2)
