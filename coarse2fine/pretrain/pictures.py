@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,8 @@ def _fill(pixels: Pixels, files: Sequence[Path], smooth: bool, progress: Ticks) 
                 )
         pixels[index] = image
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
+        warnings.simplefilter("ignore")  # of metadata that nobody here reads; not in threads, which share filters
         try:
             for done, _ in enumerate(pool.map(read, range(len(files))), 1):
                 progress(done, len(files))
@@ -146,15 +147,13 @@ def read_picture(path: Path, size: Sequence[int] | None = None, *, smooth: bool 
         ImageError: If it is damaged, too large, several in one, or of no kind that is known.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of metadata that nobody here reads
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as opened:
-                if (count := int(getattr(opened, "n_frames", 1))) > 1:
-                    raise ImageError(f"{path} holds {count} pictures", "Save each in a file of its own.")
-                opened.load()
-                image = _as_known(ImageOps.exif_transpose(opened), path)
-                return _pixels(image, size, smooth)
+        with Image.open(path, formats=_FORMATS) as opened:
+            if opened.width * opened.height > (Image.MAX_IMAGE_PIXELS or inf):  # of which Pillow only warns
+                raise Image.DecompressionBombError
+            if (count := int(getattr(opened, "n_frames", 1))) > 1:
+                raise ImageError(f"{path} holds {count} pictures", "Save each in a file of its own.")
+            opened.load()
+            return _pixels(_as_known(ImageOps.exif_transpose(opened), path), size, smooth)
     except (ImageError, MemoryError):
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
