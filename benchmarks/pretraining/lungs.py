@@ -22,7 +22,7 @@ from coarse2fine.pretrain.table import read_table
 
 SHARES = {"1 %": 0.01, "10 %": 0.1, "100 %": 1.0}
 TEST_SHARE = 0.3
-STEPS, PRETRAINING_STEPS, BATCH = 80, 500, 8
+STEPS, PRETRAINING_STEPS, BATCH = 80, 400, 8
 DECAY = 0.65
 SCRATCH = "scratch"
 ARMS: dict[str, tuple[str | None, float]] = {

@@ -22,7 +22,7 @@ from coarse2fine.pretrain.pictures import Intensities, read_arrays
 
 SHARES = {"1 %": 0.01, "10 %": 0.1, "100 %": 1.0}
 TEST_SHARE = 0.3
-STEPS, PRETRAINING_STEPS, BATCH = 120, 500, 16
+STEPS, PRETRAINING_STEPS, BATCH = 100, 400, 16
 DECAY = 0.65
 SCRATCH = "scratch"
 WITHOUT = "MAE 0.75, no layer decay"
