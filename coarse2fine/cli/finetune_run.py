@@ -232,7 +232,7 @@ def _model(options: argparse.Namespace) -> Model | None:
     path: Path | None = options.plans or (options.model and options.model / "plans.json")
     if path is None:
         return None
-    model = load_plans(path, options.configuration)
+    model = load_plans(path, options.configuration, flat=options.table is not None)
     return with_labels(model, options.data / "dataset.json") if options.data else model
 
 

@@ -54,7 +54,9 @@ class Start:
     @property
     def patch(self) -> tuple[int, ...]:
         """Shape of images that the network learns from."""
-        return self.network.image if isinstance(self.network, ViTShape) else tuple(self.network.patch)
+        if isinstance(self.network, ViTShape):
+            return self.network.image
+        return tuple(self.network.patch[1:] if self.network.flat else self.network.patch)
 
     @property
     def about(self) -> dict[str, Any]:

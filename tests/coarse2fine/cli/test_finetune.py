@@ -130,6 +130,24 @@ def test_main__masks_of_pictures__are_found(table: Path, tmp_path: Path) -> None
     assert np.mean(scores) > 0.7
 
 
+def test_main__plans_of_2d__their_network_learns_labels_and_masks_of_pictures(
+    table: Path, tmp_path: Path, model_folder: Callable[..., Path]
+) -> None:
+    """Also beginning with weights of another number of outputs."""
+    plans = model_folder(patch=(EDGE, EDGE), spacing=(1.0, 1.0), reader="NaturalImage2DIO") / "plans.json"
+    folder = tmp_path / "pretrained"
+    folder.mkdir()
+    write_weights(folder, new_network(load_plans(plans, "2d", flat=True), 1, 3))
+    common = words("--table", table, "--plans", plans, "-c", "2d", *SHORT)
+    assert main([*common, "--labels", "bright", "-o", str(tmp_path / "labels")]) == 0
+    weights = ("--weights", str(folder / "weights.safetensors"), "--rate", "1e-9")
+    assert main([*common, "--masks", str(table.parent / "masks"), *weights, "-o", str(tmp_path / "masks")]) == 0
+    first, then = (load_file(one / "weights.safetensors") for one in (folder, tmp_path / "masks"))
+    name = "encoder.stages.1.0.convs.0.conv.weight"
+    assert torch.allclose(first[name], then[name], atol=1e-5)
+    assert {len(one["decoder.seg_layers.1.weight"]) for one in (first, then)} == {1, 2}
+
+
 def test_main__labelled_volumes__become_a_model_folder_that_inference_takes(
     model_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
