@@ -41,6 +41,7 @@ STEPS = {"rotation": 60, "jigsaw": 100, "exemplar": 100}
 DIRA_BATCH, DIRA_STEPS = 8, 60
 TESTED = 64  # held-out images that the discriminator sees at most
 GALLERY = 100  # held-out images among which the other look at one is to be found
+OWN = {"rotation": {}, "jigsaw": {"jigsaw.orders": str(ORDERS)}, "exemplar": {"exemplar.least": "0.5"}}
 CHANCE, COVERED, SEEN = "chance", "border covered", "border seen"
 MEASURES = {
     "rotation": "rotation: accuracy",
@@ -58,9 +59,10 @@ ABOUT = f"""
 {FEATURES} channels learns from crops of 0.5 to 1.0 of the area (AdamW, {RATE:g}, {BATCH} images a step, \
 {", ".join(f"{name} {steps}" for name, steps in STEPS.items())} steps). Measured on whole held-out images, the mean \
 over patients: by which right angle an image was turned, in which of {ORDERS} orders nine tiles are, which of \
-{GALLERY} images another look is of. With the border covered, as is usual, and seen. Then DiRA ({DIRA_STEPS} steps, \
-{DIRA_BATCH} images each) with the weights for 2D, 1, 10 and 0.001, and with an adversarial weight of 1: how often its \
-discriminator is right about places of restored and of clean held-out images, of which it sees as many.
+{GALLERY} images another look is of (two crops of at least half of the image). With the border covered, as is usual, \
+and seen. Then DiRA ({DIRA_STEPS} steps, {DIRA_BATCH} images each) with the weights for 2D, 1, 10 and 0.001, and with \
+an adversarial weight of 1: how often its discriminator is right about places of restored and of clean held-out \
+images, of which it sees as many.
 """
 BASELINES = dict.fromkeys(MEASURES.values(), (CHANCE,))
 
@@ -122,7 +124,7 @@ def study(setup: Setup) -> Iterator[Sequence[Row]]:
 def accuracy(setup: Setup, split: Split, task: str, method: str, seed: int) -> tuple[float, ...]:
     """Of each held-out patient, after a training."""
     own = {f"{task}.border": "none"} if method == SEEN else {}
-    own |= {"jigsaw.orders": str(ORDERS)} if task == "jigsaw" else {}
+    own |= OWN[task]
     schedule = _schedule(setup.steps or STEPS[task], BATCH, seed)
     network, objective = learned(split, Settings(schedule, task, own=own), setup.work / f"{task}-{seed}")
     generator = np.random.default_rng(1000 + seed)
@@ -137,7 +139,8 @@ def answers(
     """Which images a network is right about; shape (n,)."""
     views = objective.views({"images": images}, generator)
     if isinstance(objective, Exemplar):
-        return found_again(*(objective.head(pooled(network, look)) for look in views.values()), generator)
+        first, second = (objective.head(pooled(network, views[look])) for look in ("first", "second"))
+        return found_again(first, second, generator)
     assert isinstance(objective, Rotation | Jigsaw)
     wanted = views["turn" if isinstance(objective, Rotation) else "order"]
     return np.asarray(objective.logits(network, views["image"]).argmax(1) == wanted)
