@@ -32,15 +32,17 @@ CANNOT = """\
 
 | what | why | with the data |
 |---|---|---|
-| pretraining of MRM and REFERS on MIMIC-CXR | access needs training and a signed agreement (PhysioNet) | \
-`docs/records.md`: its layout is read as published |
-| pneumothorax on SIIM-ACR | images of the challenge are not free to copy; lung masks stand in for it here | \
-`docs/records.md`, then `c2f-finetune` |
+| MRM and REFERS pretrained on MIMIC-CXR | access needs a course and a signed agreement (PhysioNet) | \
+`c2f-convert mimic-cxr MIMIC-CXR-JPG --reports MIMIC-CXR -o mimic`, then `c2f-pretrain` as in \
+[records.md](records.md) |
 | NIH ChestX-ray14 in full, official split | 42 GB; a sample of 1000 at 64 x 64 stands in for it here | \
-`docs/records.md`, then `c2f-finetune` |
-| weights from ImageNet | not to be downloaded here, and networks of other shapes | \
-`c2f-pretrain --weights FILE`, for weights of our own networks |
-| radiographs of shoulders | not public | `c2f-pretrain --images DIR`, then `c2f-finetune` |"""
+`c2f-convert chestxray14 ChestXray-NIHCC -o nih`, then [c2f-finetune](finetuning.md) at `--share` 0.01, 0.1 and 1 |
+| CheXpert | access needs an agreement | `c2f-convert chexpert CheXpert-v1.0-small -o chexpert`, then likewise |
+| pneumothorax on SIIM-ACR | its images need an account; lung masks stand in for it here | \
+`c2f-convert siim-acr siim-acr-pneumothorax -o siim`, then `c2f-finetune --masks siim/masks` |
+| weights from ImageNet | they are of other networks than ours | none: `--weights` takes those of `c2f-pretrain` only |
+| radiographs of shoulders | not public | `c2f-pretrain --network vit --images DIR -o pretrained`, then \
+[c2f-finetune](finetuning.md) |"""
 
 
 def make_page(results: Path, page: Path, *, check: bool) -> None:
