@@ -138,7 +138,7 @@ def interval_of(differences: NDArray[np.floating], confidence: float = CONFIDENC
     if not variance > 0:
         return float(mean), float(mean)
     freedom = max(1 / sum((square / variance) ** 2 / free for square, free in parts), seeds - 1)
-    half = student.ppf((1 + confidence) / 2, freedom) * np.sqrt(variance / (seeds * cases))
+    half = student.ppf(confidence, freedom) * np.sqrt(variance / (seeds * cases))
     return float(mean - half), float(mean + half)
 
 

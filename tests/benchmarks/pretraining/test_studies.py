@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -135,3 +138,11 @@ def test_gain_cells__above_below_and_around_0__say_so(gain: float, says: str) ->
 def test_page__of_the_repository__is_made_from_its_results() -> None:
     """Nobody has edited the page, and no results are newer."""
     page.make_page(pretrain.RESULTS, pretrain.PAGE, check=True)
+
+
+def test_cannot__commands_on_the_page__are_understood_by_their_programs() -> None:
+    """What is told to those who have the data can be typed."""
+    commands = [shlex.split(text) for text in re.findall(r"`(c2f-\w+ [^`]+)`", page.CANNOT) if " -o " in text]
+    assert len(commands) == 5
+    for name, *words in commands:
+        importlib.import_module(f"coarse2fine.cli.{name.removeprefix('c2f-')}").build_parser().parse_args(words)
