@@ -47,7 +47,7 @@ BASELINES: Baselines = {WORDS: (SHUFFLED,), FOUND: (CHANCE,), PROBE: (PLAIN,)}
 SIZE, TEXT, HELD_OUT, MOST, DRAWS = 64, "notes", 1 / 3, 10, 8
 SHAPE = ViTShape(1, (SIZE, SIZE), (8, 8), width=96, depth=4, heads=3)
 ENTRIES, LENGTH, RATE = 1500, 64, 2e-3
-STEPS = {PLAIN: 400, DEEP: 400, "ConVIRT": 120, "REFERS": 60}
+STEPS = {PLAIN: 300, DEEP: 300, "ConVIRT": 120, "REFERS": 60}
 BATCH = {PLAIN: 16, DEEP: 16, "ConVIRT": 32, "REFERS": 32}
 ABOUT = (
     f"Radiographs of the COVID-19 image data collection at {SIZE} x {SIZE}, with the notes of their cases; a third of "

@@ -138,7 +138,7 @@ class Writer(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """Xavier's weights, no biases, N(0, 0.02) for words, nothing for padding.
+    """Xavier's weights, no biases, embeddings of length 1, nothing for padding.
 
     BERT's N(0, 0.02) everywhere is made for its width of 768: in narrow networks words hardly see each other at first.
     """
@@ -150,7 +150,7 @@ def _initialise(module: nn.Module) -> None:
         for part in module.in_proj_weight.chunk(3):  # query, key, value
             nn.init.xavier_uniform_(part)
     if isinstance(module, nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
         if module.padding_idx is not None:
             with torch.no_grad():
                 module.weight[module.padding_idx].zero_()
