@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +15,16 @@ from torch import nn
 
 from coarse2fine.errors import ConfigError
 from coarse2fine.networks.vit import Block, ViT, ViTShape, images_of, new_vit, patches_of
+from coarse2fine.pretrain.loop import pretrain
 from coarse2fine.pretrain.mae_tokens import Decoder, DecoderShape, TokenAutoencoding, patch_blocks
 from coarse2fine.pretrain.masking import Masking
 from coarse2fine.pretrain.methods import Task, method_of
+from coarse2fine.pretrain.objective import Method
+from coarse2fine.pretrain.picture_crops import PictureCrops
+from coarse2fine.pretrain.pictures import Intensities
 from coarse2fine.pretrain.schedule import Schedule
 from coarse2fine.pretrain.settings import Settings
+from coarse2fine.pretrain.state import Done
 
 FLAT = ViTShape(2, (16, 24), (4, 4), width=24, depth=2, heads=2)
 SOLID = ViTShape(1, (8, 12, 8), (2, 4, 4), width=24, depth=2, heads=2)
@@ -216,3 +224,30 @@ def test_of_transformers__any_batch__is_the_schedule_of_the_field() -> None:
         (0.05, (0.9, 0.95)),
         (0.0, (0.9, 0.95)),
     ]
+
+
+def test_pretrain__transformer_that_was_cut_off__goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With AdamW's state, that of the decoder and dropped paths."""
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    shape = ViTShape(1, (16, 16), (4, 4), 24, 2, 2)
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 1, 16, 16)).astype(np.uint8)
+    source = PictureCrops(pixels, Intensities.of(pixels))
+
+    def train(folder: Path, told: Callable[[Done], None] = lambda done: None) -> ViT:
+        folder.mkdir(exist_ok=True)
+        network = new_vit(shape, 0, drop_path=0.5)
+        schedule = Schedule.of_transformers(6, 4, base_rate=0.3, piece=2)
+        pretrain(network, Method({"mae": objective(shape)}), source, schedule, folder, told)
+        return network
+
+    def stop(done: Done) -> None:
+        if done.step == 4:
+            raise InterruptedError
+
+    whole = train(tmp_path / "whole").state_dict()
+    with pytest.raises(InterruptedError):
+        train(tmp_path / "cut", stop)
+    rest = train(tmp_path / "cut").state_dict()
+    assert all(torch.allclose(rest[name], tensor, rtol=1e-4, atol=1e-6) for name, tensor in whole.items())

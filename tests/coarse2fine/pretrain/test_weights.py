@@ -124,6 +124,7 @@ def test_load_vit__weights_that_were_written__are_the_whole_network(tmp_path: Pa
     network = new_vit(VIT, 3).eval()
     write_weights(tmp_path, network, Intensities((90.5,), (40.25,)))
     assert not (tmp_path / NNUNET).exists()
+    assert "positions" not in read_tensors(tmp_path / WEIGHTS)[0]  # which follow from the shape
     again = load_vit(tmp_path / WEIGHTS, drop_path=0.1)
     assert again.shape == VIT
     assert again.blocks[1].drop_path == 0.1  # type: ignore[union-attr]
