@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import json
@@ -160,8 +161,28 @@ def test_load_vit__file_that_says_something_else__one_line(model: Model, tmp_pat
         read_intensities(path)
 
 
+def imported_by(*modules: str) -> set[str]:
+    """Modules of ours that they import when they are imported, and those that these do."""
+    seen, left = set[str](), list(modules)
+    while left:
+        name = left.pop()
+        path = ROOT / name.replace(".", "/")
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if name in seen or not file.is_file():
+            continue
+        seen.add(name)
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("coarse2fine"):
+                left += [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
+            elif isinstance(node, ast.Import):
+                left += [one.name for one in node.names]
+    return seen
+
+
 def test_pretrain__modules_of_inference__do_not_import_it() -> None:
-    """Only its own command does."""
-    files = {path for path in (ROOT / "coarse2fine").rglob("*.py") if path.parent.name != "pretrain"}
-    using = {path.name for path in files if "coarse2fine.pretrain" in path.read_text(encoding="utf-8")}
-    assert using == {"pretrain_run.py"}
+    """Neither directly nor through others, unless an option asks for it; its own command does."""
+    found = imported_by(*(f"coarse2fine.cli.{name}" for name in ("infer_run", "predict_run", "stores", "serve")))
+    assert {"coarse2fine.pipeline", "coarse2fine.large.run"} <= found
+    ours = ("coarse2fine.pretrain", "coarse2fine.finetune", "coarse2fine.networks")
+    assert not {name for name in found if name.startswith(ours)}
+    assert "coarse2fine.pretrain.weights" in imported_by("coarse2fine.pretrain.run")
