@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from coarse2fine.errors import C2FError
 from coarse2fine.finetune.run import Settings
-from coarse2fine.finetune.volumes import choose_volumes, load_volumes, resize_labels
+from coarse2fine.finetune.volumes import choose_volumes, load_volumes, prepare_labelled, resize_labels
 from coarse2fine.nnunet.loading import load_plans, with_labels
 from coarse2fine.nnunet.model import Model
 from coarse2fine.pretrain.schedule import Schedule
@@ -70,6 +70,20 @@ def test_load_volumes__raw_data__image_and_labels_lie_on_each_other(raw: Path, m
             voxels = image_of(name)
             assert np.array_equal(target, labels_of(voxels))
             assert np.corrcoef(image[0].ravel(), voxels.ravel())[0, 1] == pytest.approx(1, abs=1e-5)
+
+
+def test_prepare_labelled__empty_border__is_cropped_from_labels_as_from_the_image(
+    raw: Path, model: Model, tmp_path: Path
+) -> None:
+    """What is zero all around is not part of the working grid."""
+    inside = (slice(2, 10), slice(3, 20), slice(0, 22))
+    image = np.zeros(SHAPE, np.int16)
+    image[inside] = image_of("a")[inside]
+    save_case(raw, "Tr", "a", image, labels_of(image_of("a")))
+    chosen = choose_volumes(raw, model, settings(test_share=0.25))
+    volume = next(one for one in (*chosen.train, *chosen.test) if one.case.name == "a")
+    _, target = prepare_labelled(volume, model, tmp_path / "work")
+    assert np.array_equal(target, labels_of(image_of("a"))[inside])
 
 
 def test_choose_volumes__a_test_set__is_what_is_tested_on(raw: Path, model: Model) -> None:
