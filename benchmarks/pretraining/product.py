@@ -43,7 +43,7 @@ STAGES = {
     "fine": Network((45.0, 4.6, 4.6), (16, 64, 64), (8, 16, 32, 64), flat=2),
 }
 BRAINS = Network((3.0, 3.0, 3.0), (32, 32, 32), (8, 16, 32))
-STEPS, PRETRAINING_STEPS = 150, 200
+STEPS, PRETRAINING_STEPS = 150, 150
 QUARTERS = 4
 EIGHTH = "an eighth"
 LABELS = (2, 5)

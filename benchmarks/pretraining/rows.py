@@ -138,7 +138,7 @@ def interval_of(differences: NDArray[np.floating], confidence: float = CONFIDENC
     if not variance > 0:
         return float(mean), float(mean)
     freedom = max(1 / sum((square / variance) ** 2 / free for square, free in parts), seeds - 1)
-    half = student.ppf(confidence, freedom) * np.sqrt(variance / (seeds * cases))
+    half = student.ppf((1 + confidence) / 2, freedom) * np.sqrt(variance / (seeds * cases))
     return float(mean - half), float(mean + half)
 
 
@@ -155,7 +155,7 @@ def pseudo_values(measure: Callable[[NDArray[np.bool_]], float], patients: Seque
     of_case = np.asarray(patients)
     there = np.unique(of_case)
     whole = measure(np.ones(len(of_case), bool))
-    return tuple(len(there) * whole - (len(there) - 1) * measure(of_case != one) for one in there)
+    return tuple(whole - (len(there) - 1) * measure(of_case != one) for one in there)
 
 
 def to_json(rows: Iterable[Row], baselines: Baselines) -> list[dict[str, object]]:
