@@ -155,7 +155,7 @@ def pseudo_values(measure: Callable[[NDArray[np.bool_]], float], patients: Seque
     of_case = np.asarray(patients)
     there = np.unique(of_case)
     whole = measure(np.ones(len(of_case), bool))
-    return tuple(whole - (len(there) - 1) * measure(of_case != one) for one in there)
+    return tuple(len(there) * whole - (len(there) - 1) * measure(of_case != one) for one in there)
 
 
 def to_json(rows: Iterable[Row], baselines: Baselines) -> list[dict[str, object]]:
