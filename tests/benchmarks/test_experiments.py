@@ -170,6 +170,7 @@ def test_run_experiment__unknown_name__names_the_likely_one(script: ModuleType, 
         script.run_experiment("selecton", bench, tmp_path, Console(quiet=True))
 
 
+@pytest.mark.long
 def test_selection__rules_and_agents__have_the_quality_of_a_run_by_hand(
     rows: Callable[[str], Any], outcome: Callable[[str], Any], bench: Any, tmp_path: Path
 ) -> None:

@@ -229,6 +229,7 @@ def test_run__something_found__is_not_run_in_one_stage(tiny: tuple[Path, Path], 
     assert (result.report.mode, result.report.warnings) == ("accelerated", ())
 
 
+@pytest.mark.long
 def test_run__models_with_other_axis_order__agree_with_the_plain_order(model_folder: Callable[..., Path]) -> None:
     """A coarse and a fine model may transpose axes differently: boxes still lie where the heatmap is."""
     coarse = model_folder(spacing=(2.0, 2.0, 4.0), patch=(16, 16, 8), transpose=(1, 2, 0), seed=5)

@@ -14,6 +14,7 @@ def faults(count: int, folder: Path, seed: int) -> list[str]:
     return [f"{path}: {outcome}" for path, outcome in results if outcome.kind not in ("read", "refused")]
 
 
+@pytest.mark.long
 def test_open_store__damaged__is_read_or_refused(tmp_path: Path) -> None:
     """No traceback, no crash, no endless reading, in a few of all kinds of stores and damage."""
     assert not faults(90, tmp_path, seed=0)

@@ -127,6 +127,7 @@ def test_find_model__several_sources__takes_the_chosen_one(
         registry.find_model(dataset, "mosaic")
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux can reset its memory peak")
 def test_peak_memory__freed_array__counts_until_the_next_reset(machine: ModuleType) -> None:
     """A run's peak holds what it has already freed, the next run's does not."""

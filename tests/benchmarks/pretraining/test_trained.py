@@ -128,6 +128,7 @@ def test_fresh__pretrained_weights__all_but_the_layers_of_classes(tmp_path: Path
     assert not all(torch.equal(begun[name], scratch[name]) for name in begun)
 
 
+@pytest.mark.long
 def test_learn__bright_balls__are_found_in_images_not_seen(tmp_path: Path) -> None:
     """Training, and prediction in windows, learn what is plain to see."""
     data = save_dataset(tmp_path / "Dataset001_A", (20, 20, 20), 1, (1.0, 1.0, 1.0), 3)

@@ -233,6 +233,7 @@ def test_search__time_is_over_after_the_first_case__only_the_best_goes_on(lab: L
     assert found.winner == CALIBRATED
 
 
+@pytest.mark.long
 def test_bench__candidate__is_what_a_run_gives(lab: Lab, tmp_path: Path) -> None:
     """Agreement with one-stage mode's result where there are no labels; inputs are mirrored only where asked for."""
     case, _ = lab.cases[0]

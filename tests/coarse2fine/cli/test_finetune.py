@@ -120,6 +120,7 @@ def test_main__weights_to_begin_with__a_probe_leaves_them_and_a_training_changes
     assert main([*common, "--weights", str(again), "-o", str(tmp_path / "again")]) == 0
 
 
+@pytest.mark.long
 def test_main__masks_of_pictures__are_found(table: Path, tmp_path: Path) -> None:
     """With a Dice of each picture that was held out."""
     output = tmp_path / "out"

@@ -52,6 +52,7 @@ def peak_of(model: Model, canvases: list[Canvas], shape: tuple[int, int, int]) -
     return peak
 
 
+@pytest.mark.long
 def test_plan_canvases__17_classes_and_many_boxes__sums_of_outputs_are_dropped_soon(organs: Model) -> None:
     """Outputs of a small part of the volume exist at once, far fewer than if canvases ran by their size."""
     random, shape = np.random.default_rng(0), (48, 320, 320)

@@ -100,6 +100,7 @@ def test_finetune__cut_off__goes_on_to_the_same_network(tmp_path: Path) -> None:
     assert np.allclose(found.found, expected.found, atol=1e-6)
 
 
+@pytest.mark.long
 def test_finetune__maps_of_volumes__a_network_of_nnunet_finds_what_is_bright(
     model_folder: Callable[..., Path], tmp_path: Path
 ) -> None:

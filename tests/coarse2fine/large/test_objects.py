@@ -108,6 +108,7 @@ def contact(*places: Triple) -> tuple[np.ndarray, Lattice]:
     return labels, Lattice(((0, 2, 4),) * 3)
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=50)
 @example(contact((1, 1, 1), (2, 2, 2)))
 @example(contact((1, 2, 1), (2, 1, 1)))

@@ -134,6 +134,7 @@ def test_segment_store__precomputed__is_read_by_tensorstore(bright_networks: Non
     np.testing.assert_array_equal(array[ts.d["channel"][0]].read().result().T != 0, EXPECTED)
 
 
+@pytest.mark.long
 def test_segment_store__cremi__keeps_resolution_offset_and_comment(bright_networks: None, tmp_path: Path) -> None:
     """HDF5 in, HDF5 out: objects as clefts, with the attributes of the raw volume; a region moves the offset."""
     path = tmp_path / "sample.hdf"
@@ -402,6 +403,7 @@ def test_segment_store__doubts_about_a_model__are_told_as_in_memory(
     assert trusted == [True] * 2
 
 
+@pytest.mark.long
 def test_segment_store__coverage__is_exact_for_one_cell_and_called_an_estimate_for_many(
     bright_networks: None, bench: Bench
 ) -> None:

@@ -145,6 +145,7 @@ def test_segment_store__many_blocks_fail__ten_are_named(
     assert [line.strip() for line in lines[11:]] == ["and 2 more"] * (blocks > 10)
 
 
+@pytest.mark.long
 def test_segment_store__merging_fails__is_never_skipped(
     bright_networks: None, bench: Bench, calls: dict[str, Any]
 ) -> None:
@@ -172,6 +173,7 @@ def test_segment_store__failed_block_is_mended__is_done_by_the_next_command(
     np.testing.assert_array_equal(bench.labels() != 0, EXPECTED)
 
 
+@pytest.mark.long
 def test_segment_store__mended_after_the_scan__statistics_stay(
     bright_networks: None, bench: Bench, calls: dict[str, Any]
 ) -> None:

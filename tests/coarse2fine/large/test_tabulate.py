@@ -70,6 +70,7 @@ def test_join_parts__any_division__gives_what_all_together_gives(seed: int, cut:
     assert set(joined["number"]) == set(numbers)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("small_chunks", "bright_networks")
 def test_segment_store__table_of_nothing__has_its_columns(bench: Bench) -> None:
     """Programs that read it find what they look for."""

@@ -355,6 +355,7 @@ def test_load_model__any_json_anywhere__returns_or_explains(
     shutil.copy(pristine / file, folder / file)
 
 
+@pytest.mark.long
 @FUZZ
 @given(position=st.floats(0, 1, exclude_max=True), junk=st.binary(max_size=3), removed=st.integers(0, 3))
 def test_load_model__any_damage_to_the_pickle__returns_or_explains(

@@ -179,6 +179,7 @@ def imported_by(*modules: str) -> set[str]:
     return seen
 
 
+@pytest.mark.long
 def test_pretrain__modules_of_inference__do_not_import_it() -> None:
     """Neither directly nor through others, unless an option asks for it; its own command does."""
     found = imported_by(*(f"coarse2fine.cli.{name}" for name in ("infer_run", "predict_run", "stores", "serve")))

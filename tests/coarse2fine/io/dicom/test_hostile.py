@@ -18,6 +18,7 @@ from coarse2fine.io import read_volume
 SEEDS = 25  # `make fuzz` tries more
 
 
+@pytest.mark.long
 def test_read_volume__damaged_series__is_read_or_refused(tmp_path: Path) -> None:
     """Whatever is in their fields or bytes: one clear error, or a volume; no traceback, no crash, nothing endless."""
     paths = [make_dicom(seed, tmp_path) for seed in range(SEEDS)]

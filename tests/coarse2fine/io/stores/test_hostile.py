@@ -61,6 +61,7 @@ def gipl(path: Path, content: bytes | None = None, **fields: tuple[int, ...]) ->
     return path
 
 
+@pytest.mark.long
 def test_read_volume__damaged_header__is_refused_or_read_as_simpleitk_does(tmp_path: Path) -> None:
     """No crash, no traceback, no other voxels or geometry; and not everything is refused."""
     paths = [make(seed, tmp_path) for make in MAKERS.values() for seed in range(SEEDS)]

@@ -314,6 +314,7 @@ def test_open_work__in_use__names_the_holder_until_that_dies(tmp_path: Path) -> 
 # --- markers ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_mark__many_blocks__all_are_found_and_no_folder_is_large(tmp_path: Path) -> None:
     """Keys of all kinds come back as they were, in order."""
     keys = {(z, y, x) for z in range(4) for y in range(8) for x in range(16)} | {(0,), (1, 23), (12, 3), (-1, 5)}
