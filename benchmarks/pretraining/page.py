@@ -95,9 +95,14 @@ def measure_table(rows: Sequence[Row], measure: str, baselines: Baselines) -> st
     found, lines = gains(rows, baselines), []
     for labels, method in sorted(groups, key=lambda key: order[key[0]]):
         values = [row.value for row in groups[labels, method]]
-        spread = f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+        spread = f"{_number(np.mean(values))} ({_number(min(values))} to {_number(max(values))})"
         lines.append([labels, method, spread, *gain_cells(found.get((measure, labels, method)))])
     return table(("labels", "method", "mean (range of seeds)", "gain", "95 % interval", "against", ""), lines, left=2)
+
+
+def _number(value: float) -> str:
+    """Three decimals, or the order of what would vanish."""
+    return f"{value:.3f}" if value == 0 or abs(value) >= 5e-4 else f"{value:.0e}"
 
 
 def gain_cells(gain: Gain | None) -> list[str]:
