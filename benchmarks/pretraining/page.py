@@ -95,7 +95,7 @@ def measure_table(rows: Sequence[Row], measure: str, baselines: Baselines) -> st
     found, lines = gains(rows, baselines), []
     for labels, method in sorted(groups, key=lambda key: order[key[0]]):
         values = [row.value for row in groups[labels, method]]
-        spread = f"{_number(np.mean(values))} ({_number(min(values))} to {_number(max(values))})"
+        spread = f"{_number(float(np.mean(values)))} ({_number(min(values))} to {_number(max(values))})"
         lines.append([labels, method, spread, *gain_cells(found.get((measure, labels, method)))])
     return table(("labels", "method", "mean (range of seeds)", "gain", "95 % interval", "against", ""), lines, left=2)
 
