@@ -12,7 +12,6 @@ from pydantic import TypeAdapter, ValidationError
 from coarse2fine.errors import ModelError
 from coarse2fine.finetune.heads import Tuned, put_head
 from coarse2fine.finetune.tasks import Classification, Segmentation
-from coarse2fine.networks.vit import ViT
 from coarse2fine.pretrain.pictures import Intensities
 from coarse2fine.pretrain.weights import WEIGHTS, fill, is_vit, load_vit, read_intensities, read_tensors, tensors_of
 
@@ -30,24 +29,20 @@ class Loaded:
         task: What it tells of them.
         size: Height and width that they are brought to.
         intensities: How they are normalised.
+        layer: Where maps are made of it if nothing is said: what the last block's attention sees.
     """
 
     network: Tuned
     task: Classification | Segmentation
     size: tuple[int, ...]
     intensities: Intensities
+    layer: str
 
     @property
     def outputs(self) -> dict[str, int]:
         """The number of each label's output."""
         names = self.task.labels if isinstance(self.task, Classification) else self.task.classes
         return {name: number for number, name in enumerate(names)}
-
-    @property
-    def layer(self) -> str:
-        """Where maps are made of it if nothing is said: what the last block's attention sees."""
-        assert isinstance(self.network.network, ViT)
-        return f"network.blocks.{len(self.network.network.blocks) - 1}.norm1"
 
 
 def about_task(task: Classification | Segmentation) -> dict[str, str]:
@@ -84,7 +79,8 @@ def load_tuned(folder: Path) -> Loaded:
     own = {id(one) for one in tensors_of(network).values()}
     body = {name: one for name, one in tensors_of(tuned).items() if id(one) in own}
     fill(tuned, {**tensors, **body}, folder / HEAD, _AGAIN)
-    return Loaded(tuned.eval(), task, network.shape.image, intensities)
+    layer = f"network.blocks.{network.shape.depth - 1}.norm1"
+    return Loaded(tuned.eval(), task, network.shape.image, intensities, layer)
 
 
 def _task(about: Mapping[str, str], path: Path) -> Classification | Segmentation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -41,15 +42,15 @@ class Objective(Protocol):
         """How far it is from that: a single number, or several by name, which are added up."""
 
 
-class Rival(nn.Module):
+class Rival(nn.Module, ABC):
     """Layers among an objective's heads that learn against the network, by an optimiser of their own.
 
     Their loss is one of the objective's, which sees to it that no loss has a gradient both here and in the network.
     """
 
+    @abstractmethod
     def make_optimizer(self) -> torch.optim.Optimizer:
         """Theirs, whose rate does not change."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
