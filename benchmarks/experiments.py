@@ -128,7 +128,7 @@ def run_experiment(name: str, bench: AnyBench, folder: Path, console: Console, r
     with atomic_write(folder / f"{name}.png") as path:
         experiment.draw(rows, path)
     if experiment.illustrate and isinstance(bench, Bench):
-        with atomic_write(folder / f"{name}_case.png") as path:
+        with atomic_write(folder / f"{name}_case.jpg") as path:
             experiment.illustrate(bench, console, path)
     return folder / f"{name}.json"
 

@@ -20,7 +20,6 @@ from types import MappingProxyType
 from typing import Final
 
 from benchmarks.common.machine import ROOT
-from benchmarks.common.markdown import table
 from benchmarks.page.findings import (
     BASELINE,
     EVEN,
@@ -34,17 +33,22 @@ from benchmarks.page.findings import (
     largest_gaps,
     significant,
 )
+from benchmarks.page.headline import has_both, headline, is_poor
 from benchmarks.page.loading import Experiment, Results, load_results
+from benchmarks.page.paired import MARGIN
 from benchmarks.page.plots import draw_pareto, drawn_from, fingerprint
+from benchmarks.page.summary_file import FILE as SUMMARY
+from benchmarks.page.summary_file import summary_text
 from benchmarks.page.tables import (
     aims_table,
     alternatives_table,
     column_meanings,
     experiment_tables,
     gaps_table,
+    labels_table,
     leaves,
+    paired_table,
     row_tables,
-    show,
     value_text,
 )
 from coarse2fine.errors import C2FError
@@ -64,6 +68,9 @@ tells whether they fit the JSON."""
 ROW_MEANINGS = """Metrics are means over foreground labels. The row **lower bound** is no run: it is the least time in
 which accelerated's choice of regions could be segmented, its coarse pass and one canvas for each canvas that its crops
 would fill without gaps. **accelerated** is coarse2fine as users get it; the rows below **others** are no part of it."""
+PAIRED_MEANINGS = f"""Beside one-stage mode, case by case: the mean difference, its 95 % bootstrap interval over
+cases, and whether the whole interval lies above {-MARGIN:g}. Of fewer than about ten cases such intervals are somewhat
+too narrow."""
 VERDICT_MEANINGS = f"""Against an alternative accelerated **dominates** (faster and at least as good), **loses**
 (slower and at most as good) or **trades**; qualities that differ by at most {EVEN:g} are equal, and a question mark
 says that the difference in time is within the spread of the runs."""
@@ -74,8 +81,9 @@ peak memory over nnU-Net's, and how far a row's runs differ."""
 
 
 def write_page(results: Sequence[Results], page: Path) -> str:
-    """The text of the page."""
-    parts = ["# Results", one_line(INTRODUCTION), overview(results), "## What was measured", *_measured(results)]
+    """The text of the page: what matters on the first screen, everything else below it."""
+    parts = ["# Results", one_line(INTRODUCTION), *headline(results), *_plots(results, page), *_gaps(results)]
+    parts += ["## What was measured", *_measured(results)]
     parts += [
         "### Columns",
         column_meanings(),
@@ -94,7 +102,7 @@ def write_page(results: Sequence[Results], page: Path) -> str:
         parts += [f"### {one.dataset.name}: {one.dataset.title}"] if one.experiments else []
         for experiment in one.experiments:
             parts += _experiment_text(experiment, one.dataset.licence, page)
-    return "\n\n".join([*parts, *_gaps(results)]) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def one_line(text: str) -> str:
@@ -113,23 +121,16 @@ def _row_meanings(page: Path) -> str:
     )
 
 
-def overview(results: Sequence[Results]) -> str:
-    """A table of one line for each data set: nnU-Net and accelerated."""
-    heads = ["test case", "nnU-Net", "coarse2fine", "faster", "measure"]
-    heads += [f"{what}, {who}" for what in ("quality", "peak memory") for who in ("nnU-Net", "coarse2fine")]
-    lines = []
-    for one in results:
-        base, ours = one.summary.find(BASELINE), one.summary.find(OURS)
-        if base is None or ours is None:
-            continue
-        seconds = [f"{significant(row['total_s'])} s" for row in (base, ours)]
-        scores = [show(row[one.summary.quality], lambda value: f"{value:.3f}") for row in (base, ours)]
-        peaks = [show(row["peak_rss_mb"], lambda value: f"{value:.0f} MB") for row in (base, ours)]
-        faster = f"**{significant(ours['ratio'])}x**"
-        lines.append([one.dataset.title, *seconds, faster, one.summary.measure, *scores, *peaks])
-    if not lines:
-        return "No data set has both rows, nnU-Net and accelerated, yet."
-    return table(heads, lines)
+def _plots(results: Sequence[Results], page: Path) -> Iterator[str]:
+    """The pictures of rows, side by side as far as there is room."""
+    pictures = [one for one in results if one.picture]
+    if pictures:
+        yield "\n".join(
+            f'<img src="{link(one.picture, page)}" width="32%" alt="{one.summary.measure} and seconds on '
+            f'{one.dataset.name}">'
+            for one in pictures
+            if one.picture
+        )
 
 
 def _measured(results: Sequence[Results]) -> Iterator[str]:
@@ -186,6 +187,12 @@ def _dataset(one: Results, page: Path) -> Iterator[str]:
     tolerance = f"The tolerance of surface Dice is {one.tolerance:g}, in the unit of the spacing."
     yield f"{cases} The measure that counts most is {summary.measure}. {tolerance}"
     yield from row_tables(summary)
+    if beside := paired_table(summary):
+        yield one_line(PAIRED_MEANINGS)
+        yield beside
+    if by_label := labels_table(summary):
+        yield "Mean Dice of each label:"
+        yield by_label
     if summary.incomplete:
         yield f"Not measured on all cases, and left out: {'; '.join(summary.incomplete)}."
     if one.picture:
@@ -195,11 +202,11 @@ def _dataset(one: Results, page: Path) -> Iterator[str]:
 
 def _verdicts(summary: Summary) -> Iterator[str]:
     """What follows from a data set's rows."""
-    ours, base = summary.find(OURS), summary.find(BASELINE)
+    ours = summary.find(OURS)
     if ours is None:
         yield "`accelerated` was not measured, so there is nothing to compare."
         return
-    if base and (base[summary.quality] or 0) < POOR:
+    if is_poor(summary):
         yield f"nnU-Net's own {summary.measure} is below {POOR:g}: with this fine model, qualities say little."
     yield alternatives_table(summary)
     named = (f"{row['title']} ({significant(row['total_s'])} s, {row[summary.quality]:.3f})" for row in front(summary))
@@ -240,11 +247,11 @@ def link(file: Path, page: Path) -> str:
 
 def readme_block(results: Sequence[Results], page: Path, readme: Path) -> str:
     """What stands between the README's markers: the table, how to get it again, and the machines."""
-    shown = [one for one in results if one.summary.find(BASELINE) and one.summary.find(OURS)]
+    shown = [one for one in results if has_both(one.summary)]
     names = [one.dataset.name for one in shown]
     rows = [replace(one, sessions=[each for each in one.sessions if measures_rows(each["command"])]) for one in shown]
     machines = [describe_machine(*item)[0] for item in by_machine(rows).items()]
-    parts = [overview(results)]
+    parts = [*headline(results)]
     if names:
         others = f"     # and {', '.join(names[1:])}" if names[1:] else ""
         parts.append(f"```\npython benchmarks/run.py --dataset {names[0]} --rows {BASELINE} {OURS}{others}\n```")
@@ -281,6 +288,7 @@ def make(options: argparse.Namespace) -> list[str]:
         options.readme: put_between_markers(old, block, options.readme.name),
         options.page: write_page(results, options.page),
     }
+    texts |= {one.folder / SUMMARY: summary_text(one.summary) for one in results if one.summary.rows}
     pictures = {one.picture: one for one in results if one.picture}
     stale = [path for path, one in pictures.items() if drawn_from(path) != fingerprint(one.summary)]
     stale += [path for path, text in texts.items() if not path.is_file() or path.read_bytes() != text.encode(**EXACT)]

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
+from benchmarks.page.paired import compare_cases, mean_by_label
+
 Row = Mapping[str, Any]
 Verdict = Literal["dominates", "loses", "trades"]
 OURS, BASELINE, ONE_STAGE, BOUND = "accelerated", "nnunet", "one_stage", "bound"
@@ -63,7 +65,8 @@ class Summary:
         name: Of the data set.
         quality: ``dice`` or ``iou``, the measure that counts most.
         rows: In the order of tables, without the lower bound. Keys as in ``results.json``, and ``ratio``, ``spread``,
-            ``boxes`` (the number of them) and ``bound_ratio``; ``runs`` is the number of runs of each case.
+            ``boxes`` (the number of them) and ``bound_ratio``; ``runs`` is the number of runs of each case, and
+            ``paired`` how its quality differs from one-stage mode's.
         cases: What rows are means over.
         trained_on: Whether models were trained on these cases.
         incomplete: Titles of rows that lack some of the cases and are left out.
@@ -105,13 +108,25 @@ def summarise(name: str, quality: str, rows: Sequence[Row]) -> Summary:
         if row["row"] != BOUND:
             found.setdefault(row["row"], {})[row["case"]] = row
     wanted = sorted(found.get(BASELINE) or found.get(OURS) or next(iter(found.values()), {}))
-    means = [_over_cases([by_case[case] for case in wanted]) for by_case in found.values() if {*wanted} <= {*by_case}]
+    complete = {row: [by_case[case] for case in wanted] for row, by_case in found.items() if {*wanted} <= {*by_case}}
+    means = [_over_cases(of_row) for of_row in complete.values()]
+    reference = _scores(complete.get(ONE_STAGE, ()), quality)
+    for row in means:
+        scores = _scores(complete[row["row"]], quality)
+        row["paired"] = None if scores is None else compare_cases(scores, reference)
     base = next((row["total_s"] for row in means if row["row"] == BASELINE), None)
     for row in means:
         row["ratio"] = base / row["total_s"] if base and row["total_s"] else None
         row["bound_ratio"] = row["total_s"] / row["bound_s"] if row["bound_s"] else None
     left = [next(iter(by_case.values()))["title"] for by_case in found.values() if not {*wanted} <= {*by_case}]
     return Summary(name, quality, tuple(means), tuple(wanted), bool(rows) and not test, tuple(left))
+
+
+def _scores(found: Sequence[Row], quality: str) -> list[float] | None:
+    """The quality of each case; None if there is no case, or it is unknown of one."""
+    scores = [row.get(quality) for row in found]
+    known = [score for score in scores if score is not None]
+    return known if known and len(known) == len(scores) else None
 
 
 def _over_cases(found: Sequence[Row]) -> dict[str, Any]:
@@ -121,6 +136,7 @@ def _over_cases(found: Sequence[Row]) -> dict[str, Any]:
     row["boxes"] = _of(statistics.fmean, [(one.get("boxes") or {}).get("selected") for one in found])
     row["spread"] = _of(max, [spread([run["total_s"] for run in one["runs"]]) for one in found])
     row["runs"] = min(len(one["runs"]) for one in found)
+    row["dice_by_label"] = mean_by_label(found)
     row["tolerance"] = found[0].get("tolerance")
     row["warnings"] = tuple(dict.fromkeys(text for one in found for text in one.get("warnings") or ()))
     return row

@@ -93,7 +93,7 @@ def _load(folder: Path) -> Results:
 def _experiment(file: Path) -> Experiment:
     content = read_json(file, dict)
     title = content.get("title") or {"growth": "How time and memory grow with the volume"}.get(file.stem, file.stem)
-    pictures = [one for one in (file.with_suffix(".png"), file.with_name(f"{file.stem}_case.png")) if one.is_file()]
+    pictures = [one for one in (file.with_suffix(".png"), file.with_name(f"{file.stem}_case.jpg")) if one.is_file()]
     slopes = content.get("slopes") or {}
     about = {key: content[key] for key in ("dataset", "case", "measure") if key in content}
     return Experiment(title, about, content.get("repeat") or 1, content.get("rows") or [], slopes, file, pictures)

@@ -9,7 +9,19 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from benchmarks.common.markdown import table
-from benchmarks.page.findings import BASELINE, OURS, Check, Row, Summary, compare, front, in_doubt, significant
+from benchmarks.page.findings import (
+    BASELINE,
+    ONE_STAGE,
+    OURS,
+    Check,
+    Row,
+    Summary,
+    compare,
+    front,
+    in_doubt,
+    significant,
+)
+from benchmarks.page.paired import MARGIN
 
 DASH: Final = "-"
 MOST_ROWS, MOST_COLUMNS = 12, 14
@@ -107,6 +119,27 @@ def row_tables(summary: Summary) -> Iterator[str]:
 
 def _line(title: str, row: Row, columns: Iterable[Column]) -> list[str]:
     return [title, *(show(row.get(one.key), one.show) for one in columns)]
+
+
+def paired_table(summary: Summary) -> str:
+    """Rows beside one-stage mode, case by case; empty of a single case."""
+    lines = []
+    for row in summary.judged:
+        paired = row["paired"]
+        if paired.interval is not None:
+            low, high = paired.interval
+            cells = [f"{row[summary.quality]:.3f}", f"{paired.deviation:.3f}", f"{paired.difference:+.4f}"]
+            lines.append([row["title"], *cells, f"{low:+.4f} to {high:+.4f}", _yes(paired.non_inferior)])
+    heads = [f"mean {summary.measure}", "spread over cases", "less one-stage", "95 % interval"]
+    return table(["row", *heads, f"no worse by {MARGIN:g}"], lines) if lines else ""
+
+
+def labels_table(summary: Summary) -> str:
+    """Mean Dice of each label, of the rows that stand out; empty where labels are one, or nobody tells."""
+    rows = [row for row in map(summary.find, (BASELINE, ONE_STAGE, OURS)) if row and len(row["dice_by_label"]) > 1]
+    names = list(rows[0]["dice_by_label"]) if rows else []
+    lines = [[name, *(show(row["dice_by_label"].get(name), three_decimals) for row in rows)] for name in names]
+    return table(["label", *(row["title"] for row in rows)], lines) if lines else ""
 
 
 def bound_row(summary: Summary) -> Row:

@@ -206,7 +206,9 @@ def judge(bench: Bench, result: Path) -> Record:
     names = next(iter(by_label.values()))
     means = {name: finite(mean(scores[name] for scores in by_label.values())) for name in names}
     finite_scores = {one: {key: finite(value) for key, value in scores.items()} for one, scores in by_label.items()}
-    return means | {"by_label": finite_scores, "tolerance": tolerance}
+    named = bench.model("fine").labels.values_of.items()
+    dice_by_label = {name: dice(np.isin(labels, [*values]), np.isin(reference, [*values])) for name, values in named}
+    return means | {"by_label": finite_scores, "dice_by_label": dice_by_label, "tolerance": tolerance}
 
 
 def judge_label(

@@ -297,7 +297,7 @@ def draw_orders(
         step = float(np.linalg.norm(np.diff(centres, axis=0), axis=1).mean()) if len(centres) > 1 else 0.0
         axes.set_title(f"{name}: mean step {step:.0f} voxels in the plane", loc="left", fontsize=10)
     figure.supxlabel("circle: first region, square: last; bright to dark: from first to last", fontsize=9)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=100)
 
 
 def _canvas(

@@ -147,8 +147,9 @@ def test_run_experiment__each__writes_flat_finite_rows_and_a_picture(outcome: Ca
         assert all(value is None or isinstance(value, str | int | float) for value in row.values())
         assert not any(isinstance(value, str) and "/" in value for value in row.values())
         assert all(0 <= row[name] <= 1 for name in ("fill", "dice", "iou", "volume_share", "mass_share") if name in row)
-    pictures = [path.with_suffix(".png")] + ([path.with_name(f"{name}_case.png")] if name == "preferred_order" else [])
-    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
+    pictures = [path.with_suffix(".png")] + ([path.with_name(f"{name}_case.jpg")] if name == "preferred_order" else [])
+    starts = {".png": b"\x89PNG", ".jpg": b"\xff\xd8\xff"}
+    assert all(picture.read_bytes().startswith(starts[picture.suffix]) for picture in pictures)
     assert sorted(path.parent.iterdir()) == sorted([path, *pictures])
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
+from benchmark_rows import record, write
 from conftest import benchmark_module, import_benchmark
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,33 +21,11 @@ from PIL import Image
 from coarse2fine.errors import C2FError
 
 README = b"# A tool\r\n\nbefore \xff\n<!-- results: begin -->\nold\n<!-- results: end -->\r\nafter, with no line end"
-OTHERS = ("nnunet", "nnunet_step_0.8", "masked_tiles")
 
 
 page = benchmark_module("results_page")
 findings = benchmark_module("page.findings")
 plots = benchmark_module("page.plots")
-
-
-def record(row: str, seconds: float | list[float], score: float, **more: Any) -> dict[str, Any]:
-    """A row as ``results.json`` holds it; the score is both Dice and IoU."""
-    runs = seconds if isinstance(seconds, list) else [seconds]
-    known = {"row": row, "title": row, "ours": row not in OTHERS, "case": "a", "split": "test", "trained_on": False}
-    known |= {"total_s": float(np.median(runs)), "dice": score, "iou": score, "hd95": None, "tolerance": 1.0}
-    return known | {"runs": [{"total_s": one} for one in runs], "peak_rss_mb": 500.0} | more
-
-
-def write(folder: Path, name: str, *rows: dict[str, Any]) -> None:
-    """A data set's results."""
-    (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / name / "results.json").write_text(json.dumps(rows))
-    known = {"machine": "a machine", "device": "cpu", "cores": 2, "threads": 1, "load_average": [0.2, 0, 0]}
-    sessions = [
-        {"command": f"python benchmarks/run.py --dataset {name}{more}", "date": date, "environment": known | versions}
-        for more, date in (("", "2026-01-01"), (" --experiments all", "2026-01-02"))
-        for versions in [{"versions": {"torch": "9.9"}}]
-    ]
-    (folder / name / "environment.json").write_text(json.dumps(sessions))
 
 
 @pytest.fixture
@@ -75,7 +53,7 @@ def put_experiment(file: Path, count: int, **more: Any) -> None:
     file.write_text(
         json.dumps({"experiment": file.stem, "title": "How many share", "case": "a", "repeat": 3, "rows": rows} | more)
     )
-    for ending in (".png", "_case.png"):
+    for ending in (".png", "_case.jpg"):
         file.with_name(f"{file.stem}{ending}").write_bytes(b"")
 
 
@@ -271,7 +249,7 @@ def test_main__experiments__show_some_rows_and_name_the_rest(call: Callable[...,
     assert (len(numbers), numbers[0], numbers[-1]) == (12, 0, 29)
     assert {later - earlier for earlier, later in pairwise(numbers)} == {2, 3}
     assert "![How many share](results/em/experiments/capacity.png)" in part
-    assert "capacity_case.png)\n\nThis picture shows the data and has their licence: CC BY-NC-SA 3.0." in part
+    assert "capacity_case.jpg)\n\nThis picture shows the data and has their licence: CC BY-NC-SA 3.0." in part
     assert "Slopes: accelerated total s 0.987." in text
 
 
@@ -282,7 +260,7 @@ def test_main__the_readme__changes_between_its_markers_only(call: Callable[..., 
     block, _, after = rest.partition(b"<!-- results: end -->")
     assert (before, after) == tuple(README.split(b"<!-- results: begin -->\nold\n<!-- results: end -->"))
     text = block.decode()
-    assert "| 8.00 s | 2.00 s | **4.00x** | IoU | 0.650 | 0.700 | 500 MB | 500 MB |" in text
+    assert "| 1 | 8.00 s | 2.00 s | **4.00x** | IoU | 0.650 | 0.700 | - | 1.00 of nnU-Net's 500 MB |" in text
     assert "python benchmarks/run.py --dataset em --rows nnunet accelerated     # and lung\n" in text
     assert "experiments all" not in text
     assert "a machine; 2 cores, 1 thread, device cpu; 2026-01-01 (em, lung)" in text
