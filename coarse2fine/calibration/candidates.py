@@ -47,18 +47,22 @@ class Candidate:
     config: Config
 
 
-def candidates(config: Config, fine: Model) -> list[Candidate]:
+def candidates(config: Config, fine: Model, coarse: Model | None = None) -> list[Candidate]:
     """What is tried, two-stage mode last.
 
     Args:
         config: Settings, with the threshold that was calibrated.
         fine: The fine model.
+        coarse: The coarse model, whose labels may stand where the fine one does not look if they mean the same; None
+            to try nothing of that kind.
     """
     found = [Candidate(CALIBRATED, {}, config)]
     if config.mode == "two-stage":
         return found
     open_ones = [
-        (name, changes) for name, changes in _variations(config, fine) if all(_is_open(config, key) for key in changes)
+        (name, changes)
+        for name, changes in _variations(config, fine, coarse)
+        if all(_is_open(config, key) for key in changes)
     ]
     found += [Candidate(name, changes, _changed(config, changes)) for name, changes in open_ones]
     return [
@@ -72,7 +76,7 @@ def also_calibrated(config: Config, fine: Model) -> list[Config]:
 
     Args:
         config: Settings, at any threshold.
-        fine: The fine model.
+        fine: The fine model. What the coarse one is asked for beside the heatmap changes no box.
     """
     known, also = [_boxes_depend_on(config, fine)], []
     for candidate in candidates(config, fine):
@@ -83,9 +87,13 @@ def also_calibrated(config: Config, fine: Model) -> list[Config]:
     return also
 
 
-def _variations(config: Config, fine: Model) -> Iterator[tuple[str, Changes]]:
+def _variations(config: Config, fine: Model, coarse: Model | None) -> Iterator[tuple[str, Changes]]:
     if config.fine.grow:
         yield "without growth", {"fine.grow": 0}
+    if coarse is not None and config.fine.outside != "coarse" and coarse.labels.agree_with(fine.labels):
+        yield "coarse labels outside of boxes", {"fine.outside": "coarse"}
+        if config.fine.grow:
+            yield "coarse labels outside of boxes, without growth", {"fine.outside": "coarse", "fine.grow": 0}
     if _normalises_instances(fine) and config.canvas.norm != "canvas":
         yield "statistics of the canvas, without growth", {"canvas.norm": "canvas", "fine.grow": 0}
     if same_scale(config):

@@ -79,7 +79,8 @@ def search(
         ticks: Told of runs.
         bench: Who segments.
     """
-    running = [_Running(candidate, []) for candidate in candidates(config, fine)]
+    coarse = cases[0][1] if cases else None
+    running = [_Running(candidate, []) for candidate in candidates(config, fine, coarse)]
     ordered = sorted(cases, key=lambda pair: _bytes(pair[0]))
     began, reference, done, over = budget.clock(), list[Trial](), 0, False
     for index, (case, coarse) in enumerate(ordered):

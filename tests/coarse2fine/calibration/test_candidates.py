@@ -53,7 +53,7 @@ def test_also_calibrated__any_candidate__misses_no_more_than_the_joint_measureme
         miss.missed for miss in jointly([measure_case(one, volume, truth, thresholds) for one in segmenters]).misses
     ]
     assert max(joint) > 0.1
-    for candidate in candidates(config, fine):
+    for candidate in candidates(config, fine, coarse):
         assert all(own <= most for own, most in zip(measured(candidate.config), joint, strict=True)), candidate.name
 
 
@@ -69,6 +69,20 @@ def test_candidates__settings_that_are_given__are_not_tried_otherwise(models: tu
     names = [candidate.name for candidate in candidates(given, fine)]
     assert names == [CALIBRATED, "a lower threshold", TWO_STAGE]
     assert len(candidates(load_config(None, ["mode=two-stage"]), fine)) == 1
+
+
+def test_candidates__coarse_labels_outside__only_of_a_model_with_the_same_labels(
+    models: tuple[Model, Model], model_folder: Callable[..., Path]
+) -> None:
+    """They change no box, so that nothing more is calibrated; a model that knows other labels is not asked."""
+    coarse, fine = models
+    config = load_config(None, [])
+    found = [one for one in candidates(config, fine, coarse) if one.config.fine.outside == "coarse"]
+    assert [one.config.fine.grow for one in found] == [config.fine.grow, 0]
+    other = load_model(model_folder(labels={"background": 0, "else": 1}, seed=5))
+    assert not any("coarse labels" in one.name for one in candidates(config, fine, other))
+    given = load_config(None, ["fine.outside=background"])
+    assert not any("coarse labels" in one.name for one in candidates(given, fine, coarse))
 
 
 def test_candidates__lower_threshold__is_one_that_was_measured(models: tuple[Model, Model]) -> None:
@@ -90,8 +104,8 @@ def test_also_calibrated__what_acts_after_boxes_are_chosen__is_not_measured(mode
 
 def test_candidates__written_into_a_kit_and_read_again__are_the_same_settings(models: tuple[Model, Model]) -> None:
     """So that the promise, which knows settings by their fingerprint, holds for whichever is chosen."""
-    _, fine = models
-    for candidate in candidates(load_config(None, ["rois.margin=[1, 2, 2]"]), fine):
+    coarse, fine = models
+    for candidate in candidates(load_config(None, ["rois.margin=[1, 2, 2]"]), fine, coarse):
         written = candidate.config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         again = preset(Config.model_validate(written))
         assert settings_fingerprint(again) == settings_fingerprint(candidate.config), candidate.name
