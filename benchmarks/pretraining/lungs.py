@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from benchmarks.pretraining.rows import Row
 from benchmarks.pretraining.studies import Setup
-from benchmarks.pretraining.transformers import RATE, SHAPE, begin, pretrained, schedule
+from benchmarks.pretraining.transformers import (
+    DECAY,
+    PRETRAINING_STEPS,
+    RATE,
+    SCRATCH,
+    SHAPE,
+    SHARES,
+    TEST_SHARE,
+    Comparison,
+    arms_of,
+)
 from coarse2fine.finetune.examples import Examples
 from coarse2fine.finetune.measures import dice
 from coarse2fine.finetune.pictures import find_masks, load_masks, of_pictures
 from coarse2fine.finetune.shares import hold_out, take_share
 from coarse2fine.finetune.tasks import Segmentation
-from coarse2fine.finetune.tune import finetune
 from coarse2fine.pretrain.pictures import Intensities, load_pictures
 from coarse2fine.pretrain.table import read_table
 
-SHARES = {"1 %": 0.01, "10 %": 0.1, "100 %": 1.0}
-TEST_SHARE = 0.3
-STEPS, PRETRAINING_STEPS, BATCH = 80, 400, 8
-DECAY = 0.65
-SCRATCH = "scratch"
-ARMS: dict[str, tuple[str | None, float]] = {
-    SCRATCH: (None, 1.0),
-    "MAE 0.75": ("MAE 0.75", DECAY),
-    "MAE 0.75, no layer decay": ("MAE 0.75", 1.0),
-}
-"""How each is pretrained, and its layer decay."""
+STEPS, BATCH = 80, 8
+ARMS = arms_of("MAE 0.75")
 MEASURE = "Dice"
 
 TITLE = "Lungs on radiographs: 1, 10 or 100 % of the masks"
@@ -58,27 +56,13 @@ def study(setup: Setup) -> Iterator[Sequence[Row]]:
     others = [row.file for row in whole.rows if row.patient not in held_out]
     unlabelled = load_pictures(others, (height, width))
     intensities = Intensities.of(unlabelled)
-    held = of_pictures(pixels, list(masks), table, test, intensities)
-    for seed in setup.seeds:
-        for labels, share in SHARES.items():
-            part = train[take_share([table.patients[at] for at in train], np.ones((len(train), 1)), share, seed)]
-            few = of_pictures(pixels, list(masks), table, part, intensities)
-            for arm, (method, decay) in ARMS.items():
-                if not setup.has(arm, labels, seed):
-                    weights, steps = None, setup.steps or PRETRAINING_STEPS
-                    if method is not None:
-                        weights = pretrained(unlabelled, intensities, method, steps, seed, setup.work)
-                    folder = setup.work / f"{arm}-{labels}-{seed}".replace(" ", "-")
-                    scores = measure(weights, decay, few, held, setup.steps or STEPS, seed, folder)
-                    yield [Row(arm, labels, seed, MEASURE, float(np.mean(scores)), tuple(scores))]
 
+    def labelled(share: float, seed: int) -> Examples:
+        chosen = take_share([table.patients[at] for at in train], np.ones((len(train), 1)), share, seed)
+        return of_pictures(pixels, list(masks), table, train[chosen], intensities)
 
-def measure(
-    weights: Path | None, decay: float, few: Examples, held: Examples, steps: int, seed: int, folder: Path
-) -> list[float]:
-    """Dice of each held-out image after a training on few masks."""
-    folder.mkdir(parents=True, exist_ok=True)
-    network, task = begin(weights, seed), Segmentation(("background", "lungs"))
-    outcome = finetune(network, task, few, held, schedule(steps, seed, BATCH), folder, decay=decay)
-    shutil.rmtree(folder)
-    return [float(dice(*pair, task.outputs)[0]) for pair in zip(outcome.found, held.targets, strict=True)]
+    held, task = of_pictures(pixels, list(masks), table, test, intensities), Segmentation(("background", "lungs"))
+    compared = Comparison(ARMS, task, unlabelled, intensities, labelled, held, STEPS, BATCH)
+    for arm, labels, seed, outcome in compared.outcomes(setup, SHARES):
+        scores = [float(dice(*pair, task.outputs)[0]) for pair in zip(outcome.found, held.targets, strict=True)]
+        yield [Row(arm, labels, seed, MEASURE, float(np.mean(scores)), tuple(scores))]

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.pretraining.rows import Row, pseudo_values
 from benchmarks.pretraining.studies import Setup
-from benchmarks.pretraining.transformers import METHODS, RATE, SHAPE, begin, pretrained, schedule
+from benchmarks.pretraining.transformers import (
+    DECAY,
+    METHODS,
+    PRETRAINING_STEPS,
+    RATE,
+    SCRATCH,
+    SHAPE,
+    SHARES,
+    TEST_SHARE,
+    Comparison,
+    arms_of,
+)
 from coarse2fine.finetune.examples import Examples
 from coarse2fine.finetune.labels import read_labels
 from coarse2fine.finetune.measures import auroc
 from coarse2fine.finetune.pictures import of_pictures
 from coarse2fine.finetune.shares import hold_out, take_share
 from coarse2fine.finetune.tasks import Classification
-from coarse2fine.finetune.tune import finetune
 from coarse2fine.pretrain.pictures import Intensities, read_arrays
 
-SHARES = {"1 %": 0.01, "10 %": 0.1, "100 %": 1.0}
-TEST_SHARE = 0.3
-STEPS, PRETRAINING_STEPS, BATCH = 100, 400, 16
-DECAY = 0.65
-SCRATCH = "scratch"
-WITHOUT = "MAE 0.75, no layer decay"
-ARMS: dict[str, tuple[str | None, float]] = {
-    SCRATCH: (None, 1.0),
-    **{method: (method, DECAY) for method in METHODS},
-    WITHOUT: ("MAE 0.75", 1.0),
-}
-"""How each is pretrained, and its layer decay."""
+STEPS, BATCH = 100, 16
+ARMS = arms_of(*METHODS)
 MEASURE = "AUROC"
 
 TITLE = "Radiographs: 1, 10 or 100 % of the labels"
@@ -54,29 +53,18 @@ def study(setup: Setup) -> Iterator[Sequence[Row]]:
     unlabelled = pictures.take(train.tolist()).pixels
     intensities = Intensities.of(unlabelled)
     _, targets = read_labels(pictures.table, ["abnormal"])
+
+    def labelled(share: float, seed: int) -> Examples:
+        chosen = take_share([patients[at] for at in train], targets[train], share, seed)
+        return of_pictures(pictures.pixels, list(targets), pictures.table, train[chosen], intensities)
+
     held = of_pictures(pictures.pixels, list(targets), pictures.table, test, intensities)
-    for seed in setup.seeds:
-        for labels, share in SHARES.items():
-            part = train[take_share([patients[at] for at in train], targets[train], share, seed)]
-            few = of_pictures(pictures.pixels, list(targets), pictures.table, part, intensities)
-            for arm, (method, decay) in ARMS.items():
-                if not setup.has(arm, labels, seed):
-                    weights, steps = None, setup.steps or PRETRAINING_STEPS
-                    if method is not None:
-                        weights = pretrained(unlabelled, intensities, method, steps, seed, setup.work)
-                    folder = setup.work / f"{arm}-{labels}-{seed}".replace(" ", "-")
-                    score, cases = measure(weights, decay, few, held, setup.steps or STEPS, seed, folder)
-                    yield [Row(arm, labels, seed, MEASURE, score, cases)]
+    truth, task = np.concatenate(list(held.targets)) > 0, Classification(("abnormal",))
+    compared = Comparison(ARMS, task, unlabelled, intensities, labelled, held, STEPS, BATCH)
+    for arm, labels, seed, outcome in compared.outcomes(setup, SHARES):
+        scores = np.concatenate(outcome.found)
 
+        def measure(kept: NDArray[np.bool_], scores: NDArray[np.floating] = scores) -> float:
+            return auroc(scores[kept], truth[kept])
 
-def measure(
-    weights: Path | None, decay: float, few: Examples, held: Examples, steps: int, seed: int, folder: Path
-) -> tuple[float, tuple[float, ...]]:
-    """AUROC on the held-out images after a training on few labels, and what each patient contributes to it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    network, task = begin(weights, seed), Classification(("abnormal",))
-    outcome = finetune(network, task, few, held, schedule(steps, seed, BATCH), folder, decay=decay)
-    scores, truth = np.concatenate(outcome.found), np.concatenate(list(held.targets)) > 0
-    shutil.rmtree(folder)
-    cases = pseudo_values(lambda kept: auroc(scores[kept], truth[kept]), held.patients)
-    return auroc(scores, truth), cases
+        yield [Row(arm, labels, seed, MEASURE, auroc(scores, truth), pseudo_values(measure, held.patients))]

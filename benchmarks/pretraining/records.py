@@ -24,7 +24,7 @@ from coarse2fine.pretrain.loop import pretrain
 from coarse2fine.pretrain.mae_tokens import patch_blocks
 from coarse2fine.pretrain.masking import Masking
 from coarse2fine.pretrain.mrm import MaskedRecords, deep_blocks, masked_records
-from coarse2fine.pretrain.objective import Method, Objective
+from coarse2fine.pretrain.objective import Method
 from coarse2fine.pretrain.picture_crops import PictureCrops
 from coarse2fine.pretrain.pictures import Intensities, Pixels, load_pictures
 from coarse2fine.pretrain.record_source import Records, open_records, with_reports
@@ -136,11 +136,10 @@ def _measure(name: str, data: Data, seed: int, setup: Setup) -> list[Row]:
     with torch.no_grad():
         if isinstance(objective, Convirt | Refers):
             return [_found(name, network, objective, data, seed)]
-        assert isinstance(objective, MaskedRecords)
         return [*_words(name, network, objective, data, seed), _probe(name, network, data, seed)]
 
 
-def _objective(name: str, data: Data, seed: int) -> Objective:
+def _objective(name: str, data: Data, seed: int) -> Convirt | Refers | MaskedRecords:
     text = TextShape(data.vocabulary.size, LENGTH, SHAPE.width, depth=2, heads=3)
     with seeded(seed):
         if name == "ConVIRT":

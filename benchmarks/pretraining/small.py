@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from benchmarks.common.registry import MissingDataError
 from canvas import Box, Triple
+from coarse2fine.coarse_training.plan import small_unet
 from coarse2fine.coarse_training.targets import pool_labels
 from coarse2fine.finetune.examples import Examples
 from coarse2fine.io import atomic_write, read_volume
@@ -51,22 +52,6 @@ def plans_of(network: Network, name: str, channels: int) -> dict[str, Any]:
     plane, all_axes = [1, 2, 2], [2, 2, 2]
     strides = [[1, 1, 1], *(plane if stage <= network.flat else all_axes for stage in range(1, stages))]
     kernels = [[1, 3, 3] if stage < network.flat else [3, 3, 3] for stage in range(stages)]
-    arguments = {
-        "n_stages": stages,
-        "features_per_stage": [*network.features],
-        "conv_op": "torch.nn.modules.conv.Conv3d",
-        "kernel_sizes": kernels,
-        "strides": strides,
-        "n_conv_per_stage": [1, *[2] * (stages - 1)],  # most of the time goes into the finest stage
-        "n_conv_per_stage_decoder": [1] * (stages - 1),
-        "conv_bias": True,
-        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-        "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-        "dropout_op": None,
-        "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    }
     configuration: dict[str, Any] = {
         "data_identifier": "small",
         "preprocessor_name": "DefaultPreprocessor",
@@ -76,11 +61,7 @@ def plans_of(network: Network, name: str, channels: int) -> dict[str, Any]:
         "normalization_schemes": ["ZScoreNormalization"] * channels,
         "use_mask_for_norm": [False] * channels,
         "batch_dice": False,
-        "architecture": {
-            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-            "arch_kwargs": arguments,
-            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        },
+        "architecture": small_unet(network.features, strides, kernels),
     }
     for what, order in (("data", 3), ("seg", 1), ("probabilities", 1)):
         configuration[f"resampling_fn_{what}"] = "resample_data_or_seg_to_shape"

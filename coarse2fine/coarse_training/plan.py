@@ -147,35 +147,48 @@ def coarse_plans(plan: CoarsePlan, fine: Model, name: str) -> dict[str, Any]:
     configuration: dict[str, Any] = dict(PlansManager(plans).get_configuration(fine.configuration).configuration)
     for key in ("inherits_from", "previous_stage", "next_stage"):
         configuration.pop(key, None)
-    stages = len(plan.features)
     configuration |= {
         "data_identifier": f"{PLANS}_{CONFIGURATION}",
         "batch_size": plan.batch,
         "patch_size": [*plan.patch],
         "spacing": [*plan.spacing],
         "batch_dice": True,
-        "architecture": {
-            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-            "arch_kwargs": {
-                "n_stages": stages,
-                "features_per_stage": [*plan.features],
-                "conv_op": "torch.nn.modules.conv.Conv3d",
-                "kernel_sizes": [[*kernel] for kernel in plan.kernels],
-                "strides": [[*stride] for stride in plan.strides],
-                "n_conv_per_stage": [1, *[2] * (stages - 1)],  # most of the time goes into the finest stage
-                "n_conv_per_stage_decoder": [1] * (stages - 1),
-                "conv_bias": True,
-                "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-                "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-                "dropout_op": None,
-                "dropout_op_kwargs": None,
-                "nonlin": "torch.nn.LeakyReLU",
-                "nonlin_kwargs": {"inplace": True},
-            },
-            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        },
+        "architecture": small_unet(plan.features, plan.strides, plan.kernels),
     }
     return plans | {"dataset_name": name, "plans_name": PLANS, "configurations": {CONFIGURATION: configuration}}
+
+
+def small_unet(
+    features: Sequence[int], strides: Sequence[Sequence[int]], kernels: Sequence[Sequence[int]]
+) -> dict[str, Any]:
+    """``architecture`` in plans: nnU-Net's 3D U-Net with a single convolution where there are most voxels.
+
+    Args:
+        features: Of each stage.
+        strides: Of each stage, (z, y, x).
+        kernels: Likewise.
+    """
+    stages = len(features)
+    return {
+        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "arch_kwargs": {
+            "n_stages": stages,
+            "features_per_stage": [*features],
+            "conv_op": "torch.nn.modules.conv.Conv3d",
+            "kernel_sizes": [[*kernel] for kernel in kernels],
+            "strides": [[*stride] for stride in strides],
+            "n_conv_per_stage": [1, *[2] * (stages - 1)],  # most of the time goes into the finest stage
+            "n_conv_per_stage_decoder": [1] * (stages - 1),
+            "conv_bias": True,
+            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }
 
 
 def dataset_of(fine: Model, cases: int) -> Mapping[str, Any]:

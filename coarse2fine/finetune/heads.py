@@ -89,6 +89,8 @@ class TokenSegmenter(Tuned):
         frozen: Whether only the decoder learns.
     """
 
+    network: ViT
+
     def __init__(self, network: ViT, outputs: int, frozen: bool = False) -> None:
         super().__init__(network, frozen)
         shape = network.shape
@@ -111,7 +113,6 @@ class TokenSegmenter(Tuned):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Shape (n, channels, *image) to (n, outputs, *image)."""
         network = self.network
-        assert isinstance(network, ViT)
         tokens, seen = network.embed(images), []
         for number, block in enumerate(network.blocks, 1):
             tokens = block(tokens)

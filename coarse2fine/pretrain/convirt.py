@@ -13,19 +13,11 @@ from torch import nn
 
 from coarse2fine.networks.features import pooled, width_of
 from coarse2fine.pretrain.objective import Batch, Views
-from coarse2fine.pretrain.records.contrast import TEMPERATURE, Projection, contrast
-from coarse2fine.pretrain.records.text import Reader, TextShape
+from coarse2fine.pretrain.records.contrast import TEMPERATURE, contrast
+from coarse2fine.pretrain.records.space import Space
+from coarse2fine.pretrain.records.text import TextShape
 
 PROJECTION, SHARE = 512, 0.75
-
-
-class ConvirtHeads(nn.Module):
-    """The reports' network, and both projections."""
-
-    def __init__(self, seen: int, text: TextShape, width: int) -> None:
-        super().__init__()
-        self.reader = Reader(text)
-        self.of_images, self.of_reports = Projection(seen, width), Projection(text.width, width)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,11 +25,11 @@ class Convirt:
     """Images find their reports, reports their images; any network of images.
 
     Attributes:
-        heads: Of ``make``.
+        heads: Of ``convirt``.
         temperature, share: See ``contrast``.
     """
 
-    heads: ConvirtHeads
+    heads: Space
     temperature: float = TEMPERATURE
     share: float = SHARE
 
@@ -57,8 +49,7 @@ class Convirt:
 
     def of_reports(self, words: torch.Tensor) -> torch.Tensor:
         """Where reports lie."""
-        projected: torch.Tensor = self.heads.of_reports(self.heads.reader.pooled(words))
-        return projected
+        return self.heads.read(words)
 
 
 def convirt(
@@ -70,4 +61,4 @@ def convirt(
     share: float = SHARE,
 ) -> Convirt:
     """For a network of images; heads begin with PyTorch's random numbers of the moment."""
-    return Convirt(ConvirtHeads(width_of(network), text, width), temperature, share)
+    return Convirt(Space(width_of(network), text, width), temperature, share)

@@ -15,21 +15,21 @@ from torch.nn import functional as F
 
 from coarse2fine.networks.features import encode, width_of
 from coarse2fine.pretrain.objective import Batch, Views
-from coarse2fine.pretrain.records.contrast import TEMPERATURE, Projection, contrast
-from coarse2fine.pretrain.records.text import Reader, TextShape, Writer
+from coarse2fine.pretrain.records.contrast import TEMPERATURE, contrast
+from coarse2fine.pretrain.records.space import Space
+from coarse2fine.pretrain.records.text import TextShape, Writer
 from coarse2fine.pretrain.records.vocabulary import PAD
 
 VIEWS, PROJECTION, SHARE = 3, 512, 0.5
 
 
 class RefersHeads(nn.Module):
-    """Fusion of views, the network that writes reports, the one that reads them, and both projections."""
+    """Fusion of views, the network that writes reports, and the space that both are compared in."""
 
     def __init__(self, seen: int, views: int, reader: TextShape, writer: TextShape, width: int) -> None:
         super().__init__()
         self.fusion = nn.Linear(views * seen, views)
-        self.writer, self.reader = Writer(writer, seen), Reader(reader)
-        self.of_images, self.of_reports = Projection(seen, width), Projection(reader.width, width)
+        self.writer, self.space = Writer(writer, seen), Space(seen, reader, width)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,13 +84,12 @@ class Refers:
 
     def of_fused(self, fused: torch.Tensor) -> torch.Tensor:
         """The same of what is fused already."""
-        projected: torch.Tensor = self.heads.of_images(fused.mean(1))
+        projected: torch.Tensor = self.heads.space.of_images(fused.mean(1))
         return projected
 
     def of_reports(self, words: torch.Tensor) -> torch.Tensor:
         """Where reports lie."""
-        projected: torch.Tensor = self.heads.of_reports(self.heads.reader.pooled(words))
-        return projected
+        return self.heads.space.read(words)
 
 
 def refers(

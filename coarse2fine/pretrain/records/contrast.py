@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 TEMPERATURE = 0.1
@@ -27,13 +26,6 @@ def contrast(images: torch.Tensor, reports: torch.Tensor, temperature: float, sh
     likeness = F.normalize(images, dim=1) @ F.normalize(reports, dim=1).T / temperature
     own = torch.arange(len(likeness), device=likeness.device)
     return share * F.cross_entropy(likeness, own) + (1 - share) * F.cross_entropy(likeness.T, own)
-
-
-class Projection(nn.Sequential):
-    """Two layers into the space in which images and reports are compared."""
-
-    def __init__(self, seen: int, width: int) -> None:
-        super().__init__(nn.Linear(seen, seen), nn.ReLU(), nn.Linear(seen, width))
 
 
 def found_among(images: torch.Tensor, reports: torch.Tensor, most: int = 10) -> torch.Tensor:

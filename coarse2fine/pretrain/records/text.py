@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -71,18 +72,7 @@ class Reader(nn.Module):
         super().__init__()
         self.shape = shape
         self.embedding = Embedding(shape)
-        self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                shape.width,
-                shape.heads,
-                4 * shape.width,
-                shape.dropout,
-                activation="gelu",
-                batch_first=True,
-                norm_first=True,
-            )
-            for _ in range(shape.depth)
-        )
+        self.blocks = _blocks(nn.TransformerEncoderLayer, shape)
         self.norm = nn.LayerNorm(shape.width)
         self.apply(_initialise)
 
@@ -107,18 +97,7 @@ class Writer(nn.Module):
         super().__init__()
         self.embedding = Embedding(shape)
         self.look = nn.Linear(seen, shape.width)
-        self.blocks = nn.ModuleList(
-            nn.TransformerDecoderLayer(
-                shape.width,
-                shape.heads,
-                4 * shape.width,
-                shape.dropout,
-                activation="gelu",
-                batch_first=True,
-                norm_first=True,
-            )
-            for _ in range(shape.depth)
-        )
+        self.blocks = _blocks(nn.TransformerDecoderLayer, shape)
         self.norm = nn.LayerNorm(shape.width)
         self.words = nn.Linear(shape.width, shape.entries)
         self.apply(_initialise)
@@ -135,6 +114,14 @@ class Writer(nn.Module):
         for block in self.blocks:
             tokens = block(tokens, memory, tgt_mask=later, tgt_key_padding_mask=words == PAD)
         return self.words(self.norm(tokens))
+
+
+def _blocks(kind: Callable[..., nn.Module], shape: TextShape) -> nn.ModuleList:
+    """PyTorch's layers of transformers, normed before each part."""
+    usual = {"activation": "gelu", "batch_first": True, "norm_first": True}
+    return nn.ModuleList(
+        kind(shape.width, shape.heads, 4 * shape.width, shape.dropout, **usual) for _ in range(shape.depth)
+    )
 
 
 def _initialise(module: nn.Module) -> None:

@@ -68,7 +68,7 @@ def test_refers__each_loss__has_gradients_for_the_images_network_and_contrast_fo
     for share in (0.0, 1.0):
         one = Refers(objective.heads, share=share)
         losses = one.loss(seen, batch)
-        for loss, parts in (("caption", [seen]), ("contrast", [seen, one.heads.reader])):
+        for loss, parts in (("caption", [seen]), ("contrast", [seen, one.heads.space.reader])):
             for part in parts:
                 grads = torch.autograd.grad(losses[loss], list(part.parameters()), retain_graph=True, allow_unused=True)
                 assert sum(float(grad.abs().sum()) for grad in grads if grad is not None) > 1e-4
