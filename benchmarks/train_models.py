@@ -12,7 +12,8 @@ The networks are small, so that minutes on one CPU core make them usable. Roles:
   place of a random training patch. So the statistics of its instance norms are those of canvases.
 
 ``small`` and ``mosaic`` start from a fine model (``--start``). All use nnU-Net's default trainer on all training cases
-(fold "all"); test cases are never read. With one thread on a CPU, a seed gives the same model again.
+(fold "all"), or on every other one (``--fold``): two models, each of which has not seen the other's cases. Test cases
+are never read. With one thread on a CPU, a seed gives the same model again.
 
 A training of hours is cut into pieces: every ``--every`` epochs the model folder is written as it is then, with
 ``training.json`` (steps so far, curve) beside it, and the same command goes on from there, on this or another machine.
@@ -31,8 +32,10 @@ from pathlib import Path
 
 from benchmarks.common.machine import SHARED
 from benchmarks.common.registry import MissingDataError
+from benchmarks.training.derived import derive
+from benchmarks.training.model_folder import ALL
 from benchmarks.training.recipes import CONFIGURATIONS, RECIPES
-from benchmarks.training.trainer import Training, prepare, set_folders, train
+from benchmarks.training.trainer import FOLDS, Training, prepare, set_folders, train
 from coarse2fine.errors import C2FError
 from coarse2fine.io import check_writable
 from coarse2fine.nnunet.checkpoint import read_json
@@ -74,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--bf16", action="store_true", help="on a CPU that computes with bfloat16: half the time")
     add("--seed", type=int, default=0)
+    add("--fold", choices=(ALL, *FOLDS), default=ALL, help="all, or the half of the training cases to leave out (all)")
     add("--data", type=Path, default=SHARED / "data", metavar="DIR", help="nnU-Net raw data sets")
     add("--work", type=Path, metavar="DIR", help="keep preprocessed data and logs here; default: a temporary folder")
     add("-o", "--out", type=Path, metavar="FOLDER", help="model folder to write")
@@ -84,16 +88,20 @@ def build_parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> None:
     """Train or measure."""
     recipe = RECIPES[options.dataset]
-    data = options.data / recipe.folder
+    data = options.data / (recipe.source or recipe.folder)
     if not (data / "imagesTr").is_dir():
         raise MissingDataError(f"{data} has no imagesTr", "Name the folder of raw data sets (--data).")
-    if options.evaluate:
-        print(f"mean Dice of the training cases: {evaluate(options.evaluate, data):.3f}")
-        return
-    check_writable(options.out / "plans.json", overwrite=True)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = set_folders(options.data, options.work or Path(temporary)) / recipe.folder
-        plans = prepare(options.data, folder, recipe, options.model)
+        work, raw = options.work or Path(temporary), options.data
+        if recipe.source:
+            raw = work / "raw"
+            derive(data, raw / recipe.folder, recipe.merged)
+        if options.evaluate:
+            print(f"mean Dice of the training cases: {evaluate(options.evaluate, raw / recipe.folder):.3f}")
+            return
+        check_writable(options.out / "plans.json", overwrite=True)
+        folder = set_folders(raw, work) / recipe.folder
+        plans = prepare(raw, folder, recipe, options.model)
         known = {field.name: getattr(options, field.name) for field in fields(Training)}
         progress = train(plans, read_json(folder / "dataset.json"), Training(**known))
     told = f"{progress.steps} steps, {progress.seconds:.0f} s, pseudo-Dice {progress.curve[-1][1]:.3f}"

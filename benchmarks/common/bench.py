@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.common.machine import PeakMemory, forget, relative
+from benchmarks.common.merging import merge_labels
 from benchmarks.common.registry import Case, Dataset, MissingDataError, config_file, find_model
 from coarse2fine.config.reader import load_config
 from coarse2fine.config.schema import Config
@@ -164,7 +165,8 @@ class Bench:
 
     @cached_property
     def _stored_reference(self) -> NDArray[Any]:
-        return read_volume([self.case.reference]).channels[0]
+        stored = read_volume([self.case.reference]).channels[0]
+        return merge_labels(stored, self.dataset.merged) if self.dataset.merged else stored
 
     @property
     def labels(self) -> tuple[int, ...]:

@@ -54,6 +54,9 @@ class Dataset(BaseModel):
     train: Files | None = Field(default=None, description="Cases that models and settings were made with")
     config: str | None = Field(default=None, description="Settings: a file beside this folder, or a shipped name")
     models: Mapping[str, str] = Field(default={}, description="Model folders by role, below the model roots")
+    merged: Mapping[str, tuple[int, ...]] = Field(
+        default={}, description="Labels of the references that the models' first, second, ... is made of; {} = as it is"
+    )
     quality: Literal["dice", "iou"] = Field(default="dice", description="The measure that counts most")
     tolerance: float = Field(default=1.0, gt=0, description="Of surface Dice, in the unit of the files' spacing")
 

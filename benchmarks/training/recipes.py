@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from benchmarks.common.merging import Merged
 from canvas import Triple, triple
 
 PLANS = "smallPlans"
@@ -50,6 +51,10 @@ class Recipe:
     coarse: Network
     mirror: tuple[int, ...] = (0, 1, 2)
     """Axes of the network's input along which it may be mirrored: not from left to right where labels tell sides."""
+    source: str | None = None
+    """The raw data set that this one is derived from; None if it is one that is there."""
+    merged: Merged = field(default_factory=dict)
+    """What its labels are then made of."""
 
 
 RECIPES = {
@@ -73,6 +78,13 @@ RECIPES = {
         Network((64, 80, 64), NARROW, ISOTROPIC, EVEN_STRIDES, 2),
         Network((64, 80, 64), NARROW, ISOTROPIC, EVEN_STRIDES, 2, spacing=(2.0, 2.0, 2.0)),
         mirror=(0, 1),
+    ),
+    "brain_tiny": Recipe(
+        "Dataset511_BrainTiny",
+        Network((64, 64, 64), NARROW, ISOTROPIC, EVEN_STRIDES, 2),
+        Network((64, 80, 64), NARROW, ISOTROPIC, EVEN_STRIDES, 2, spacing=(2.0, 2.0, 2.0)),
+        source="Dataset501_BrainMALF",
+        merged={"accumbens": (1, 2), "amygdala": (3, 4)},
     ),
     "head_neck": Recipe(
         "Dataset502_HeadNeckCT",

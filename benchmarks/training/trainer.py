@@ -8,7 +8,7 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.training.model_folder import Progress, load_weights, publish
+from benchmarks.training.model_folder import ALL, Progress, check_fold, load_weights, publish
 from benchmarks.training.mosaics import POOL, Patch, mix
 from benchmarks.training.recipes import CONFIGURATIONS, PLANS, RECIPES, Recipe, small_plans
 from canvas import Triple, triple
@@ -24,6 +24,8 @@ from coarse2fine.coarse_training.trainer import skip_broken_step
 from coarse2fine.nnunet.checkpoint import read_json
 
 STEPS_PER_EPOCH, VALIDATION_STEPS = 50, 4
+FOLDS = ("0", "1")
+"""Of cross-fitted models: each is trained on the cases that the other one leaves out."""
 
 
 def trainer_class(mosaic: bool, slot: Triple, plain: float, seed: int) -> Any:
@@ -85,6 +87,7 @@ def prepare(data: Path, folder: Path, recipe: Recipe, role: str) -> dict[str, An
     from nnunetv2.experiment_planning import plan_and_preprocess_api as api
 
     identity, name = int(recipe.folder[7:10]), CONFIGURATIONS[role]
+    ending = read_json(data / recipe.folder / "dataset.json")["file_ending"]
     done, source = folder / f"prepared_{name}", str(data.resolve())
     if not done.exists() or done.read_text() != source:
         api.extract_fingerprint_dataset(identity, num_processes=1, verbose=False)
@@ -92,8 +95,17 @@ def prepare(data: Path, folder: Path, recipe: Recipe, role: str) -> dict[str, An
         plans = small_plans(read_json(folder / "nnUNetPlans.json"), recipe, role)
         (folder / f"{PLANS}.json").write_text(json.dumps(plans, indent=1))
         api.preprocess_dataset(identity, PLANS, (name,), [1])
+        cases = sorted(
+            path.name.removesuffix(ending) for path in (data / recipe.folder / "labelsTr").glob(f"*{ending}")
+        )
+        (folder / "splits_final.json").write_text(json.dumps(two_folds(cases)))
         done.write_text(source)
     return small_plans(read_json(folder / "nnUNetPlans.json"), recipe, role)
+
+
+def two_folds(cases: Sequence[str]) -> list[dict[str, list[str]]]:
+    """Every other case is left out, as nnU-Net's ``splits_final.json`` says it."""
+    return [{"train": [*cases[1 - int(fold) :: 2]], "val": [*cases[int(fold) :: 2]]} for fold in FOLDS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +124,7 @@ class Training:
         device: ``cpu`` or ``cuda``.
         bf16: Whether to compute in bfloat16 on the CPU.
         seed: Of all random numbers.
+        fold: ``all``, or the one of ``FOLDS`` whose cases are left out.
     """
 
     dataset: str
@@ -125,6 +138,7 @@ class Training:
     device: str = "cpu"
     bf16: bool = False
     seed: int = 0
+    fold: str = ALL
 
     @property
     def recipe(self) -> Recipe:
@@ -144,11 +158,13 @@ class Training:
 
 def train(plans: Mapping[str, Any], dataset: Mapping[str, Any], training: Training) -> Progress:
     """Run nnU-Net's trainer with small plans and ``dataset.json``, and write its model; returns how far it came."""
-    progress = Progress.of(training.out, training.epochs * training.epoch_steps)
+    check_fold(training.out, training.fold)
+    progress = Progress.of(training.out, training.epochs * training.epoch_steps, training.fold)
     trainer = make_trainer(plans, dataset, training, progress.steps)
-    start = training.out if progress.steps else training.start
-    if start:
-        load_weights(trainer.network, start)
+    if progress.steps:
+        load_weights(trainer.network, training.out, training.fold)
+    elif training.start:
+        load_weights(trainer.network, training.start)
     before = time.perf_counter()
 
     def after_epoch() -> None:
@@ -160,7 +176,7 @@ def train(plans: Mapping[str, Any], dataset: Mapping[str, Any], training: Traini
             trainer.current_epoch -= 1  # nnU-Net notes the epoch after the one that it takes for the current
             trainer.save_checkpoint(str(latest))
             trainer.current_epoch += 1
-            publish(Path(trainer.output_folder_base), training.out, latest, progress)
+            publish(Path(trainer.output_folder_base), training.out, latest, progress, training.fold)
 
     trainer.after_epoch = after_epoch
     if trainer.num_epochs:
@@ -179,7 +195,7 @@ def make_trainer(plans: Mapping[str, Any], dataset: Mapping[str, Any], training:
     trainer = trainer_class(training.model == "mosaic", slot, training.plain, seed)(
         plans={**plans, "continue_training": False},
         configuration=CONFIGURATIONS[training.model],
-        fold="all",
+        fold=ALL if training.fold == ALL else int(training.fold),
         dataset_json=dict(dataset),
         device=torch.device(training.device),
     )

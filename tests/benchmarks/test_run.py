@@ -65,6 +65,15 @@ def make_bench(dataset_folder: Path) -> Callable[..., Any]:
     return make
 
 
+def test_bench__labels_that_are_merged__are_compared_with_merged_ones(make_bench: Callable[..., Any]) -> None:
+    """The reference has the labels of the models, made of those in the file."""
+    bench = make_bench()
+    assert set(np.unique(bench.reference)) == {0, 1}
+    other = make_bench()
+    other.dataset = other.dataset.model_copy(update={"merged": {"nothing": (7,), "something": (1, 3)}})
+    assert np.array_equal(other.reference, 2 * bench.reference)
+
+
 def console() -> Console:
     return Console(file=io.StringIO(), record=True, width=200)
 

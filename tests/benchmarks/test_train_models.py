@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 from collections.abc import Callable
@@ -150,7 +151,9 @@ def test_main__killed_after_an_epoch__goes_on_where_it_was(
     monkeypatch.setattr(PolyLRScheduler, "step", lambda self, epoch=None: epochs.append(epoch) or step(self, epoch))
     loaded: list[Path] = []
     load = trainer.load_weights
-    monkeypatch.setattr(trainer, "load_weights", lambda network, folder: loaded.append(folder) or load(network, folder))
+    monkeypatch.setattr(
+        trainer, "load_weights", lambda network, folder, *fold: loaded.append(folder) or load(network, folder, *fold)
+    )
     publish = trainer.publish
 
     def publish_and_die(*arguments: Any) -> None:
@@ -175,3 +178,32 @@ def test_main__killed_after_an_epoch__goes_on_where_it_was(
     assert script.main([*command, "--steps", "3"]) == 1
     assert "Give --steps 2 to go on" in capsys.readouterr().err
     assert script.main([*command, "--steps", "2"]) == 0  # as the message says; nothing is left to do
+
+
+@pytest.mark.long
+def test_main__folds_of_derived_labels__are_trained_on_the_other_cases(
+    script: ModuleType, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each half learns from the other one's cases; the labels are those that were merged; halves stay by themselves."""
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    recipes = import_benchmark("training.recipes")
+    use_tiny_recipe(monkeypatch)
+    plain = recipes.RECIPES["em"]
+    derived = dataclasses.replace(plain, folder="Dataset998_Derived", source=plain.folder, merged={"merged": (1,)})
+    monkeypatch.setitem(recipes.RECIPES, "em", derived)
+    seen: list[Any] = []
+    split = nnUNetTrainer.do_split
+    monkeypatch.setattr(nnUNetTrainer, "do_split", lambda self: seen.append(split(self)) or seen[-1])
+    out = tmp_path / "halves"
+    common = ["--dataset", "em", "--data", str(raw), "--work", str(tmp_path / "work"), "--steps", "1"]
+    for fold in ("0", "1"):
+        assert script.main([*common, "--fold", fold, "-o", str(out)]) == 0
+        assert json.loads((out / f"training_{fold}.json").read_text())["steps"] == 1
+    assert [[*map(list, one)] for one in (seen[0], seen[-1])] == [[["b"], ["a"]], [["a"], ["b"]]]
+    model = load_model(out)
+    assert (model.folds, model.labels.names) == (("0", "1"), {"background": 0, "merged": 1})
+    capsys.readouterr()
+    assert script.main([*common, "-o", str(out)]) == 1
+    assert "Write cross-fitted models to a folder of their own" in capsys.readouterr().err
+    assert script.main([*common, "-o", str(tmp_path / "all")]) == 0  # as the message says

@@ -13,7 +13,9 @@ from conftest import benchmark_module, shared
 from coarse2fine.config.reader import load_config
 from coarse2fine.errors import ConfigError
 
-NAMES = ["brain", "covid", "covid_masks", "cremi", "em", "fafb", "lung", "ms", "organs", "word"]
+NAMES = [
+    "brain", "brain_tiny", "covid", "covid_masks", "cremi", "em", "fafb", "head_neck", "lung", "ms", "organs", "word"
+]  # fmt: skip
 
 
 registry = benchmark_module("common.registry")

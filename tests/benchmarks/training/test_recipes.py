@@ -26,7 +26,7 @@ def nnunet_plans() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("role", ["fine", "coarse", "small", "mosaic"])
-@pytest.mark.parametrize("dataset", ["em", "lung", "ms", "brain", "head_neck"])
+@pytest.mark.parametrize("dataset", ["em", "lung", "ms", "brain", "brain_tiny", "head_neck"])
 def test_small_plans__all_roles__patch_fits_the_network(dataset: str, role: str) -> None:
     """Patches can be halved by all strides; the small role has half of the fine patch, and no more voxels per step."""
     plans, recipe = nnunet_plans(), recipes.RECIPES[dataset]
