@@ -76,10 +76,10 @@ class Work:
         config = self.config if device is None else self.config.model_copy(update={"device": device})
         pipeline = Pipeline.from_config(config, trust_checkpoint=self.trust_checkpoint, previous=self.previous)
         if self.explain:
-            from coarse2fine.explain.volumes import check_choice  # inference itself needs nothing of this
+            from coarse2fine.explain.volumes import subject_of  # inference itself needs nothing of this
 
             for label in self.explain:
-                check_choice(pipeline.fine, label, None)
+                subject_of(pipeline.fine, label, None)
         return pipeline
 
 

@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="c2f-explain",
         description="Show what a trained nnU-Net model looks at when it finds a label: a map of a volume, by HiResCAM "
-        "or Grad-CAM, from 0 to 1, in the volume's own geometry. Or compare such maps with labels.",
+        "or Grad-CAM, from 0 to 1, in the volume's own geometry, or of a picture. Or compare such maps with labels.",
         epilog="Example: c2f-explain -i scan.nii.gz -o map.nii.gz --model FINE --label lesion --png map.png",
     )
     add = parser.add_argument
@@ -40,8 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--model",
         type=Path,
         metavar="DIR",
-        help="folder of a trained nnU-Net (3d_fullres or 3d_lowres), or that c2f-finetune made of a vision transformer "
-        "and pictures",
+        help="folder of a trained nnU-Net (3d_fullres, 3d_lowres or 2d), or one that c2f-finetune made",
     )
     add("--label", metavar="NAME", help="the label or region that is explained, as in the model's dataset.json")
     add(

@@ -13,12 +13,13 @@ from rich.console import Console
 
 from coarse2fine.cli.bars import show_bars
 from coarse2fine.cli.explain_picture import explain_picture
+from coarse2fine.cli.explain_tuned import explain_tuned_picture, subject_of_tuned
 from coarse2fine.cli.map_statistics import write_statistics
 from coarse2fine.cli.series import check_beside
 from coarse2fine.errors import ConfigError, OutputError, VolumeError
 from coarse2fine.explain.overlay import write_map_picture
-from coarse2fine.explain.volumes import Explanation, check_choice, explain_volume
-from coarse2fine.finetune.load import is_tuned
+from coarse2fine.explain.volumes import Explanation, Subject, explain_view, subject_of
+from coarse2fine.finetune.load import is_tuned, load_tuned
 from coarse2fine.io import (
     Case,
     Volume,
@@ -30,13 +31,13 @@ from coarse2fine.io import (
     read_volume,
     write_voxels,
 )
-from coarse2fine.io.files.readers import TIFF_SUFFIXES
+from coarse2fine.io.files.readers import PICTURES, TIFF_SUFFIXES
 from coarse2fine.io.files.tiff import spacing_beside
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
 from coarse2fine.pipeline import pick_device
 from coarse2fine.preprocessing.labels import read_labels
-from coarse2fine.preprocessing.working_grid import volume_doubts
+from coarse2fine.preprocessing.working_grid import view_volume, volume_doubts
 from coarse2fine.system.memory import keep_freed_memory
 from coarse2fine.system.terminal import plain
 
@@ -53,26 +54,38 @@ def run(options: argparse.Namespace, console: Console) -> None:
     if options.statistics:
         maps, labels = options.statistics
         write_statistics(maps, labels, options.output, console, overwrite=options.overwrite)
-    elif is_tuned(options.model):
-        explain_picture(options, console)
-    else:
-        write_map(options, console)
+        return
+    device = pick_device(options.device)
+    if is_tuned(options.model):
+        loaded = load_tuned(options.model)
+        if options.folds:
+            raise ConfigError(f"{options.model} is of a fine-tuning, which has no folds", "Leave out --folds.")
+        if loaded.intensities is not None:
+            explain_tuned_picture(options, loaded, device, console)
+        else:
+            write_map(options, subject_of_tuned(loaded, options.label, options.layer, device), console)
+        return
+    model = load_model(
+        options.model,
+        folds=tuple(options.folds) if options.folds else None,
+        checkpoint=options.checkpoint,
+        device=device,
+        trust=options.trust_checkpoint,
+        flat=True,
+    )
+    subject = subject_of(model, options.label, options.layer)
+    (explain_picture if model.reader == PICTURES else write_map)(options, subject, console)
 
 
-def write_map(options: argparse.Namespace, console: Console) -> None:
+def write_map(options: argparse.Namespace, subject: Subject, console: Console) -> None:
     """Explain one volume; whatever can be wrong with options is found before the network runs.
 
     Raises:
         C2FError: If it cannot be done.
     """
-    model = load_model(
-        options.model,
-        folds=tuple(options.folds) if options.folds else None,
-        checkpoint=options.checkpoint,
-        device=pick_device(options.device),
-        trust=options.trust_checkpoint,
-    )
-    check_choice(model, options.label, options.layer)
+    model = subject.model
+    if options.mask and not subject.dense:
+        raise ConfigError(f"{options.model} tells labels of whole volumes", "Leave out --mask.")
     case = one_case(options.input, model)
     check_outputs(options, case, model)
     volume = read_volume(case.files, [model.reader])
@@ -81,11 +94,9 @@ def write_map(options: argparse.Namespace, console: Console) -> None:
         console.print(plain(doubt), style="yellow", soft_wrap=True)
     with show_bars(console) as bars:
         task = bars.add_task(plain(case.name), total=None)
-        found = explain_volume(
-            model,
-            volume,
-            options.label,
-            layer=options.layer,
+        found = explain_view(
+            subject,
+            view_volume(volume, model),
             method=options.method,
             mask=mask,
             ticks=lambda done, total: bars.update(task, completed=done, total=total),
@@ -161,8 +172,9 @@ def label_mask(path: Path, label: str, model: Model, volume: Volume[Any]) -> NDA
 
 def told(options: argparse.Namespace, case: Case, model: Model, found: Explanation) -> Iterator[str]:
     """A few lines that say what was done."""
-    folds = f"folds {', '.join(model.folds)}" if len(model.folds) > 1 else f"fold {model.folds[0]}"
+    folds = f", fold{'s' if len(model.folds) > 1 else ''} {', '.join(model.folds)}" if model.folds else ""
     what = f"of {options.mask}" if options.mask else "in which the model finds it"
-    yield f"{case.name}: {options.label}, {int(found.explained.sum())} voxels {what}"
-    yield f"{options.method} at layer {found.layer}, {folds}"
+    count = f", {int(found.explained.sum())} voxels {what}" if found.dense else ""
+    yield f"{case.name}: {options.label}{count}"
+    yield f"{options.method} at layer {found.layer}{folds}"
     yield f"written: {options.output}"

@@ -36,7 +36,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--table",
         type=Path,
         metavar="FILE",
-        help="CSV with columns file, patient, and perhaps split (train, val, test)",
+        help="CSV of pictures, or with plans of a 3D configuration of volumes, with columns file, patient, and perhaps "
+        "split (train, val, test)",
     )
     add(
         "--images", type=Path, metavar="DIR", help="folder of the table's files (default: images beside it, or its own)"
@@ -71,14 +72,16 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     add("--plans", type=Path, metavar="FILE", help="plans.json, or nnUNetPlans.json of preprocessed data")
     add("--model", type=Path, metavar="DIR", help="model folder, whose plans are taken")
     add("-c", "--configuration", default="3d_fullres", metavar="NAME", help="configuration of the plans (%(default)s)")
-    for name, default in (("size", 224), ("patch", 16), ("width", 384), ("depth", 12), ("heads", 6)):
-        meant = {"size": "edge that pictures are brought to", "patch": "edge of patches", "width": "numbers of a token"}
-        add(
-            f"--{name}",
-            type=int,
-            metavar="N",
-            help=f"of a transformer without --weights: {meant.get(name, name)} ({default})",
-        )
+    add(
+        "--network",
+        choices=("nnunet", "vit"),
+        help="vit: a transformer even with plans, which say how volumes are seen",
+    )
+    add("--size", type=int, nargs="+", metavar="N", help="of what a transformer sees (224; that of --weights or plans)")
+    new = "of a transformer without --weights"
+    add("--patch", type=int, nargs="+", metavar="N", help=f"{new}: edges of patches (at most 16 in 2D, 8 in 3D)")
+    for name, meant, default in (("width", "numbers of a token", 384), ("depth", "blocks", 12), ("heads", "heads", 6)):
+        add(f"--{name}", type=int, metavar="N", help=f"{new}: {meant} ({default})")
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:

@@ -15,8 +15,10 @@ from rich.console import Console
 from coarse2fine.cli.bars import show_bars
 from coarse2fine.cli.pretrain_parts import batch_of, check_meaning, data_of, network_of, plans_of
 from coarse2fine.cli.pretrain_records import records_of
+from coarse2fine.cli.vit_options import told_positions
 from coarse2fine.config.types import Device
 from coarse2fine.errors import ConfigError
+from coarse2fine.networks.vit import ViT
 from coarse2fine.nnunet.loading import planned_batch
 from coarse2fine.nnunet.model import Model
 from coarse2fine.pipeline import pick_device
@@ -53,6 +55,8 @@ def pretrain(options: argparse.Namespace, console: Console) -> None:
     settings = settings_of(options, model)
     data = data_of(options, model)
     network = network_of(options, model, data)
+    if isinstance(network, ViT) and (note := told_positions(network.shape)):
+        console.print(note, soft_wrap=True)
     image = data.image if isinstance(data, Volumes) else data.shape
     records = records_of(options, settings, data, console)
     task = Task(network, image, settings, None if records is None else records.vocabulary)

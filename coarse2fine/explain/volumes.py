@@ -7,6 +7,7 @@ then divided by the highest value, so that places in different tiles can be comp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,23 @@ TILE_STEP = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Subject:
+    """An output of a model that sees a volume tile by tile.
+
+    Attributes:
+        model: Its networks' maps are averaged.
+        head: The output.
+        layer: Where maps are taken.
+        dense: Whether each voxel has an output; else each tile has one.
+    """
+
+    model: Model
+    head: int
+    layer: str
+    dense: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Explanation:
     """A map over a volume.
 
@@ -40,16 +58,18 @@ class Explanation:
         values: float32, shape (z, y, x) of the volume, from 0 to 1, which is the highest value.
         explained: The voxels whose score it explains, same shape.
         layer: Where it was taken.
+        dense: Whether it is about voxels; else about the whole image, and no voxels are explained.
     """
 
     values: Floats
     explained: NDArray[np.bool_]
     layer: str
+    dense: bool = True
 
     @property
     def doubts(self) -> tuple[str, ...]:
         """A warning if the map says nothing."""
-        if not self.explained.any():
+        if self.dense and not self.explained.any():
             return (
                 "there is nothing to explain, and the map is 0 everywhere: name voxels with --mask to see what speaks "
                 "for the label there",
@@ -92,29 +112,54 @@ def explain_volume(
         ModelError: If the model is a cascade.
         VolumeError: If the volume does not fit the model.
     """
-    head, layer = check_choice(model, label, layer)
+    subject = subject_of(model, label, layer)
     view = view_volume(volume, model)
+    return explain_view(subject, view, method=method, mask=mask, ticks=ticks)
+
+
+def explain_view(
+    subject: Subject,
+    view: WorkingView,
+    *,
+    method: Method = METHOD,
+    mask: NDArray[np.bool_] | None = None,
+    ticks: Ticks = lambda done, total: None,
+) -> Explanation:
+    """The same of a subject, in a volume as it sees it, or a picture as a single slice.
+
+    Args:
+        subject: Of ``subject_of``, or another.
+        view: The volume.
+        method: See ``explain_volume``.
+        mask: Likewise; only if every voxel has an output.
+        ticks: Called after every pass.
+
+    Raises:
+        ModelError: If outputs are no numbers.
+    """
     given = None if mask is None else resized(_cropped(mask, view), view.shape)
     sums = _Sums(view.shape)
-    tiles = tiles_touching(Box.whole(view.shape), view.shape, model.patch, TILE_STEP)
-    weight = gaussian(model.patch, torch.device("cpu")).float().numpy()
+    # Where a tile is one slice deep, nnU-Net's half steps along that axis come twice to most slices.
+    tiles = list(dict.fromkeys(tiles_touching(Box.whole(view.shape), view.shape, subject.model.patch, TILE_STEP)))
+    weight = gaussian(subject.model.patch, torch.device("cpu")).float().numpy()
     for index, tile in enumerate(tiles):
-        values, explained = _explain_tile(model, view, tile, head, layer, method, given)
+        values, explained = _explain_tile(subject, view, tile, method, given)
         sums.add(tile, values, explained, weight)
         ticks(index + 1, len(tiles))
     values = _on_volume(resized(sums.values / sums.weights, view.crop.shape), view)
     highest = float(values.max())
     if not np.isfinite(highest):
         raise ModelError(
-            f"outputs of {model.folder} are too large to be explained, or not numbers",
+            f"outputs of {subject.model.folder} are too large to be explained, or not numbers",
             "Check the voxel size and the intensities of the volume against those of the training data.",
         )
     explained = resized(sums.explained / sums.weights, view.crop.shape) if mask is None else _cropped(mask, view)
-    return Explanation(values / highest if highest else values, _on_volume(explained, view) > 0.5, layer)
+    values = values / highest if highest else values
+    return Explanation(values, _on_volume(explained, view) > 0.5, subject.layer, subject.dense)
 
 
-def check_choice(model: Model, label: str, layer: str | None) -> tuple[int, str]:
-    """The output of a label, and the name of the layer.
+def subject_of(model: Model, label: str, layer: str | None) -> Subject:
+    """An output of a trained model; the layer is the default one if it is None.
 
     Raises:
         ConfigError: If there is no such label or layer.
@@ -125,16 +170,30 @@ def check_choice(model: Model, label: str, layer: str | None) -> tuple[int, str]
             f"{model.folder} is a cascade ({model.configuration}), which also looks at labels of another model",
             "Explain a model that looks at images alone, such as the 3d_lowres or 3d_fullres of the same data set.",
         )
-    known = model.labels.head_of
+    head = find_head(label, model.labels.head_of, f"that {model.folder} finds")
+    name = layer or default_layer(model)
+    find_layer(model.networks[0], name)
+    return Subject(model, head, name)
+
+
+def find_head(label: str, known: Mapping[str, int], whose: str) -> int:
+    """The output of a label.
+
+    Args:
+        label: Its name.
+        known: Outputs by name.
+        whose: Which labels these are, for messages.
+
+    Raises:
+        ConfigError: If there is none of this name.
+    """
     if label not in known:
         question = did_you_mean(label, known)
         raise ConfigError(
-            f"{shown(label)} is no label that {model.folder} finds{'; ' + question if question else ''}",
+            f"{shown(label)} is no label {whose}{'; ' + question if question else ''}",
             f"Name one of {', '.join(map(shown, known))}.",
         )
-    name = layer or default_layer(model)
-    find_layer(model.networks[0], name)
-    return known[label], name
+    return known[label]
 
 
 class _Sums:
@@ -153,25 +212,31 @@ class _Sums:
 
 
 def _explain_tile(
-    model: Model, view: WorkingView, tile: Box, head: int, layer: str, method: Method, given: Floats | None
+    subject: Subject, view: WorkingView, tile: Box, method: Method, given: Floats | None
 ) -> tuple[Floats, Floats]:
-    """Map, and what is explained, of one tile, means over folds."""
+    """Map, and what is explained, of one tile, means over networks."""
+    model, head = subject.model, subject.head
     counts = _padded(np.ones(view.shape, np.float32) if given is None else given, tile)
     if not counts.any():
         return counts, counts  # a score of no voxels depends on nothing
-    inside = torch.from_numpy(counts)[None].to(model.device)
+    inputs, inside = view.read(tile), counts
+    if model.flat:
+        inputs, inside = inputs[:, 0], inside[0]
+    weights = torch.from_numpy(np.ascontiguousarray(inside))[None].to(model.device)
 
     def counted(outputs: torch.Tensor) -> torch.Tensor:
-        return inside if given is not None else inside * found_in(outputs, head, regions=bool(model.labels.regions))
+        return weights if given is not None else weights * found_in(outputs, head, regions=bool(model.labels.regions))
 
-    inputs = torch.from_numpy(view.read(tile))[None].to(model.device)
+    def score(outputs: torch.Tensor) -> torch.Tensor:
+        return score_of(head, counted(outputs) if subject.dense else None)(outputs)
+
+    batch = torch.from_numpy(np.ascontiguousarray(inputs))[None].to(model.device)
     values, explained = np.zeros(tile.shape, np.float32), np.zeros(tile.shape, np.float32)
     for network in model.networks:
-        found, outputs = layer_map(
-            network, inputs, layer, lambda outputs: score_of(head, counted(outputs))(outputs), method=method
-        )
-        values += found[0].cpu().numpy()
-        explained += counted(outputs)[0].cpu().numpy()
+        found, outputs = layer_map(network, batch, subject.layer, score, method=method)
+        values += found[0].cpu().numpy()  # of a flat one without its axis of 1
+        if subject.dense:
+            explained += counted(outputs)[0].cpu().numpy()
     values /= len(model.networks)
     explained /= len(model.networks)
     return values, explained

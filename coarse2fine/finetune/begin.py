@@ -35,6 +35,11 @@ def begin(network: nn.Module, path: Path) -> None:
     fill(network, wanted | kept, path, "Use weights that were trained with the same plans and configuration.")
 
 
+def image_of(model: Model) -> tuple[int, ...]:
+    """Shape of the images that a network of nnU-Net's learns from; of a flat one two numbers."""
+    return tuple(model.patch[1:] if model.flat else model.patch)
+
+
 @dataclass(frozen=True, slots=True)
 class Start:
     """A network before it is fine-tuned: a vision transformer, or that of nnU-Net's plans.
@@ -56,7 +61,7 @@ class Start:
         """Shape of images that the network learns from."""
         if isinstance(self.network, ViTShape):
             return self.network.image
-        return tuple(self.network.patch[1:] if self.network.flat else self.network.patch)
+        return image_of(self.network)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -79,7 +84,7 @@ class Start:
         """
         if isinstance(self.network, ViTShape):
             if self.weights is not None:
-                return load_vit(self.weights, self.drop_path)
+                return load_vit(self.weights, self.drop_path, self.network.image)
             return new_vit(self.network, self.seed, self.drop_path)
         network = new_network(self.network, outputs, self.seed)
         if self.weights is not None:

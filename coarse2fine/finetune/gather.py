@@ -1,4 +1,4 @@
-"""From a table of pictures to what is learned from and what is held out."""
+"""From a table of images to what is learned from and what is held out."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chosen:
-    """Rows of a table with what is to be learned of them; pictures are not read yet.
+    """Rows of a table with what is to be learned of them; images are not read yet.
 
     Attributes:
         asked: What users asked for.
         table: Rows that have it.
         masks: Of each, if that is it.
-        known: Otherwise: the task, and a row of labels for each picture.
+        known: Otherwise: the task, and a row of labels for each image.
         train: Numbers of the rows to learn from, of which a share is used.
         test: Numbers of those held out.
     """
@@ -66,9 +66,32 @@ class Chosen:
             "files": [[path.name, path.stat().st_size, int(path.stat().st_mtime)] for path in files],
         }
 
+    def part(self, there: NDArray[Any], settings: Settings) -> NDArray[np.intp]:
+        """Numbers of the rows whose labels are used.
+
+        Args:
+            there: Which labels each row has, shape (rows, labels).
+            settings: Share and seed.
+
+        Raises:
+            ConfigError: If the share leaves no patient.
+        """
+        patients = [self.table.patients[at] for at in self.train]
+        return self.train[take_share(patients, there[self.train], settings.share, settings.schedule.seed)]
+
+    def notes(self, part: NDArray[np.intp], what: str) -> list[str]:
+        """How many images are learned from, and of labels of whole ones what their part lacks.
+
+        Raises:
+            ConfigError: If the part has nothing to tell apart.
+        """
+        patients = len(set(self.table.take(part).patients))
+        notes = [f"labels of {len(part)} {what} of {patients} patients, of {len(self.train)} {what} to learn from"]
+        return notes if self.known is None else [*notes, *check_share(self.known[0], self.known[1][part], patients)]
+
 
 def choose(table: Table, asked: Asked, settings: Settings) -> Chosen:
-    """Read labels, and hold some pictures out; of labels of whole pictures, see that the share has both kinds.
+    """Read labels, and hold some images out; of labels of whole images, see that the share has both kinds.
 
     Raises:
         C2FError: If something is missing or does not fit.
@@ -82,8 +105,7 @@ def choose(table: Table, asked: Asked, settings: Settings) -> Chosen:
     train, test = split(table, settings.test_share, settings.schedule.seed)
     chosen = Chosen(asked, table, tuple(masks), known, train, test)
     if known is not None:
-        part = _part(chosen, known[1], settings)
-        check_share(known[0], known[1][part], len(set(table.take(part).patients)))
+        chosen.notes(chosen.part(known[1], settings), "images")
     return chosen
 
 
@@ -121,20 +143,10 @@ def load(
     else:
         task, there = chosen.known
         targets = list(there)
-    part = _part(chosen, there, settings)
-    patients = len(set(table.take(part).patients))
-    notes = [f"labels of {len(part)} pictures of {patients} patients, of {len(chosen.train)} pictures to learn from"]
-    if isinstance(task, Classification):
-        notes += check_share(task, there[part], patients)
+    part = chosen.part(there, settings)
     seen = intensities or Intensities.of(pixels[chosen.train])
     learn, held = (of_pictures(pixels, targets, table, numbers, seen) for numbers in (part, chosen.test))
-    return Labelled(task, learn, held, size, seen, tuple(notes))
-
-
-def _part(chosen: Chosen, there: NDArray[Any], settings: Settings) -> NDArray[np.intp]:
-    """Numbers of the rows whose labels are used."""
-    patients = [chosen.table.patients[at] for at in chosen.train]
-    return chosen.train[take_share(patients, there[chosen.train], settings.share, settings.schedule.seed)]
+    return Labelled(task, learn, held, size, seen, tuple(chosen.notes(part, "pictures")))
 
 
 def _names(count: int) -> tuple[str, ...]:

@@ -15,12 +15,13 @@ from torch import nn
 
 from coarse2fine.coarse_training.publish import write_model
 from coarse2fine.finetune.examples import Examples
-from coarse2fine.finetune.load import CARD, HEAD, about_task
+from coarse2fine.finetune.load import CARD, HEAD, MODEL, PLANS, about
 from coarse2fine.finetune.measures import Measure, dice
 from coarse2fine.finetune.policy import Policy
 from coarse2fine.finetune.tasks import Classification, Segmentation
 from coarse2fine.finetune.tune import Outcome, finetune
 from coarse2fine.io import atomic_write
+from coarse2fine.networks.vit import ViT
 from coarse2fine.nnunet.model import Model
 from coarse2fine.pretrain.claim import claim
 from coarse2fine.pretrain.loop import Told
@@ -73,6 +74,7 @@ class Labelled:
         patch: Shape of crops.
         intensities: How pictures were normalised; None: volumes.
         notes: What there is to say of it.
+        model: Of ``load_plans``, by which volumes are seen, or the network of pictures was made.
     """
 
     task: Classification | Segmentation
@@ -81,6 +83,7 @@ class Labelled:
     patch: tuple[int, ...]
     intensities: Intensities | None = None
     notes: tuple[str, ...] = ()
+    model: Model | None = None
 
 
 def run(
@@ -120,28 +123,37 @@ def run(
     )
     write_weights(folder, network, data.intensities)
     own = {id(one) for one in tensors_of(network).values()}
-    head = {name: one.detach().cpu().contiguous() for name, one in tensors_of(outcome.tuned).items()}
-    beyond = {name: head[name] for name, one in tensors_of(outcome.tuned).items() if id(one) not in own}
-    write_tensors(folder / HEAD, beyond, about_task(data.task))
+    beyond = {name: one for name, one in tensors_of(outcome.tuned).items() if id(one) not in own}
+    head = {name: one.detach().cpu().contiguous() for name, one in beyond.items()}
+    write_tensors(folder / HEAD, head, about(data.task, data.model))
+    write_plans(folder, data, network, settings)
     write_predictions(folder / PREDICTIONS, data.task, data.test, outcome.found)
     write_metrics(folder / METRICS, data, outcome.measures)
     (folder / STATE).unlink(missing_ok=True)
     return outcome
 
 
-def write_model_folder(folder: Path, model: Model, network: nn.Module, settings: Settings) -> None:
-    """A model folder of nnU-Net's, which ``nnUNetv2_predict`` and ``c2f-infer`` take.
+def write_plans(folder: Path, data: Labelled, network: nn.Module, settings: Settings) -> None:
+    """What is needed to see volumes as the network does, or to make it again; nothing of a transformer of pictures.
 
-    Args:
-        folder: Where to.
-        model: Of ``load_plans``, with labels.
-        network: Of the plans, with an output for each class.
-        settings: Say along which axes it has seen mirrored images.
+    Of a network of nnU-Net's that segments volumes that is a model folder, which ``nnUNetv2_predict`` and ``c2f-infer``
+    take; otherwise the plans.
+
+    Raises:
+        OutputError: If it cannot be written.
     """
-    write_model(folder, model.plans, model.dataset, network.state_dict(), model.configuration, settings.mirror or None)
+    model = data.model
+    if model is None:
+        return
+    if isinstance(data.task, Segmentation) and data.intensities is None and not isinstance(network, ViT):
+        mirror = settings.mirror or None
+        write_model(folder / MODEL, model.plans, model.dataset, network.state_dict(), model.configuration, mirror)
+        return
+    with atomic_write(folder / PLANS) as path:
+        path.write_text(json.dumps(dict(model.plans), indent=1), encoding="utf-8")
 
 
-def is_finished(folder: Path, settings: Settings, about: Mapping[str, Any]) -> bool:
+def is_finished(folder: Path, settings: Settings, known: Mapping[str, Any]) -> bool:
     """Make the folder this fine-tuning's; says whether it has ended there already.
 
     Raises:
@@ -150,7 +162,7 @@ def is_finished(folder: Path, settings: Settings, about: Mapping[str, Any]) -> b
     values = asdict(settings)
     schedule = values.pop("schedule")
     schedule["seconds"] = None if schedule["seconds"] == inf else schedule["seconds"]
-    claim(folder, CARD, dict(json.loads(json.dumps({**values, **schedule, **about}))), "fine-tuning")
+    claim(folder, CARD, dict(json.loads(json.dumps({**values, **schedule, **known}))), "fine-tuning")
     return (folder / METRICS).exists()  # the last file that is written
 
 

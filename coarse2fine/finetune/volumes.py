@@ -126,7 +126,8 @@ def load_volumes(
     learn = every.take(range(len(chosen.train)))
     part = learn.take(take_share(learn.patients, learn.present, settings.share, settings.schedule.seed))
     notes = (f"labels of {len(part)} volumes, of {len(learn)} to learn from",)
-    return Labelled(chosen.task, part, every.take(range(len(learn), len(every))), patch, notes=notes)
+    held = every.take(range(len(learn), len(every)))
+    return Labelled(chosen.task, part, held, patch, notes=notes, model=chosen.model)
 
 
 def prepare_labelled(volume: LabelledVolume, model: Model, folder: Path) -> tuple[Array, Array]:

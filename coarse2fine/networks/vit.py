@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -31,6 +31,8 @@ class ViTShape:
         width: Numbers of a token.
         depth: Blocks.
         heads: Of attention, which divide the width.
+        learned: Grid of the images that a pretraining began with, whose positions are interpolated to this one; None:
+            the same.
 
     Raises:
         ConfigError: If patches do not divide the image, or heads the width, or a number cannot be.
@@ -42,6 +44,7 @@ class ViTShape:
     width: int = 192
     depth: int = 6
     heads: int = 3
+    learned: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, value, most in (
@@ -66,17 +69,37 @@ class ViTShape:
                 f"a width of {self.width} is not divisible by {self.heads} heads and {2 * len(self.image)}",
                 f"Use a multiple of {int(np.lcm(self.heads, 2 * len(self.image)))} (--width).",
             )
-
         if prod(self.grid) > _MOST:
             raise ConfigError(
                 f"images of {_times(self.image)} have {prod(self.grid)} patches of {_times(self.patch)}",
                 f"Choose larger ones (--patch), of which there are at most {_MOST}.",
+            )
+        first = self.grid if self.learned is None else self.learned
+        if len(first) != len(self.grid) or min(first) < 1 or prod(first) > _MOST:
+            raise ConfigError(
+                f"positions of {_times(first)} patches do not fit images of {_times(self.image)}",
+                f"Give as many axes, and at most {_MOST} patches.",
             )
 
     @property
     def grid(self) -> tuple[int, ...]:
         """Patches along each axis."""
         return tuple(size // edge for size, edge in zip(self.image, self.patch, strict=True))
+
+    def seeing(self, image: Sequence[int]) -> ViTShape:
+        """The shape of the same transformer for images of another size, with the positions that it has learned with.
+
+        Raises:
+            ConfigError: If that cannot be, see ``ViTShape``.
+        """
+        if len(image) != len(self.image):
+            raise ConfigError(
+                f"images of {_times(image)} for a transformer that has learned from {_times(self.image)}",
+                f"Give {len(self.image)} edges.",
+            )
+        first = self.learned or self.grid
+        other = replace(self, image=tuple(image), learned=first)
+        return other if other.grid != first else replace(other, learned=None)
 
 
 class ViT(nn.Module):
@@ -99,7 +122,9 @@ class ViT(nn.Module):
         self.shape = shape
         self.project = nn.Linear(shape.channels * prod(shape.patch), shape.width)
         self.class_token = nn.Parameter(torch.zeros(1, 1, shape.width))
-        self.register_buffer("positions", sine_positions(shape.grid, shape.width), persistent=False)
+        first = shape.learned or shape.grid
+        positions = interpolate(sine_positions(first, shape.width), first, shape.grid)
+        self.register_buffer("positions", positions, persistent=False)
         chances = np.linspace(0, drop_path, shape.depth)
         self.blocks = nn.ModuleList(Block(shape.width, shape.heads, float(chance)) for chance in chances)
         self.norm = nn.LayerNorm(shape.width, eps=1e-6)
@@ -191,6 +216,26 @@ def sine_positions(grid: Sequence[int], width: int) -> torch.Tensor:
     angles = places[..., None] * rates
     waves = np.concatenate([np.sin(angles), np.cos(angles)], -1).reshape(len(places), width)
     return torch.from_numpy(waves.astype(np.float32))
+
+
+def interpolate(positions: torch.Tensor, grid: Sequence[int], other: Sequence[int]) -> torch.Tensor:
+    """Positions of one grid for another over the same image: bicubic in 2D, trilinear in 3D.
+
+    As He and others (MAE) and Touvron and others (DeiT) do for images of another size; the class token has none.
+
+    Args:
+        positions: Shape (places, width).
+        grid: That they are of; two or three axes.
+        other: That they are wanted for.
+
+    Returns:
+        Shape (places of the other, width).
+    """
+    if tuple(grid) == tuple(other):
+        return positions
+    values = positions.T.unflatten(1, tuple(grid))[None]
+    mode = {2: "bicubic", 3: "trilinear"}[len(grid)]
+    return F.interpolate(values, tuple(other), mode=mode, align_corners=False)[0].flatten(1).T.contiguous()
 
 
 def initialise(module: nn.Module) -> None:

@@ -18,12 +18,11 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet, Resi
 from torch import nn
 
 from canvas import Triple, triple
-from coarse2fine.errors import C2FError, ModelError, UntrustedModelError
-from coarse2fine.io.files.readers import PICTURES, READERS, Reader, default_reader
+from coarse2fine.errors import C2FError, ModelError
 from coarse2fine.nnunet.checkpoint import OPERATIONS, Checkpoint, check_plans, find_folds, load_checkpoint, read_json
 from coarse2fine.nnunet.labels import Labels
 from coarse2fine.nnunet.model import Model, Scheme
-from coarse2fine.nnunet.plans import check_label_resampling, demand, resampling_of
+from coarse2fine.nnunet.plans import check_label_resampling, demand, reader_of, resampling_of
 from coarse2fine.resampling.operators import Method
 from coarse2fine.system.terminal import plain, shown
 
@@ -42,6 +41,7 @@ def load_model(
     checkpoint: str = "checkpoint_final.pth",
     device: torch.device | str = "cpu",
     trust: bool = False,
+    flat: bool = False,
 ) -> Model:
     """Load an nnU-Net v2 model folder without executing anything it contains.
 
@@ -51,6 +51,7 @@ def load_model(
         checkpoint: File name in each fold.
         device: Where to run.
         trust: Unpickle checkpoints without restriction.
+        flat: Whether a 2D configuration, and a reader of pictures, will do.
 
     Raises:
         ModelError: If something is missing or does not fit together.
@@ -61,7 +62,6 @@ def load_model(
         raise ModelError(f"model folder {folder} does not exist", "Give the folder that holds plans.json and fold_*.")
     plans, dataset = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
     check_plans(plans, folder / "plans.json")
-    reader = _reader(plans, dataset, folder / "plans.json")
     names = folds or find_folds(folder, checkpoint)
     checkpoints = [load_checkpoint(folder / f"fold_{name}" / checkpoint, trust=trust) for name in names]
     with _well_formed(folder / "dataset.json"):
@@ -69,7 +69,9 @@ def load_model(
     with _well_formed(folder / "plans.json"):
         manager = PlansManager(dict(plans))
         configuration = _configuration(manager, checkpoints[0])
-        patch, divisor, spacing = _geometry(configuration, checkpoints[0])
+        is_flat = flat and len(configuration.patch_size) == 2
+        reader = reader_of(plans, dataset, folder / "plans.json", flat=is_flat)
+        patch, divisor, spacing = _geometry(configuration, checkpoints[0], flat=is_flat)
         transpose = _transpose(plans)
         schemes = _schemes(manager, configuration, channels, folder / "plans.json")
         cascade = configuration.previous_stage_name is not None
@@ -98,6 +100,7 @@ def load_model(
         trainer=checkpoints[0].trainer,
         plans=plans,
         dataset=dataset,
+        flat=is_flat,
     )
 
 
@@ -151,7 +154,7 @@ def load_plans(path: Path, configuration: str, *, flat: bool = False) -> Model:
         cascade=False,
         labels=Labels({}, 0, (), ()),
         schemes=schemes,
-        reader=PICTURES if is_flat and plans.get("image_reader_writer") == PICTURES.name else _reader(plans, {}, path),
+        reader=reader_of(plans, {}, path, flat=is_flat),
         data_method=data_method,
         logit_method=logit_method,
         mirror_axes=(),
@@ -284,29 +287,6 @@ def _channels(dataset: Mapping[str, Any]) -> int:
     return len(names)
 
 
-def _reader(plans: Mapping[str, Any], dataset: Mapping[str, Any], path: Path) -> Reader:
-    """The image reader that the plans at a path name; where they name none, the one that nnU-Net would plan with."""
-    key = "image_reader_writer"
-    name = plans.get(key)
-    if name is None:
-        path, key = path.with_name("dataset.json"), "overwrite_image_reader_writer"
-        name = dataset.get(key)
-    if name in (None, "None"):
-        ending = dataset.get("file_ending")
-        return default_reader(ending.lower() if isinstance(ending, str) else "")
-    if isinstance(name, str) and name in READERS:
-        return READERS[name]
-    if name == PICTURES.name:
-        raise ModelError(
-            f"{path}: {key} is {shown(name)}, which reads 2D images",
-            "Use a model that was trained on volumes, such as one of configuration 3d_fullres.",
-        )
-    raise UntrustedModelError(
-        f"{path}: {key} is {shown(name)}, which is none of nnU-Net's readers of volumes",
-        f"If one of {', '.join(READERS)} gives the same voxels of these images, write its name there instead.",
-    )
-
-
 def _labels(dataset: Mapping[str, Any]) -> Labels:
     """Label rules of ``dataset.json``, as nnU-Net's LabelManager reads them."""
     manager = LabelManager(dict(dataset["labels"]), dataset.get("regions_class_order"))
@@ -325,7 +305,10 @@ def _network(configuration: ConfigurationManager, inputs: int, heads: int, check
     """
     changes: dict[str, Any] = {}
     if checkpoint.trainer == "nnUNetTrainerBN":  # the one of nnU-Net's trainers that changes a network of these kinds
-        changes = {"norm_op": "torch.nn.BatchNorm3d", "norm_op_kwargs": {"eps": 1e-5, "affine": True}}
+        changes = {
+            "norm_op": f"torch.nn.BatchNorm{len(configuration.patch_size)}d",
+            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        }
     with torch.device("meta"):
         network = _build(configuration, inputs, heads, changes)
     blank = network.state_dict(keep_vars=True)

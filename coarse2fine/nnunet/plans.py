@@ -1,4 +1,4 @@
-"""What a model folder says that could have no effect here: options of resampling, and the trainer's name.
+"""What a model folder says that could have no effect here: options of resampling, the reader and the trainer's name.
 
 An option that nnU-Net would not take is refused by name: passed over, it would change results without a word. So could
 a trainer that builds another network than the plans describe, with parameters of the same shapes.
@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coarse2fine.errors import ModelError
+from coarse2fine.errors import ModelError, UntrustedModelError
+from coarse2fine.io.files.readers import PICTURES, READERS, Reader, default_reader
 from coarse2fine.resampling.operators import ANISOTROPY, MODES, Method
 from coarse2fine.system.terminal import shown
 
@@ -130,3 +131,39 @@ def _mode(what: str, option: str, value: object, known: Mapping[str, str], path:
             f"Use a model that was planned with one of {', '.join(known)}.",
         )
     return known[value]
+
+
+def reader_of(plans: Mapping[str, Any], dataset: Mapping[str, Any], path: Path, *, flat: bool = False) -> Reader:
+    """The image reader that the plans at a path name; where they name none, the one that nnU-Net would plan with.
+
+    Args:
+        plans: Content of ``plans.json``.
+        dataset: Content of ``dataset.json``.
+        path: Of the plans, for messages.
+        flat: Whether a reader of pictures will do.
+
+    Raises:
+        ModelError: If it reads pictures and that will not do.
+        UntrustedModelError: If it is none of nnU-Net's.
+    """
+    key = "image_reader_writer"
+    name = plans.get(key)
+    if name is None:
+        path, key = path.with_name("dataset.json"), "overwrite_image_reader_writer"
+        name = dataset.get(key)
+    if name in (None, "None"):
+        ending = dataset.get("file_ending")
+        return default_reader(ending.lower() if isinstance(ending, str) else "")
+    if isinstance(name, str) and name in READERS:
+        return READERS[name]
+    if flat and name == PICTURES.name:
+        return PICTURES
+    if name == PICTURES.name:
+        raise ModelError(
+            f"{path}: {key} is {shown(name)}, which reads 2D images",
+            "Use a model that was trained on volumes, such as one of configuration 3d_fullres.",
+        )
+    raise UntrustedModelError(
+        f"{path}: {key} is {shown(name)}, which is none of nnU-Net's readers of volumes",
+        f"If one of {', '.join(READERS)} gives the same voxels of these images, write its name there instead.",
+    )

@@ -223,7 +223,10 @@ def spacing_doubts(spacing: Sequence[float], unit: str, model: Model) -> tuple[s
         model: The fine model.
     """
     turned = [float(spacing[axis]) for axis in model.transpose]
-    factors = [max(have / want, want / have) for have, want in zip(turned, model.spacing, strict=True)]
+    pairs = list(zip(turned, model.spacing, strict=True))[
+        int(model.flat) :
+    ]  # a flat model takes slices of any distance
+    factors = [max(have / want, want / have) for have, want in pairs]
     if max(factors) <= MOST_DIFFERENT:
         return ()
     have, want = ([f"{value:g}" for value in values] for values in (turned, model.spacing))

@@ -77,7 +77,7 @@ def prepare(case: Case, model: Model, path: Path) -> Path:
     """
     if not path.exists():
         view = (
-            _picture(case, model)
+            view_picture(case.files[0], model)
             if model.reader == PICTURES
             else view_volume(read_volume(case.files, [model.reader]), model)
         )
@@ -91,14 +91,18 @@ def prepare(case: Case, model: Model, path: Path) -> Path:
     return path
 
 
-def _picture(case: Case, model: Model) -> WorkingView:
-    """As nnU-Net's reader gives it: a single slice, whose pixels have an edge of 1 and are far from any other."""
-    pixels = read_picture(case.files[0])
+def view_picture(file: Path, model: Model) -> WorkingView:
+    """As nnU-Net's reader gives it: a single slice, whose pixels have an edge of 1 and are far from any other.
+
+    Raises:
+        ImageError: If it cannot be read, or has other channels than the plans.
+    """
+    pixels = read_picture(file)
     if len(pixels) == 1 < model.channels:
         pixels = pixels.repeat(model.channels, 0)  # grey in a file that has three equal channels
     if len(pixels) != model.channels:
         raise ImageError(
-            f"{case.files[0]} has {len(pixels)} channels, the plans {model.channels}",
+            f"{file} has {len(pixels)} channels, the plans {model.channels}",
             "Convert it to grey, or use plans of pictures with as many channels.",
         )
     return open_view([channel[None] for channel in pixels], _PICTURE_SPACING, model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -76,14 +76,26 @@ class Table:
         return self.take(index for index, found in enumerate(self.column(column)) if found == value)
 
 
-def read_table(path: Path, images: Path | None = None, file: str = FILE, patient: str = PATIENT) -> Table:
-    """Read a table of pictures.
+def as_file(path: Path) -> Path | None:
+    """The file itself, if there is one."""
+    return path if path.is_file() else None
+
+
+def read_table(
+    path: Path,
+    images: Path | None = None,
+    file: str = FILE,
+    patient: str = PATIENT,
+    find: Callable[[Path], Path | None] = as_file,
+) -> Table:
+    """Read a table of pictures, or of other images.
 
     Args:
         path: CSV with names of columns in its first line, in UTF-8.
         images: Folder that files are named from; None: ``images`` beside the table, or its own folder.
         file: Name of the column of files.
         patient: Name of that of patients.
+        find: Where an image is that the table names; None if it is not there.
 
     Raises:
         ImageError: If it cannot be read, has no rows, lacks a column or values in these two, or files do not exist.
@@ -96,15 +108,16 @@ def read_table(path: Path, images: Path | None = None, file: str = FILE, patient
         for column in (file, patient):
             if not line[column].strip():
                 raise ImageError(f"{path}: row {number} has no {column}", "Fill it in, or remove the row.")
-    rows = tuple(Row(line[file], folder / line[file], line[patient].strip(), line) for line in lines)
-    missing = [row for row in rows if not row.file.is_file()]
+    places = [find(folder / line[file]) for line in lines]
+    missing = [line[file] for line, place in zip(lines, places, strict=True) if place is None]
     if missing:
         more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ImageError(
-            f"{path} names {shown(missing[0].name)}, which is not in {folder}{more}",
-            "Name the folder of the pictures (--images), or remove these rows.",
+            f"{path} names {shown(missing[0])}, which is not in {folder}{more}",
+            "Name the folder of the images (--images), or remove these rows.",
         )
-    return Table(path, rows)
+    pairs = zip(lines, filter(None, places), strict=True)
+    return Table(path, tuple(Row(line[file], place, line[patient].strip(), line) for line, place in pairs))
 
 
 def find_pictures(folder: Path) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
 from math import prod
@@ -63,25 +63,37 @@ def write_weights(folder: Path, network: nn.Module, intensities: Intensities | N
     write_tensors(folder / WEIGHTS, tensors, about)
 
 
-def load_vit(path: Path, drop_path: float = 0.0) -> ViT:
+def load_vit(path: Path, drop_path: float = 0.0, image: Sequence[int] | None = None) -> ViT:
     """The vision transformer of a file.
 
     Args:
         path: Of ``write_weights``.
         drop_path: See ``ViT``.
+        image: Shape of the images that it is to see, to which positions are interpolated; None: as it has learned.
 
     Raises:
         ModelError: If it is damaged, or of another network.
+        ConfigError: If it cannot see such images.
     """
+    shape, tensors = _vit_of(path)
+    large = {f"blocks.{index}.mlp.0.weight": (4 * shape.width, shape.width) for index in range(shape.depth)}
+    _check({"project.weight": (shape.width, shape.channels * prod(shape.patch))} | large, tensors, path, _AGAIN)
+    network = ViT(shape if image is None else shape.seeing(image), drop_path)  # takes little more memory than the file
+    fill(network, tensors, path, _AGAIN)
+    return network
+
+
+def vit_shape(path: Path) -> ViTShape:
+    """The shape of a file's vision transformer; errors as of ``load_vit``."""
+    return _vit_of(path)[0]
+
+
+def _vit_of(path: Path) -> tuple[ViTShape, dict[str, torch.Tensor]]:
     tensors, about = read_tensors(path)
     shape = _read_about(path, about, _VIT, ViTShape)
     if shape is None:
         raise ModelError(f"{path} is of no vision transformer", "Name the weights of one (--network vit).")
-    large = {f"blocks.{index}.mlp.0.weight": (4 * shape.width, shape.width) for index in range(shape.depth)}
-    _check({"project.weight": (shape.width, shape.channels * prod(shape.patch))} | large, tensors, path, _AGAIN)
-    network = ViT(shape, drop_path)  # takes little more memory than the file does
-    fill(network, tensors, path, _AGAIN)
-    return network
+    return shape, tensors
 
 
 def is_vit(path: Path) -> bool:

@@ -104,5 +104,5 @@ def pass_on(name: str, value: torch.Tensor) -> None:
 def _taps(name: str, kernel: torch.Size) -> tuple[slice, ...]:
     """Where a kernel looks: at its middle; where it steps over voxels, at all that it steps over."""
     stage = re.search(r"encoder\.stages\.(\d)", name)
-    steps = STRIDES[int(stage[1])] if stage else (1, 1, 1)
+    steps = (STRIDES[int(stage[1])] if stage else [1, 1, 1])[-len(kernel) :]
     return tuple(slice(size // 2, size // 2 + step) for size, step in zip(kernel, steps, strict=True))

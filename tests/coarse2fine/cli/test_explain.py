@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,11 +93,8 @@ def test_main__what_cannot_be__is_a_clear_line_before_anything_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Labels, layers, models and files."""
-    monkeypatch.setattr("coarse2fine.cli.explain_run.explain_volume", lambda *given, **named: pytest.fail("it ran"))
-    flat = model_folder()
-    plans = json.loads((flat / "plans.json").read_text())
-    plans["configurations"]["3d_fullres"]["patch_size"] = [16, 16]
-    (flat / "plans.json").write_text(json.dumps(plans))
+    monkeypatch.setattr("coarse2fine.cli.explain_run.explain_view", lambda *given, **named: pytest.fail("it ran"))
+    pictures = model_folder(patch=(16, 16), spacing=(1.0, 1.0), reader="NaturalImage2DIO")
     save(tmp_path / "many" / "one.nii.gz")
     save(tmp_path / "many" / "two.nii.gz")
     zarr.save(str(tmp_path / "store.zarr"), np.zeros(SHAPE))
@@ -106,7 +102,8 @@ def test_main__what_cannot_be__is_a_clear_line_before_anything_runs(
     cases: list[tuple[dict[str, object], str]] = [
         ({"--label": "lesoin"}, "'lesoin' is no label that"),
         ({"--layer": "encoder.stages.9"}, "no layer 'encoder.stages.9' Name one as it does: encoder.stages"),
-        ({"--model": flat}, "is a 2D model"),
+        ({"--model": pictures}, "map.nii.gz: unknown file type Use one of .png"),
+        ({"--model": pictures, "-o": tmp_path / "map.png"}, "scan.nii.gz is no picture that can be read"),
         ({"--model": model_folder(cascade=True)}, "is a cascade (3d_cascade_fullres)"),
         ({"--model": tmp_path / "none"}, "does not exist"),
         ({"--folds": "7"}, "fold_7"),

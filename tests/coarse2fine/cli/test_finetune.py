@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 
 from coarse2fine.cli.finetune import main
-from coarse2fine.networks.vit import ViTShape, new_vit
+from coarse2fine.networks.vit import ViTShape, interpolate, new_vit
 from coarse2fine.nnunet.loading import load_model, load_plans, new_network
-from coarse2fine.pretrain.weights import write_weights
+from coarse2fine.pretrain.weights import load_vit, write_weights
 
 TINY = ("--size", f"{EDGE}", "--patch", "4", "--width", "24", "--depth", "2", "--heads", "2")
 SHORT = ("--steps", "2", "--batch", "2", "--device", "cpu")
@@ -223,18 +223,35 @@ def test_main__weights_of_another_network__are_refused_by_their_first_key(
     common = words("--table", table, "--labels", "bright", *SHORT, "-o", tmp_path / "out")
     assert main([*common, "--weights", str(weights), "--depth", "3"]) == 1
     assert "--depth is 3, but" in capsys.readouterr().err
-    plans = [model_folder(channels=channels) / "plans.json" for channels in (1, 2)]
+    flat = {"patch": (EDGE, EDGE), "spacing": (1.0, 1.0), "reader": "NaturalImage2DIO"}
+    plans = [model_folder(channels=channels, **flat) / "plans.json" for channels in (1, 2)]
     folder = tmp_path / "unet"
     folder.mkdir()
-    write_weights(folder, new_network(load_plans(plans[0], "3d_fullres"), 1, 3))
+    write_weights(folder, new_network(load_plans(plans[0], "2d", flat=True), 1, 3))
     unet = ("--weights", str(folder / "weights.safetensors"))
     assert main([*common, *unet]) == 1
     assert "is of a network of nnU-Net's, which its plans describe" in capsys.readouterr().err
-    assert main([*common, *unet, "--plans", str(plans[1])]) == 1
-    assert "encoder.stages.0.0.convs.0.conv.weight is (4, 1, 3, 3, 3) instead of (4, 2," in capsys.readouterr().err
+    assert main([*common, *unet, "--plans", str(plans[1]), "-c", "2d"]) == 1
+    assert "encoder.stages.0.0.convs.0.conv.weight is (4, 1, 3, 3) instead of (4, 2," in capsys.readouterr().err
     assert main([*common, *unet, "--plans", str(plans[0])]) == 1
-    assert "sees images of 8 x 16 x 16, which are no pictures" in capsys.readouterr().err
-    assert main([*common, "--weights", str(weights)]) == 0
+    assert "has no configuration '3d_fullres'" in capsys.readouterr().err
+    assert main([*common, *unet, "--plans", str(plans[0]), "-c", "2d"]) == 0
+
+
+def test_main__pictures_of_another_size_than_the_pretraining__have_positions_interpolated(
+    table: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is said, and whoever goes on with these weights sees the same positions."""
+    common = words("--table", table, "--labels", "bright", *SHORT, "--weights", weights)
+    assert main([*common, "-o", str(tmp_path / "same")]) == 0
+    assert "interpolated" not in capsys.readouterr().err
+    assert main([*common, "--size", "32", "24", "-o", str(tmp_path / "larger")]) == 0
+    assert "positions of 4 x 4 patches are interpolated to 8 x 6 (bicubic)" in capsys.readouterr().err
+    before = load_vit(weights)
+    after = load_vit(tmp_path / "larger" / "weights.safetensors")
+    assert torch.equal(after.positions, interpolate(before.positions, (4, 4), (8, 6)))
+    assert main([*common, "--size", "33", "-o", str(tmp_path / "odd")]) == 1
+    assert "33 x 33 are not divisible into patches of 4 x 4" in capsys.readouterr().err
 
 
 def test_main__pictures_of_other_channels__are_refused(

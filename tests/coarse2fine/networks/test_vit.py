@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from coarse2fine.errors import ConfigError
 from coarse2fine.networks.vit import Block, ViT, ViTShape, images_of, new_vit, patches_of, sine_positions
@@ -55,6 +56,29 @@ def test_images_of__rows_of_patches__are_the_images_again(
     shape = (count, channels, *(size * edge for size, edge in axes))
     batch = torch.arange(float(np.prod(shape))).reshape(shape)
     assert torch.equal(images_of(patches_of(batch, patch), grid, patch), batch)
+
+
+@pytest.mark.parametrize(
+    ("shape", "image", "mode"), [(SHAPES[0], (16, 20), "bicubic"), (SHAPES[1], (6, 4, 9), "trilinear")]
+)
+def test_seeing__images_of_another_size__has_positions_as_pytorch_interpolates_them(
+    shape: ViTShape, image: tuple[int, ...], mode: str
+) -> None:
+    """Not those that the new grid would have; weights and class token stay, and back again is as before."""
+    first, other = new_vit(shape, 0), new_vit(shape.seeing(image), 0)
+    table = first.positions.reshape(*shape.grid, shape.width).movedim(-1, 0)[None]
+    wanted = F.interpolate(table, other.shape.grid, mode=mode, align_corners=False)[0].flatten(1).T
+    assert torch.equal(other.positions, wanted)
+    assert not torch.allclose(other.positions, sine_positions(other.shape.grid, shape.width), atol=0.1)
+    other.load_state_dict(first.state_dict())
+    tokens = other.embed(images(other.shape))
+    assert torch.equal(tokens[:, :1], first.class_token.expand(2, -1, -1))
+    assert torch.allclose(
+        tokens[:, 1:], other.project(patches_of(images(other.shape), shape.patch)) + wanted, atol=1e-6
+    )
+    assert other.shape.seeing(shape.image) == shape
+    with pytest.raises(ConfigError, match="has learned from"):
+        shape.seeing((*image, 4))
 
 
 def twin(block: Block, width: int, heads: int) -> nn.TransformerEncoderLayer:
