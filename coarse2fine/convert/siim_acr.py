@@ -1,13 +1,14 @@
-"""SIIM-ACR pneumothorax segmentation: run lengths of the challenge as masks.
+"""SIIM-ACR pneumothorax segmentation: run lengths of the challenge as masks, and its DICOM files as pictures.
 
 ``train-rle.csv`` with the columns ``ImageId`` and ``EncodedPixels``, a row for each pneumothorax and -1 for none;
 pictures named by their identifier, anywhere below the folder. The challenge published them as DICOM files of 1024 x
-1024. https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation
+1024, ``dicom-images-train/STUDY/SERIES/IMAGE.dcm``. https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,33 @@ from PIL import Image
 from coarse2fine.convert.radiographs import Radiographs, find_file, present, read_lines
 from coarse2fine.errors import ImageError
 from coarse2fine.io import atomic_write
+from coarse2fine.io.dicom.radiographs import read_radiograph
 from coarse2fine.system.terminal import shown
+from coarse2fine.system.timing import Ticks
 
 SIZE = 1024
-LABEL, MASKS = "Pneumothorax", "masks"
-_PICTURES = (".png", ".jpg", ".jpeg")
+LABEL, MASKS, IMAGES = "Pneumothorax", "masks", "images"
+_PICTURES, _DICOM = (".png", ".jpg", ".jpeg"), (".dcm",)
 _NONE = "-1"
 
 
-def find_siim_acr(source: Path) -> tuple[Radiographs, dict[str, list[str]]]:
-    """All pictures that have a row, and the run lengths of each by its identifier.
+@dataclass(frozen=True, slots=True)
+class Pneumothorax:
+    """The challenge's pictures.
+
+    Attributes:
+        data: A record for each; of DICOM files ``file`` is that of the picture that ``write_pictures`` makes.
+        runs: Run lengths of each picture by its identifier.
+        dicom: Files by identifier, if pictures are yet to be made of them.
+    """
+
+    data: Radiographs
+    runs: Mapping[str, Sequence[str]]
+    dicom: Mapping[str, Path]
+
+
+def find_siim_acr(source: Path) -> Pneumothorax:
+    """All pictures that have a row; DICOM files count if there are no others.
 
     Raises:
         ImageError: If the table or all pictures are missing.
@@ -38,20 +56,44 @@ def find_siim_acr(source: Path) -> tuple[Radiographs, dict[str, list[str]]]:
         if (text := line["EncodedPixels"].strip()) != _NONE:
             several.append(text)
     files = [file for file in sorted(source.rglob("*")) if MASKS not in file.relative_to(source).parts]
-    places = {file.stem: file.relative_to(source).as_posix() for file in files if file.suffix.lower() in _PICTURES}
-    if not places and any(file.suffix.lower() == ".dcm" for file in files):
-        raise ImageError(
-            f"{source} holds the pictures as DICOM files",
-            "Save each as a .png file of the same name, for instance by dcm2pnm of DCMTK, beside it.",
-        )
+    pictures = {file.stem: file for file in files if file.suffix.lower() in _PICTURES}
+    dicom = {} if pictures else {file.stem: file for file in files if file.suffix.lower() in _DICOM}
+    places = {name: file.relative_to(source).as_posix() for name, file in (pictures or dicom).items()}
     records = [
         {"file": places.get(name, f"{name}.png"), "patient": name, LABEL: str(int(bool(several)))}
         for name, several in runs.items()
     ]
-    return present(source, records), runs
+    data = present(source, records)
+    return Pneumothorax(data, runs, {name: file for name, file in dicom.items() if name in runs})
 
 
-def write_masks(folder: Path, data: Radiographs, runs: dict[str, list[str]]) -> None:
+def write_pictures(folder: Path, found: Pneumothorax, progress: Ticks = lambda done, total: None) -> Radiographs:
+    """Make PNG files of DICOM files, 8 or 16 bits as these, and name patients as they do.
+
+    Args:
+        folder: Where to.
+        found: With DICOM files.
+        progress: Told of every file.
+
+    Returns:
+        Records with the new files, counted from the folder.
+
+    Raises:
+        VolumeError: If a file is no radiograph, or damaged.
+        OutputError: If a picture cannot be written.
+    """
+    records = []
+    for number, record in enumerate(found.data.records, 1):
+        name = Path(record["file"]).stem
+        read = read_radiograph(found.dicom[name])
+        with atomic_write(folder / f"{name}.png") as path:
+            Image.fromarray(read.pixels).save(path, "PNG")
+        records.append({**record, "file": f"{name}.png", "patient": read.patient or name})
+        progress(number, len(found.data.records))
+    return replace(found.data, records=tuple(records))
+
+
+def write_masks(folder: Path, data: Radiographs, runs: Mapping[str, Sequence[str]]) -> None:
     """A mask of each picture, named as it: 255 is pneumothorax.
 
     Raises:
@@ -59,13 +101,12 @@ def write_masks(folder: Path, data: Radiographs, runs: dict[str, list[str]]) -> 
         OutputError: If it cannot be written.
     """
     for record in data.records:
+        name = Path(record["file"]).stem
         try:
-            mask = decode(runs[record["patient"]])
+            mask = decode(runs[name])
         except ValueError as error:
-            raise ImageError(
-                f"run lengths of {shown(record['patient'])}: {error}", "Download the table again."
-            ) from None
-        with atomic_write(folder / f"{Path(record['file']).stem}.png") as path:
+            raise ImageError(f"run lengths of {shown(name)}: {error}", "Download the table again.") from None
+        with atomic_write(folder / f"{name}.png") as path:
             Image.fromarray(mask.astype(np.uint8) * 255).save(path, "PNG")
 
 

@@ -124,24 +124,24 @@ def read_slice(header: Header) -> Slice:
     name, content = header.member.name, header.content
     with told(name):
         _check_kind(name, content)
-        shape = (_count(name, content, "Rows"), _count(name, content, "Columns"))
-        low, high, bits = _stored_range(name, content)
-        _check_size(header, shape, bits)
+        shape = (count_of(name, content, "Rows"), count_of(name, content, "Columns"))
+        low, high, bits = stored_range(name, content)
+        check_size(header, shape, bits)
         axes = np.reshape(_numbers(name, content, "ImageOrientationPatient", 6), (2, 3))
         if not np.allclose(axes @ axes.T, np.eye(2), atol=_RIGHT_ANGLE):
-            raise _odd(name, content, "ImageOrientationPatient", "two directions at right angles")
+            raise odd(name, content, "ImageOrientationPatient", "two directions at right angles")
         row, column = _numbers(name, content, "PixelSpacing", 2)
         if min(row, column) <= 0:
-            raise _odd(name, content, "PixelSpacing", "two positive numbers")
+            raise odd(name, content, "PixelSpacing", "two positive numbers")
         position = np.array(_numbers(name, content, "ImagePositionPatient", 3))
         slope, intercept = (
             _numbers(name, content, key, 1)[0] if content.get(key) is not None else usual
             for key, usual in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
         )
         if not slope:
-            raise _odd(name, content, "RescaleSlope", "a number other than 0")
+            raise odd(name, content, "RescaleSlope", "a number other than 0")
         if max(abs(end * slope + intercept) for end in (low, high)) > _LARGEST:
-            raise _odd(name, content, "RescaleSlope", "one that leaves values finite in single precision")
+            raise odd(name, content, "RescaleSlope", "one that leaves values finite in single precision")
         thickness = _thickness(content)
     return Slice(header.member, shape, (row, column), axes, position, slope, intercept, low, high, thickness)
 
@@ -210,22 +210,22 @@ def _check_kind(name: str, content: Any) -> None:
         raise VolumeError(f"{name} has no SOPInstanceUID", "It may be damaged: copy it again.")
 
 
-def _stored_range(name: str, content: Any) -> tuple[int, int, int]:
+def stored_range(name: str, content: Any) -> tuple[int, int, int]:
     """Lowest and highest number that can be stored, and the bits that it takes."""
     allocated, signed = content.get("BitsAllocated"), content.get("PixelRepresentation", 0)
     if allocated not in (8, 16, 32):
-        raise _odd(name, content, "BitsAllocated", "8, 16 or 32")
+        raise odd(name, content, "BitsAllocated", "8, 16 or 32")
     stored = content.get("BitsStored", allocated)
     if not isinstance(stored, int) or not 1 <= stored <= allocated:
-        raise _odd(name, content, "BitsStored", f"1 to {allocated}")
+        raise odd(name, content, "BitsStored", f"1 to {allocated}")
     if content.get("HighBit", stored - 1) != stored - 1:
-        raise _odd(name, content, "HighBit", f"{stored - 1}")
+        raise odd(name, content, "HighBit", f"{stored - 1}")
     if signed not in (0, 1):
-        raise _odd(name, content, "PixelRepresentation", "0 or 1")
+        raise odd(name, content, "PixelRepresentation", "0 or 1")
     return (-(1 << stored - 1), (1 << stored - 1) - 1, allocated) if signed else (0, (1 << stored) - 1, allocated)
 
 
-def _check_size(header: Header, shape: tuple[int, int], bits: int) -> None:
+def check_size(header: Header, shape: tuple[int, int], bits: int) -> None:
     """Refuses slices that are larger than their file can hold."""
     size, there = math.prod(shape) * bits // 8, header.member.size
     packed = header.content.file_meta.TransferSyntaxUID.is_compressed
@@ -244,10 +244,11 @@ def _thickness(content: Any) -> float:
     return 1.0
 
 
-def _count(name: str, content: Any, key: str) -> int:
+def count_of(name: str, content: Any, key: str) -> int:
+    """A number of a header that is at least 1; VolumeError if it is not."""
     value = content.get(key)
     if not isinstance(value, int) or value < 1:
-        raise _odd(name, content, key, "a positive number")
+        raise odd(name, content, key, "a positive number")
     return value
 
 
@@ -262,13 +263,14 @@ def _numbers(name: str, content: Any, key: str, count: int) -> tuple[float, ...]
     try:
         numbers = tuple(float(number) for number in (value if count > 1 else [value]))
     except (TypeError, ValueError) as error:
-        raise _odd(name, content, key, f"{count} numbers") from error
+        raise odd(name, content, key, f"{count} numbers") from error
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise _odd(name, content, key, f"{count} finite numbers")
+        raise odd(name, content, key, f"{count} finite numbers")
     return numbers
 
 
-def _odd(name: str, content: Any, key: str, expected: str) -> VolumeError:
+def odd(name: str, content: Any, key: str, expected: str) -> VolumeError:
+    """What is wrong with an element of a file's header."""
     shown = str(content.get(key))[:60]
     return VolumeError(
         f"{name}: {key} is {shown!r}, but {expected} should be there",

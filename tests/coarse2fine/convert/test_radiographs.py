@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_series import make_slice
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydicom.encaps import encapsulate
+from pydicom.uid import ComputedRadiographyImageStorage, JPEGBaseline8Bit
 
 from coarse2fine.cli.convert import main
 from coarse2fine.convert.chestxray14 import LABELS
 from coarse2fine.convert.mimic_cxr import sections
 from coarse2fine.convert.radiographs import FINDINGS
 from coarse2fine.convert.siim_acr import decode
+from coarse2fine.io import Grid
 from coarse2fine.pretrain.pictures import load_pictures
 from coarse2fine.pretrain.table import Table, read_table
 
@@ -239,6 +244,71 @@ def test_siim_acr__its_layout__is_a_table_with_masks(tmp_path: Path) -> None:
     assert not masks[1].any()
 
 
+GRID = Grid((1, 6, 5), (1.0, 1.0, 1.0))
+
+
+def radiograph(path: Path, stored: np.ndarray, *, jpeg: bool = False, **changes: object) -> None:
+    """A projection as the challenge published it: it lies nowhere, and is packed as JPEG."""
+    nowhere = dict.fromkeys(("ImageOrientationPatient", "ImagePositionPatient", "RescaleSlope", "RescaleIntercept"))
+    image = ComputedRadiographyImageStorage
+    content = make_slice(stored, GRID, 0, SOPClassUID=image, Modality="CR", **{**nowhere, **changes})
+    if jpeg:
+        packed = io.BytesIO()
+        Image.fromarray(stored).save(packed, "JPEG", quality=95)
+        content.PixelData = encapsulate([packed.getvalue()])
+        content.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content.save_as(path, enforce_file_format=True)
+
+
+def test_siim_acr__dicom_files__become_pictures_of_their_patients(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Packed or not, of 8 bits or of 12 where high values are dark; the next command names where they are."""
+    source, out, generator = tmp_path / "siim", tmp_path / "out", np.random.default_rng(0)
+    plain, deep = generator.integers(0, 256, (6, 5), np.uint8), generator.integers(0, 4096, (6, 5), np.uint16)
+    smooth = np.add.outer(np.arange(0, 160, 20), np.arange(0, 40, 5)).astype(np.uint8)
+    radiograph(source / "dicom-images-train/s1/t1/1.2.3.dcm", plain, PatientID="p1")
+    dark = {"PhotometricInterpretation": "MONOCHROME1", "BitsStored": 12, "HighBit": 11}
+    radiograph(source / "dicom-images-train/s2/t2/1.2.4.dcm", deep, PatientID="p1", **dark)
+    radiograph(source / "dicom-images-train/s3/t3/1.2.5.dcm", smooth, jpeg=True, PatientID=None)
+    lines(source / "train-rle.csv", "ImageId, EncodedPixels", "1.2.3, 0 2 1022 3", "1.2.4, -1", "1.2.5,-1", "1.2.6,-1")
+    assert convert("siim-acr", source, "-o", out) == 0
+    said = "".join(capsys.readouterr())
+    assert "1 pictures are missing" in said
+    assert f"--images {out / 'images'} --masks {out / 'masks'}" in said
+    table = read_table(out / "table.csv")
+    assert table.patients == ["p1", "p1", "1.2.5"]
+    assert table.column("Pneumothorax") == ["1", "0", "0"]
+    found = [np.asarray(Image.open(row.file)) for row in table.rows]
+    assert np.array_equal(found[0], plain)
+    assert np.array_equal(found[1], 4095 - deep)
+    assert np.abs(found[2].astype(int) - smooth).max() < 8
+    assert [row.file.stem for row in table.rows] == [path.stem for path in sorted((out / "masks").iterdir())]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"SamplesPerPixel": 3}, "SamplesPerPixel"),
+        ({"PhotometricInterpretation": "RGB"}, "PhotometricInterpretation"),
+        ({"NumberOfFrames": 2}, "NumberOfFrames"),
+        ({"PixelRepresentation": 1}, "PixelRepresentation"),
+        ({"Rows": 6000}, "more than its"),
+    ],
+)
+def test_siim_acr__dicom_file_that_is_no_radiograph__is_refused_by_what_differs(
+    changes: dict[str, object], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the element that is wrong it is taken."""
+    source, out = tmp_path / "siim", tmp_path / "out"
+    radiograph(source / "a.dcm", np.zeros((6, 5), np.uint8), **changes)
+    lines(source / "train-rle.csv", "ImageId,EncodedPixels", "a,-1")
+    assert says in broken(source, out, capsys, "siim-acr")
+    radiograph(source / "a.dcm", np.zeros((6, 5), np.uint8))
+    assert convert("siim-acr", source, "-o", out) == 0
+
+
 @settings(max_examples=30)
 @given(st.lists(st.integers(0, 1), min_size=49, max_size=49))
 def test_decode__any_mask__is_the_one_that_was_encoded(pixels: list[int]) -> None:
@@ -304,7 +374,8 @@ def test_convert__tables_that_are_damaged__are_refused(
     assert "has no column 'EncodedPixels'" in broken(source, out, capsys, "siim-acr")
     (source / "1.png").rename(source / "1.dcm")
     lines(source / "train-rle.csv", "ImageId,EncodedPixels", "1,-1")
-    assert "holds the pictures as DICOM files" in broken(source, out, capsys, "siim-acr")
+    assert "1.dcm does not say how it is packed" in broken(source, out, capsys, "siim-acr")
+    (source / "1.dcm").unlink()
     picture(source / "1.png")
     assert convert("siim-acr", source, "-o", out) == 0
     assert convert("siim-acr", source, "-o", out) == 1  # is there
