@@ -32,6 +32,7 @@ def test_discriminator__layers__are_those_of_the_paper(shape: tuple[int, ...]) -
     optimizer = network.make_optimizer()
     assert isinstance(optimizer, torch.optim.Adam)
     assert (optimizer.defaults["lr"], optimizer.defaults["betas"]) == (2e-4, (0.5, 0.999))
+    assert Discriminator(2, shape, rate=0.01).make_optimizer().defaults["lr"] == 0.01
 
 
 @pytest.mark.parametrize("form", ["squares", "log"])
