@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -45,7 +46,6 @@ from coarse2fine.io import atomic_write, check_writable, read_volume
 from coarse2fine.nnunet.model import Model
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.preprocessing.working_grid import WorkingView, view_volume
-from coarse2fine.resampling.operators import Floats
 from coarse2fine.segmenter import Segmenter
 from coarse2fine.selection.order import worth_of
 from coarse2fine.system.memory import keep_freed_memory
@@ -139,7 +139,7 @@ class Recorder(LabelWriter):
         self.found: dict[Placement, tuple[Box, Labels]] = {}
 
     def add(
-        self, placement: Placement, logits: Floats, box: Box | None = None, keep: NDArray[np.bool_] | None = None
+        self, placement: Placement, logits: torch.Tensor, box: Box | None = None, keep: torch.Tensor | None = None
     ) -> None:
         """See ``LabelWriter``."""
         alone = LabelWriter(*self._of)

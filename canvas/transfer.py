@@ -3,35 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Protocol, Self, TypeVar
 
 from canvas.box import Box, Triple
 from canvas.pack import Canvas, Placement
 
-Read = Callable[[Box, Triple], NDArray[np.float32]]
+
+class Array(Protocol):
+    """What voxels are in: a NumPy array, or something that is indexed like one."""
+
+    def __getitem__(self, key: Any, /) -> Self:
+        """A part of it."""
+
+    def __setitem__(self, key: Any, value: Any, /) -> None:
+        """Overwrites a part of it."""
+
+
+Voxels = TypeVar("Voxels", bound=Array)
+Read = Callable[[Box, Triple], Voxels]
 """Gives the voxels of a box, resized to a shape: (box, shape) -> (channels, *shape)."""
 
 
-def gather(canvas: Canvas, read: Read, channels: int) -> NDArray[np.float32]:
+def gather(canvas: Canvas, read: Read[Voxels], data: Voxels) -> Voxels:
     """Fill a canvas with its crops.
 
     Args:
         canvas: What lies where.
         read: Reads a region of the working grid at the size of its slot.
-        channels: Channels that ``read`` returns.
+        data: Receives the crops, shape (channels, *canvas.shape). Elsewhere it stays as it is, and should be 0, the
+            mean intensity of a normalised volume.
 
     Returns:
-        Shape (channels, *canvas.shape); 0, the mean intensity of a normalised volume, where no crop lies.
+        ``data``.
     """
-    data = np.zeros((channels, *canvas.shape), np.float32)
     for slot, source in {placement.slot: placement.source for placement in canvas.placements}.items():
         data[(slice(None), *slot.slices)] = read(source, slot.shape)
     return data
 
 
-def scatter(canvas: Canvas, output: NDArray[np.float32]) -> Iterator[tuple[Placement, NDArray[np.float32]]]:
+def scatter(canvas: Canvas, output: Voxels) -> Iterator[tuple[Placement, Voxels]]:
     """Cut a canvas' result into those of its crops.
 
     Args:

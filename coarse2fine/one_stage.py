@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from canvas import Box
@@ -17,6 +19,7 @@ from coarse2fine.nnunet.model import Model
 from coarse2fine.nnunet.sliding_window import sliding_window
 from coarse2fine.preprocessing.labels import Labels
 from coarse2fine.preprocessing.working_grid import WorkingView, view_volume
+from coarse2fine.system.device import room_for
 from coarse2fine.system.timing import Run
 
 
@@ -64,9 +67,10 @@ def write_one_stage(
     elif fine.cascade and coarse is not None:
         prior = _first_stage(volume, config, coarse, fine, view, run)
     with run.clock.time("fine"):
-        data = view.read(Box.whole(view.shape))
+        held = room_for(4 * len(view.channels) * prod(view.shape), view.device)
+        data = view.on(held).read(Box.whole(view.shape))
         if prior is not None:
-            data = np.concatenate([data, prior.one_hot(Box.whole(view.shape), view.shape)])
+            data = torch.cat([data, prior.one_hot(Box.whole(view.shape), view.shape).to(held)])
         with run.clock.time("fine.network"):
             logits = sliding_window(
                 fine,
@@ -76,7 +80,7 @@ def write_one_stage(
                 ticks=run.ticks("fine"),
             )
         writer = LabelWriter(view, fine, probabilities=probabilities)
-        export_labels(writer, fine, logits.numpy())
+        export_labels(writer, fine, logits)
         return writer
 
 

@@ -253,7 +253,7 @@ class Pipeline:
             seen = view_volume(volume, segmenter.coarse, self.config.coarse.spacing)
         coarse = segmenter.heatmap(seen, run, keep_outputs=segmenter.labels_coarsely)
         with run.clock.time("fine"):
-            view = view_volume(volume, self.fine)
+            view = view_volume(volume, self.fine).uploaded()
             known = given_labels(previous, view, self.fine) if previous is not None and self.fine.cascade else None
         return Scene(view, coarse, known)
 

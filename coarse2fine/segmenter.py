@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from assignnet import Roi, RoiTree, in_space_order
 from canvas import Box
 from coarse2fine.coarse.foreground import check_labels, foreground_doubts
-from coarse2fine.coarse.heatmap import CoarseResult, CoarseStage, paint_coarse, predict_heatmap
+from coarse2fine.coarse.heatmap import CoarseResult, CoarseStage, coarse_parts, predict_heatmap
 from coarse2fine.coarse.scene import Scene
 from coarse2fine.config.schema import Config
 from coarse2fine.errors import ConfigError, ModelError
@@ -156,7 +156,8 @@ class Segmenter:
                 scene.view, stage.model, track=track or deadline is not None, probabilities=probabilities
             )
             if stage.config.fine.outside == "coarse":
-                paint_coarse(scene.coarse, writer.labels, writer.region, writer.back.shape_out)
+                for box, found in coarse_parts(scene.coarse, writer.region, writer.back.shape_out):
+                    writer.put(box, found)
             boxes, known = ([roi.box for roi in rois] for rois in (choice.rois, tree.leaves))
             fine = segment_boxes(
                 stage, scene, boxes, writer, run, known=known, elsewhere=elsewhere, norm=norm, deadline=deadline

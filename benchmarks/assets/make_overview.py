@@ -12,6 +12,7 @@ import colorsys
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -34,6 +35,7 @@ from coarse2fine import (
 from coarse2fine.page.orientation import as_displayed
 from coarse2fine.preprocessing.working_grid import WorkingView
 from coarse2fine.regions.detect import RoiSettings
+from coarse2fine.system.device import to_host
 
 TARGET = ROOT / "docs" / "overview.png"
 RED = "#e8453c"
@@ -90,7 +92,7 @@ def draw(
     canvas = max(canvases, key=lambda one: len(one.placements))
     figure = Figure(figsize=(15, 4.3), facecolor="white", layout="constrained")
     panels = figure.subplots(1, 4, width_ratios=[1, 1, 1.25, 1])
-    whole = displayed(view.read(Box.whole(view.shape))[0])
+    whole = displayed(to_host(view.read(Box.whole(view.shape)))[0])
     masks = [displayed(mask) for mask in masks_of(boxes, view.shape)]
     level = int(np.argmax([sum(bool(mask[z].any()) for mask in masks) for z in range(len(whole))]))
     colours = [colorsys.hsv_to_rgb(index * 0.382 % 1, 0.75, 0.95) for index in range(len(boxes))]
@@ -102,7 +104,7 @@ def draw(
     panels[1].imshow(np.ma.masked_less(row, 0.1), cmap="autumn", vmin=0, vmax=1, alpha=0.8, extent=(0, wide, high, 0))
     for mask, colour in zip(masks, colours, strict=True):
         outline(panels[1], mask[level], colour)
-    shown = gather(canvas, view.read, 1)[0]
+    shown = to_host(gather(canvas, view.read, torch.zeros((1, *canvas.shape), device=view.device)))[0]
     draw_canvas(panels[2], canvas, shown, boxes, colours)
     if labels.any():
         found = (displayed(labels)[level] != 0).astype(float)

@@ -22,6 +22,7 @@ from coarse2fine.nnunet.labels import Labels
 from coarse2fine.nnunet.loading import load_plans
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import WorkingView, view_volume
+from coarse2fine.system.device import to_host
 
 CONFIGURATION = "3d_fullres"
 Image = NDArray[np.float32]
@@ -123,7 +124,7 @@ def read_examples(data: Path, split: str, names: Sequence[str], model: Model) ->
 
 def whole(view: WorkingView) -> Image:
     """All voxels of a view; shape (channels, z, y, x)."""
-    return view.read(Box.whole(view.shape))
+    return to_host(view.read(Box.whole(view.shape)))
 
 
 def classes_of(model: Model) -> tuple[str, ...]:

@@ -33,7 +33,6 @@ from coarse2fine.nnunet.cpu_layers import lean
 from coarse2fine.nnunet.model import Model, tile_starts
 from coarse2fine.preprocessing.working_grid import WorkingView
 from coarse2fine.regions.search_grid import box_mass, mass_inside
-from coarse2fine.resampling.operators import Floats
 from coarse2fine.system.timing import Clock
 
 CROP_MARGIN = 20.0
@@ -104,15 +103,14 @@ class _Tiles:
         self.writer = LabelWriter(given.view, given.model)
         self.writer.expect(tile.clip(region) for tile in self.boxes)
 
-    def run(self, index: int) -> Floats:
+    def run(self, index: int) -> torch.Tensor:
         """Let the network look at a tile; returns its outputs inside the region, shape (heads, z, y, x)."""
         placement, model = self._placement(index), self._model
-        data = np.zeros((input_channels(model), *model.patch), np.float32)
+        data = torch.zeros((input_channels(model), *model.patch), device=model.device)
         shown = placement.box.relative_to(placement.source).slices
         data[(slice(None), *shown)] = self._read(placement.box, placement.box.shape)
         with self._clock.time("network"):
-            outputs = model.forward(torch.from_numpy(data)[None], mirroring=self._given.mirroring)
-            logits: Floats = outputs[0].float().cpu().numpy()
+            logits = model.forward(data[None], mirroring=self._given.mirroring)[0].float()
         self._run += 1
         self.writer.add(placement, logits)
         return logits[(slice(None), *shown)]
@@ -121,7 +119,7 @@ class _Tiles:
         """Do without a tile, and let what was waiting for it become labels."""
         placement = self._placement(index)
         nothing = Box.of(placement.box.start, (0, 0, 0))
-        self.writer.add(placement, np.zeros((self._model.labels.heads, 0, 0, 0), np.float32), nothing)
+        self.writer.add(placement, torch.zeros((self._model.labels.heads, 0, 0, 0)), nothing)
 
     def finish(self) -> Looked:
         """Labels, and what they cost."""
@@ -228,9 +226,9 @@ def masked_tiles(given: Given) -> Looked:
         roi_size=model.patch, sw_batch_size=1, overlap=1 - given.tile_step, mode="gaussian", with_coord=True
     )
     with torch.inference_mode():  # MONAI changes the outputs of the network in place
-        data = torch.from_numpy(read(whole, whole.shape))[None].to(model.device)
+        data = read(whole, whole.shape)[None]
         outputs = cast(torch.Tensor, inferer(data, predict))
-        logits = outputs[0].half().cpu().numpy()
+        logits = outputs[0].half()
     writer = LabelWriter(view, given.model)
     export_labels(writer, given.model, logits)
     return Looked(writer.finish(), seen, clock.seconds["network"])
@@ -274,7 +272,7 @@ def centre_windows(given: Given, least: int = LEAST_FOREGROUND) -> Looked:
         plane = list(group)
         middle = central([tiles.boxes[index] for index in plane])
         centre = [index for index in plane if tiles.boxes[index] in middle]
-        found = sum(np.count_nonzero(labels.from_logits(tiles.run(index))) for index in centre)
+        found = sum(int(labels.from_logits(tiles.run(index)).count_nonzero()) for index in centre)
         for index in plane:
             if index not in centre:
                 (tiles.run if found >= least else tiles.skip)(index)

@@ -21,6 +21,7 @@ from coarse2fine.nnunet.model import Model
 from coarse2fine.one_stage import segment_one_stage
 from coarse2fine.preprocessing.working_grid import view_volume
 from coarse2fine.segmenter import Segmenter
+from coarse2fine.system.device import to_host, upload
 from coarse2fine.system.timing import Run
 
 Labels = NDArray[np.unsignedinteger[Any]]
@@ -71,12 +72,13 @@ def coarse_pass(case: CalibrationCase, volume: Volume[NDArray[Any]], segmenter: 
     if not segmenter.selector.features.wants_coarse:
         known = recall_arrays(path, about)
         if known is not None:
-            looked = CoarseResult(known["logits"], known["heatmap"], segmenter.coarse)
+            logits = upload(known["logits"], segmenter.coarse.device)
+            looked = CoarseResult(logits, known["heatmap"], segmenter.coarse)
             return CoarsePass(looked, float(known["seconds"]))
     began = time.perf_counter()
     looked = segmenter.heatmap(view_volume(volume, segmenter.coarse, config.coarse.spacing), Run())
     seconds = time.perf_counter() - began
-    arrays = {"logits": looked.outputs, "heatmap": looked.heatmap, "seconds": np.array(seconds)}
+    arrays = {"logits": to_host(looked.outputs), "heatmap": looked.heatmap, "seconds": np.array(seconds)}
     remember_arrays(path, about, arrays)
     return CoarsePass(looked, seconds)
 

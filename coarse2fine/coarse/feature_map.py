@@ -22,6 +22,7 @@ from canvas import Box, Triple, triple
 from coarse2fine.io.turn import Turn
 from coarse2fine.nnunet.model import Model
 from coarse2fine.resampling.operators import Floats
+from coarse2fine.system.device import to_host
 
 Indices = NDArray[np.int64]
 
@@ -108,7 +109,7 @@ class BottleneckRecorder:
         if self._next is None or self._first is None or get_ident() != self._thread:
             return
         offset = self._place(triple(a - b for a, b in zip(self._next, self._first, strict=True)))
-        features = output[0].float().cpu().numpy()
+        features = to_host(output[0].float())
         here = Box.of(offset, features.shape[1:]).slices
         self._sums[here] += np.moveaxis(features, 0, -1)
         self._counts[here] += 1

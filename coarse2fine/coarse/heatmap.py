@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from math import prod
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from coarse2fine.preprocessing.working_grid import WorkingView, turn_of
 from coarse2fine.regions.components import label_components
 from coarse2fine.regions.search_grid import Place
 from coarse2fine.resampling.operators import Axis, Floats, axis_operator, multiply_axis, slab_depth
+from coarse2fine.system.device import room_for, to_host, upload
 from coarse2fine.system.timing import Run
 
 CERTAIN = 20.0
@@ -39,14 +40,15 @@ class CoarseResult:
     volume that is read by region only a part of it is there; boxes and finer grids are counted as if all were.
 
     Attributes:
-        logits: Half precision, as nnU-Net adds them up, shape (heads, z, y, x); None if nobody needs labels of it.
+        logits: Half precision, as nnU-Net adds them up, shape (heads, z, y, x), on the device where labels are made of
+            them; None if nobody needs labels.
         heatmap: Probability of the labels that count as foreground, float32, shape (z, y, x).
         model: The coarse model, for its label rules.
         bottleneck: The deepest features, if they were asked for; same axes, of the whole grid.
         place: Which part of the grid this is; None for all of it.
     """
 
-    logits: NDArray[np.floating[Any]] | None
+    logits: torch.Tensor | None
     heatmap: Floats
     model: Model
     bottleneck: BottleneckMap | None = None
@@ -74,7 +76,7 @@ class CoarseResult:
         return dataclasses.replace(self, heatmap=np.where(kept, self.heatmap, np.float32(0)))
 
     @property
-    def outputs(self) -> NDArray[np.floating[Any]]:
+    def outputs(self) -> torch.Tensor:
         """The logits.
 
         Raises:
@@ -84,11 +86,7 @@ class CoarseResult:
             raise ValueError("the coarse outputs were not kept")
         return self.logits
 
-    def _slabs(self) -> Iterator[NDArray[np.floating[Any]]]:
-        """The logits, slice by slice."""
-        return (self.outputs[:, start : start + 1].astype(np.float32) for start in range(self.outputs.shape[1]))
-
-    def labels_in(self, box: Box, grid: Triple) -> NDArray[np.unsignedinteger]:
+    def labels_in(self, box: Box, grid: Triple) -> torch.Tensor:
         """The coarse labels in a box of a finer grid over the same region of space.
 
         Args:
@@ -102,15 +100,15 @@ class CoarseResult:
             inside = held <= low and high <= held + size
             rows.append((matrix, low - held, high - held) if inside else _folded(matrix, low - held, size))
         part = self.outputs[(slice(None), *(slice(low, high) for _, low, high in rows))]
-        logits = part.astype(np.float32)
+        logits = part.float()
         for axis, (matrix, low, high) in enumerate(rows):
-            logits = multiply_axis(logits, matrix, axis, 0, high - low)
+            logits = multiply_axis(logits, upload(matrix, logits.device), axis, 0, high - low)
         return self.model.labels.from_logits(logits)
 
-    def one_hot(self, box: Box, grid: Triple) -> Floats:
+    def one_hot(self, box: Box, grid: Triple) -> torch.Tensor:
         """Extra input channels of a cascade: one per foreground label, 0 outside of the grid; shape (labels, *box)."""
         inside = box.clip(self._shown(grid))
-        channels = np.zeros((len(self.model.labels.foreground), *box.shape), np.float32)
+        channels = torch.zeros((len(self.model.labels.foreground), *box.shape), device=self.outputs.device)
         if inside.volume:
             labels = self.labels_in(inside, grid)
             for channel, label in zip(channels, self.model.labels.foreground, strict=True):
@@ -127,8 +125,9 @@ class CoarseResult:
 
     def foreground_box(self, grid: Triple) -> Box:
         """The box of a finer grid outside of which every coarse label is background."""
-        found = np.concatenate([self.model.labels.from_logits(slab) for slab in self._slabs()]) != 0
-        held = filled_box([found])
+        slices = self.outputs.split(1, 1)  # in single precision one after the other
+        found = torch.cat([self.model.labels.from_logits(part.float()) for part in slices]) != 0
+        held = filled_box([to_host(found)])
         if not held.volume:
             return held
         ratio = np.array(grid) / np.array(self.whole)
@@ -255,12 +254,12 @@ class _Found:
         nothing = _certain_background(model)
         chance = float(self._labels.foreground_probability(nothing, heads))
         self.heatmap: Floats = np.full(shape, chance, np.float32)
-        self.logits: NDArray[np.float16] | None = None
-        self._outputs: NDArray[np.float16] | None = None
+        self.logits: torch.Tensor | None = None
         if keep_outputs:
-            self.logits = np.empty((len(nothing), *shape), np.float16)
-            self.logits[:] = nothing.numpy()
-            self._outputs = turn.inverse.last_axes(self.logits)
+            size = 2 * len(nothing) * prod(shape)
+            self.logits = nothing.half().expand(-1, *shape).to(room_for(size, model.device), copy=True)
+            self.logits = self.logits.contiguous()
+        self._turn = turn
         self._heatmap = turn.inverse.last_axes(self.heatmap)
 
     def add(self, start: int, logits: torch.Tensor) -> None:
@@ -272,9 +271,10 @@ class _Found:
         here, there = shown.relative_to(self._grid).slices, shown.relative_to(slab).slices
         outputs = logits[(slice(None), *there)]
         for heat, slice_ in zip(self._heatmap[here], outputs.unbind(1), strict=True):  # in single precision
-            heat[...] = self._labels.foreground_probability(slice_[:, None], self._heads)[0].numpy()
-        if self._outputs is not None:
-            self._outputs[(slice(None), *here)] = outputs.numpy()
+            heat[...] = to_host(self._labels.foreground_probability(slice_[:, None], self._heads)[0])
+        if self.logits is not None:
+            place = self._turn.box(shown.relative_to(self._grid), self._grid.shape)
+            self.logits[(slice(None), *place.slices)] = self._turn.tensor(outputs).to(self.logits.device)
 
 
 def _certain_background(model: Model) -> torch.Tensor:
@@ -323,11 +323,22 @@ def paint_coarse(
         within: Its ``foreground_box``, if that is known.
     """
     grid = grid or triple(labels.shape)
-    region = region or Box.whole(grid)
+    for box, found in coarse_parts(coarse, region or Box.whole(grid), grid, within):
+        labels[box.slices] = to_host(found)
+
+
+def coarse_parts(
+    coarse: CoarseResult, region: Box, grid: Triple, within: Box | None = None
+) -> Iterator[tuple[Box, torch.Tensor]]:
+    """The coarse labels where they are not background, slab by slab; arguments as of ``paint_coarse``.
+
+    Yields:
+        A part of the region, counted from its start, and the labels of it.
+    """
     box = (coarse.foreground_box(grid) if within is None else within).clip(region)
     if not box.volume:
         return
     depth = slab_depth(coarse.model.labels.heads * box.shape[1] * box.shape[2])
     for start in range(box.start[0], box.stop[0], depth):
         slab = Box((start, *box.start[1:]), (min(start + depth, box.stop[0]), *box.stop[1:]))
-        labels[slab.relative_to(region).slices] = coarse.labels_in(slab, grid)
+        yield slab.relative_to(region), coarse.labels_in(slab, grid)

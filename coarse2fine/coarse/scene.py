@@ -6,19 +6,19 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from canvas import Box, Triple
 from coarse2fine.coarse.heatmap import CoarseResult
 from coarse2fine.preprocessing.mask import pooled
 from coarse2fine.preprocessing.working_grid import WorkingView
-from coarse2fine.resampling.operators import Floats
 
 
 class Prior(Protocol):
     """What a cascade is told of the previous stage's labels."""
 
-    def one_hot(self, box: Box, grid: Triple) -> Floats:
+    def one_hot(self, box: Box, grid: Triple) -> torch.Tensor:
         """One channel per foreground label in a box of a grid of this shape; shape (labels, *box)."""
         ...
 

@@ -21,6 +21,7 @@ from coarse2fine.coarse_training.targets import LabelArray, count_in, pool_label
 from coarse2fine.io import Volume
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import nonzero_mask, view_volume
+from coarse2fine.system.device import to_host
 
 Floats = NDArray[np.float32]
 OUTSIDE = -1
@@ -56,7 +57,7 @@ def coarse_case(
     if any(scheme.masked for scheme in fine.schemes):
         seen = nonzero_mask([np.asarray(channel)[view.crop.slices] for channel in view.channels])
         target[(count_in(seen, view.shape) == 0) & (target == 0)] = OUTSIDE
-    return view.read(Box.whole(view.shape)), target
+    return to_host(view.read(Box.whole(view.shape))), target
 
 
 def write_case(folder: Path, name: str, image: Floats, labels: NDArray[np.int16]) -> None:

@@ -24,7 +24,8 @@ from coarse2fine.io import Volume
 from coarse2fine.nnunet.model import Model, gaussian
 from coarse2fine.nnunet.sliding_window import tiles_touching
 from coarse2fine.preprocessing.working_grid import WorkingView, view_volume
-from coarse2fine.resampling.operators import Floats, multiply_axis, stretch
+from coarse2fine.resampling.operators import Floats, multiply_axis, stretch_on
+from coarse2fine.system.device import CPU, to_host, upload
 from coarse2fine.system.terminal import shown
 from coarse2fine.system.timing import Ticks
 
@@ -230,7 +231,7 @@ def _explain_tile(
     def score(outputs: torch.Tensor) -> torch.Tensor:
         return score_of(head, counted(outputs) if subject.dense else None)(outputs)
 
-    batch = torch.from_numpy(np.ascontiguousarray(inputs))[None].to(model.device)
+    batch = inputs[None].contiguous()
     values, explained = np.zeros(tile.shape, np.float32), np.zeros(tile.shape, np.float32)
     for network in model.networks:
         found, outputs = layer_map(network, batch, subject.layer, score, method=method)
@@ -264,7 +265,8 @@ def _on_volume(values: Floats, view: WorkingView) -> Floats:
 
 def resized(values: Floats, shape: Triple) -> Floats:
     """Linear interpolation; means where it would pass over voxels."""
+    result = upload(values, CPU)
     for axis, (before, after) in enumerate(zip(values.shape, shape, strict=True)):
         if before != after:
-            values = multiply_axis(values, stretch(before, after), axis, 0, before)
-    return values
+            result = multiply_axis(result, stretch_on(CPU, before, after), axis, 0, before)
+    return to_host(result)

@@ -33,6 +33,8 @@ SURE = 1.15
 """How much longer than the slowest of the last canvases, for its size, the next one is taken to last."""
 RECENT = 4
 """Canvases that tell how long the next one lasts; the first one is forgotten as soon as there is another."""
+AHEAD = 32
+"""Canvases among which those are looked for that can run together: neighbours, whose outputs are blended soon."""
 TOLERANCE, TOLERANCE_S = 0.05, 0.5
 """A deadline is kept if the run ends no more than this share, or these seconds, too late."""
 MORE, MORE_S = 1.25, 0.1
@@ -141,7 +143,13 @@ class Queue:
 
     Args:
         jobs: The first ones.
+
+    Attributes:
+        waiting: Canvases that nobody has taken.
+        patient: Whether nobody wants to know how long a canvas takes, so that many can be looked at together.
     """
+
+    patient = True
 
     def __init__(self, jobs: Iterable[Job] = ()) -> None:
         self.waiting: list[Job] = []
@@ -164,6 +172,12 @@ class Queue:
     def take(self) -> Job | None:
         """The next canvas, which no longer waits; None if none waits for which there is time."""
         return self.waiting.pop(0) if self.waiting else None
+
+    def take_alike(self, job: Job, most: int) -> list[Job]:
+        """Up to so many further canvases of a job's shape, of those that are next, to run along with it."""
+        alike = [one for one in self.waiting[:AHEAD] if one.canvas.shape == job.canvas.shape][: max(most, 0)]
+        self.waiting = [one for one in self.waiting if one not in alike] if alike else self.waiting
+        return alike
 
     def allows(self, voxels: float) -> bool:
         """Whether there is time for inputs of so many voxels in all, before any canvas has run."""
@@ -232,6 +246,8 @@ class TimedQueue(Queue):
         fallback: What regions get that are not reached.
     """
 
+    patient = False  # each canvas tells how long the next one takes
+
     def __init__(self, jobs: Iterable[Job], deadline: Deadline, fallback: Fallback) -> None:
         self.deadline, self.pace, self._fallback, self._closed = deadline, Pace(), fallback, False
         self._rank, self._fill_s = dict[Job, float](), dict[Job, float]()
@@ -264,6 +280,10 @@ class TimedQueue(Queue):
             if self.pace.at_most(job.voxels) <= left:
                 return self.waiting.pop(index)
         return None
+
+    def take_alike(self, job: Job, most: int) -> list[Job]:
+        """See ``Queue``; none, as the best one comes alone."""
+        return []
 
     def allows(self, voxels: float) -> bool:
         """See ``Queue``; not at most, but as a rule, for without a canvas nothing is gained."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 
 from canvas import Box
-from coarse2fine.coarse.heatmap import CoarseResult, paint_coarse
+from coarse2fine.coarse.heatmap import CoarseResult, coarse_parts
 from coarse2fine.fine.writeback import BLOCK, LabelWriter
 from coarse2fine.nnunet.model import Model
 from coarse2fine.system.timing import Clock
@@ -27,9 +25,10 @@ class Fallback:
 
     def __init__(self, coarse: CoarseResult | None, writer: LabelWriter, model: Model, clock: Clock) -> None:
         self._coarse, self._writer, self._clock = coarse, writer, clock
+        self._dtype = model.labels.tensor_dtype
         self._grid = writer.back.shape_out
         self._shown = Box.whole((0, 0, 0)) if coarse is None else coarse.foreground_box(self._grid)
-        block = np.zeros((model.labels.heads, *BLOCK), np.float32)
+        block = torch.zeros((model.labels.heads, *BLOCK), device=model.device)
         self._block_s = self._timed(lambda: model.labels.from_logits(block))
         self._box_s, self._voxel_s = 0.0, 0.0
 
@@ -67,10 +66,12 @@ class Fallback:
             for box in boxes:
                 self._writer.fill(box, self._labels(box))
 
-    def _labels(self, box: Box) -> NDArray[np.unsignedinteger[Any]]:
+    def _labels(self, box: Box) -> torch.Tensor:
         """The coarse labels of the voxels that a box of the working grid holds."""
         here = self._writer.native(box)
-        labels = np.zeros(here.shape, self._writer.labels.dtype)
+        labels = torch.zeros(here.shape, dtype=self._dtype, device=self._writer.device)
         if here.volume and self._coarse is not None:
-            paint_coarse(self._coarse, labels, here.shift(self._writer.region.start), self._grid, self._shown)
+            region = here.shift(self._writer.region.start)
+            for part, found in coarse_parts(self._coarse, region, self._grid, self._shown):
+                labels[part.slices] = found.to(self._writer.device)
         return labels

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from assignnet import Roi, in_space_order
 from canvas import (
@@ -22,7 +23,7 @@ from coarse2fine.nnunet.instance_norm import (
 )
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import WorkingView
-from coarse2fine.resampling.operators import Floats
+from coarse2fine.system.device import upload
 from coarse2fine.system.timing import Clock
 
 
@@ -43,20 +44,19 @@ UNSETTLED = VolumeNorm()
 """Boxes are treated as if they were all that there are."""
 
 
-def input_reader(view: WorkingView, prior: Prior | None) -> Read:
+def input_reader(view: WorkingView, prior: Prior | None) -> Read[torch.Tensor]:
     """Reads network inputs: the image's channels, and in a cascade the previous stage's labels as further channels."""
 
-    def read(box: Box, shape: Triple) -> Floats:
+    def read(box: Box, shape: Triple) -> torch.Tensor:
         data = view.read(box, shape)
         if prior is None:
             return data
         labels = prior.one_hot(box.shift(view.window.start), view.whole)
         if shape != box.shape:
-            index = [
-                ((np.arange(new) + 0.5) * old / new).astype(int) for old, new in zip(box.shape, shape, strict=True)
-            ]
-            labels = labels[np.ix_(np.arange(len(labels)), *index)]
-        return np.concatenate([data, labels])
+            for axis, (old, new) in enumerate(zip(box.shape, shape, strict=True), 1):
+                nearest = ((np.arange(new) + 0.5) * old / new).astype(int)
+                labels = labels.index_select(axis, upload(nearest, labels.device))
+        return torch.cat([data, labels])
 
     return read
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
 from canvas import Box, Triple
 from coarse2fine.coarse.heatmap import CoarseResult
@@ -14,7 +13,7 @@ from coarse2fine.fine.writeback import LabelWriter, export_labels
 from coarse2fine.nnunet.model import Model, resample_labels
 from coarse2fine.preprocessing.labels import Labels
 from coarse2fine.preprocessing.working_grid import WorkingView, nonzero_mask
-from coarse2fine.resampling.operators import Floats
+from coarse2fine.system.device import upload
 
 OUTSIDE = -1
 """nnU-Net's label of background outside of the non-zero region; it takes part in the resampling of labels."""
@@ -25,14 +24,14 @@ class PreviousLabels:
     """The previous stage's labels on a cascade's whole working grid.
 
     Attributes:
-        labels: Shape (z, y, x); ``OUTSIDE`` outside of the non-zero region.
+        labels: Shape (z, y, x); ``OUTSIDE`` outside of the non-zero region. On the device of what is read of it.
         foreground: The labels that have an input channel each.
     """
 
-    labels: NDArray[np.integer[Any]]
+    labels: torch.Tensor
     foreground: tuple[int, ...]
 
-    def one_hot(self, box: Box, grid: Triple) -> Floats:
+    def one_hot(self, box: Box, grid: Triple) -> torch.Tensor:
         """Extra input channels of a cascade: one per foreground label, 0 outside of the grid; shape (labels, *box).
 
         Args:
@@ -40,7 +39,7 @@ class PreviousLabels:
             grid: Its shape, as of the labels.
         """
         inside = box.clip(Box.whole(grid))
-        channels = np.zeros((len(self.foreground), *box.shape), np.float32)
+        channels = torch.zeros((len(self.foreground), *box.shape), device=self.labels.device)
         if inside.volume:
             shown, target = self.labels[inside.slices], inside.relative_to(box).slices
             for channel, label in zip(channels, self.foreground, strict=True):
@@ -60,7 +59,7 @@ def given_labels(labels: Labels, view: WorkingView, fine: Model) -> PreviousLabe
     inside = nonzero_mask([np.asarray(channel)[view.crop.slices] for channel in view.channels])
     turned[(turned == 0) & ~inside] = OUTSIDE
     shown = resample_labels(fine, turned, view.whole, view.spacing)
-    return PreviousLabels(shown, fine.labels.foreground)
+    return PreviousLabels(upload(shown, view.device), fine.labels.foreground)
 
 
 def previous_labels(coarse: CoarseResult, coarse_view: WorkingView, view: WorkingView, fine: Model) -> PreviousLabels:
@@ -77,5 +76,5 @@ def previous_labels(coarse: CoarseResult, coarse_view: WorkingView, view: Workin
     """
     writer = LabelWriter(coarse_view, coarse.model)
     to_coarse = view.turn.inverse.then(coarse_view.turn)
-    export_labels(writer, coarse.model, to_coarse.last_axes(coarse.outputs).astype(np.float16))
+    export_labels(writer, coarse.model, to_coarse.tensor(coarse.outputs))
     return given_labels(writer.finish(), view, fine)

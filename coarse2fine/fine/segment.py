@@ -7,25 +7,21 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Self
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from canvas import Box, Canvas, Placement, Triple, gather, scatter, to_array
+from canvas import Box, Canvas, Placement, Triple, to_array
 from coarse2fine.coarse.scene import Scene
 from coarse2fine.config.schema import Config
 from coarse2fine.fine.canvases import better_alone, cut_large, plan_canvases
 from coarse2fine.fine.deadline import Deadline, Job, Queue, TimedQueue, trial_box
 from coarse2fine.fine.fallback import Fallback
-from coarse2fine.fine.growth import Growth, Region, cut_faces, follow_mask, join_regions
-from coarse2fine.fine.inputs import UNSETTLED, VolumeNorm, input_channels, input_reader, measure_case, norm_tiles
+from coarse2fine.fine.growth import Growth, Region, join_regions
+from coarse2fine.fine.inputs import UNSETTLED, VolumeNorm, measure_case, norm_tiles
+from coarse2fine.fine.passes import Passes, Waiting
 from coarse2fine.fine.sizes import CanvasPlan, plan_sizes
 from coarse2fine.fine.writeback import LabelWriter
 from coarse2fine.nnunet.cpu_layers import lean
-from coarse2fine.nnunet.instance_norm import NormStatistics, mark_slots, with_frozen_statistics, with_slot_statistics
+from coarse2fine.nnunet.instance_norm import NormStatistics, with_frozen_statistics, with_slot_statistics
 from coarse2fine.nnunet.model import Model
-from coarse2fine.resampling.operators import Floats
-from coarse2fine.system.timing import Clock, Run
+from coarse2fine.system.timing import Run
 
 TRIALS = (4, 2)
 """Canvases that tell how long others take have one of so many parts of these on each axis."""
@@ -115,11 +111,12 @@ def segment_boxes(
             alone = better_alone(boxes, config, stage.plan, volume, measured=norm.statistics is not None)
         jobs = _pack(stage, [Region(box) for box in boxes], volume, writer, elsewhere, alone)
     model = lean(stage.model) if alone else _with_norm(stage.model, config, norm.statistics)
-    passes = _Passes(stage, scene, model, config.canvas.norm == "slot" and not alone, writer, run.clock)
-    queue = Queue(jobs) if deadline is None else _hurried(passes, jobs, deadline)
+    marked = config.canvas.norm == "slot" and not alone
+    passes = Passes(config.fine, stage.plan.step, scene, model, marked, writer, run.clock)
+    queue = Queue(jobs) if deadline is None else _hurried(stage, passes, jobs, deadline)
     measured = 0
     if boxes and norm.statistics is None and config.canvas.norm == "case" and not alone:
-        passes, measured = _measured(passes, boxes if known is None else known, queue)
+        passes, measured = _measured(stage, passes, boxes if known is None else known, queue)
     done: list[Canvas] = []
     counted: list[Box] = []
     added: list[Region] = []
@@ -144,43 +141,6 @@ def segment_boxes(
     return FineResult(tuple(done), tuple(counted), len(added) - lost, cut + len(pending), measured, left, lost)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Passes:
-    """What stays the same from canvas to canvas.
-
-    Attributes:
-        stage: As in ``segment_boxes``.
-        scene: Likewise.
-        model: The stage's, with the instance normalisation that its settings ask for.
-        marked: Whether the model is told where slots are, each of which has statistics of its own.
-        writer: Receives the outputs.
-        clock: Books network passes under ``fine.network``.
-    """
-
-    stage: FineStage
-    scene: Scene
-    model: Model
-    marked: bool
-    writer: LabelWriter
-    clock: Clock
-
-    def worth(self, region: Box) -> bool:
-        """Whether a box may grow into a region."""
-        view, least = self.scene.view, self.stage.config.fine.grow_above
-        return self.scene.coarse.peak_in(region.shift(view.window.start), view.whole) >= least
-
-    def run(self, canvas: Canvas) -> Floats:
-        """The network's outputs for a canvas."""
-        prior = self.scene.prior if self.model.cascade else None
-        data = gather(canvas, input_reader(self.scene.view, prior), input_channels(self.model))
-        if self.marked:
-            data = np.concatenate([data, mark_slots(canvas)[None]])
-        with self.clock.time("fine.network"):
-            batch = torch.from_numpy(data)[None]
-            logits = self.model.forward(batch, mirroring=self.stage.config.fine.mirroring)
-            return logits[0].float().cpu().numpy()
-
-
 def _pack(
     stage: FineStage,
     regions: Sequence[Region],
@@ -198,42 +158,26 @@ def _pack(
     return [Job(canvas, regions, covered) for canvas in canvases]
 
 
-def _work_off(queue: Queue, passes: _Passes, done: list[Canvas], run: Run) -> list[Growth]:
+def _work_off(queue: Queue, passes: Passes, done: list[Canvas], run: Run) -> list[Growth]:
     """Run canvases until none waits for which there is time; returns what became of the crops' boxes."""
-    found: list[Growth] = []
+    found, waiting = list[Growth](), Waiting(passes)
     while job := queue.take():
+        jobs = [job, *queue.take_alike(job, passes.most(job.canvas.shape) - 1)]
         with queue.running(job):
-            found += _segment_canvas(passes, job)
-            done.append(job.canvas)
+            waiting.add(jobs, passes.run([one.canvas for one in jobs]))
+            if waiting.full or not queue.patient:
+                found += waiting.settle()
+            done += [one.canvas for one in jobs]
             run.progress("fine", len(done), len(done) + len(queue.waiting))
-    return found
+    return found + waiting.settle()
 
 
-def _segment_canvas(passes: _Passes, job: Job) -> list[Growth]:
-    """Run one canvas and hand each crop's outputs to the writer; returns what became of the crops' boxes."""
-    growths, volume, covered = [], passes.scene.view.shape, job.covered
-    masks: dict[Box, NDArray[np.bool_]] = {}  # by slot, which crops may share
-    for placement, logits in scatter(job.canvas, passes.run(job.canvas)):
-        if placement.slot not in masks:
-            masks[placement.slot] = passes.model.labels.from_logits(logits) != 0
-        mask = masks[placement.slot]
-        others = covered[(covered != np.array(placement.box.start + placement.box.stop)).any(axis=1)]
-        if passes.stage.config.fine.grow:
-            seeds, step = job.regions[placement.crop].seeds, passes.stage.plan.step
-            growth = follow_mask(placement, mask, seeds, others, volume, step, passes.worth)
-        else:
-            growth = Growth(placement.box, refused=cut_faces(placement, mask, others, volume))
-        passes.writer.add(placement, logits, growth.box, growth.keep)
-        growths.append(growth)
-    return growths
-
-
-def _measured(passes: _Passes, known: Sequence[Box], queue: Queue) -> tuple[_Passes, int]:
+def _measured(stage: FineStage, passes: Passes, known: Sequence[Box], queue: Queue) -> tuple[Passes, int]:
     """Passes with the statistics of ``norm: case``, and the voxels that these cost.
 
     Without the time for that and for a canvas the queue is closed.
     """
-    stage, scene = passes.stage, passes.scene
+    scene = passes.scene
     tiles = norm_tiles(known, stage.config, stage.plan, stage.model, scene.view.shape)
     voxels, statistics = sum(tile.volume for tile in tiles), None
     # Statistics are measured without mirroring.
@@ -247,33 +191,35 @@ def _measured(passes: _Passes, known: Sequence[Box], queue: Queue) -> tuple[_Pas
     return replace(passes, model=_with_norm(stage.model, stage.config, statistics)), voxels
 
 
-def _hurried(passes: _Passes, jobs: Sequence[Job], deadline: Deadline) -> TimedQueue:
+def _hurried(stage: FineStage, passes: Passes, jobs: Sequence[Job], deadline: Deadline) -> TimedQueue:
     """Canvases in the order of what they gain, which knows how long they take; errors as of ``Deadline.check``."""
     deadline.check()
-    stage, coarse = passes.stage, passes.scene.coarse
+    coarse = passes.scene.coarse
     wanted = stage.config.fine.outside == "background" and coarse.model.labels.agree_with(stage.model.labels)
     queue = TimedQueue(jobs, deadline, Fallback(coarse if wanted else None, passes.writer, stage.model, passes.clock))
     if jobs and queue.left_s > 0:
-        _try_out(passes, queue)
+        _try_out(stage, passes, queue)
     return queue
 
 
-def _try_out(passes: _Passes, queue: TimedQueue) -> None:
+def _try_out(stage: FineStage, passes: Passes, queue: TimedQueue) -> None:
     """Find out how long canvases take, on a small one and then, if there is time, on a larger one; both are dropped.
 
     The first pass is slow in its own way: libraries are loaded, memory is fetched.
     """
-    view, plan = passes.scene.view, passes.stage.plan
+    view, plan = passes.scene.view, stage.plan
     middle = next(iter(queue.parts))
     for part in TRIALS:
         source = trial_box(middle, plan.canvas, plan.divisor, view.shape, part)
         box = source.clip(Box.whole(view.shape))
         canvas = Canvas(source.shape, (1, 1, 1), (Placement(0, box, source, Box.whole(source.shape)),))
-        job, writer = Job(canvas, [Region(box)], to_array([])), LabelWriter(view, passes.stage.model)
+        job, writer = Job(canvas, [Region(box)], to_array([])), LabelWriter(view, stage.model)
         if queue.allows(job.voxels):
             writer.expect([box])
             with queue.trying(job):
-                _segment_canvas(replace(passes, writer=writer), job)
+                waiting = Waiting(replace(passes, writer=writer))
+                waiting.add([job], passes.run([canvas]))
+                waiting.settle()
 
 
 def _with_norm(model: Model, config: Config, statistics: NormStatistics | None) -> Model:

@@ -9,18 +9,27 @@ from __future__ import annotations
 
 import itertools
 import math
-import mmap
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from canvas import Box, Placement, Triple, triple
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import WorkingView
-from coarse2fine.resampling.operators import Axis, Floats, Resampling, multiply_axis, plan_resampling, stretch
+from coarse2fine.resampling.operators import (
+    Axis,
+    Floats,
+    Load,
+    Resampling,
+    multiply_axis,
+    plan_resampling,
+    stretch,
+)
+from coarse2fine.system.device import accumulator, to_host, upload, zeros_for
 
 BLOCK: Triple = (16, 64, 64)
 """Voxels of one accumulator block."""
@@ -44,21 +53,24 @@ class LabelWriter:
         self._region = self._native(view.window)
         inside = self._region.shift(view.crop.start)
         self._hull = Box.whole(view.full) if view.window == Box.whole(working) else inside
-        # In the file's own order, of which the working grid's is a view: so the result is no second copy.
-        self._stored = np.zeros(view.turn.inverse.sizes(self._hull.shape), model.labels.dtype)
-        self._full = np.asarray(view.turn.array(self._stored))
-        self._labels = self._full[inside.relative_to(self._hull).slices]
-        self._decided = np.zeros(self._full.shape, bool) if track or probabilities else None
-        heads = model.labels.heads
-        self._probabilities = np.zeros((heads, *self._full.shape), np.float32) if probabilities else None
-        self._inside = inside.relative_to(self._hull)
-        self._blocks: dict[Triple, Floats] = {}
+        self._inside, self._out = inside.relative_to(self._hull), view.turn.inverse
+        # In the file's own order, into which each part is turned when it is written: so the result is no second copy.
+        shape, heads = self._out.sizes(self._hull.shape), model.labels.heads
+        self._labels = zeros_for(shape, model.labels.dtype, model.device)
+        self._decided = zeros_for(shape, np.bool_, model.device) if track or probabilities else None
+        self._probabilities = zeros_for((heads, *self._hull.shape), np.float32, model.device) if probabilities else None
+        self._blocks: dict[Triple, torch.Tensor] = {}
         self._expected: Counter[Triple] = Counter()
 
     @property
     def labels(self) -> NDArray[np.unsignedinteger[Any]]:
-        """Labels of ``region``; a view that may be written to."""
-        return self._labels
+        """Labels of ``region`` as far as they are known."""
+        return np.asarray(self._view.turn.array(to_host(self._labels)))[self._inside.slices]
+
+    @property
+    def device(self) -> torch.device:
+        """Where outputs are blended."""
+        return self._model.device
 
     @property
     def region(self) -> Box:
@@ -91,53 +103,71 @@ class LabelWriter:
             self._expected.update(_blocks(self.native(box)))
 
     def add(
-        self, placement: Placement, logits: Floats, box: Box | None = None, keep: NDArray[np.bool_] | None = None
+        self, placement: Placement, logits: torch.Tensor, box: Box | None = None, keep: torch.Tensor | None = None
     ) -> None:
         """Blend in the outputs of one crop.
 
         Args:
             placement: The crop. ``placement.box`` must have been announced.
-            logits: Its slot of the network output, shape (heads, *slot).
+            logits: Its slot of the network output, shape (heads, *slot), on ``device``.
             box: Region of the working grid whose outputs count, if other than ``placement.box``.
-            keep: Voxels of the slot whose outputs count; None for all.
+            keep: Voxels of the slot whose outputs count, bool, on ``device``; None for all.
         """
         region = self._region.clip(self._native((box or placement.box).shift(self._view.window.start)))
         if region.volume:
             if keep is not None:  # resampled along with the outputs
-                logits = np.concatenate([logits, keep[None].astype(np.float32)])
-            weight = np.ones((), np.float32)
+                logits = torch.cat([logits, keep[None].float()])
             for axis in range(3):
                 logits = self._along(axis, logits, placement, region)
-                profile = self._profile(axis, placement, region)
-                weight = weight[..., None] * profile
+            weight = self._weight(placement, region)
             if keep is not None:
                 logits, weight = logits[:-1], weight * (logits[-1] > 0.5)
             self._accumulate(region.relative_to(self._region), logits * weight, weight)
         self._arrived(placement.box)
 
-    def fill(self, box: Box, labels: NDArray[np.unsignedinteger[Any]]) -> None:
+    def fill(self, box: Box, labels: torch.Tensor) -> None:
         """Write labels where no outputs have been written, or will be by ``finish``; needs a writer that tracks.
 
         Args:
             box: Of the working grid.
             labels: Of the voxels of ``native(box)``.
         """
-        here = self.native(box).slices
         if self._decided is None:
             raise ValueError("a writer that does not track cannot tell what is decided")
-        np.copyto(self._labels[here], labels, where=~self._decided[self._inside.slices][here])
+        here = self.native(box)
+        place = self._decided[self._stored(here).slices]
+        self.put(here, labels, ~self._view.turn.tensor(place))
+
+    def put(self, here: Box, labels: torch.Tensor, where: torch.Tensor | None = None) -> None:
+        """Write labels, whatever was there.
+
+        Args:
+            here: Box of ``region``.
+            labels: Of its voxels.
+            where: Those that are meant, bool; None for all.
+        """
+        self._write(self._labels[self._stored(here).slices], labels, where)
+
+    def _write(self, place: torch.Tensor, values: torch.Tensor, where: torch.Tensor | None) -> None:
+        """Overwrite a part of what is kept in the file's order by values in the order of ``region``."""
+        values = self._out.tensor(values).to(place.device)
+        if where is not None:
+            values = torch.where(self._out.tensor(where).to(place.device), values, place)
+        place.copy_(values)
+
+    def _stored(self, here: Box) -> Box:
+        """Where a box of ``region`` is kept in the file's order."""
+        return self._out.box(here.shift(self._inside.start), self._hull.shape)
 
     def finish(self) -> NDArray[np.unsignedinteger[Any]]:
         """Labels of the whole volume in the file's axis order; if the view has a window, of ``region`` only."""
         for key in list(self._blocks):
             self._settle(key)
-        return self._stored
+        return to_host(self._labels)
 
     def decided(self) -> NDArray[np.bool_] | None:
         """Voxels that outputs were written to, whatever they say, as ``finish`` returns labels; None if not tracked."""
-        if self._decided is None:
-            return None
-        return np.ascontiguousarray(self._view.turn.inverse.array(self._decided))
+        return None if self._decided is None else to_host(self._decided)
 
     def probabilities(self) -> NDArray[np.float32] | None:
         """Of each output, once ``finish`` was called; None if they were not kept.
@@ -149,31 +179,40 @@ class LabelWriter:
         """
         if self._probabilities is None or self._decided is None:
             return None
-        others = ~self._decided
-        self._probabilities[:, others] = self._model.labels.certainly(self._full[others])
+        turned, kept = self._view.turn.tensor, self._probabilities
+        for index in range(self._hull.shape[0]):  # one slice after the other: a copy of all is large
+            here = self._out.box(Box((index, 0, 0), (index + 1, *self._hull.shape[1:])), self._hull.shape).slices
+            certain = self._model.labels.certainly(turned(self._labels[here])).to(kept.device)
+            there = turned(self._decided[here]).to(kept.device)
+            part = kept[:, index : index + 1]
+            part.copy_(torch.where(there, part, certain))
         back = (axis + 1 for axis in self._model.untranspose)
-        return np.ascontiguousarray(self._probabilities.transpose(0, *back))
+        return np.ascontiguousarray(to_host(kept).transpose(0, *back))
 
-    def write(self, here: tuple[slice, ...], logits: Floats, where: NDArray[np.bool_] | bool = True) -> None:
+    def write(self, here: Box, logits: torch.Tensor, where: torch.Tensor | None = None) -> None:
         """Write what outputs say.
 
         Args:
-            here: Slices of ``region``.
-            logits: Shape (heads, ...) of these slices.
-            where: Voxels that they count for.
+            here: Box of ``region``.
+            logits: Of its voxels, shape (heads, *here.shape).
+            where: Voxels that they count for; None for all.
         """
         known = self._model.labels
         if self._probabilities is None:
             labels = known.from_logits(logits)
         else:
             values = known.probabilities(logits)
-            np.copyto(
-                self._probabilities[(slice(None), *self._inside.slices)][(slice(None), *here)], values, where=where
-            )
+            part = self._probabilities[(slice(None), *here.shift(self._inside.start).slices)]
+            shown = values.to(part.device)
+            part.copy_(shown if where is None else torch.where(where.to(part.device), shown, part))
             labels = known.from_probabilities(values)
-        np.copyto(self._labels[here], labels, where=where)
+        self.put(here, labels, where)
         if self._decided is not None:
-            self._decided[self._inside.slices][here] |= where
+            place = self._decided[self._stored(here).slices]
+            if where is None:
+                place.fill_(True)
+            else:
+                place.logical_or_(self._out.tensor(where).to(place.device))
 
     def native(self, box: Box) -> Box:
         """The voxels whose centres lie in a box of the working grid, counted from the start of ``region``."""
@@ -189,7 +228,7 @@ class LabelWriter:
             stop.append(min(max(math.ceil(box.stop[axis] * ratio - 0.5), 0), operator.size_out))
         return Box(triple(start), triple(stop))
 
-    def _along(self, axis: int, logits: Floats, placement: Placement, region: Box) -> Floats:
+    def _along(self, axis: int, logits: torch.Tensor, placement: Placement, region: Box) -> torch.Tensor:
         """Resample outputs along one axis from slot voxels to the volume's voxels of ``region``."""
         source, slot = placement.source.shift(self._view.window.start), placement.slot
         first, last, edge = source.start[axis], source.stop[axis], slot.shape[axis]
@@ -201,7 +240,13 @@ class LabelWriter:
         matrix = _inside(operator, region.start[axis], region.stop[axis], first, last)
         if last - first != edge:
             matrix = matrix @ stretch(edge, last - first)
-        return multiply_axis(logits, matrix, axis, 0, edge)
+        return multiply_axis(logits, upload(matrix, logits.device), axis, 0, edge)
+
+    def _weight(self, placement: Placement, region: Box) -> torch.Tensor:
+        """Weight of each voxel of ``region``."""
+        profiles = [self._profile(axis, placement, region) for axis in range(3)]
+        z, y, x = upload(np.concatenate(profiles), self.device).split([len(profile) for profile in profiles])
+        return z[:, None, None] * y[:, None] * x
 
     def _profile(self, axis: int, placement: Placement, region: Box) -> Floats:
         """Weight of each voxel of ``region`` along one axis: nnU-Net's Gaussian, centred on the crop's middle voxel."""
@@ -211,12 +256,12 @@ class LabelWriter:
         distance = (centres - source.start[axis] - edge // 2 - 0.5) / (edge / 8)
         return np.exp(-0.5 * distance**2).astype(np.float32)
 
-    def _accumulate(self, region: Box, logits: Floats, weight: Floats) -> None:
+    def _accumulate(self, region: Box, logits: torch.Tensor, weight: torch.Tensor) -> None:
         for key in _blocks(region):
             block = Box.of((k * b for k, b in zip(key, BLOCK, strict=True)), BLOCK)
             part = region.clip(block)
             if key not in self._blocks:
-                self._blocks[key] = _mapped_zeros((self._model.labels.heads + 1, *BLOCK))
+                self._blocks[key] = accumulator((self._model.labels.heads + 1, *BLOCK), self.device)
             here, there = part.relative_to(block).slices, part.relative_to(region).slices
             self._blocks[key][(slice(-1), *here)] += logits[(slice(None), *there)]
             self._blocks[key][(-1, *here)] += weight[there]
@@ -232,22 +277,16 @@ class LabelWriter:
         block = self._blocks.pop(key, None)
         if block is None:
             return
-        here = tuple(slice(k * b, (k + 1) * b) for k, b in zip(key, BLOCK, strict=True))
-        depth, height, width = self._labels[here].shape
+        here = Box.of((k * b for k, b in zip(key, BLOCK, strict=True)), BLOCK).clip(
+            self._region.relative_to(self._region)
+        )
+        depth, height, width = here.shape
         block = block[:, :depth, :height, :width]
-        outputs, there = block[:-1], block[-1] > 0
+        outputs, weight = block[:-1], block[-1]
+        there = weight > 0
         if self._probabilities is not None:
-            outputs = np.divide(outputs, block[-1], out=np.zeros_like(outputs), where=there)
+            outputs = torch.where(there, outputs / weight, 0)
         self.write(here, outputs, there)
-
-
-def _mapped_zeros(shape: tuple[int, ...]) -> Floats:
-    """Float32 zeros outside of the heap.
-
-    Network passes free much and take it again, while these stay. On the heap they would lie in between, and what was
-    free around them would be too small for the next feature map; see ``coarse2fine.system.memory``.
-    """
-    return np.frombuffer(mmap.mmap(-1, 4 * math.prod(shape)), np.float32).reshape(shape)
 
 
 def _blocks(region: Box) -> Iterator[Triple]:
@@ -271,7 +310,7 @@ def _inside(operator: Axis, start: int, stop: int, first: int, last: int) -> Flo
     return matrix
 
 
-def export_labels(writer: LabelWriter, model: Model, logits: NDArray[np.float16], held: Box | None = None) -> None:
+def export_labels(writer: LabelWriter, model: Model, logits: torch.Tensor, held: Box | None = None) -> None:
     """Labels of everything that a writer writes, as nnU-Net exports them, slab by slab.
 
     Args:
@@ -286,12 +325,12 @@ def export_labels(writer: LabelWriter, model: Model, logits: NDArray[np.float16]
     depth, height, width = region.shape
     for start in range(0, depth, BLOCK[0]):
         slab = Box((start, 0, 0), (min(start + BLOCK[0], depth), height, width))
-        outputs = np.stack([back(_reader(head, held), slab.shift(region.start)) for head in logits])
+        outputs = torch.stack([back(_reader(head, held, writer.device), slab.shift(region.start)) for head in logits])
         # Where it resamples by splines nnU-Net keeps outputs in half precision, and ties break by that rounding.
         is_half = model.logit_method.library == "spline"
-        writer.write(slab.slices, outputs.astype(np.float16) if is_half else outputs)
+        writer.write(slab, outputs.half() if is_half else outputs)
 
 
-def _reader(head: NDArray[np.float16], held: Box) -> Callable[[Box], Floats]:
+def _reader(head: torch.Tensor, held: Box, device: torch.device) -> Load:
     """Reads boxes of one output."""
-    return lambda box: head[box.relative_to(held).slices].astype(np.float32)
+    return lambda box: head[box.relative_to(held).slices].to(device).float()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from canvas import Box, Triple, triple
 from coarse2fine.io.volume import VoxelArray
+
+if TYPE_CHECKING:  # whoever has no tensor does without PyTorch
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,16 @@ class Turn:
         """An array of three axes, turned; a view. Only what is in memory can be reversed."""
         turned = voxels.transpose(self.axes)
         return np.flip(np.asarray(turned), self.reversed_axes) if self.reversed_axes else turned
+
+    def tensor(self, values: torch.Tensor) -> torch.Tensor:
+        """A tensor of which the last three axes are a volume's, turned; a view, but where axes are reversed."""
+        before = values.ndim - 3
+        turned = values.permute(*range(before), *(before + axis for axis in self.axes))
+        if not self.reversed_axes:
+            return turned
+        from coarse2fine.system.device import flipped
+
+        return flipped(turned, [before + axis for axis in self.reversed_axes])
 
     def last_axes(self, values: NDArray[Any]) -> NDArray[Any]:
         """An array of which the last three axes are a volume's, turned; a view."""

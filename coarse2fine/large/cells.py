@@ -355,7 +355,7 @@ def _one_stage(opened: OpenVolume, core: Box, inside: Box, run: Run) -> CellResu
                 corners=[tile.relative_to(hull).start for tile in tiles],
             )
         writer = LabelWriter(view.within(window), fine)
-        held = logits[(slice(None), *needed.relative_to(hull).slices)].numpy()
+        held = logits[(slice(None), *needed.relative_to(hull).slices)]
         export_labels(writer, fine, held, needed)
     voxels = len(tiles) * prod(fine.patch)
     own = opened.working(core).volume

@@ -125,7 +125,7 @@ class NormStatistics:
         return cls(tuple(tuple(np.array(layer, np.float32) for layer in network) for network in values))
 
 
-def measure_statistics(model: Model, tiles: Sequence[Floats]) -> NormStatistics:
+def measure_statistics(model: Model, tiles: Sequence[torch.Tensor]) -> NormStatistics:
     """Statistics of all norm layers over some inputs, as if these were one.
 
     Each network's passes are those of inference (``Model.forward``), in the precision that the device works in.
@@ -140,7 +140,7 @@ def measure_statistics(model: Model, tiles: Sequence[Floats]) -> NormStatistics:
         norms = _norms(network)
         seen = []
         for tile in tiles:
-            open_model.forward(torch.from_numpy(tile)[None], mirroring=False, fold=fold)
+            open_model.forward(tile[None], mirroring=False, fold=fold)
             seen.append([torch.stack(norm.seen).float().cpu() for norm in norms])
         pooled = (pool(*torch.stack(statistics, 1)) for statistics in zip(*seen, strict=True))
         networks.append(tuple(torch.stack(both).numpy() for both in pooled))

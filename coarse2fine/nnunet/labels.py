@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,12 @@ class Labels:
         """Smallest unsigned type that holds every label."""
         return np.uint8 if max(self.foreground, default=0) < 256 else np.uint16
 
-    def from_logits(self, logits: NDArray[np.floating[Any]]) -> NDArray[np.unsignedinteger[Any]]:
+    @property
+    def tensor_dtype(self) -> torch.dtype:
+        """The same type as PyTorch calls it."""
+        return torch.uint8 if self.dtype is np.uint8 else torch.uint16
+
+    def from_logits(self, logits: torch.Tensor) -> torch.Tensor:
         """Labels of the largest output, or of the last painted region with probability above one half.
 
         Args:
@@ -83,40 +87,40 @@ class Labels:
         Returns:
             Label values, shape (...). On ties the lower class wins, as in nnU-Net.
         """
+        if self.heads == 2 and not self.regions:
+            return (logits[1] > logits[0]).to(self.tensor_dtype)
+        # PyTorch does little with 16 bits without sign.
+        computed = torch.uint8 if self.tensor_dtype == torch.uint8 else torch.int32
+        labels = torch.zeros(logits.shape[1:], dtype=computed, device=logits.device)
         if self.regions:
-            painted = np.zeros(logits.shape[1:], self.dtype)
             for output, label in zip(logits, self.regions, strict=True):
-                painted[output > 0] = label
-            return painted
-        if self.heads == 2:
-            return (logits[1] > logits[0]).astype(self.dtype)
+                labels.masked_fill_(output > 0, label)
+            return labels.to(self.tensor_dtype)
         # A running maximum reads each output once; argmax over the slowest axis is several times slower.
-        best, labels = logits[0].copy(), np.zeros(logits.shape[1:], self.dtype)
+        best = logits[0]
         for label in range(1, self.heads):
-            better = logits[label] > best
-            np.copyto(labels, self.dtype(label), where=better)
-            np.maximum(best, logits[label], out=best)
-        return labels
+            labels.masked_fill_(logits[label] > best, label)
+            best = torch.maximum(best, logits[label])
+        return labels.to(self.tensor_dtype)
 
-    def probabilities(self, logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Of each output, as nnU-Net's ``apply_inference_nonlin`` makes them: softmax, or sigmoids of regions.
 
         Args:
             logits: Shape (heads, ...).
         """
-        values = torch.from_numpy(np.asarray(logits, np.float32))
-        found: NDArray[np.float32] = (torch.sigmoid(values) if self.regions else torch.softmax(values, 0)).numpy()
-        return found
+        values = logits.float()
+        return torch.sigmoid(values) if self.regions else torch.softmax(values, 0)
 
-    def from_probabilities(self, values: NDArray[np.float32]) -> NDArray[np.unsignedinteger[Any]]:
+    def from_probabilities(self, values: torch.Tensor) -> torch.Tensor:
         """Labels of the most probable output, or of the last painted region with a probability above one half.
 
         Args:
             values: Shape (heads, ...).
         """
-        return self.from_logits(values - np.float32(0.5) if self.regions else values)
+        return self.from_logits(values - 0.5 if self.regions else values)
 
-    def certainly(self, labels: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.float32]:
+    def certainly(self, labels: torch.Tensor) -> torch.Tensor:
         """Probabilities, all zero or one, of voxels that somebody else gave a label.
 
         Args:
@@ -126,7 +130,7 @@ class Labels:
             Shape (heads, ...).
         """
         values = [{value} for value in (0, *self.foreground)] if not self.regions else self.values_of.values()
-        return np.stack([np.isin(labels, list(of)) for of in values]).astype(np.float32)
+        return torch.stack([reduce(torch.logical_or, [labels == value for value in of]) for of in values]).float()
 
     def foreground_probability(self, logits: torch.Tensor, heads: Collection[int] | None = None) -> torch.Tensor:
         """Probability that a voxel is foreground.

@@ -5,14 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
 from canvas import Box, Triple, triple
 from coarse2fine.errors import ModelError
 from coarse2fine.nnunet.model import Model, gaussian, tile_starts
-from coarse2fine.resampling.operators import Floats
 from coarse2fine.system.timing import Ticks
 
 OnTile = Callable[[Box], None]
@@ -21,7 +19,7 @@ OnTile = Callable[[Box], None]
 
 def sliding_window(
     model: Model,
-    data: Floats,
+    data: torch.Tensor,
     *,
     tile_step: float,
     mirroring: bool,
@@ -60,7 +58,7 @@ def sliding_window(
 
 def window_slabs(
     model: Model,
-    data: Floats,
+    data: torch.Tensor,
     *,
     tile_step: float,
     mirroring: bool,
@@ -76,7 +74,7 @@ def window_slabs(
         Where a slab begins, and its logits, half precision, shape (heads, z, y, x), on the CPU. Together and in this
         order they are those of the data.
     """
-    padded, inner = _pad(torch.from_numpy(np.ascontiguousarray(data)), model)
+    padded, inner = _pad(data.contiguous(), model)
     size = triple(padded.shape[1:])
     corners = list(tile_starts(size, model.patch, tile_step)) if corners is None else corners
     layers = [(z, list(layer)) for z, layer in itertools.groupby(sorted(corners, key=_depth), key=_depth)]

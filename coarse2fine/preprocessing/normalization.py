@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from canvas import Box, triple
 from coarse2fine.errors import VolumeError
 from coarse2fine.nnunet.model import Scheme
 from coarse2fine.preprocessing.statistics import mean_and_std
-from coarse2fine.resampling.operators import Floats, Resampling, slab_depth
+from coarse2fine.resampling.operators import Bounds, Resampling, slab_depth
+from coarse2fine.system.device import CPU, upload
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,18 +35,25 @@ class Normalization:
     scale: float
     mask: NDArray[np.bool_] | None = None
 
-    def __call__(self, raw: NDArray[np.generic], box: Box) -> Floats:
-        """Normalise the voxels of ``box``, of which ``raw`` is the content; returns a new float32 array."""
-        data = raw.astype(np.float32)
-        if self.low > -np.inf or self.high < np.inf:
-            np.clip(data, self.low, self.high, out=data)
-        outside = None if self.mask is None else ~self.mask[box.slices]
-        kept = None if outside is None else data[outside]
-        data -= np.float32(self.shift)
-        data /= np.float32(self.scale)
-        if outside is not None and kept is not None:
-            data[outside] = kept
-        return data
+    def __call__(self, raw: torch.Tensor, box: Box) -> torch.Tensor:
+        """Normalise the voxels of ``box``, of which ``raw`` is the content; returns a new float32 tensor beside it."""
+        data = raw.to(torch.float32, copy=True)
+        if self.low > -inf or self.high < inf:
+            data.clamp_(self.low, self.high)
+        if self.mask is None:
+            return data.sub_(self.shift).div_(self.scale)
+        inside = upload(self.mask[box.slices], data.device)
+        return torch.where(inside, (data - self.shift).div_(self.scale), data)
+
+    def of_range(self, low: NDArray[Any], high: NDArray[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What becomes of the lowest and the highest values of voxels that are normalised everywhere: it is monotone.
+
+        Args:
+            low: Of any shape.
+            high: Likewise.
+        """
+        nowhere = Box((0, 0, 0), (0, 0, 0))
+        return self(torch.as_tensor(low), nowhere), self(torch.as_tensor(high), nowhere)
 
 
 def fit_normalization(channel: NDArray[np.generic], scheme: Scheme, mask: NDArray[np.bool_] | None) -> Normalization:
@@ -74,7 +85,7 @@ def normalization(
     Raises:
         VolumeError: If the scheme is for values from 0 to 255 and there are others, where nnU-Net stops.
     """
-    inf, tiny = float("inf"), 1e-8
+    tiny = 1e-8
     if scheme.name == "CTNormalization":
         return Normalization(scheme.low, scheme.high, scheme.mean, max(scheme.std, tiny))
     if scheme.name == "ZScoreNormalization":
@@ -92,17 +103,10 @@ def normalization(
     return Normalization(-inf, inf, 0.0, 1.0)
 
 
-def value_bounds(
-    channel: NDArray[np.generic], normalize: Normalization, resampling: Resampling
-) -> tuple[Floats, Floats]:
-    """The normalised range that scikit-image would clip spline overshoot to.
-
-    Returns:
-        Lowest and highest value: of the whole channel, shape (); or of each slice along the axis that is treated apart.
-    """
-    nothing = np.zeros((), np.float32)
+def value_bounds(channel: NDArray[np.generic], normalize: Normalization, resampling: Resampling) -> Bounds:
+    """The normalised range that scikit-image would clip spline overshoot to; on the CPU."""
     if not resampling.overshoots:
-        return nothing, nothing
+        return torch.zeros(()), torch.zeros(())
     apart = resampling.apart
     if apart is None:
         depth = slab_depth(channel.shape[1] * channel.shape[2])
@@ -118,17 +122,14 @@ def value_bounds(
             )
             for index in range(channel.shape[apart])
         ]
-    lows, highs = zip(*(_range(channel, normalize, box) for box in slices), strict=True)
-    if apart is None:
-        return np.asarray(min(lows), np.float32), np.asarray(max(highs), np.float32)
-    return np.asarray(lows, np.float32), np.asarray(highs, np.float32)
+    ranges = [_range(channel[box.slices], normalize, box) for box in slices]
+    low, high = (torch.cat(ends) for ends in zip(*ranges, strict=True))
+    return (low.min(), high.max()) if apart is None else (low, high)
 
 
-def _range(channel: NDArray[np.generic], normalize: Normalization, box: Box) -> tuple[np.float32, np.float32]:
-    raw = channel[box.slices]
-    if normalize.mask is not None:
-        data = normalize(raw, box)
-        return data.min(), data.max()
-    # Normalisation is monotone, so the raw extremes suffice, which are found without converting every voxel.
-    ends = normalize(np.array([[[raw.min(), raw.max()]]]), box)
-    return ends.min(), ends.max()
+def _range(raw: NDArray[np.generic], normalize: Normalization, box: Box) -> Bounds:
+    """Lowest and highest normalised value of a box, of which ``raw`` is the content; shape (1,) each."""
+    if normalize.mask is None:  # without converting every voxel
+        return normalize.of_range(np.array([raw.min()]), np.array([raw.max()]))
+    data = normalize(upload(raw, CPU), box)
+    return data.min()[None], data.max()[None]

@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
@@ -25,7 +26,8 @@ from coarse2fine.nnunet.model import Model
 from coarse2fine.nnunet.plans import trainer_doubts
 from coarse2fine.preprocessing.normalization import Normalization, fit_normalization, normalization, value_bounds
 from coarse2fine.preprocessing.statistics import Scan, nonzero_box
-from coarse2fine.resampling.operators import Floats, Resampling, multiply_axis, plan_resampling, stretch
+from coarse2fine.resampling.operators import Bounds, Resampling, multiply_axis, plan_resampling, stretch_on
+from coarse2fine.system.device import CPU, room_for, upload
 
 MOST_DIFFERENT = 4.0
 """Factor between a volume's and a model's voxel size beyond which users are asked whether the unit is right."""
@@ -47,11 +49,13 @@ class WorkingView:
         grid: The volume's own grid.
         turn: From the volume's own axes to those of the working grid: what the model's reader does, and the
             transposition in its plans.
+        device: Where what is read is computed.
+        resident: The channels on the device; empty if each box is uploaded when it is read.
     """
 
     channels: tuple[VoxelArray, ...]
     normalizations: tuple[Normalization, ...]
-    bounds: tuple[tuple[Floats, Floats], ...]
+    bounds: tuple[Bounds, ...]
     resampling: Resampling
     crop: Box
     full: Triple
@@ -59,6 +63,8 @@ class WorkingView:
     window: Box
     grid: Grid
     turn: Turn
+    device: torch.device
+    resident: tuple[torch.Tensor, ...] = ()
 
     @property
     def shape(self) -> Triple:
@@ -77,7 +83,23 @@ class WorkingView:
         """
         return dataclasses.replace(self, window=window)
 
-    def read(self, box: Box, shape: Triple | None = None) -> Floats:
+    def on(self, device: torch.device) -> WorkingView:
+        """The same view, but what is read is computed on another device."""
+        bounds = tuple((low.to(device), high.to(device)) for low, high in self.bounds)
+        return dataclasses.replace(self, bounds=bounds, device=device, resident=())
+
+    def uploaded(self) -> WorkingView:
+        """The same view, with the channels, in their own type, on the device if this has room for them.
+
+        Otherwise each box is uploaded when it is read. On the CPU nothing needs to be.
+        """
+        held = [channel for channel in self.channels if isinstance(channel, np.ndarray)]
+        size = sum(channel.nbytes for channel in held)
+        if self.device == CPU or len(held) < len(self.channels) or self.device != room_for(size, self.device):
+            return self
+        return dataclasses.replace(self, resident=tuple(upload(channel, self.device) for channel in held))
+
+    def read(self, box: Box, shape: Triple | None = None) -> torch.Tensor:
         """Normalised voxels of a box of the working grid.
 
         Args:
@@ -86,26 +108,34 @@ class WorkingView:
             shape: Resize to this shape by linear interpolation; None reads native voxels.
 
         Returns:
-            Shape (channels, *shape).
+            float32, shape (channels, *shape), on ``device``.
         """
         box = box.shift(self.window.start)
         inside = box.clip(Box.whole(self.resampling.shape_out))
         if inside == box and inside.volume and len(self.channels) == 1:
             native = self._read_channel(0, box)[None]  # of what may be a whole coarse grid, no second copy
         else:
-            native = np.zeros((len(self.channels), *box.shape), np.float32)
+            native = torch.zeros((len(self.channels), *box.shape), device=self.device)
             for index, target in enumerate(native if inside.volume else ()):
                 target[inside.relative_to(box).slices] = self._read_channel(index, inside)
         if shape is None or shape == box.shape:
             return native
         for axis, (before, after) in enumerate(zip(box.shape, shape, strict=True)):
             if before != after:
-                native = multiply_axis(native, stretch(before, after), axis, 0, before)
+                native = multiply_axis(native, stretch_on(self.device, before, after), axis, 0, before)
         return native
 
-    def _read_channel(self, channel: int, box: Box) -> Floats:
-        raw, normalize, offset = self.channels[channel], self.normalizations[channel], self.crop.start
-        return self.resampling(lambda part: normalize(raw[part.shift(offset).slices], part), box, self.bounds[channel])
+    def _read_channel(self, channel: int, box: Box) -> torch.Tensor:
+        normalize, offset = self.normalizations[channel], self.crop.start
+        return self.resampling(
+            lambda part: normalize(self._voxels(channel, part.shift(offset)), part), box, self.bounds[channel]
+        )
+
+    def _voxels(self, channel: int, box: Box) -> torch.Tensor:
+        """Raw voxels of a box of the turned volume, in their own type."""
+        if self.resident:
+            return self.resident[channel][box.slices]
+        return upload(np.asarray(self.channels[channel][box.slices]), self.device)
 
 
 def view_volume(
@@ -211,7 +241,8 @@ def open_view(
         Box.whole(resampling.shape_out),  # of a model that does not resample, the crop's
         grid,
         Turn(model.transpose),
-    )
+        CPU,
+    ).on(model.device)
 
 
 def spacing_doubts(spacing: Sequence[float], unit: str, model: Model) -> tuple[str, ...]:
@@ -236,7 +267,7 @@ def spacing_doubts(spacing: Sequence[float], unit: str, model: Model) -> tuple[s
     )
 
 
-Ranges = tuple[tuple[Normalization, ...], tuple[tuple[Floats, Floats], ...]]
+Ranges = tuple[tuple[Normalization, ...], tuple[Bounds, ...]]
 """Normalisation and clipping range of each channel."""
 
 
@@ -266,8 +297,7 @@ def _ranges_of_scan(resampling: Resampling, crop: Box, full: Triple, model: Mode
                 inside = crop.slices[resampling.apart]
                 lows, highs = found.lows[axis][inside], found.highs[axis][inside]
         normalizations.append(normalize)
-        nowhere = Box((0, 0, 0), (0, 0, 0))
-        bounds.append((normalize(np.asarray(lows), nowhere), normalize(np.asarray(highs), nowhere)))
+        bounds.append(normalize.of_range(np.asarray(lows), np.asarray(highs)))
     return tuple(normalizations), tuple(bounds)
 
 

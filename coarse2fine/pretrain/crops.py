@@ -25,6 +25,7 @@ from coarse2fine.pretrain.objective import Batch
 from coarse2fine.pretrain.pictures import read_picture
 from coarse2fine.pretrain.stores import Said, StoredVolume, about_store, open_stored
 from coarse2fine.pretrain.table import Table
+from coarse2fine.system.device import to_host
 from coarse2fine.system.timing import Ticks
 
 Floats = NDArray[np.float32]
@@ -86,7 +87,7 @@ def prepare(case: Case, model: Model, path: Path) -> Path:
             voxels = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
             for start in range(0, depth, _SLAB):
                 slab = Box((start, 0, 0), (min(start + _SLAB, depth), *view.shape[1:]))
-                voxels[:, slab.slices[0]] = view.read(slab)
+                voxels[:, slab.slices[0]] = to_host(view.read(slab))
             voxels.flush()
     return path
 

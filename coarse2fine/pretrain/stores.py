@@ -17,6 +17,7 @@ from coarse2fine.io import Case, Scales, atomic_write, open_store
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.statistics import Scan, join_scans, scan_part
 from coarse2fine.preprocessing.working_grid import WorkingView, view_volume
+from coarse2fine.system.device import to_host
 
 _MOST = 256  # voxels along each edge of what is in memory at once while a store is scanned
 _IDENTITY = (
@@ -55,7 +56,7 @@ class StoredVolume:
     def __getitem__(self, key: tuple[slice, slice, slice, slice]) -> NDArray[np.float32]:
         """All channels of a box."""
         _, *inside = key
-        return self.view.read(Box(triple(one.start for one in inside), triple(one.stop for one in inside)))
+        return to_host(self.view.read(Box(triple(one.start for one in inside), triple(one.stop for one in inside))))
 
 
 def open_stored(case: Case, model: Model, said: Said, scanned: Path) -> StoredVolume:

@@ -5,6 +5,8 @@ and linear: along each axis the result is a matrix times the input. The matrix i
 resizing the identity, so borders and spline prefilter are the original's own. A region of the result is then a few rows
 of each matrix; because spline weights decay fast those rows touch only a narrow band of input. One output box costs
 what that box costs, and a whole volume becomes three matrix products instead of a spline filter over all voxels.
+
+Matrices are made by NumPy, and multiplied by PyTorch on the device where the voxels are.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import prod
 
 import numpy as np
 import torch
@@ -21,8 +24,13 @@ from skimage.transform import resize
 from torch.nn import functional as F
 
 from canvas import Box, Triple, triple
+from coarse2fine.system.device import to_host, upload
 
 Floats = NDArray[np.float32]
+Load = Callable[[Box], torch.Tensor]
+"""Gives the voxels of a box of a grid, float32, shape (z, y, x)."""
+Bounds = tuple[torch.Tensor, torch.Tensor]
+"""Lowest and highest value, float32: of everything, shape (), or of each slice along the axis that is treated apart."""
 
 NEGLIGIBLE = 1e-7
 """Spline weights below this are dropped: their sum stays below float32's own rounding."""
@@ -112,6 +120,18 @@ class Axis:
         return _without_tails(map_coordinates(identity, places, order=self.order, mode="nearest")), first
 
 
+@lru_cache(maxsize=1024)
+def _span(axis: Axis, start: int, stop: int) -> tuple[int, int]:
+    """The inputs that outputs ``start:stop`` are made of."""
+    return axis.rows(start, stop)[1:]
+
+
+@lru_cache(maxsize=512)
+def _rows_on(device: torch.device, axis: Axis, start: int, stop: int) -> torch.Tensor:
+    """At most ``ROWS`` rows of an axis' matrix, over the inputs of ``_span``, on a device."""
+    return upload(axis.rows(start, stop)[0], device)
+
+
 def slab_depth(plane: int) -> int:
     """Slices of so many voxels that are worked on at once."""
     return max(1, min(SLAB, PIECE // plane))
@@ -126,9 +146,8 @@ def _torch_rows(size_in: int, size_out: int, mode: str, start: int, stop: int) -
         outputs, scale = np.arange(start, stop, dtype=np.float32), np.float32(size_in) / np.float32(size_out)
         places = np.maximum((outputs + np.float32(0.5)) * scale - np.float32(0.5), np.float32(0))
     else:
-        places = F.interpolate(torch.arange(size_in, dtype=torch.float32)[None, None], size_out, mode=mode)[
-            0, 0
-        ].numpy()
+        inputs = torch.arange(size_in, dtype=torch.float32)[None, None]
+        places = to_host(F.interpolate(inputs, size_out, mode=mode)[0, 0])
         places = places[start:stop]
     low = np.minimum(places.astype(int), size_in - 1)
     high = np.minimum(low + 1, size_in - 1)
@@ -157,7 +176,7 @@ def axis_operator(size_in: int, size_out: int, order: int | str) -> Axis:
     if size_in == size_out or size_in * size_out > LARGEST_MATRIX:
         return Axis(size_in, size_out, order)
     if isinstance(order, str):
-        matrix = F.interpolate(torch.eye(size_in)[None], size_out, mode=order)[0].T.numpy()
+        matrix = to_host(F.interpolate(torch.eye(size_in)[None], size_out, mode=order)[0].T)
     else:
         identity = np.eye(size_in)
         matrix = resize(identity, (size_out, size_in), order, mode="edge", anti_aliasing=False, clip=False)
@@ -202,37 +221,35 @@ class Resampling:
         """Voxels after, (z, y, x)."""
         return triple(axis.size_out for axis in self.axes)
 
-    def __call__(self, load: Callable[[Box], Floats], box: Box, bounds: tuple[Floats, Floats] | None = None) -> Floats:
+    def __call__(self, load: Load, box: Box, bounds: Bounds | None = None) -> torch.Tensor:
         """Resample one box.
 
         Args:
-            load: Gives the input voxels of a box of the input grid as float32 (z, y, x); called slab by slab.
+            load: Gives the input voxels of a box of the input grid as float32 (z, y, x), which may be overwritten;
+                called slab by slab.
             box: Box of the output grid, inside it.
-            bounds: Lowest and highest input value, by which overshoot is clipped: scalars (shape ()), or one pair for
-                each slice along ``apart``.
+            bounds: By which overshoot is clipped; on the device of the voxels.
 
         Returns:
-            float32 of the box's shape.
+            float32 of the box's shape, on the device of the voxels.
         """
         if all(axis.identity for axis in self.axes):
             return load(box)
         order = [axis for axis in (2, 1, 0) if axis != self.apart] + ([] if self.apart is None else [self.apart])
         before_z = order.index(0)
-        ranges = [
-            axis.rows(*edge)[1:] for axis, edge in zip(self.axes, zip(box.start, box.stop, strict=True), strict=True)
-        ]
+        ranges = [_span(axis, *edge) for axis, *edge in zip(self.axes, box.start, box.stop, strict=True)]
         slabs, first = self._slabs(load, box, ranges, order[:before_z]), ranges[0][0]
-        held: list[Floats] = []
-        result: Floats | None = None
+        held: list[torch.Tensor] = []
+        result: torch.Tensor | None = None
         # As many slices at a time as one product makes: the input of the last axes is never held as a whole.
         for start in range(box.start[0], box.stop[0], ROWS):
             part = Box((start, *box.start[1:]), (min(start + ROWS, box.stop[0]), *box.stop[1:]))
-            low, high = self.axes[0].rows(part.start[0], part.stop[0])[1:]
+            low, high = _span(self.axes[0], part.start[0], part.stop[0])
             while first + sum(map(len, held)) < high:
                 held.append(next(slabs))
             while first + len(held[0]) <= low:
                 first += len(held.pop(0))
-            data = (np.concatenate(held) if len(held) > 1 else held[0])[low - first : high - first]
+            data = (torch.cat(held) if len(held) > 1 else held[0])[low - first : high - first]
             for axis in order[before_z:]:
                 inputs = (low, high) if axis == 0 else ranges[axis]
                 if axis == self.apart:
@@ -241,15 +258,15 @@ class Resampling:
             if part == box:
                 result = data
             else:
-                result = np.empty(box.shape, np.float32) if result is None else result
+                result = data.new_empty(box.shape) if result is None else result
                 result[part.relative_to(box).slices] = data
         if result is None:
             raise ValueError(f"an empty box {box}")
         return result if self.apart is not None else self._clip(result, bounds, None)
 
     def _slabs(
-        self, load: Callable[[Box], Floats], box: Box, ranges: Sequence[tuple[int, int]], axes: Sequence[int]
-    ) -> Iterator[Floats]:
+        self, load: Load, box: Box, ranges: Sequence[tuple[int, int]], axes: Sequence[int]
+    ) -> Iterator[torch.Tensor]:
         """The input of a box, a few slices at a time, resampled along some axes other than the first.
 
         Slabs bound the memory of the in-plane step, which alone is at full input resolution.
@@ -262,18 +279,19 @@ class Resampling:
                 slab = self._along(axis, slab, box, ranges[axis][0])
             yield slab
 
-    def _along(self, axis: int, data: Floats, box: Box, low: int) -> Floats:
+    def _along(self, axis: int, data: torch.Tensor, box: Box, low: int) -> torch.Tensor:
         """Apply one axis' operator to data whose first voxel along that axis is input voxel ``low``."""
         operator, start, stop = self.axes[axis], box.start[axis], box.stop[axis]
         if operator.identity:
             return data
         pieces = []
         for row in range(start, stop, ROWS):
-            matrix, first, last = operator.rows(row, min(row + ROWS, stop))
-            pieces.append(multiply_axis(data, matrix, axis, first - low, last - low))
-        return np.concatenate(pieces, axis=axis) if len(pieces) > 1 else pieces[0]
+            some = operator, row, min(row + ROWS, stop)
+            first, last = _span(*some)
+            pieces.append(multiply_axis(data, _rows_on(data.device, *some), axis, first - low, last - low))
+        return torch.cat(pieces, axis) if len(pieces) > 1 else pieces[0]
 
-    def _clip(self, data: Floats, bounds: tuple[Floats, Floats] | None, apart: tuple[int, int] | None) -> Floats:
+    def _clip(self, data: torch.Tensor, bounds: Bounds | None, apart: tuple[int, int] | None) -> torch.Tensor:
         """Clip overshoot as scikit-image does: to the range of what was resized at once."""
         if not self.overshoots or bounds is None:
             return data
@@ -282,22 +300,20 @@ class Resampling:
             shape = [1, 1, 1]
             shape[self.apart] = -1
             low, high = low[apart[0] : apart[1]].reshape(shape), high[apart[0] : apart[1]].reshape(shape)
-        return np.clip(data, low, high, out=data)
+        return data.clamp_(low, high)
 
 
-def multiply_axis(data: Floats, matrix: Floats, axis: int, start: int, stop: int) -> Floats:
+def multiply_axis(data: torch.Tensor, matrix: torch.Tensor, axis: int, start: int, stop: int) -> torch.Tensor:
     """``matrix`` times ``data[start:stop]`` along one of the last three axes (0 = z) of ``data``."""
-    axis -= 3
-    index = [slice(None)] * data.ndim
-    index[axis] = slice(start, stop)
-    part = data[tuple(index)]
-    if axis == -1:  # as one product: a stack of them is several times slower
-        return (part.reshape(-1, stop - start) @ matrix.T).reshape(*part.shape[:-1], len(matrix))
-    if axis == -2:
-        return matrix @ part
-    lead, (depth, *plane) = part.shape[:-3], part.shape[-3:]
-    flat = matrix @ part.reshape(*lead, depth, -1)
-    return flat.reshape(*lead, len(matrix), *plane)
+    part = data.narrow(axis - 3, start, stop - start)
+    shape = list(part.shape)
+    shape[axis - 3] = len(matrix)
+    if axis == 2:  # as one product: a stack of them is several times slower
+        return (part.reshape(-1, stop - start) @ matrix.T).reshape(shape)
+    # By name: matmul would bring the axis to the end first, and so copy everything twice.
+    lead = prod(shape[:-2] if axis == 1 else shape[:-3])
+    stack = part.reshape(lead, stop - start, -1)
+    return torch.bmm(matrix.expand(lead, *matrix.shape), stack).reshape(shape)
 
 
 Place = tuple[float, float]
@@ -372,3 +388,9 @@ def stretch(size_in: int, size_out: int) -> Floats:
     rows, low, high = axis_operator(size_in, size_out, "linear").rows(0, size_out)
     matrix[:, low:high] = rows
     return matrix
+
+
+@lru_cache(maxsize=64)
+def stretch_on(device: torch.device, size_in: int, size_out: int) -> torch.Tensor:
+    """``stretch`` on a device."""
+    return upload(stretch(size_in, size_out), device)

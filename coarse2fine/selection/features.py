@@ -11,7 +11,6 @@ asked:
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
@@ -30,6 +29,7 @@ from coarse2fine.fine.inputs import input_reader
 from coarse2fine.nnunet.fingerprint import network_fingerprint
 from coarse2fine.nnunet.model import Model
 from coarse2fine.resampling.operators import Floats
+from coarse2fine.system.device import autocast, to_host
 from coarse2fine.system.timing import Clock
 
 Source = Literal["none", "coarse", "fine"]
@@ -201,9 +201,9 @@ def _seen_by_fine(
     nodes = np.zeros((len(boxes), CELLS * feature_channels(fine)), np.float32)
     done, volume = 0, scene.view.shape
     for group in _batches(boxes, max(1, prod(fine.patch) // prod(shape))):
-        crops = np.stack([read(_source(box, shape, volume, settings.downsample_mode), shape) for box in group])
+        crops = torch.stack([read(_source(box, shape, volume, settings.downsample_mode), shape) for box in group])
         with clock.time("assign.network"):
-            nodes[done : done + len(group)] = _encode(fine, torch.from_numpy(crops), settings.pooling_mode)
+            nodes[done : done + len(group)] = _encode(fine, crops, settings.pooling_mode)
         done += len(group)
     return nodes
 
@@ -222,9 +222,9 @@ def _source(box: Box, slot: Triple, volume: Triple, mode: Downsample) -> Box:
 
 def _encode(model: Model, batch: torch.Tensor, mode: Pooling) -> Floats:
     """Bottleneck features of a batch (n, channels, z, y, x), pooled to cells that overlap where edges are odd."""
-    autocast = torch.autocast(model.device.type) if model.device.type == "cuda" else contextlib.nullcontext()
-    with torch.inference_mode(), autocast:
+    with torch.inference_mode(), autocast(model.device):
         deepest = encoder_of(model)(batch.to(model.device))[-1].float()
         pool = F.adaptive_max_pool3d if mode == "max" else F.adaptive_avg_pool3d
         cells: torch.Tensor = pool(deepest, (1, 2, 2))
-    return cells.flatten(2).transpose(1, 2).flatten(1).cpu().numpy()
+    found: Floats = to_host(cells.flatten(2).transpose(1, 2).flatten(1))
+    return found

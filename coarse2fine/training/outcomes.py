@@ -176,9 +176,10 @@ def label_tree(
         writer, boxes = LabelWriter(view, fine), [roi.box for roi in group]
         segment_boxes(stage, scene, boxes, writer, run, known=known, norm=norm)
         writer.finish()
-        writer.labels[ignored] = 0
+        found = writer.labels
+        found[ignored] = 0
         places |= {box: writer.native(box) for box in boxes}
-        labels |= {box: writer.labels[places[box].slices].copy() for box in boxes}
+        labels |= {box: found[places[box].slices].copy() for box in boxes}
     slots = sum(cost_model.slots(roi.box) for roi in tree.rois)
     return LabelledTree(
         tree,

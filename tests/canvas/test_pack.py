@@ -316,7 +316,9 @@ def test_pack_tiles__boxes_on_a_grid_of_tiles__every_voxel_is_shown_once_for_eac
     for canvas in canvases:
         assert canvas.fill == 1
         reads = []
-        gather(canvas, lambda box, shape, reads=reads: reads.append(box) or np.zeros((1, *shape), np.float32), 1)
+        data = np.zeros((1, *canvas.shape), np.float32)
+        gather(canvas, lambda box, shape, reads=reads: reads.append(box) or np.ones((1, *shape), np.float32), data)
+        assert data.all()
         assert len(reads) == 1
         for placement in canvas.placements:
             shown[placement.crop][placement.box.slices] += 1

@@ -61,7 +61,7 @@ def scene(script: ModuleType, model: Model, heatmap: np.ndarray, **changes: Any)
     with np.errstate(divide="ignore"):
         odds = np.clip(np.log(heatmap / (1 - heatmap)), -20, 20)
     logits[0 if model.labels.regions else 1] = odds
-    coarse = CoarseResult(logits, heatmap.astype(np.float32), model)
+    coarse = CoarseResult(torch.from_numpy(logits), heatmap.astype(np.float32), model)
     view = open_view([blobs(SHAPE, seed=seed) for seed in range(model.channels)], SPACING, model)
     return script.Given(view, model, coarse, **{"threshold": 0.5, "tile_step": 0.5, "mirroring": False} | changes)
 
@@ -130,13 +130,13 @@ def covered(tiles: set[Box]) -> np.ndarray:
 
 def alone(model: Model, view: WorkingView, tile: Box) -> np.ndarray:
     """What the network says of one tile."""
-    logits = model.forward(torch.from_numpy(view.read(tile))[None], mirroring=False)
-    return model.labels.from_logits(logits[0].numpy())
+    logits = model.forward(view.read(tile)[None], mirroring=False)
+    return model.labels.from_logits(logits[0]).numpy()
 
 
 def coarse_labels(scene: Any) -> np.ndarray:
     """What the coarse network says of the working grid."""
-    return scene.coarse.labels_in(Box.whole(CROPPED), CROPPED)
+    return scene.coarse.labels_in(Box.whole(CROPPED), CROPPED).numpy()
 
 
 @pytest.mark.long
@@ -205,9 +205,9 @@ def test_crop_foreground__object_in_a_corner__one_padded_tile(script: ModuleType
     box = Box((0, 0, 0), (5, 8, 10))
     shown = start.view.read(box)
     data = np.pad(shown, ((0, 0), (1, 2), (4, 4), (3, 3)))
-    logits = fine.forward(torch.from_numpy(data)[None], mirroring=False)[0].numpy()
+    logits = fine.forward(torch.from_numpy(data)[None], mirroring=False)[0]
     expected = np.zeros(CROPPED, np.uint8)
-    expected[box.slices] = fine.labels.from_logits(logits)[1:6, 4:12, 3:13]
+    expected[box.slices] = fine.labels.from_logits(logits).numpy()[1:6, 4:12, 3:13]
     found = script.crop_foreground(start, margin=2.9)
     assert found.tiles == 1
     assert expected.any()

@@ -69,7 +69,7 @@ def test_main__picture_of_one_tile__equals_the_map_of_the_network(
     assert explain("-i", picture, "-o", tmp_path / "m.png", "--model", folder, "--label", "lesion", *layer) == 0
     model = load_model(folder, flat=True)
     view = view_picture(picture, model)
-    batch = torch.from_numpy(view.read(view.window))[:, 0][None]
+    batch = view.read(view.window)[:, 0][None]
     wanted = grad_cam(model.networks[0], batch, "encoder.stages.1", 1, method="hires-cam")[0].numpy()
     assert wanted.max() > 0
     np.testing.assert_allclose(np.asarray(Image.open(tmp_path / "m.png")) / 65535, wanted / wanted.max(), atol=2e-5)
@@ -88,7 +88,7 @@ def test_main__volume_and_a_2d_model__is_explained_slice_by_slice(
     assert "check the unit" not in told  # slices may be of any thickness
     model, wanted = load_model(folder, flat=True), np.zeros((5, 16, 16))
     view = view_volume(read_volume([scan]), model)
-    data = torch.from_numpy(view.read(view.window))
+    data = view.read(view.window)
     for number in range(5):
         for network in model.networks:
             wanted[number] += grad_cam(network, data[None, :, number], "encoder.stages.2", 1, method="hires-cam")[

@@ -92,7 +92,7 @@ def test_main__labels_of_volumes__are_learned_and_what_is_loaded_predicts_the_sa
     for row in found:
         file = next((table.parent / "images").glob(f"{row['file'][:3]}*"))
         view = view_volume(read_volume([file]), loaded.model)
-        (again,) = predict(loaded.network, loaded.task, [view.read(view.window)], loaded.size, 4)
+        (again,) = predict(loaded.network, loaded.task, [view.read(view.window).numpy()], loaded.size, 4)
         assert [float(row[name]) for name in ("bright", "dark")] == pytest.approx(again.tolist(), abs=1e-4)
 
 
@@ -160,7 +160,7 @@ def test_explain__fine_tuning_of_volumes__its_map_lies_over_the_volume(
     assert loaded.model is not None
     layer = {"nnunet": "network.encoder.stages.2", "vit": "network.blocks.1.norm1"}[network]
     view = view_volume(read_volume([scan]), loaded.model)
-    batch = torch.from_numpy(view.read(view.window))[None]
+    batch = view.read(view.window)[None]
     wanted = grad_cam(loaded.network, batch, layer, 0, method="hires-cam")[0].numpy()
     assert explain_main([*common, "--png", str(tmp_path / "map.png")]) == 0
     told = capsys.readouterr().err

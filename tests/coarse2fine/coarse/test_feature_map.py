@@ -151,7 +151,7 @@ def test_record_bottleneck__network_shared_by_threads__keeps_to_its_own_tiles(
         stranger.join()
 
     with record_bottleneck(coarse, (8, 16, 16)) as recorder:
-        sliding_window(coarse, mine, tile_step=0.5, mirroring=False, on_tile=intrude)
+        sliding_window(coarse, torch.from_numpy(mine), tile_step=0.5, mirroring=False, on_tile=intrude)
     np.testing.assert_array_equal(recorder.finish((0, 0, 0), (8, 16, 16)).values, encode(coarse, mine))
 
 

@@ -97,7 +97,7 @@ def test_predict_heatmap__some_labels__is_what_nnunets_own_probabilities_say(
     model = models[kind]
     view = open_view([blobs(SHAPE)], SPACING, model)
     predictor = nnunet_predictor(model, tile_step=0.5, mirroring=False)
-    logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(view.read(view.window)))
+    logits = predictor.predict_logits_from_preprocessed_data(view.read(view.window))
     manager = LabelManager(dict(model.labels.names), model.dataset.get("regions_class_order"))
     first = 0 if manager.has_regions else 1
     probabilities = manager.apply_inference_nonlin(logits).numpy()[first:]

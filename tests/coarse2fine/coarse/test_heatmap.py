@@ -83,7 +83,7 @@ def test_peak_in__any_box_of_a_finer_grid__is_the_highest_of_all_voxels_it_touch
     held, box = data.draw(boxes_in(whole)), data.draw(boxes_in(grid))
     start, shape = held.start, held.shape
     heatmap = np.random.default_rng(0).permutation(np.prod(shape)).reshape(shape).astype(np.float32) + 1
-    coarse = CoarseResult(np.zeros((2, *shape), np.float32), heatmap, model, None, Place(start, whole))
+    coarse = CoarseResult(torch.zeros((2, *shape)), heatmap, model, None, Place(start, whole))
     touched = [
         float(heatmap[index])
         for index in np.ndindex(shape)
@@ -99,7 +99,7 @@ def result_of(shape: Triple, model: Model, seed: int = 0) -> CoarseResult:
     """Random outputs of two classes, mostly background."""
     logits = np.random.default_rng(seed).normal(0, 1, (2, *shape)).astype(np.float32)
     logits[0] += 0.8
-    return CoarseResult(logits, np.zeros(shape, np.float32), model)
+    return CoarseResult(torch.from_numpy(logits), np.zeros(shape, np.float32), model)
 
 
 @settings(max_examples=40, deadline=None)
@@ -112,7 +112,7 @@ def test_labels_in__any_box_of_a_finer_grid__are_those_of_pytorchs_interpolation
     grid = tuple(data.draw(st.integers(edge, 3 * edge)) for edge in shape)
     box = data.draw(boxes_in(grid))
     whole = result_of(shape, model)
-    outputs = F.interpolate(torch.from_numpy(whole.logits)[None], grid, mode="trilinear")[0][(slice(None), *box.slices)]
+    outputs = F.interpolate(whole.outputs[None], grid, mode="trilinear")[0][(slice(None), *box.slices)]
     clear = (outputs[1] - outputs[0]).abs().numpy() > 1e-4
     expected = (outputs[1] > outputs[0]).numpy()
     part = outwards(box, grid, shape).grow((1, 1, 1)).clip(Box.whole(shape))
@@ -148,7 +148,7 @@ def test_paint_coarse__any_outputs__paints_what_the_whole_grid_shows(model: Mode
     spots[0] = 1
     spots[(1, *data.draw(boxes_in(shape)).slices)] = 3
     grid = (shape[0] * 3, 16, 9)
-    coarse = CoarseResult(spots, np.zeros(shape, np.float32), model)
+    coarse = CoarseResult(torch.from_numpy(spots), np.zeros(shape, np.float32), model)
     expected = coarse.labels_in(Box.whole(grid), grid)
     labels = np.zeros(grid, np.uint8)
     paint_coarse(coarse, labels)
@@ -168,7 +168,7 @@ def test_paint_coarse__foreground_beside_the_region__leaves_background(model: Mo
     """A window may share slices with foreground, but no column."""
     outputs = np.zeros((2, 4, 8, 8), np.float32)
     outputs[0], outputs[1, :, :2, :2] = 1, 3
-    coarse = CoarseResult(outputs, np.zeros((4, 8, 8), np.float32), model)
+    coarse = CoarseResult(torch.from_numpy(outputs), np.zeros((4, 8, 8), np.float32), model)
     region = Box((0, 16, 16), (8, 24, 32))
     labels = np.zeros(region.shape, np.uint8)
     paint_coarse(coarse, labels, region, (8, 32, 32))
@@ -179,7 +179,10 @@ def test_paint_coarse__nothing_found__leaves_background(model: Model) -> None:
     """There is no box of foreground then."""
     outputs = np.zeros((2, 3, 4, 5), np.float32)
     outputs[0] = 1
-    coarse, labels = CoarseResult(outputs, np.zeros((3, 4, 5), np.float32), model), np.zeros((6, 8, 10), np.uint8)
+    coarse, labels = (
+        CoarseResult(torch.from_numpy(outputs), np.zeros((3, 4, 5), np.float32), model),
+        np.zeros((6, 8, 10), np.uint8),
+    )
     paint_coarse(coarse, labels)
     assert not labels.any()
     assert coarse.foreground_box((6, 8, 10)).volume == 0

@@ -56,7 +56,7 @@ def test_explain_volume__several_tiles__equals_captum_blended_as_nnunet_does(
     label = "tumour" if model.labels.regions else "lesion"
     head, volume = model.labels.head_of[label], volume_of(blobs((12, 28, 30)))
     view = view_volume(volume, model)
-    data = torch.from_numpy(view.read(Box.whole(view.shape)))[None]
+    data = view.read(Box.whole(view.shape))[None]
     drawn = np.zeros(volume.grid.shape, bool)
     drawn[4:9, 8:20, 10:16] = True
     total, weights = torch.zeros(view.shape), torch.zeros(view.shape)

@@ -46,7 +46,7 @@ def peak_of(model: Model, canvases: list[Canvas], shape: tuple[int, int, int]) -
     peak = 0
     for canvas in canvases:
         for placement in canvas.placements:
-            writer.add(placement, np.zeros((model.labels.heads, *placement.slot.shape), np.float32))
+            writer.add(placement, torch.zeros((model.labels.heads, *placement.slot.shape)))
             peak = max(peak, writer.held)
     assert writer.held == 0
     return peak
@@ -124,7 +124,7 @@ def test_input_reader__cascade_resized__labels_lie_where_the_image_does(
     view = open_view([blobs((16, 40, 40))], SPACING, coarse)
     prior = predict_heatmap(CoarseStage(coarse, coarse, load_config(None, []).coarse), view)
     box, read = Box.of((2, 5, 7), (8, 20, 16)), input_reader(view, prior)
-    labels = torch.from_numpy(prior.one_hot(box, view.shape))
+    labels = prior.one_hot(box, view.shape)
     expected = F.interpolate(labels[None], shape, mode="nearest-exact")[0].numpy()
     result = read(box, shape)
     np.testing.assert_array_equal(result[1:], expected)
@@ -183,8 +183,8 @@ def test_measure_case__cascade__sees_coarse_labels_beside_the_image(model_folder
     view = open_view([blobs((16, 40, 40))], SPACING, cascade)
     prior = predict_heatmap(CoarseStage(coarse, coarse, load_config(None, []).coarse), view)
     tiles = [Box.of((2, 4, 6), cascade.patch), Box.of((6, 20, 20), cascade.patch)]
-    inputs = [np.concatenate([view.read(tile, tile.shape), prior.one_hot(tile, view.whole)]) for tile in tiles]
-    assert 0 < np.mean([stack[1] for stack in inputs]) < 1
+    inputs = [torch.cat([view.read(tile, tile.shape), prior.one_hot(tile, view.whole)]) for tile in tiles]
+    assert 0 < torch.stack(inputs)[:, 1].mean() < 1
     measured = measure_case(Scene(view, prior), cascade, tiles, Clock()).to_json()
     assert measured == measure_statistics(cascade, inputs).to_json()
     inputs[0][1] = 1 - inputs[0][1]

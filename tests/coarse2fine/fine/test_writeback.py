@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import blobs
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from scipy import special
@@ -53,6 +54,10 @@ def exported_by_nnunet(model: Model, view: WorkingView, logits: np.ndarray) -> n
     )
 
 
+def tensor(outputs: np.ndarray) -> torch.Tensor:
+    return torch.as_tensor(np.ascontiguousarray(outputs), dtype=torch.float32)
+
+
 def native(box: Box, source: Box) -> Placement:
     return Placement(0, box, source, Box.whole(source.shape))
 
@@ -62,7 +67,7 @@ def test_labels__one_crop_of_everything__equal_nnunets_export(scene: tuple[Model
     model, view, logits = scene
     whole, writer = Box.whole(view.shape), LabelWriter(view, model)
     writer.expect([whole])
-    writer.add(native(whole, whole), logits)
+    writer.add(native(whole, whole), tensor(logits))
     assert (writer.finish() != exported_by_nnunet(model, view, logits)).mean() < 1e-3
 
 
@@ -79,7 +84,7 @@ def test_labels__crops_that_tile_the_volume__equal_nnunets_export(scene: tuple[M
     writer.expect(boxes)
     for box in boxes:
         source = box.grow((2, 3, 3)).clip(whole)
-        writer.add(native(box, source), logits[(slice(None), *source.slices)])
+        writer.add(native(box, source), tensor(logits[(slice(None), *source.slices)]))
     assert (writer.finish() != exported_by_nnunet(model, view, logits)).mean() < 1e-3
 
 
@@ -101,7 +106,7 @@ def test_probabilities__overlapping_crops__are_of_the_weighted_mean(
     outputs = [rng.normal(size=(heads, *box.shape)).astype(np.float32) for box in boxes]
     total, weights = np.zeros((heads, *whole.shape)), np.zeros(whole.shape)
     for box, logits in zip(boxes, outputs, strict=True):
-        writer.add(native(box, box), logits)
+        writer.add(native(box, box), tensor(logits))
         z, y, x = (np.exp(-0.5 * ((np.arange(edge) - edge // 2) / (edge / 8)) ** 2) for edge in box.shape)
         weight = z[:, None, None] * y[:, None] * x
         total[(slice(None), *box.slices)] += weight * logits
@@ -129,12 +134,12 @@ def test_labels__outside_of_the_box__stay_background(scene: tuple[Model, Working
     writer = LabelWriter(view, model)
     writer.expect([box])
     source = box.grow((2, 6, 6)).clip(Box.whole(view.shape))
-    writer.add(native(box, source), logits[(slice(None), *source.slices)])
+    writer.add(native(box, source), tensor(logits[(slice(None), *source.slices)]))
     inside = LabelWriter(view, model)
     inside.expect([box])
     inside.add(
         native(box, source),
-        np.stack([-np.ones(source.shape), np.ones(source.shape), 0 * np.ones(source.shape)]).astype(np.float32),
+        tensor(np.stack([-np.ones(source.shape), np.ones(source.shape), 0 * np.ones(source.shape)])),
     )
     counted = inside.finish() == 1
     result = writer.finish()
@@ -162,7 +167,7 @@ def test_labels__overlap__is_blended_and_not_overwritten(model_folder: Callable[
         writer = LabelWriter(view, model)
         writer.expect(order)
         for box in order:
-            writer.add(native(box, box), outputs(box, int(box == left)))
+            writer.add(native(box, box), tensor(outputs(box, int(box == left))))
         results.append(writer.finish())
     np.testing.assert_array_equal(*results)
     assert (results[0][..., :16] == 1).all()
@@ -178,7 +183,7 @@ def test_labels__resized_crop__come_back_at_their_place(model_folder: Callable[.
     shown[0], shown[1, 2:6, 2:6, 2:6] = 0.5, 1
     writer = LabelWriter(view, model)
     writer.expect([box])
-    writer.add(Placement(0, box, box, Box.whole((8, 8, 8))), shown)
+    writer.add(Placement(0, box, box, Box.whole((8, 8, 8))), tensor(shown))
     expected = np.zeros((16, 32, 32), bool)
     expected[4:12, 12:20, 12:20] = True
     result = writer.finish() == 1
@@ -199,7 +204,7 @@ def test_labels__many_classes__never_hold_classes_times_volume(model_folder: Cal
     outputs = np.random.default_rng(0).normal(size=(40, 16, 32, 32)).astype(np.float32)
     peak = 0
     for box in boxes:
-        writer.add(native(box, box), outputs)
+        writer.add(native(box, box), tensor(outputs))
         peak = max(peak, writer.held)
     assert writer.held == 0, "what got its last crop is labels"
     result = writer.finish()
@@ -220,7 +225,7 @@ def test_labels__voxels_that_do_not_count__stay_as_they_are(model_folder: Callab
     keep[:, :3] = True
     writer = LabelWriter(view, model)
     writer.expect([box])
-    writer.add(native(box, box), outputs, keep=keep)
+    writer.add(native(box, box), tensor(outputs), keep=torch.from_numpy(keep))
     expected = np.zeros((16, 32, 32), bool)
     expected[0:8, 8:11, 8:16] = True
     np.testing.assert_array_equal(writer.finish() == 1, expected)
@@ -236,7 +241,7 @@ def test_labels__voxels_kept_by_less_than_half__do_not_count(model_folder: Calla
     keep[:, :4] = True
     writer = LabelWriter(view, model)
     writer.expect([box])
-    writer.add(Placement(0, box, box, Box.whole((8, 8, 8))), outputs, keep=keep)
+    writer.add(Placement(0, box, box, Box.whole((8, 8, 8))), tensor(outputs), keep=torch.from_numpy(keep))
     expected = np.zeros((16, 32, 32), bool)
     expected[:, 8:16, 8:24] = True  # half of the box, and nothing of the voxel beyond it
     np.testing.assert_array_equal(writer.finish() == 1, expected)
@@ -259,7 +264,7 @@ def test_labels__window__are_what_the_whole_volume_gets_there(
         writer.expect(moved)
         for box, outputs in zip(moved, (logits, logits[::-1]), strict=True):  # where they overlap, they disagree
             source = box.grow((2, 3, 3)).clip(Box.whole(view.shape).shift(-a for a in start))
-            writer.add(native(box, source), outputs[(slice(None), *source.shift(start).slices)])
+            writer.add(native(box, source), tensor(outputs[(slice(None), *source.shift(start).slices)]))
         region = writer.region.shift(view.crop.start)
         results.append((writer.finish().transpose(model.transpose), region))
     (whole, _), (part, region) = results
@@ -276,9 +281,9 @@ def test_export_labels__window__are_what_the_whole_volume_gets_there(
     model, view, logits = scene
     window, half = window.clip(Box.whole(view.shape)), logits.astype(np.float16)
     whole, part = LabelWriter(view, model), LabelWriter(view.within(window), model)
-    export_labels(whole, model, half)
+    export_labels(whole, model, torch.from_numpy(half))
     held = window.grow((4, 4, 4)).clip(Box.whole(view.shape))
-    export_labels(part, model, half[(slice(None), *held.slices)], held)
+    export_labels(part, model, torch.from_numpy(half[(slice(None), *held.slices)]), held)
     np.testing.assert_array_equal(part.labels, whole.labels[part.region.slices])
     assert (whole.finish() != exported_by_nnunet(model, view, half.astype(np.float32))).mean() < 1e-3
 
@@ -305,9 +310,9 @@ def test_fill__box_that_is_partly_decided__changes_only_what_is_not(
         alone, both = (LabelWriter(view, model, track=True) for _ in range(2))
         for writer in (alone, both):
             writer.expect([done] if settled else [done, done])
-            writer.add(native(done, done), logits[(slice(None), *done.slices)])
+            writer.add(native(done, done), tensor(logits[(slice(None), *done.slices)]))
         place = both.native(filled)
-        both.fill(filled, np.full(place.shape, 7, both.labels.dtype))
+        both.fill(filled, torch.full(place.shape, 7, dtype=torch.uint8))
         alone.finish(), both.finish()
         decided = np.zeros(both.labels.shape, bool)
         decided[both.native(done).slices] = True
@@ -316,4 +321,4 @@ def test_fill__box_that_is_partly_decided__changes_only_what_is_not(
         np.testing.assert_array_equal(both.labels, expected)
         assert (expected == 7).any()
     with pytest.raises(ValueError, match="does not track"):
-        LabelWriter(view, model).fill(filled, np.zeros((1, 1, 1)))
+        LabelWriter(view, model).fill(filled, torch.zeros((1, 1, 1)))

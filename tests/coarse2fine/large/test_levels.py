@@ -86,7 +86,7 @@ def test_open_level__ramp__has_the_values_of_the_places_that_voxels_lie_at(
     image = slopes[0] * z + slopes[1] * y + slopes[2] * x + 1
     finest, level = part_of(lazy_volume(image, SPACING), region), coarser(image, factor, kind)
     view = open_level(level, finest, model, None, scan_of(image[region.slices]))
-    values = view.read(Box.whole(view.shape))[0].transpose(model.untranspose)
+    values = view.read(Box.whole(view.shape))[0].numpy().transpose(model.untranspose)
     reach = [region.shape[axis] / values.shape[axis] for axis in range(3)]  # voxels of the finest level in one of these
     centres = [region.start[axis] + (np.arange(values.shape[axis]) + 0.5) * reach[axis] - 0.5 for axis in range(3)]
     inside = []

@@ -76,7 +76,7 @@ def with_marks(batch: torch.Tensor, canvas: Canvas) -> torch.Tensor:
 
 def frozen_on(model: Model, *tiles: torch.Tensor) -> Model:
     """The model with the statistics of some inputs, each of shape (1, channels, z, y, x)."""
-    return with_frozen_statistics(model, measure_statistics(model, [tile[0].numpy() for tile in tiles]))
+    return with_frozen_statistics(model, measure_statistics(model, [tile[0] for tile in tiles]))
 
 
 def test_canvas_norm__bright_neighbour__changes_a_crops_result(model: Model) -> None:
@@ -282,19 +282,19 @@ def test_measure_statistics__inference_rounds__are_measured_with_the_same_roundi
 ) -> None:
     """What inference does to its passes (half precision on GPUs; here whole numbers) is done to these passes too."""
     tile, forward = 9 * crops(0), Model.forward
-    rounded = measure_statistics(model, [tile.round()[0].numpy()])
+    rounded = measure_statistics(model, [tile.round()[0]])
 
     def rounding(model: Model, batch: torch.Tensor, **options: Any) -> torch.Tensor:
         return forward(model, batch.round(), **options)
 
     monkeypatch.setattr(Model, "forward", rounding)
-    for found, wanted in zip(measure_statistics(model, [tile[0].numpy()]).layers[0], rounded.layers[0], strict=True):
+    for found, wanted in zip(measure_statistics(model, [tile[0]]).layers[0], rounded.layers[0], strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
 def test_norm_statistics__through_json__are_the_same_bits(model: Model) -> None:
     """They can be stored and read back."""
-    measured = measure_statistics(model, [crops(0)[0].numpy(), crops(1)[0].numpy()])
+    measured = measure_statistics(model, [crops(0)[0], crops(1)[0]])
     read = NormStatistics.from_json(json.loads(json.dumps(measured.to_json())))
     for before, after in zip(measured.layers[0], read.layers[0], strict=True):
         assert after.dtype == np.float32
@@ -303,8 +303,8 @@ def test_norm_statistics__through_json__are_the_same_bits(model: Model) -> None:
 
 def test_with_frozen_statistics__another_models__are_refused(model: Model, model_folder: Callable[..., Path]) -> None:
     """Statistics of two folds do not fit one."""
-    other = measure_statistics(load_model(model_folder(folds=("0", "1"))), [crops(0)[0].numpy()])
+    other = measure_statistics(load_model(model_folder(folds=("0", "1"))), [crops(0)[0]])
     with pytest.raises(ModelError, match=r"2 network\(s\)") as caught:
         with_frozen_statistics(model, other)
     assert caught.value.remedy.startswith("Measure them anew")
-    with_frozen_statistics(model, measure_statistics(model, [crops(0)[0].numpy()]))
+    with_frozen_statistics(model, measure_statistics(model, [crops(0)[0]]))

@@ -33,7 +33,7 @@ def test_from_logits__any_labels__are_nnunets(names: dict[str, Any], order: tupl
     manager, labels = managed(names, order)
     logits = np.random.default_rng(0).integers(-2, 3, (labels.heads, 6, 7, 8)).astype(np.float32)
     expected = manager.convert_logits_to_segmentation(torch.from_numpy(logits)).numpy()
-    found = labels.from_logits(logits)
+    found = labels.from_logits(torch.from_numpy(logits)).numpy()
     np.testing.assert_array_equal(found, expected)
     assert found.dtype == labels.dtype
     assert len(np.unique(found)) == (len(names) if order != (3, 2, 1) else len(np.unique(expected)))

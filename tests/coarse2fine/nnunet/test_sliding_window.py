@@ -66,7 +66,7 @@ def test_sliding_window__any_volume__equals_nnunets_predictor(
     expected = nnunet_predictor(model, tile_step=step, mirroring=mirroring).predict_logits_from_preprocessed_data(
         torch.from_numpy(data)
     )
-    found = sliding_window(model, data, tile_step=step, mirroring=mirroring)
+    found = sliding_window(model, torch.from_numpy(data), tile_step=step, mirroring=mirroring)
     assert found.dtype == expected.dtype == torch.half
     assert torch.equal(found, expected)
 
@@ -79,7 +79,7 @@ def test_sliding_window__real_networks_of_two_folds__equal_nnunets_predictor(
     expected = nnunet_predictor(model, tile_step=0.5, mirroring=False).predict_logits_from_preprocessed_data(
         torch.from_numpy(data)
     )
-    found = sliding_window(model, data, tile_step=0.5, mirroring=False)
+    found = sliding_window(model, torch.from_numpy(data), tile_step=0.5, mirroring=False)
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)
 
 
@@ -89,7 +89,7 @@ def test_sliding_window__progress_and_places__are_told_for_every_tile_of_every_f
     places: list[Box] = []
     sliding_window(
         models[3],
-        voxels((5, 16, 24)),
+        torch.from_numpy(voxels((5, 16, 24))),
         tile_step=0.5,
         mirroring=False,
         ticks=lambda done, total: told.append((done, total)),
@@ -117,7 +117,7 @@ def test_tiles_touching__any_window__are_those_of_nnunets_tiles(data: st.DataObj
 def test_sliding_window__tiles_that_touch_a_window__give_there_what_all_tiles_give(models: dict[int, Model]) -> None:
     """Bit for bit: so cells of a large volume equal the whole."""
     data, window = voxels((16, 40, 44)), Box((3, 9, 20), (9, 17, 26))
-    whole = sliding_window(models[3], data, tile_step=0.5, mirroring=False)
+    whole = sliding_window(models[3], torch.from_numpy(data), tile_step=0.5, mirroring=False)
     tiles = tiles_touching(window, (16, 40, 44), PATCH, 0.5)
     hull = Box(
         tuple(min(tile.start[axis] for tile in tiles) for axis in range(3)),
@@ -126,7 +126,7 @@ def test_sliding_window__tiles_that_touch_a_window__give_there_what_all_tiles_gi
     assert hull.volume < data.size
     part = sliding_window(
         models[3],
-        data[(slice(None), *hull.slices)],
+        torch.from_numpy(data[(slice(None), *hull.slices)]),
         tile_step=0.5,
         mirroring=False,
         corners=[tile.relative_to(hull).start for tile in tiles],

@@ -22,7 +22,9 @@ from coarse2fine.resampling import operators as resample
 from coarse2fine.resampling.operators import (
     MODES,
     Axis,
+    Bounds,
     Floats,
+    Load,
     Method,
     Resampling,
     axis_operator,
@@ -73,10 +75,15 @@ FUNCTIONS = {
 }
 
 
-def bounds_of(data: Floats, resampling: Resampling) -> tuple[Floats, Floats]:
+def read_from(data: Floats) -> Load:
+    """Gives parts of an array."""
+    return lambda box: torch.from_numpy(data[box.slices].copy())
+
+
+def bounds_of(data: Floats, resampling: Resampling) -> Bounds:
     """What scikit-image clips to: the range of the volume, or of each slice that it resizes alone."""
     axes = tuple(axis for axis in range(3) if axis != resampling.apart) if resampling.apart is not None else None
-    return np.asarray(data.min(axis=axes)), np.asarray(data.max(axis=axes))
+    return torch.as_tensor(data.min(axis=axes)), torch.as_tensor(data.max(axis=axes))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -90,9 +97,9 @@ def test_resampling__whole_and_region__equal_nnunet(grid: str, method: str) -> N
 
     resampling = plan_resampling(before, after, spacing_before, spacing_after, ours)
     bounds = bounds_of(data, resampling)
-    whole = resampling(lambda box: data[box.slices], Box.whole(after), bounds)
+    whole = resampling(read_from(data), Box.whole(after), bounds)
     part = Box((3, 5, 7), (9, 20, 22))
-    region = resampling(lambda box: data[box.slices], part, bounds)
+    region = resampling(read_from(data), part, bounds)
 
     np.testing.assert_allclose(whole, expected, atol=3e-5)
     np.testing.assert_allclose(region, expected[part.slices], atol=3e-5)
@@ -109,7 +116,7 @@ def test_resampling_of__options_of_plans__mean_what_they_mean_to_nnunet(grid: st
     expected = FUNCTIONS[function](data[None].copy(), after, spacing_before, spacing_after, **options)[0]
     method = resampling_of(configuration, "data", Path("plans.json"))
     resampling = plan_resampling(before, after, spacing_before, spacing_after, method)
-    result = resampling(lambda box: data[box.slices], Box.whole(resampling.shape_out), bounds_of(data, resampling))
+    result = resampling(read_from(data), Box.whole(resampling.shape_out), bounds_of(data, resampling))
     np.testing.assert_allclose(result, expected, atol=3e-5)
 
 
@@ -166,9 +173,9 @@ def test_resampling__small_box__reads_only_its_surroundings() -> None:
     resampling = plan_resampling(data.shape, (64, 400, 400), (1.0, 1.0, 1.0), (1.0, 0.5, 0.5), Method("spline", 3))
     read: list[Box] = []
 
-    def load(box: Box) -> Floats:
+    def load(box: Box) -> torch.Tensor:
         read.append(box)
-        return data[box.slices]
+        return read_from(data)(box)
 
     resampling(load, Box((30, 200, 200), (32, 220, 220)))
     assert max(box.stop[1] for box in read) - min(box.start[1] for box in read) < 50
@@ -179,8 +186,8 @@ def test_resampling__overshoot__is_clipped_to_the_given_range() -> None:
     data = np.zeros((16, 16, 16), np.float32)
     data[8:] = 1
     resampling = plan_resampling(data.shape, (24, 24, 24), (1, 1, 1), (0.67, 0.67, 0.67), Method("spline", 3))
-    free = resampling(lambda box: data[box.slices], Box.whole((24, 24, 24)))
-    clipped = resampling(lambda box: data[box.slices], Box.whole((24, 24, 24)), bounds_of(data, resampling))
+    free = resampling(read_from(data), Box.whole((24, 24, 24)))
+    clipped = resampling(read_from(data), Box.whole((24, 24, 24)), bounds_of(data, resampling))
     assert free.max() > 1.01
     assert clipped.max() == 1
     assert clipped.min() == 0
@@ -233,6 +240,6 @@ def test_plan_resampling__places_of_outputs_given__interpolates_there(
         values.shape, (1, 1, after), same, same, Method("torch", "linear"), (None, None, (first, step))
     )
     start = data.draw(st.integers(0, after - 1))
-    found = resampling(lambda box: values[box.slices], Box((0, 0, start), (1, 1, after)))[0, 0]
+    found = resampling(read_from(values), Box((0, 0, start), (1, 1, after)))[0, 0]
     places = first + step * np.arange(start, after)
     np.testing.assert_allclose(found, np.interp(places, np.arange(before), values[0, 0]), atol=1e-3)

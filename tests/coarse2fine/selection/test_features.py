@@ -169,7 +169,7 @@ def test_tree_features__source_fine__equals_the_encoder_crop_by_crop(
                 start, stop = [*start, first], [*stop, first + edge]
         data = seen.view.read(Box(tuple(start), tuple(stop)), size)
         with torch.inference_mode():
-            deep = encoder_of(seen.fine)(torch.from_numpy(data)[None])[-1][0].numpy()
+            deep = encoder_of(seen.fine)(data[None])[-1][0].numpy()
         _, y, x = deep.shape[1:]
         rows, columns = (slice(0, -(-y // 2)), slice(y // 2, y)), (slice(0, -(-x // 2)), slice(x // 2, x))
         expected.append([REDUCE[pooling](deep[:, :, r, c], axis=(1, 2, 3)) for r in rows for c in columns])
@@ -190,7 +190,7 @@ def test_tree_features__fine_model_is_a_cascade__shows_it_the_coarse_labels(
     data = input_reader(seen.view, seen.coarse)(box, box.shape)
     assert data[1].any()
     with torch.inference_mode():
-        deep = encoder_of(fine)(torch.from_numpy(data)[None])[-1][0].numpy()
+        deep = encoder_of(fine)(data[None])[-1][0].numpy()
     np.testing.assert_allclose(found.nodes[0], deep.max(axis=1).transpose(1, 2, 0).reshape(-1), atol=1e-4)
 
 

@@ -125,11 +125,11 @@ def test_segment__regions_everywhere_in_a_thin_volume__share_the_tiles_of_one_st
     seen = segmented(view, model, tree, config)
     data = view.read(Box.whole(view.shape))
     tiles = list[Box]()
-    logits = sliding_window(model, data, tile_step=1, mirroring=False, on_tile=tiles.append).float().numpy()
+    logits = sliding_window(model, data, tile_step=1, mirroring=False, on_tile=tiles.append).float()
     inside = np.zeros(view.shape, bool)
     for box in boxes:
         inside[box.slices] = True
-    expected = np.where(inside, model.labels.from_logits(logits), 0)
+    expected = np.where(inside, model.labels.from_logits(logits).numpy(), 0)
     assert len(seen.fine.canvases) < min(len(boxes), len(tiles))  # some tiles touch no region
     assert np.mean(seen.writer.labels != expected) < 1e-3  # nnU-Net's sums are in half precision
     assert expected.any()

@@ -1,0 +1,122 @@
+"""Where arrays are: the only module that knows how the CPU, CUDA and Apple's GPUs differ.
+
+Others are given a device, upload what they have, and compute with tensors. What they want to look at comes back by
+``to_host`` and in no other way: on a GPU that is where a program waits, so it is done for many things at once.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from coarse2fine.system.memory import available_bytes
+
+CPU = torch.device("cpu")
+SHARE = 0.5
+"""The part of a device's free memory that one thing may take."""
+SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+"""Types with the same bits, for operations that PyTorch does not have without sign."""
+MOST_AT_ONCE = 8
+"""Inputs of a network that more of are not faster than one after the other, if each is as large as a patch."""
+MOST_PINNED = 1 << 28
+"""Bytes of what is copied into pinned memory on its way; larger things are uploaded from where they are."""
+
+
+def upload(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """An array as a tensor.
+
+    Args:
+        array: In the host's memory, in any byte order.
+        device: Where to. On the CPU the tensor shares the array's memory, if PyTorch can read that.
+
+    Returns:
+        The same values. CUDA receives them while the program goes on.
+    """
+    backwards = tuple(axis for axis, step in enumerate(array.strides) if step < 0)  # which PyTorch does not know
+    forwards = np.flip(array, backwards)
+    if device.type == "mps" and array.dtype.kind in "fu" and array.dtype.itemsize > 1:
+        forwards = forwards.astype(np.float32)  # there are neither doubles nor all unsigned types
+    elif not array.dtype.isnative:
+        forwards = forwards.astype(array.dtype.newbyteorder("="))
+    elif not forwards.flags.writeable:  # PyTorch has no tensors that are read only
+        forwards = forwards.copy()
+    tensor = torch.from_numpy(forwards)
+    if device.type == "cuda" and tensor.nbytes <= MOST_PINNED:
+        tensor = tensor.pin_memory()
+    tensor = tensor.to(device, non_blocking=True)
+    return flipped(tensor, backwards)
+
+
+def flipped(tensor: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
+    """A tensor with some axes reversed; a copy, unless there are none."""
+    if not axes:
+        return tensor
+    if tensor.dtype not in SIGNED:
+        return tensor.flip(list(axes))
+    return tensor.view(SIGNED[tensor.dtype]).flip(list(axes)).view(tensor.dtype)
+
+
+def zeros_for(shape: Sequence[int], dtype: type[np.generic], device: torch.device) -> torch.Tensor:
+    """Zeros of a type of NumPy's, for a result that becomes an array: on the device if this has room, else on the CPU.
+
+    There memory is taken page by page, as it is written to.
+    """
+    device = room_for(prod(shape) * np.dtype(dtype).itemsize, device)
+    array = np.zeros(shape if device == CPU else (), dtype)
+    tensor = torch.from_numpy(array)
+    return tensor if device == CPU else torch.zeros(tuple(shape), dtype=tensor.dtype, device=device)
+
+
+def accumulator(shape: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Float32 zeros that live long; on the CPU outside of the heap.
+
+    Network passes free much and take it again, while these stay. On the heap they would lie in between, and what was
+    free around them would be too small for the next feature map; see ``coarse2fine.system.memory``.
+    """
+    if device.type != "cpu":
+        return torch.zeros(tuple(shape), device=device)
+    return torch.frombuffer(mmap.mmap(-1, 4 * prod(shape)), dtype=torch.float32).view(*shape)
+
+
+def to_host(tensor: torch.Tensor) -> NDArray[Any]:
+    """A tensor as an array; of one on the CPU it is the same memory."""
+    return tensor.cpu().numpy()
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, networks compute in half precision where nnU-Net's do: on CUDA."""
+    return torch.autocast(device.type) if device.type == "cuda" else nullcontext()
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that tensors on a device can have without swapping."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
+    return available_bytes()
+
+
+def waiting_bytes(device: torch.device) -> int:
+    """How much may wait on a device so that it is looked at together; nothing on the CPU, where looking is free."""
+    return 0 if device.type == "cpu" else int(SHARE / 2 * free_bytes(device))
+
+
+def most_at_once(size: int, device: torch.device) -> int:
+    """How many inputs go through a network at once, of which one has feature maps of so many bytes in all."""
+    if device.type == "cpu":  # one keeps all cores busy, and its feature maps are still in the cache
+        return 1
+    return max(1, min(MOST_AT_ONCE, int(SHARE * free_bytes(device) / max(size, 1))))
+
+
+def room_for(size: int, device: torch.device) -> torch.device:
+    """The device if its free memory has room for so many bytes, else the CPU."""
+    return device if device.type == "cpu" or size <= SHARE * free_bytes(device) else CPU
