@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import label
 from scipy.stats import spearmanr
 
+from coarse2fine.pretrain import distortions
 from coarse2fine.pretrain.distortions import bend, cut_out, distort, paint_out, shuffle, swap
 
 SHAPES = [(56, 70), (20, 24, 28)]
@@ -50,11 +53,15 @@ def test_cut_out__holes__are_few_boxes_of_noise(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_paint_out__windows__stay_and_the_rest_is_noise(shape: tuple[int, ...]) -> None:
-    """At least one window of 3/7 of each edge stays, and never everything."""
+    """At least one window of 3/7 of each edge stays, and never everything; noise is uniform over the image's values."""
     generator, before = np.random.default_rng(0), image(shape)
-    shares = [1 - changed(before, paint_out(before, generator)).mean() for _ in range(40)]
+    spoilt = [paint_out(before, generator) for _ in range(40)]
+    shares = [1 - changed(before, after).mean() for after in spoilt]
     assert min(shares) > (3 / 7 - 0.03) ** len(shape)
     assert 0.3 * (3 / 7) < max(shares) < 1
+    noise = np.concatenate([after[before != after].numpy() for after in spoilt])
+    quarters, _ = np.histogram(noise, 4, (float(before.min()), float(before.max())))
+    assert quarters / len(noise) == pytest.approx([1 / 4] * 4, abs=0.02)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -107,3 +114,29 @@ def test_distort__batch__leaves_a_quarter_of_pictures_and_few_volumes_as_they_we
         after = distort(before, np.random.default_rng(0))
         assert torch.equal(before, kept)
         assert (before == after).flatten(1).all(1).float().mean() == pytest.approx(share, abs=0.08)
+
+
+@pytest.mark.parametrize(
+    ("shape", "chances"),
+    [
+        ((4, 4), {"cut_out": 1 / 4, "paint_out": 1 / 4, "swap": 1 / 4}),
+        ((4, 4, 4), {"shuffle": 0.5, "bend": 0.9, "paint_out": 0.9 * 0.8, "cut_out": 0.9 * 0.2}),
+    ],
+)
+def test_distort__many_images__each_distortion_is_as_often_as_published(
+    shape: tuple[int, ...], chances: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four things one in 2D, as in DiRA; Models Genesis' chances in 3D."""
+    counts: Counter[str] = Counter()
+
+    def counted(name: str) -> distortions.Distortion:
+        def leave(image: torch.Tensor, _: np.random.Generator) -> torch.Tensor:
+            counts[name] += 1
+            return image
+
+        return leave
+
+    for name in ("cut_out", "paint_out", "swap", "shuffle", "bend"):
+        monkeypatch.setattr(distortions, name, counted(name))
+    distort(torch.zeros(2000, 1, *shape), np.random.default_rng(0))
+    assert {name: count / 2000 for name, count in counts.items()} == pytest.approx(chances, abs=0.04)
