@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import json
 import shlex
 import sys
@@ -12,9 +14,11 @@ import pytest
 import torch
 from conftest import blobs
 from raw_data import save_case, save_volume
+from rich.console import Console
 from safetensors.torch import load_file
 
 from coarse2fine.cli.chain import load_chain, stage_model
+from coarse2fine.cli.chain_run import run_chain
 from coarse2fine.cli.finetune import build_parser as build_task_parser
 from coarse2fine.cli.pretrain import build_parser, main
 from coarse2fine.errors import ConfigError
@@ -184,7 +188,7 @@ def test_main__domains_and_chains_that_are_none__are_one_line(
 def test_main__a_chain_with_a_task__is_fine_tuned_with_the_weights_of_the_last_stage(
     folder: Path, model_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The task's options are those of c2f-finetune; it is measured, and not run again."""
+    """The task's options are those of c2f-finetune, and the seed the chain's; it is measured, and not run again."""
     for split, names in (("Tr", "ab"), ("Ts", "c")):
         for name in names:
             image = blobs((12, 24, 24), seed=ord(name))
@@ -194,15 +198,39 @@ def test_main__a_chain_with_a_task__is_fine_tuned_with_the_weights_of_the_last_s
     (folder / "raw" / "dataset.json").write_text(json.dumps(dataset))
     task = "task: {data: raw, steps: 1, batch: 1, layer-decay: 0.9}"
     (folder / "chain.yaml").write_text(CHAIN[: CHAIN.index("task:")] + task)
-    plans = model_folder() / "plans.json"
-    assert main(words(folder, plans)) == 0
+    given = words(folder, model_folder() / "plans.json", "--seed", "3")
+    assert main(given) == 0
     assert "dice" in (folder / "out" / "task" / "metrics.json").read_text()
+    card = json.loads((folder / "out" / "task" / "finetuning.json").read_text())
+    last = (folder / "out" / "2-second" / "weights.safetensors").read_bytes()
+    assert (card["weights"], card["seed"]) == (hashlib.sha256(last).hexdigest(), 3)
     capsys.readouterr()
-    assert main(words(folder, plans)) == 0
+    assert main(given) == 0
     assert "".join(capsys.readouterr()).count("finished already") == 3
     (folder / "chain.yaml").write_text(CHAIN[: CHAIN.index("task:")] + task.replace("steps", "stepps"))
-    assert main(words(folder, plans)) == 1
+    assert main(given) == 1
     assert "chain.yaml:10: unknown key 'stepps'; did you mean 'steps'?" in "".join(capsys.readouterr())
+
+
+def test_run_chain__what_stages_and_task_have_themselves__stands_before_the_command_line(folder: Path) -> None:
+    """Weights of the command line begin the chain; own plans take the place of its model, domains' folders are its."""
+    text = CHAIN.replace("    steps: 1\n", "    steps: 1\n    plans: own.json\n")
+    text = text.replace("domain: a", "images: images-a") + "  - {name: third, domain: b}\n"
+    stages, task = text.split("task: c2f-finetune --weights {weights} -o tuned\n")
+    (folder / "chain.yaml").write_text(stages + task + "task: {data: raw, plans: own.json}\n")
+    given: list[argparse.Namespace] = []
+
+    def keep(options: argparse.Namespace, _: Console) -> None:
+        given.append(argparse.Namespace(**vars(options)))
+
+    parser, out = build_parser(chained=True), folder / "out"
+    line = ["--chain", str(folder / "chain.yaml"), "--model", "model", "-o", str(out), "--weights", "before"]
+    run_chain(parser.parse_args([*line, "--domain", "b=elsewhere"]), parser, keep, keep, Console(quiet=True))
+    before = [Path("before"), *(out / name / "weights.safetensors" for name in ("1-first", "2-second", "3-third"))]
+    assert [one.weights for one in given] == before
+    own, of_line = (folder / "own.json", None), (None, Path("model"))
+    assert [(one.plans, one.model) for one in given] == [of_line, own, of_line, own]
+    assert [one.images for one in given[:3]] == [folder / "images-a", Path("elsewhere"), Path("elsewhere")]
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=[file.stem for file in SHIPPED])
