@@ -24,6 +24,7 @@ from coarse2fine.look import Look, look_of
 from coarse2fine.measures import measure, row_of
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
+from coarse2fine.nnunet.precision import in_precision, used_precision
 from coarse2fine.one_stage import write_one_stage
 from coarse2fine.preprocessing.labels import Labels, read_labels
 from coarse2fine.preprocessing.mask import mask_over, unset_outside
@@ -82,6 +83,7 @@ class Pipeline:
 
     def __init__(self, config: Config, coarse: Model | None, fine: Model, *, previous: bool = False) -> None:
         self.config = preset(config)
+        fine = in_precision(fine, config.fine.precision, exact=config.mode == "one-stage")
         self.coarse, self.fine = coarse, fine
         self.stage = FineStage.of(fine, self.config)
         check_models(self.config, coarse, fine, previous=previous)
@@ -309,6 +311,7 @@ class Pipeline:
             labels=found,
             warnings=warnings,
             device=str(self.fine.device),
+            precision=used_precision(self.fine),
             config=self.config.to_dict(),
             agent=segmenter.selector.describe() if segmenter else {},
             promise=promise,

@@ -203,6 +203,7 @@ class RunReport:
         peak_memory_mb: Peak resident memory of the process, and of the GPU where one is used.
         warnings: What the user should know.
         device: Where the networks ran.
+        precision: What the fine network computed in on a CPU, ``fp32`` or ``bf16``; on a GPU as nnU-Net, ``mixed``.
         versions: Of this package and what it stands on.
         config: All settings.
         agent: ``name`` and ``kind`` of who chose the boxes; empty where nobody had to.
@@ -225,6 +226,7 @@ class RunReport:
     warnings: tuple[str, ...]
     device: str
     config: Mapping[str, Any]
+    precision: str = "fp32"
     agent: dict[str, str] = field(default_factory=dict)
     promise: Promised | None = None
     deadline: DeadlineKept | None = None

@@ -214,6 +214,11 @@ class FineConfig(_Section):
         default=0.5, description="Step between native tiles (one-stage too), as a share of the tile"
     )
     mirroring: bool = Field(default=True, description="Average over mirrored inputs, where the model allows it")
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        default="fp32",
+        description="On a CPU: single precision, bfloat16, or auto = bfloat16 where the processor has it and labels "
+        "stay (never in one-stage mode)",
+    )
     use_prior: bool = Field(
         default=False, description="The coarse result becomes extra input channels (3d_cascade_fullres)"
     )

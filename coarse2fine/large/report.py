@@ -11,6 +11,7 @@ from typing import Any
 from coarse2fine.counts import Tally
 from coarse2fine.large.execution.tasks import Failure
 from coarse2fine.large.execution.work import Key
+from coarse2fine.nnunet.precision import used_precision
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.promise.statement import promised
 from coarse2fine.report import NOTHING_FOUND, NetworkTime, RunReport, Timing, peak_memory_mb, versions
@@ -125,6 +126,7 @@ def make_report(
             *(() if labels else (NOTHING_FOUND,)),
         ),
         device=str(pipeline.fine.device),
+        precision=used_precision(pipeline.fine),
         config=pipeline.config.to_dict(),
         agent=segmenter.selector.describe() if segmenter else {},
         promise=promise,

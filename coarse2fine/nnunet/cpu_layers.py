@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from coarse2fine.nnunet.model import Model
+from coarse2fine.nnunet.precision import in_both
 
 MOST_PARTS = 256
 """Parts of a feature map that are summed up apart; with as many, float32 sums are as good as float64 ones here."""
@@ -54,7 +56,7 @@ class InPlaceNorm(nn.Module):
             mean, variance = self.seen = _statistics(features)
         if features.device.type != "cpu":
             return F.batch_norm(features, mean, variance, norm.weight, norm.bias, False, 0.0, norm.eps)
-        unused = {name: features.new_empty(0) for name in ("save_mean", "save_invstd")}
+        unused = {name: mean.new_empty(0) for name in ("save_mean", "save_invstd")}
         # What F.batch_norm calls, which itself cannot overwrite.
         torch.ops.aten.native_batch_norm.out(
             features, norm.weight, norm.bias, mean, variance, False, 0.0, norm.eps, out=features, **unused
@@ -71,7 +73,7 @@ def _statistics(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     parts = math.gcd(features[0, 0].numel(), MOST_PARTS)
     rows = features.movedim(1, -1).reshape(-1, parts * features.shape[1])
     means, variances = torch.batch_norm_update_stats(rows, None, None, 0.0)
-    return pool(means.view(parts, -1), variances.view(parts, -1))
+    return pool(means.float().view(parts, -1), variances.float().view(parts, -1))
 
 
 def pool(means: torch.Tensor, variances: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -84,21 +86,84 @@ class ChannelsLast(nn.Module):
 
     PyTorch hands small inputs not to oneDNN but to a slower routine that first writes down each voxel's 27 neighbours.
     Hence oneDNN is called by name.
+
+    Args:
+        layer: The convolution, of zero padding.
+        precision: What it computes in and gives, whatever the input.
+
+    Attributes:
+        activation: oneDNN's name and numbers of a function that the output goes through before it is written.
     """
 
-    def __init__(self, layer: nn.Conv3d | nn.ConvTranspose3d) -> None:
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    def __init__(self, layer: nn.Conv3d, precision: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.layer: Any = layer
+        self.layer = layer
+        self.activation: tuple[str, list[float]] = ("none", [])
+        self.use(layer.weight, layer.bias, precision)
+
+    def use(self, weight: torch.Tensor, bias: torch.Tensor | None, precision: torch.dtype) -> None:
+        """Convolve with these, shapes as in the layer."""
+        self.precision = precision
+        self.register_buffer("weight", weight.detach().to(precision), persistent=False)
+        self.register_buffer("bias", None if bias is None else bias.detach().to(precision), persistent=False)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Convolve a feature map of shape (n, channels, z, y, x)."""
-        layer = self.layer
-        if isinstance(layer, nn.ConvTranspose3d):
-            result = layer(features)
-        else:
-            options = layer.padding, layer.stride, layer.dilation, layer.groups
-            result = torch.mkldnn_convolution(features, layer.weight, layer.bias, *options)
+        layer, features = self.layer, _marked_last(features.to(self.precision))
+        options = layer.padding, layer.stride, layer.dilation, layer.groups
+        result: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
+            features, self.weight, self.bias, *options, *self.activation, ""
+        )
         return result.contiguous(memory_format=torch.channels_last_3d)
+
+
+def _marked_last(features: torch.Tensor) -> torch.Tensor:
+    """The same voxels; of one channel, where any layout is channels last, strides say so, and outputs follow."""
+    if features.shape[1] == 1 and features.is_contiguous():
+        _, _, depth, height, width = features.shape
+        return features.as_strided(features.shape, (depth * height * width, 1, height * width, width, 1))
+    return features
+
+
+class Upsampling(nn.Module):
+    """A transposed convolution whose kernels do not overlap, as one product of matrices, in any precision."""
+
+    def __init__(self, layer: nn.ConvTranspose3d, precision: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.layer, self.precision = layer, precision
+        self.out_channels = layer.out_channels
+
+    @staticmethod
+    def suits(layer: nn.ConvTranspose3d) -> bool:
+        """Whether each voxel becomes a block of its own."""
+        plain = not any((*layer.padding, *layer.output_padding)) and layer.groups == 1
+        return plain and tuple(layer.kernel_size) == tuple(layer.stride) and set(layer.dilation) == {1}
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Enlarge a feature map of shape (n, channels, z, y, x); the result has its channels last."""
+        edges = (edge * step for edge, step in zip(features.shape[2:], self.layer.kernel_size, strict=True))
+        shape = (len(features), self.out_channels, *edges)
+        result = torch.empty(shape, dtype=self.precision, device=features.device, memory_format=torch.channels_last_3d)
+        return self.into(features, result)
+
+    def into(self, features: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Write the enlarged feature map into ``target``, which may be some channels of a larger one."""
+        layer, (count, channels, *edges) = self.layer, features.shape
+        kernel = layer.kernel_size
+        weight = layer.weight.movedim(1, -1).reshape(channels, -1).to(self.precision)
+        rows = features.to(self.precision).movedim(1, -1).reshape(-1, channels)
+        if layer.bias is None:
+            blocks = rows @ weight
+        else:
+            blocks = torch.addmm(layer.bias.to(self.precision).repeat(math.prod(kernel)), rows, weight)
+        parts = [part for pair in zip(edges, kernel, strict=True) for part in pair]
+        place = target.movedim(1, -1).unflatten(3, parts[4:]).unflatten(2, parts[2:4]).unflatten(1, parts[:2])
+        # Both in the order z, y, x, block, place in the block, channel.
+        place.permute(0, 1, 3, 5, 2, 4, 6, 7).copy_(blocks.view(count, *edges, *kernel, -1))
+        return target
 
 
 class LeanDecoder(nn.Module):
@@ -116,13 +181,12 @@ class LeanDecoder(nn.Module):
             for block in stage.convs:
                 features = block(features)
         logits: torch.Tensor = decoder.seg_layers[-1](features)
-        return logits.contiguous()
+        return logits.contiguous().float()
 
 
 def _joined(upsample: Any, features: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
     """``torch.cat((upsample(features), skips.pop()), 1)``, but neither part exists beside the other one's copy."""
-    skip = skips.pop()
-    own = (upsample.layer if isinstance(upsample, ChannelsLast) else upsample).out_channels
+    skip, own = skips.pop(), upsample.out_channels
     last = skip.is_contiguous(memory_format=torch.channels_last_3d)
     joined = torch.empty(
         (len(skip), own + skip.shape[1], *skip.shape[2:]),
@@ -132,30 +196,42 @@ def _joined(upsample: Any, features: torch.Tensor, skips: list[torch.Tensor]) ->
     )
     joined[:, own:] = skip
     del skip
-    joined[:, :own] = upsample(features)
+    if isinstance(upsample, Upsampling):
+        upsample.into(features, joined[:, :own])
+    else:
+        joined[:, :own] = upsample(features)
     return joined
 
 
 def lean(model: Model) -> Model:
     """A copy of the model that takes less time and memory on the CPU; its outputs differ by rounding."""
-    return model if model.device.type != "cpu" else with_layers(model, leaner)
+    return model if model.device.type != "cpu" else in_both(model, _lean)
 
 
-def leaner(layer: nn.Module) -> nn.Module | None:
-    """What takes a layer's place in a lean network; None if it stays.
+def _lean(model: Model) -> Model:
+    return with_layers(model, leaner(model.precision))
+
+
+def leaner(precision: torch.dtype) -> Callable[[nn.Module], nn.Module | None]:
+    """What takes a layer's place in a lean network that computes in some precision; None if it stays.
 
     Only layers that compute exactly what their copies do are replaced: others, such as those with statistics of their
     own or with hooks, stay as they are.
     """
+    return partial(_leaner, precision=precision)
+
+
+def _leaner(layer: nn.Module, precision: torch.dtype) -> nn.Module | None:
     if layer._forward_hooks or layer._forward_pre_hooks:
         return None
     if type(layer) is nn.InstanceNorm3d:
         return None if layer.track_running_stats else InPlaceNorm(layer)
-    if type(layer) is nn.Conv3d and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
-        return None
-    if isinstance(layer, nn.Conv3d | nn.ConvTranspose3d) and type(layer) in (nn.Conv3d, nn.ConvTranspose3d):
-        is_plain = layer.weight.is_cpu and layer.weight.dtype == torch.float32
-        return ChannelsLast(layer) if is_plain and torch.backends.mkldnn.is_available() else None
+    if type(layer) is nn.Conv3d or type(layer) is nn.ConvTranspose3d:
+        is_plain = layer.weight.is_cpu and layer.weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+        if isinstance(layer, nn.ConvTranspose3d):
+            return Upsampling(layer, precision) if is_plain and Upsampling.suits(layer) else None
+        is_plain = is_plain and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+        return ChannelsLast(layer, precision) if is_plain else None
     is_decoder = hasattr(layer, "transpconvs") and not getattr(layer, "deep_supervision", True)
     return LeanDecoder(layer) if is_decoder else None
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -26,7 +27,9 @@ from torch import nn
 from canvas import Canvas
 from coarse2fine.errors import ModelError
 from coarse2fine.nnunet.cpu_layers import InPlaceNorm, leaner, pool, with_layers
+from coarse2fine.nnunet.folding import fold_norms
 from coarse2fine.nnunet.model import Model
+from coarse2fine.nnunet.precision import in_both
 from coarse2fine.resampling.operators import Floats
 
 
@@ -128,13 +131,15 @@ class NormStatistics:
 def measure_statistics(model: Model, tiles: Sequence[torch.Tensor]) -> NormStatistics:
     """Statistics of all norm layers over some inputs, as if these were one.
 
-    Each network's passes are those of inference (``Model.forward``), in the precision that the device works in.
+    Each network's passes are those of inference (``Model.forward``), in the precision that the device works in; on the
+    CPU in single precision, whatever the model's, as they are few and all others depend on them.
 
     Args:
         model: The plain model.
         tiles: Network inputs, all of the same shape (channels, z, y, x).
     """
-    open_model = with_layers(model, leaner)
+    exact = dataclasses.replace(model, precision=torch.float32, trial=None)
+    open_model = with_layers(exact, leaner(exact.precision))
     networks = []
     for fold, network in enumerate(open_model.networks):
         norms = _norms(network)
@@ -148,7 +153,7 @@ def measure_statistics(model: Model, tiles: Sequence[torch.Tensor]) -> NormStati
 
 
 def with_frozen_statistics(model: Model, statistics: NormStatistics) -> Model:
-    """A lean copy of the model whose norm layers use these statistics, whatever the input.
+    """A lean copy of the model whose norm layers use these statistics, whatever the input; on the CPU they are folded.
 
     Args:
         model: The plain model.
@@ -157,7 +162,11 @@ def with_frozen_statistics(model: Model, statistics: NormStatistics) -> Model:
     Raises:
         ModelError: If they are of another model.
     """
-    frozen = with_layers(model, leaner)
+    return in_both(model, partial(_frozen, statistics=statistics))
+
+
+def _frozen(model: Model, statistics: NormStatistics) -> Model:
+    frozen = with_layers(model, leaner(model.precision))
     norms = [_norms(network) for network in frozen.networks]
     wanted = [[(2, norm.norm.num_features) for norm in network] for network in norms]
     given = [[layer.shape for layer in network] for network in statistics.layers]
@@ -170,6 +179,9 @@ def with_frozen_statistics(model: Model, statistics: NormStatistics) -> Model:
     for network, layers in zip(norms, statistics.layers, strict=True):
         for norm, layer in zip(network, layers, strict=True):
             norm.freeze(*torch.from_numpy(layer).to(model.device))
+    if model.device.type == "cpu":
+        for folded in frozen.networks:
+            fold_norms(folded)
     return frozen
 
 

@@ -7,6 +7,7 @@ import copy
 import io
 import itertools
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -46,6 +47,17 @@ class Scheme:
     high: float
 
 
+@dataclass(slots=True, eq=False)
+class Trial:
+    """Whether a model may compute in bfloat16, found out on its first input that shows foreground.
+
+    Attributes:
+        passed: None until it is known.
+    """
+
+    passed: bool | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
     """A trained nnU-Net v2 configuration, ready to run.
@@ -73,6 +85,8 @@ class Model:
         dataset: Parsed ``dataset.json``.
         flat: Whether the network is two-dimensional: patch and divisor are 1 along the working grid's first axis, and
             its spacing is that of each volume, written as 0.
+        precision: What networks compute in on the CPU; GPUs mix precisions as nnU-Net does there.
+        trial: What is known of bfloat16, if it may take the precision's place; see ``nnunet.precision``.
     """
 
     folder: Path
@@ -96,11 +110,20 @@ class Model:
     plans: Mapping[str, Any]
     dataset: Mapping[str, Any]
     flat: bool = False
+    precision: torch.dtype = torch.float32
+    trial: Trial | None = None
 
     @property
     def untranspose(self) -> Triple:
         """Axis of the working grid that becomes each axis of the file."""
         return triple(np.argsort(self.transpose))
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.device.type == "cuda":
+            return torch.autocast("cuda")
+        if self.device.type == "cpu" and self.precision != torch.float32:
+            return torch.autocast("cpu", self.precision)
+        return contextlib.nullcontext()
 
     def forward(self, batch: torch.Tensor, *, mirroring: bool, fold: int | None = None) -> torch.Tensor:
         """Network outputs, averaged over folds and mirrored inputs.
@@ -116,10 +139,9 @@ class Model:
         networks = self.networks if fold is None else (self.networks[fold],)
         axes = self.mirror_axes if mirroring else ()
         flips = [flip for count in range(1, len(axes) + 1) for flip in itertools.combinations(axes, count)]
-        autocast = torch.autocast(self.device.type) if self.device.type == "cuda" else contextlib.nullcontext()
         batch = batch.to(self.device)
         total: torch.Tensor | None = None
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode(), self._autocast():
             for network in networks:
                 logits = network(batch)
                 for flip in flips:

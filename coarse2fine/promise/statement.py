@@ -21,7 +21,7 @@ _FREE = {
     "promise": None,
     "blocks": None,
     "coarse": ("model", "folds", "checkpoint"),
-    "fine": ("model", "folds", "checkpoint", "mirroring"),
+    "fine": ("model", "folds", "checkpoint", "mirroring", "precision"),
 }
 """Settings that no box depends on, or that models' fingerprints stand for."""
 
