@@ -20,7 +20,7 @@ from coarse2fine.nnunet.sliding_window import sliding_window
 from coarse2fine.preprocessing.labels import Labels
 from coarse2fine.preprocessing.working_grid import WorkingView, view_volume
 from coarse2fine.system.device import room_for
-from coarse2fine.system.timing import Run
+from coarse2fine.system.timing import Run, Stage
 
 
 def segment_one_stage(
@@ -32,7 +32,7 @@ def segment_one_stage(
         Shape (z, y, x) of the volume.
     """
     writer = write_one_stage(volume, config, coarse, fine, run)
-    with run.clock.time("fine"):
+    with run.clock.time(Stage.FINE):
         return writer.finish()
 
 
@@ -58,20 +58,20 @@ def write_one_stage(
         probabilities: Whether the writer keeps these.
         previous: The previous stage's labels, if they are there already; shape (z, y, x) of the volume.
     """
-    with run.clock.time("fine"):
+    with run.clock.time(Stage.FINE):
         view = view_volume(volume, fine)
     prior: PreviousLabels | None = None
     if fine.cascade and previous is not None:
-        with run.clock.time("coarse"):
+        with run.clock.time(Stage.COARSE):
             prior = given_labels(previous, view, fine)
     elif fine.cascade and coarse is not None:
         prior = _first_stage(volume, config, coarse, fine, view, run)
-    with run.clock.time("fine"):
+    with run.clock.time(Stage.FINE):
         held = room_for(4 * len(view.channels) * prod(view.shape), view.device)
         data = view.on(held).read(Box.whole(view.shape))
         if prior is not None:
             data = torch.cat([data, prior.one_hot(Box.whole(view.shape), view.shape).to(held)])
-        with run.clock.time("fine.network"):
+        with run.clock.time(Stage.FINE.passes):
             logits = sliding_window(
                 fine,
                 data,
@@ -88,7 +88,7 @@ def _first_stage(
     volume: Volume[Any], config: Config, coarse: Model, fine: Model, view: WorkingView, run: Run
 ) -> PreviousLabels:
     """The labels of a cascade's previous stage, which is run for them."""
-    with run.clock.time("coarse"):
+    with run.clock.time(Stage.COARSE):
         seen = view_volume(volume, coarse, config.coarse.spacing)
         result = predict_heatmap(CoarseStage(coarse, fine, config.coarse), seen, run)
         return previous_labels(result, seen, view, fine)

@@ -43,7 +43,7 @@ from coarse2fine.report import (
 )
 from coarse2fine.reserve import closing_seconds
 from coarse2fine.segmenter import Segmented, Segmenter, check_models, make_segmenter, preset
-from coarse2fine.system.timing import Progress, Run, silent
+from coarse2fine.system.timing import Progress, Run, Stage, silent
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,12 +147,12 @@ class Pipeline:
         """
         run = Run(progress=progress)
         with run.clock.time("total"):
-            with run.stage("read"):
+            with run.stage(Stage.READ):
                 volume = (read or self.read)(files)
                 known = read_labels(previous, self.fine, volume) if previous else None
                 shown = None if mask is None else mask_over(str(mask), volume.grid)
             result = self._segment(volume, run, output, probabilities, known, shown)
-            with run.stage("write"):
+            with run.stage(Stage.WRITE):
                 if output.name.endswith(DICOM_SUFFIX):
                     write_segmentation(result.labels, self.fine.labels.values_of, files[0], output)
                 else:
@@ -212,26 +212,26 @@ class Pipeline:
         previous: Labels | None,
         mask: NDArray[np.bool_] | None,
     ) -> Result:
-        with run.clock.time("read"):  # once, and not for each of the networks; nothing happens to what is in memory
+        with run.clock.time(Stage.READ):  # once, and not for each of the networks; nothing happens to what is in memory
             volume = replace(volume, channels=tuple(np.asarray(channel) for channel in volume.channels))
         if self.segmenter is None:
             return self._one_stage(volume, run, probabilities, previous, mask)
         closing_s = 0.0
         if self.config.deadline is not None:
-            with run.clock.time("write"):
+            with run.clock.time(Stage.WRITE):
                 closing_s = closing_seconds(volume, self.fine.labels.dtype, output, run.clock)
         seen = self._look(self.segmenter, volume, run, previous)
-        with run.clock.time("rois"):
+        with run.clock.time(Stage.ROIS):
             scene = seen if mask is None else scene_within(seen, mask)
         tree = self.segmenter.regions(scene, run)
         if not tree.parents and self.config.rois.empty == "one-stage":
             empty = "the heatmap is empty: ran one-stage instead"
             return self._one_stage(volume, run, probabilities, previous, mask, empty)
         found = self.segmenter.segment(tree, scene, run, closing_s=closing_s, probabilities=probabilities)
-        with run.clock.time("fine"):
+        with run.clock.time(Stage.FINE):
             labels = unset_outside(found.writer.finish(), mask)
             values = found.writer.probabilities()
-        with run.clock.time("account"):
+        with run.clock.time(Stage.ACCOUNT):
             case = likeness_of(volume, seen) if self.config.promise else None
             promise = promised(self.config, case, left=len(found.fine.left), masked=mask is not None)
             kept = self._kept(self.segmenter, found, scene, closing_s)
@@ -251,10 +251,10 @@ class Pipeline:
 
     def _look(self, segmenter: Segmenter, volume: Volume, run: Run, previous: Labels | None) -> Scene:
         """Volume -> heatmap, and the fine model's view of the volume."""
-        with run.clock.time("coarse"):
+        with run.clock.time(Stage.COARSE):
             seen = view_volume(volume, segmenter.coarse, self.config.coarse.spacing)
         coarse = segmenter.heatmap(seen, run, keep_outputs=segmenter.labels_coarsely)
-        with run.clock.time("fine"):
+        with run.clock.time(Stage.FINE):
             view = view_volume(volume, self.fine).uploaded()
             known = given_labels(previous, view, self.fine) if previous is not None and self.fine.cascade else None
         return Scene(view, coarse, known)
@@ -271,10 +271,10 @@ class Pipeline:
         writer = write_one_stage(
             volume, self.config, self.coarse, self.fine, run, probabilities=probabilities, previous=previous
         )
-        with run.clock.time("fine"):
+        with run.clock.time(Stage.FINE):
             labels = unset_outside(writer.finish(), mask)
             values = writer.probabilities()
-        with run.clock.time("account"):
+        with run.clock.time(Stage.ACCOUNT):
             report = self._report(volume, labels, None, None, None, None, mask, warnings)
         return Result(labels, report, probabilities=values)
 

@@ -18,6 +18,7 @@ from canvas import Triple
 from coarse2fine.io import atomic_write
 from coarse2fine.promise.statement import Promised
 from coarse2fine.system.memory import peak_bytes
+from coarse2fine.system.timing import Stage
 
 PACKAGES = (
     "coarse2fine",
@@ -29,9 +30,6 @@ PACKAGES = (
     "SimpleITK",
     "connected-components-3d",
 )
-
-
-_NO_STAGES = {"total", "measure"}  # fields of ``Timing``
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +56,9 @@ class Timing:
     account: float = 0.0
 
     @property
-    def stages(self) -> dict[str, float]:
+    def stages(self) -> dict[Stage, float]:
         """Seconds of each stage that is part of ``total``, in order; in files they add up to it."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NO_STAGES}
+        return {stage: getattr(self, stage) for stage in Stage}
 
     @classmethod
     def of(cls, seconds: Mapping[str, float]) -> Self:
@@ -80,7 +78,7 @@ class NetworkTime:
     @classmethod
     def of(cls, seconds: Mapping[str, float]) -> Self:
         """From a clock's seconds by name."""
-        return cls(**{field.name: seconds.get(f"{field.name}.network", 0.0) for field in fields(cls)})
+        return cls(**{field.name: seconds.get(Stage(field.name).passes, 0.0) for field in fields(cls)})
 
     @property
     def total(self) -> float:

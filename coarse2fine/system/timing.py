@@ -7,11 +7,34 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
 Ticks = Callable[[int, int], None]
 """Called with (done, total) after every step of one stage."""
+
+
+class Stage(StrEnum):
+    """The stages of a run over a volume, in the order in which they begin; together they are all of its time.
+
+    What each of them spends in network passes is booked under ``passes`` as well, and is part of it. Only ``PACK`` runs
+    inside of another one, ``FINE``.
+    """
+
+    READ = "read"
+    COARSE = "coarse"
+    ROIS = "rois"
+    ASSIGN = "assign"
+    PACK = "pack"
+    FINE = "fine"
+    WRITE = "write"
+    ACCOUNT = "account"
+
+    @property
+    def passes(self) -> str:
+        """Under what name network passes of the stage are booked."""
+        return f"{self}.network"
 
 
 class Clock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -13,11 +14,11 @@ from conftest import blobs
 from infer_runs import Models, run, save, use
 from large_volumes import write_image
 
-from coarse2fine.cli.profile import ELSEWHERE, Spent, add_up, spent
+from coarse2fine.cli.profile import Spent, add_up, highest, spent
 from coarse2fine.config.reader import load_config
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.report import Boxes, Canvases, Coverage, NetworkTime, RunReport, Timing
-from coarse2fine.system.timing import Clock
+from coarse2fine.system.timing import Clock, Stage
 
 TIMING = Timing(read=1.0, coarse=2.0, fine=4.0, write=0.5, total=8.0, measure=3.0, account=0.5)
 NETWORK = NetworkTime(coarse=1.5, fine=3.0)
@@ -69,14 +70,14 @@ def test_run_files__any_mode__books_all_of_its_time(
 def test_spent__stages__have_their_share_of_the_total_and_what_is_left_is_named() -> None:
     """Measures come after the total; stages that took no time are left out."""
     assert spent(TIMING, NETWORK) == (
-        Spent("read", 1.0, 0.125, 0.0),
-        Spent("coarse", 2.0, 0.25, 1.5),
-        Spent("fine", 4.0, 0.5, 3.0),
-        Spent("write", 0.5, 0.0625, 0.0),
-        Spent("account", 0.5, 0.0625, 0.0),
+        Spent(Stage.READ, 1.0, 0.125, 0.0),
+        Spent(Stage.COARSE, 2.0, 0.25, 1.5),
+        Spent(Stage.FINE, 4.0, 0.5, 3.0),
+        Spent(Stage.WRITE, 0.5, 0.0625, 0.0),
+        Spent(Stage.ACCOUNT, 0.5, 0.0625, 0.0),
     )
-    assert spent(Timing(fine=3.0, total=4.0), NETWORK)[-1] == Spent(ELSEWHERE, 1.0, 0.25, 0.0)
-    assert spent(Timing(fine=8.0, total=4.0), NETWORK) == (Spent("fine", 8.0, 2.0, 3.0),)
+    assert spent(Timing(fine=3.0, total=4.0), NETWORK)[-1] == Spent(None, 1.0, 0.25, 0.0)
+    assert spent(Timing(fine=8.0, total=4.0), NETWORK) == (Spent(Stage.FINE, 8.0, 2.0, 3.0),)
 
 
 def test_add_up__two_runs__is_the_sum_of_each_time() -> None:
@@ -85,6 +86,8 @@ def test_add_up__two_runs__is_the_sum_of_each_time() -> None:
     timing, network = add_up([report, report])
     assert timing == Timing(read=2.0, coarse=4.0, fine=8.0, write=1.0, total=16.0, measure=6.0, account=1.0)
     assert network == NetworkTime(coarse=3.0, fine=6.0)
+    peaks = [{"resident": 5.0}, {"resident": 4.0, "gpu": 2.0}]
+    assert highest([replace(report, peak_memory_mb=peak) for peak in peaks]) == {"resident": 5.0, "gpu": 2.0}
 
 
 def rows_of(text: str) -> list[list[str]]:
@@ -103,6 +106,8 @@ def test_main__profile__shows_a_table_for_each_case_and_one_for_all(
     for title in (["a:"], ["b:"], ["2", "cases:"]):
         assert [*title, "where", "the", "time", "went"] in rows
     assert rows.count(["stage", "seconds", "share", "in", "networks"]) == 3
+    peaks = [float(row[3]) for row in rows if row[:3] == ["peak", "memory,", "resident"]]
+    assert peaks[2] == max(peaks) > 10
     totals = [float(row[1]) for row in rows if row[:1] == ["total"]]
     assert totals[2] == pytest.approx(totals[0] + totals[1], abs=0.02)
     shares = [float(row[2].rstrip("%")) for row in rows if row[:1] in (["coarse"], ["fine"])]

@@ -220,7 +220,7 @@ def test_measure_statistics__two_tiles__has_the_statistics_of_both(either: Model
     tiles = [crops(0), 3 + 2 * crops(1)]
     outputs: list[torch.Tensor] = []
     conv = next(layer for layer in either.networks[0].modules() if isinstance(layer, nn.Conv3d))
-    mean, variance = torch.from_numpy(measure_statistics(either, [tile[0].numpy() for tile in tiles]).layers[0][0])
+    mean, variance = torch.from_numpy(measure_statistics(either, [tile[0] for tile in tiles]).layers[0][0])
     handle = conv.register_forward_hook(lambda layer, inputs, output: outputs.append(output.clone()))
     for tile in tiles:
         either.forward(tile, mirroring=False)

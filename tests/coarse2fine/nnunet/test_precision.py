@@ -44,8 +44,8 @@ def batch(model: Model) -> torch.Tensor:
 def test_in_precision__bf16__rounds_every_layer_and_gives_single_precision(kind: str, model: Model) -> None:
     """Outputs are near those of single precision, and not nearer than eight bits allow."""
     half, inputs = in_precision(model, "bf16"), batch(model)
-    statistics = measure_statistics(half, [inputs[0].numpy()])
-    for one, other in zip(statistics.layers[0], measure_statistics(model, [inputs[0].numpy()]).layers[0], strict=True):
+    statistics = measure_statistics(half, [inputs[0]])
+    for one, other in zip(statistics.layers[0], measure_statistics(model, [inputs[0]]).layers[0], strict=True):
         assert (one == other).all()  # these are measured in single precision
 
     def run(which: Model) -> torch.Tensor:
