@@ -7,13 +7,16 @@ score, as far as the network beyond the layer is linear.
 Where an instance normalisation comes after the layer, as in nnU-Net's networks, dy/dA_k adds up to nothing over space
 but for the borders, because what is the same everywhere is taken off again. The mean then says nothing. HiResCAM takes
 none: its map is ReLU(sum of dy/dA_k A_k), place by place; where gradients are the same everywhere it is Grad-CAM's.
+
+Layer norms of transformers do the same to each token by itself, against which no choice of the mean helps: see
+``conserving``.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from math import prod
 from typing import Any, Literal
 
@@ -22,6 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from coarse2fine.errors import ConfigError
+from coarse2fine.explain.conserving import conserving
 from coarse2fine.explain.scores import Score, score_of
 
 _MOST_NAMES = 5
@@ -39,6 +43,7 @@ def grad_cam(
     mask: torch.Tensor | None = None,
     grid: Sequence[int] | None = None,
     method: Method = "grad-cam",
+    conserve: bool = False,
 ) -> torch.Tensor:
     """The map of a class at a layer.
 
@@ -55,6 +60,8 @@ def grad_cam(
         grid: How tokens lie, as (rows, columns) or (z, y, x); those before them, such as a class token, are left out.
             None finds it out, where patches have equal edges and there is at most one token before them.
         method: How gradients count.
+        conserve: Whether they pass layer norms and attention as if these were linear, which maps of transformers need.
+            Without, maps are those of the formula alone, as other libraries give them. See ``conserving``.
 
     Returns:
         Shape (n, *space), not negative.
@@ -63,7 +70,7 @@ def grad_cam(
         ConfigError: If there is no such layer or class, or the layer's output is no map, or has no part in the score.
     """
     score = score_of(target, mask) if isinstance(target, int) else target
-    return layer_map(network, inputs, layer, score, grid=grid, method=method)[0]
+    return layer_map(network, inputs, layer, score, grid=grid, method=method, conserve=conserve)[0]
 
 
 def layer_map(
@@ -74,6 +81,7 @@ def layer_map(
     *,
     grid: Sequence[int] | None = None,
     method: Method = "grad-cam",
+    conserve: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A map, and the network's output, shape (n, classes, ...); arguments and errors as of ``grad_cam``."""
     module = find_layer(network, layer)
@@ -84,14 +92,16 @@ def layer_map(
         kept.append(_only_tensor(output, layer).detach().requires_grad_())
         return kept[-1].clone()
 
-    handle = module.register_forward_hook(keep)
-    try:
-        with torch.inference_mode(False), torch.enable_grad(), _evaluating(network):
-            outputs = network(inputs.detach().clone())
-            outputs = outputs[0] if isinstance(outputs, tuple | list) else outputs
-            features, gradients = _gradients(score(outputs), kept, layer)
-    finally:
-        handle.remove()
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(_evaluating(network))
+        if conserve:  # first, so that what is kept is what comes out of it
+            stack.enter_context(conserving(network))
+        stack.callback(module.register_forward_hook(keep).remove)
+        outputs = network(inputs.detach().clone())
+        outputs = outputs[0] if isinstance(outputs, tuple | list) else outputs
+        features, gradients = _gradients(score(outputs), kept, layer)
     space = inputs.shape[2:]
     if features.ndim == 3 and len(space) > 1:
         features, gradients = (_as_grid(tokens, space, grid, layer) for tokens in (features, gradients))

@@ -28,11 +28,11 @@ def data(tmp_path: Path) -> Path:
         (folder / name).mkdir(parents=True)
     with (folder / "table.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("file", "patient", "finding"))
+        writer.writerow(("file", "patient", "view"))
         for number in range(12):
             name = f"x{number:02}"
             Image.fromarray(generator.integers(0, 255, (40, 40), np.uint8)).save(folder / "images" / f"{name}.jpg")
-            writer.writerow((f"{name}.jpg", f"p{number // 2}", "COVID-19" if number % 2 else "SARS"))
+            writer.writerow((f"{name}.jpg", f"p{number // 2}", ("PA", "AP", "AP Supine")[number % 3]))
             if number < 10:
                 mask = np.zeros((40, 40), np.uint8)
                 mask[10:30, :20] = 255
@@ -62,8 +62,8 @@ def test_with_map__any_block__changes_no_output() -> None:
     arm = explain.ARMS[-1]
     tuned = put_head(explain.new_network(arm, (48, 48), 0), Classification(("object",))).eval()
     images = torch.randn(2, 1, 48, 48)
-    for layer in arm.layers.values():
-        other, name = explain.with_map(tuned, layer)
+    for view in arm.views.values():
+        other, name = explain.with_map(tuned, view.layer)
         torch.testing.assert_close(other(images), tuned(images))
         assert not any("0.1" in key for key in dict(tuned.named_modules()))
         assert isinstance(other.get_submodule(name), explain.AsMap)
@@ -84,8 +84,12 @@ def test_study__one_step__gives_rows_of_all_networks_and_goes_on(
         assert set(hits) == {*names, explain.FLAT}
         assert {len(row.cases) for row in hits.values()} == {4}
     differences = [row.value for row in rows if row.measure in (explain.CAPTUM, explain.MONAI)]
-    assert len(differences) == 2 * 2 * (len(names) - 1)
+    assert len(differences) == 2 * 2 * sum(
+        view.method == "grad-cam" for arm in explain.ARMS for view in arm.views.values()
+    )
     assert max(differences) < 1e-5
+    good = {row.method: row.measure for row in rows if row.measure in (explain.ACCURACY, explain.DICE)}
+    assert good == {arm.name: explain.DICE if arm.dense else explain.ACCURACY for arm in explain.ARMS}
     inside = {row.method: row for row in rows if row.measure == explain.INSIDE}
     assert inside[explain.FLAT].value == pytest.approx(0.25, abs=0.01)
     assert all(0 <= row.value <= 1 for row in inside.values())
