@@ -45,9 +45,9 @@ ABOUT = (
     "tokens, as a classifier; conserving: gradients pass layer norms and attention as if linear, as they do in "
     "c2f-explain. Radiographs: at 64 x 64, taken from the front (AP) against from the back (PA), a third of the "
     "patients held out; of held-out AP radiographs with lung masks the share of the map inside of the lungs, against "
-    "the lungs' share of the image. How a radiograph was taken is seen on shoulder blades, heart and arms as well as on "
-    "lungs, so that share says where networks look, not whether they are right to. Differences to captum and MONAI are "
-    "shares of the highest value."
+    "the lungs' share of the image. How a radiograph was taken is seen on shoulder blades, heart and arms as well as "
+    "on lungs, so that share says where networks look, not whether they are right to. Differences to captum and MONAI "
+    "are shares of the highest value."
 )
 FLAT = "same everywhere"
 HITS, INSIDE = "planted objects that are hit", "share of the map inside of the lungs"
@@ -218,7 +218,7 @@ def planted(shape: tuple[int, ...], count: int, generator: np.random.Generator) 
 
 
 def radiographs(folder: Path) -> tuple[Examples, dict[int, Array]]:
-    """Pictures, whether they were taken from the front (AP, AP supine), and by their numbers the lung masks of those that have one.
+    """Pictures, whether they were taken from the front, and by their numbers the lung masks of those that have one.
 
     Raises:
         MissingDataError: If they are not there.

@@ -46,7 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--layer",
         metavar="NAME",
-        help="a part of the network, such as encoder.stages.3 (default: the last stage of the encoder)",
+        help="a part of the network, such as encoder.stages.3 (default: the middle stage of the encoder, or the first "
+        "block of a transformer)",
     )
     add(
         "--method",

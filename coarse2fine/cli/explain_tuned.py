@@ -69,7 +69,9 @@ def map_of(loaded: Loaded, file: Path, head: int, layer: str, method: Method, de
     if seen is None:
         raise ModelError(f"{loaded.folder} has learned from volumes", "Name a volume.")
     original, inputs = read_picture(file), _inputs(loaded, seen, file)
-    found, outputs = layer_map(loaded.network.to(device), inputs.to(device), layer, score_of(head), method=method)
+    found, outputs = layer_map(
+        loaded.network.to(device), inputs.to(device), layer, score_of(head), method=method, conserve=True
+    )
     dense = outputs.ndim == 4
     explained = found_in(outputs, head) if dense else torch.zeros_like(found, dtype=torch.bool)
     size = original.shape[1:]

@@ -1,14 +1,14 @@
 """Gradients of transformers that add up: norms' scales and attention's weights count as constants.
 
-A layer norm gives the same for a token x and for c x. So feature times gradient adds up to nothing in front of it (Euler
-on functions of degree 0), whatever the token says, and what is left of its parts is of either sign. Attention's weights
-saturate, and their gradients say where it would look if a token were a little different, not what it has seen. Ali and
-others (*XAI for Transformers: Better Explanations through Conservative Propagation*, ICML 2022) let gradients pass both
-as if they were linear: then feature times gradient adds up to the score from layer to layer, as far as activations and
-biases allow.
+A layer norm gives the same for a token x and for c x. So feature times gradient adds up to nothing in front of it
+(Euler, on functions of degree 0), whatever the token says, and what is left of its parts is of either sign. Attention's
+weights saturate, and their gradients say where it would look if a token were a little different, not what it has seen.
+Ali and others (*XAI for Transformers: Better Explanations through Conservative Propagation*, ICML 2022) let gradients
+pass both as if they were linear: then feature times gradient adds up to the score from layer to layer, as far as
+activations and biases allow.
 
-Instance normalisation is left alone: its statistics are those of a whole map, and what an object does to them is part of
-how a network finds it.
+Instance normalisation is left alone: its statistics are those of a whole map, and what an object does to them is part
+of how a network finds it.
 """
 
 from __future__ import annotations

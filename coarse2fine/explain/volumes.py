@@ -21,6 +21,7 @@ from coarse2fine.errors import ConfigError, ModelError
 from coarse2fine.explain.gradcam import Method, find_layer, layer_map
 from coarse2fine.explain.scores import found_in, score_of
 from coarse2fine.io import Volume
+from coarse2fine.networks.features import middle_stage
 from coarse2fine.nnunet.model import Model, gaussian
 from coarse2fine.nnunet.sliding_window import tiles_touching
 from coarse2fine.preprocessing.working_grid import WorkingView, view_volume
@@ -81,9 +82,8 @@ class Explanation:
 
 
 def default_layer(model: Model) -> str:
-    """The last stage of the encoder, whose features mean most and are coarsest."""
-    names = [name for name, _ in model.networks[0].get_submodule("encoder.stages").named_children()]
-    return f"encoder.stages.{names[-1]}"
+    """The encoder's middle stage."""
+    return f"encoder.stages.{middle_stage(model.networks[0])}"
 
 
 def explain_volume(
@@ -102,7 +102,7 @@ def explain_volume(
         model: All its folds are averaged; without mirroring.
         volume: In memory.
         label: Its name, or a region's, as in ``dataset.json``.
-        layer: A part of the network, as ``named_modules()`` of it says; None for the last stage of the encoder.
+        layer: A part of the network, as ``named_modules()`` of it says; None for the middle stage of the encoder.
         method: HiResCAM, as Grad-CAM's mean says little before an instance normalisation (see ``gradcam``).
         mask: The voxels that are explained, shape (z, y, x) of the volume; None for those in which the network finds
             the label.
@@ -234,7 +234,7 @@ def _explain_tile(
     batch = inputs[None].contiguous()
     values, explained = np.zeros(tile.shape, np.float32), np.zeros(tile.shape, np.float32)
     for network in model.networks:
-        found, outputs = layer_map(network, batch, subject.layer, score, method=method)
+        found, outputs = layer_map(network, batch, subject.layer, score, method=method, conserve=True)
         values += found[0].cpu().numpy()  # of a flat one without its axis of 1
         if subject.dense:
             explained += counted(outputs)[0].cpu().numpy()

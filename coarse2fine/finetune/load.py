@@ -14,7 +14,7 @@ from coarse2fine.errors import ModelError
 from coarse2fine.finetune.begin import image_of
 from coarse2fine.finetune.heads import Tuned, put_head
 from coarse2fine.finetune.tasks import Classification, Segmentation
-from coarse2fine.networks.features import channels_of, encoder_of
+from coarse2fine.networks.features import channels_of, middle_stage
 from coarse2fine.networks.vit import ViT
 from coarse2fine.nnunet.loading import load_plans, new_network
 from coarse2fine.nnunet.model import Model
@@ -38,8 +38,8 @@ class Loaded:
         size: Height and width that pictures are brought to; shape (z, y, x) of the windows in which it sees volumes.
         intensities: How pictures are normalised; None: it sees volumes.
         model: Of ``load_plans``, by which it sees volumes; of pictures the plans of the network, if it has some.
-        layer: Where maps are made of it if nothing is said: of a transformer what the last block's attention sees, of
-            nnU-Net's the encoder's last stage.
+        layer: Where maps are made of it if nothing is said: of a transformer what comes out of the first block, as
+            later ones may have spread what they found over all places; of nnU-Net's the encoder's middle stage.
     """
 
     folder: Path
@@ -112,8 +112,8 @@ def _network(path: Path, task: Classification | Segmentation, model: Model | Non
 
 def _layer(network: nn.Module) -> str:
     if isinstance(network, ViT):
-        return f"network.blocks.{network.shape.depth - 1}.norm1"
-    return f"network.encoder.stages.{len(encoder_of(network).stages) - 1}"
+        return "network.blocks.0"
+    return f"network.encoder.stages.{middle_stage(network)}"
 
 
 def _task(said: Mapping[str, str], path: Path) -> Classification | Segmentation:

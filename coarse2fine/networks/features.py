@@ -46,6 +46,15 @@ def channels_of(network: nn.Module) -> int:
     return first.shape[1]
 
 
+def middle_stage(network: nn.Module) -> int:
+    """The number of the stage in the middle of a network of nnU-Net's, from 0; the earlier one of two.
+
+    Its features are those that maps are made of: deeper ones mean more and are coarser, but what a U-Net finds hardly
+    depends on the deepest where the connections that skip them suffice.
+    """
+    return (len(encoder_of(network).stages) - 1) // 2
+
+
 def encoder_of(network: nn.Module) -> Any:
     """What of a network makes these features, and can be given in its place: a transformer is nothing else."""
     return getattr(network, "encoder", network)

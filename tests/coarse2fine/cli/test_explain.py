@@ -61,7 +61,7 @@ def test_main__oblique_file__has_its_map_in_its_geometry(
     assert found[inside].sum() > 5 * inside.mean() * found.sum()
     assert np.asarray(Image.open(picture).convert("RGB")).std() > 10
     told = says(capsys)
-    assert "hires-cam at layer encoder.stages.2, fold all" in told
+    assert "hires-cam at layer encoder.stages.1, fold all" in told
     assert "scan: lesion, " in told
 
 

@@ -55,7 +55,7 @@ def test_main__picture_and_a_2d_model__has_its_map_over_the_object(
     assert (found.dtype, found.shape, found.max()) == (np.uint16, (36, 24), 65535)
     assert inside.flatten()[found.argmax()]
     assert found[inside].sum() / found.sum() > 5 * inside.mean()
-    assert "hires-cam at layer encoder.stages.2" in capsys.readouterr().err
+    assert "hires-cam at layer encoder.stages.1" in capsys.readouterr().err
     assert Image.open(tmp_path / "o.png").width == 1200
 
 
@@ -91,7 +91,7 @@ def test_main__volume_and_a_2d_model__is_explained_slice_by_slice(
     data = view.read(view.window)
     for number in range(5):
         for network in model.networks:
-            wanted[number] += grad_cam(network, data[None, :, number], "encoder.stages.2", 1, method="hires-cam")[
+            wanted[number] += grad_cam(network, data[None, :, number], "encoder.stages.1", 1, method="hires-cam")[
                 0
             ].numpy()
     assert wanted.max() > 0
@@ -120,7 +120,7 @@ def test_main__fine_tuned_network_of_plans__has_the_map_of_a_picture(
     assert loaded.intensities is not None
     batch = torch.from_numpy(loaded.intensities.normalise(read_picture(picture, loaded.size)))[None]
     head = loaded.outputs[label]
-    found = grad_cam(loaded.network, batch, "network.encoder.stages.2", head, method="hires-cam")
+    found = grad_cam(loaded.network, batch, "network.encoder.stages.1", head, method="hires-cam")
     wanted = F.interpolate(found[None], (3 * EDGE, 2 * EDGE), mode="bilinear")[0, 0].numpy()
     assert wanted.max() > 0
     np.testing.assert_allclose(np.asarray(Image.open("map.png")) / 65535, wanted / wanted.max(), atol=2e-5)

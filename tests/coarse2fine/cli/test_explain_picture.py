@@ -69,7 +69,7 @@ def test_load_tuned__any_task__gives_what_the_fine_tuning_predicted(place: Path,
     [("label", "bright"), pytest.param("class", "bright", marks=pytest.mark.long), ("mask", "foreground")],
 )
 def test_main__picture__has_its_map_in_its_own_size(place: Path, what: str, label: str) -> None:
-    """It is HiResCAM at the norm of the last block, brought to the picture's size."""
+    """It is HiResCAM at the first block, with gradients that conserve the score, brought to the picture's size."""
     large = save_picture(place / "large.png", np.kron(np.asarray(Image.open("set/images/p02.png")), np.ones((3, 2))))
     folder = tune(*WHAT[what])
     words = ("-i", large, "-o", "map.png", "--model", folder, "--label", label)
@@ -79,7 +79,9 @@ def test_main__picture__has_its_map_in_its_own_size(place: Path, what: str, labe
     loaded = load_tuned(folder)
     inputs = torch.from_numpy(loaded.intensities.normalise(read_picture(large, loaded.size)))[None]
     expected = F.interpolate(
-        grad_cam(loaded.network, inputs, "network.blocks.1.norm1", loaded.outputs[label], method="hires-cam")[None],
+        grad_cam(loaded.network, inputs, "network.blocks.0", loaded.outputs[label], method="hires-cam", conserve=True)[
+            None
+        ],
         found.shape,
         mode="bilinear",
     )[0, 0]

@@ -158,10 +158,10 @@ def test_explain__fine_tuning_of_volumes__its_map_lies_over_the_volume(
     common = words("-i", scan, "-o", tmp_path / "map.nii.gz", "--model", output, "--label", "bright", "--device", "cpu")
     loaded = load_tuned(output)
     assert loaded.model is not None
-    layer = {"nnunet": "network.encoder.stages.2", "vit": "network.blocks.1.norm1"}[network]
+    layer = {"nnunet": "network.encoder.stages.1", "vit": "network.blocks.0"}[network]
     view = view_volume(read_volume([scan]), loaded.model)
     batch = view.read(view.window)[None]
-    wanted = grad_cam(loaded.network, batch, layer, 0, method="hires-cam")[0].numpy()
+    wanted = grad_cam(loaded.network, batch, layer, 0, method="hires-cam", conserve=True)[0].numpy()
     assert explain_main([*common, "--png", str(tmp_path / "map.png")]) == 0
     told = capsys.readouterr().err
     assert f"hires-cam at layer {layer}" in told

@@ -79,7 +79,7 @@ def test_explain_volume__several_tiles__equals_captum_blended_as_nnunet_does(
             def summed(batch: torch.Tensor, network: Any = network, voxels: torch.Tensor = voxels) -> torch.Tensor:
                 return (network(batch)[:, head] * voxels).flatten(1).sum(1)
 
-            layer = network.encoder.stages[2]
+            layer = network.encoder.stages[1]
             raw = LayerGradCam(summed, layer).attribute(tile.clone().requires_grad_(), relu_attributions=True)
             found = F.interpolate(raw.detach(), model.patch, mode="trilinear")[0, 0]
             total[here] += found * gaussian / len(model.networks)
@@ -94,7 +94,7 @@ def test_explain_volume__several_tiles__equals_captum_blended_as_nnunet_does(
     np.testing.assert_allclose(result.values, expected / expected.max(), atol=2e-3)  # nnU-Net's weights are halves
     assert result.values.max() == 1
     assert result.values.dtype == np.float32
-    assert result.layer == "encoder.stages.2" == default_layer(model)
+    assert result.layer == "encoder.stages.1" == default_layer(model)
     assert steps[-1][0] == steps[-1][1] == len(steps) > 1
     assert not masked or np.array_equal(result.explained, drawn)
 
