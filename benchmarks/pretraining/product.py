@@ -64,6 +64,8 @@ fine network gets to see.
 **Brains.** A coarse network of 17 structures at 3 mm with {BRAINS.features} channels, pretrained on the 14 training \
 images, trained for {STEPS} steps on 2 or 5 labelled ones; Dice at 3 mm on {TEST} test brains, of all structures as \
 one, and the mean over structures.
+
+So few steps leave all of these networks far from trained: differences say how fast they learn, not where they end.
 """
 IOU, RECALL, ANY, EACH = (
     "EM: IoU end to end",
