@@ -212,6 +212,8 @@ class Pipeline:
         previous: Labels | None,
         mask: NDArray[np.bool_] | None,
     ) -> Result:
+        if self.fine.trial is not None:
+            self.fine.trial.passed = None
         with run.clock.time(Stage.READ):  # once, and not for each of the networks; nothing happens to what is in memory
             volume = replace(volume, channels=tuple(np.asarray(channel) for channel in volume.channels))
         if self.segmenter is None:

@@ -30,7 +30,7 @@ from coarse2fine.large.failed import SUFFIX
 from coarse2fine.large.output import Output, plan_output, was_published
 from coarse2fine.large.parts import PartDone, segment_part
 from coarse2fine.large.phases import Settings
-from coarse2fine.large.plan import refuse_deadline
+from coarse2fine.large.plan import check_by_region
 from coarse2fine.large.report import StoreReport
 from coarse2fine.large.run import segment_store
 from coarse2fine.large.source import Source
@@ -90,7 +90,7 @@ def infer_store(options: argparse.Namespace, config: Config, console: Console) -
         channel=options.channel,
         mask=options.mask,
     )
-    refuse_deadline(config, source)
+    check_by_region(config, source)
     if options.region:
         grid = source.open()[0].levels[0].grid
         source = dataclasses.replace(source, region=parse_region(options.region, grid))

@@ -23,7 +23,7 @@ from coarse2fine.large.masked import Looked, cells_to_do, find_looked
 from coarse2fine.large.norm import FIRST_CELLS, needs_norm, settle_norm
 from coarse2fine.large.output import Output
 from coarse2fine.large.phases import DEFAULTS, Phases, Settings, scan_volume
-from coarse2fine.large.plan import Plan, job_of, plan_run, refuse_deadline
+from coarse2fine.large.plan import Plan, check_by_region, job_of, plan_run
 from coarse2fine.large.segment import MergeCell, SegmentBlock
 from coarse2fine.large.source import Source
 from coarse2fine.preprocessing.working_grid import volume_doubts
@@ -99,7 +99,7 @@ def estimate_store(
     Raises:
         C2FError: If anything is wrong with the input, the models or the settings, or a block that is tried fails.
     """
-    refuse_deadline(config, source)
+    check_by_region(config, source)
     plan = plan_run(config, source, settings.trust)
     with tempfile.TemporaryDirectory(prefix="c2f-dry-run-") as temporary, in_process() as engine:
         phases = Phases(engine, replace(settings, retries=0, skip_failed=False), progress)

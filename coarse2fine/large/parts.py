@@ -22,7 +22,7 @@ from coarse2fine.large.execution.work import one_at_a_time, open_work
 from coarse2fine.large.job import Job
 from coarse2fine.large.output import Output
 from coarse2fine.large.phases import Phases, Settings
-from coarse2fine.large.plan import job_of, manifest_of, plan_run, refuse_deadline
+from coarse2fine.large.plan import check_by_region, job_of, manifest_of, plan_run
 from coarse2fine.large.run import SEGMENT, segment_blocks
 from coarse2fine.large.source import Source
 from coarse2fine.system.timing import Progress
@@ -115,7 +115,7 @@ def segment_part(
     Raises:
         C2FError: As of ``segment_store``.
     """
-    refuse_deadline(config, source)
+    check_by_region(config, source)
     plan = plan_run(config, source, settings.trust)
     number, count = part
     phases = PartPhases(engine, settings, progress, first=number - 1, count=count, wait_s=wait_s)

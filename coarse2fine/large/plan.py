@@ -31,12 +31,18 @@ from coarse2fine.selection.features import feature_model_fingerprint
 PATCHES_PER_CELL = 4
 
 
-def refuse_deadline(config: Config, source: Source) -> None:
-    """Refuse to be done at a time: blocks are done when they are, by whoever has time.
+def check_by_region(config: Config, source: Source) -> None:
+    """Refuse what blocks cannot do, which are done when they are, by whoever has time, and know nothing of each other.
 
     Raises:
-        ConfigError: If there is a deadline.
+        ConfigError: If there is a deadline, or each block would choose its own precision.
     """
+    if config.fine.precision == "auto":
+        raise ConfigError(
+            f"fine.precision: auto looks at a whole volume, and {source.where} is read by region: each block would "
+            "choose for itself",
+            "Set fine.precision: bf16 or fp32.",
+        )
     if config.deadline is not None:
         raise ConfigError(
             f"a deadline ({config.deadline:g} s) needs a volume that is held in memory as a whole, and "

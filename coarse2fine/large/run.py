@@ -27,7 +27,7 @@ from coarse2fine.large.norm import settle_norm
 from coarse2fine.large.objects import FIRST, TABLE, NumberCell, PairCell, RenumberCell, first_numbers, join_objects
 from coarse2fine.large.output import PUBLISHED, Output, publish
 from coarse2fine.large.phases import DEFAULTS, Phases, Settings, scan_volume
-from coarse2fine.large.plan import Plan, job_of, manifest_of, plan_run, refuse_deadline
+from coarse2fine.large.plan import Plan, check_by_region, job_of, manifest_of, plan_run
 from coarse2fine.large.report import StoreReport, make_report, sum_labels
 from coarse2fine.large.segment import MergeCell, SegmentBlock
 from coarse2fine.large.shards import GatherShard, shards_of, units_box
@@ -66,7 +66,7 @@ def segment_store(
         C2FError: If anything is wrong with the input, the models, the settings or the output.
         UnfinishedError: If blocks kept failing; all others are done and kept.
     """
-    refuse_deadline(config, source)
+    check_by_region(config, source)
     began = time.perf_counter()
     plan = plan_run(config, source, settings.trust)
     manifest = manifest_of(plan, config, output)

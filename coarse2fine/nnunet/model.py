@@ -49,10 +49,10 @@ class Scheme:
 
 @dataclass(slots=True, eq=False)
 class Trial:
-    """Whether a model may compute in bfloat16, found out on its first input that shows foreground.
+    """Whether a model may compute in bfloat16, found out on a volume's first input that shows foreground.
 
     Attributes:
-        passed: None until it is known.
+        passed: None until it is known; set back to that before each volume, so that no result depends on others.
     """
 
     passed: bool | None = None

@@ -32,8 +32,8 @@ def in_precision(model: Model, name: Literal["auto", "fp32", "bf16"], *, exact: 
 
     Args:
         model: In single precision.
-        name: ``auto`` is bfloat16 on a CPU that has it, from a first input on that shows foreground, if both precisions
-            agree on it; else, and on other devices, it is single precision.
+        name: ``auto`` is bfloat16 on a CPU that has it, from a volume's first input on that shows foreground, if both
+            precisions agree on it; else, and on other devices, it is single precision.
         exact: Whether ``auto`` must be single precision, because the result is to be nnU-Net's.
 
     Raises:
@@ -78,7 +78,7 @@ class TriedNetwork(nn.Module):
     Args:
         single, rounded: The network in each.
         model: Whose it is.
-        trial: What came of it, shared by all networks of the model and by later runs.
+        trial: What came of it, shared by all networks of the model.
     """
 
     def __init__(self, single: nn.Module, rounded: nn.Module, model: Model, trial: Trial) -> None:

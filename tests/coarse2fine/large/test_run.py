@@ -439,10 +439,16 @@ def test_segment_store__report__has_what_that_of_a_run_in_memory_has(bright_netw
     assert empty.coverage.heatmap_mass == in_memory.coverage.heatmap_mass == 0
 
 
-def test_segment_store__deadline__is_refused_before_anything_is_opened(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("deadline=3", "needs a volume that is held in memory"), ("fine.precision=auto", "would choose for itself")],
+)
+def test_segment_store__what_needs_a_whole_volume__is_refused_before_anything_is_opened(
+    tmp_path: Path, setting: str, message: str
+) -> None:
     """Whoever calls it from Python is told as well."""
     output = plan_output(
         str(tmp_path / "out.zarr"), objects=False, overwrite=False, inputs="in", work=tmp_path / "work"
     )
-    with pytest.raises(ConfigError, match="needs a volume that is held in memory"):
-        segment_store(load_config(None, ["deadline=3"]), Source("in"), output, tmp_path / "work", in_process())
+    with pytest.raises(ConfigError, match=message):
+        segment_store(load_config(None, [setting]), Source("in"), output, tmp_path / "work", in_process())

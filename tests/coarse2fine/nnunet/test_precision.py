@@ -112,6 +112,22 @@ def test_in_precision__not_there_or_not_wanted__stays_single(model: Model, monke
 
 
 @pytest.mark.usefixtures("has_it")
+def test_pipeline__auto__chooses_for_each_volume_anew(model_folder: Callable[..., Path]) -> None:
+    """A volume's labels are the same whichever came before it."""
+    folder = model_folder()
+    shape = (12, 28, 30)
+    stages = [f"coarse.model={folder}", f"fine.model={folder}", "device=cpu", "rois.threshold=0.05"]
+    pipeline = Pipeline.from_config(load_config(None, [*stages, "fine.precision=auto"]))
+    volume = Volume((blobs(shape),), Grid(shape, (1.0, 1.0, 1.0)), "a")
+    assert pipeline.fine.trial is not None
+    chosen = set()
+    for before in (None, True, False):
+        pipeline.fine.trial.passed = before
+        chosen.add(pipeline(volume).report.precision)
+    assert len(chosen) == 1
+
+
+@pytest.mark.usefixtures("has_it")
 def test_pipeline__precision_setting__reaches_the_network_and_the_report(model_folder: Callable[..., Path]) -> None:
     """Settings, network and report agree; one-stage mode takes auto for single precision."""
     folder = model_folder()
