@@ -53,7 +53,8 @@ class Normalization:
             high: Likewise.
         """
         nowhere = Box((0, 0, 0), (0, 0, 0))
-        return self(torch.as_tensor(low), nowhere), self(torch.as_tensor(high), nowhere)
+        ends = [torch.from_numpy(np.asarray(end, np.float32)) for end in (low, high)]
+        return self(ends[0], nowhere), self(ends[1], nowhere)
 
 
 def fit_normalization(channel: NDArray[np.generic], scheme: Scheme, mask: NDArray[np.bool_] | None) -> Normalization:

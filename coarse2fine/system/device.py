@@ -40,18 +40,24 @@ def upload(array: NDArray[Any], device: torch.device) -> torch.Tensor:
         The same values. CUDA receives them while the program goes on.
     """
     backwards = tuple(axis for axis, step in enumerate(array.strides) if step < 0)  # which PyTorch does not know
-    forwards = np.flip(array, backwards)
-    if device.type == "mps" and array.dtype.kind in "fu" and array.dtype.itemsize > 1:
-        forwards = forwards.astype(np.float32)  # there are neither doubles nor all unsigned types
-    elif not array.dtype.isnative:
-        forwards = forwards.astype(array.dtype.newbyteorder("="))
-    elif not forwards.flags.writeable:  # PyTorch has no tensors that are read only
-        forwards = forwards.copy()
+    forwards = readable(np.flip(array, backwards), device)
     tensor = torch.from_numpy(forwards)
     if device.type == "cuda" and tensor.nbytes <= MOST_PINNED:
         tensor = tensor.pin_memory()
     tensor = tensor.to(device, non_blocking=True)
     return flipped(tensor, backwards)
+
+
+def readable(array: NDArray[Any], device: torch.device) -> NDArray[Any]:
+    """An array that PyTorch can make a tensor of for a device: the same one, or a copy.
+
+    Apple's GPUs have neither doubles nor all unsigned types: there such voxels are in single precision from here on.
+    """
+    if device.type == "mps" and array.dtype.kind in "fu" and array.dtype.itemsize > 1:
+        return array.astype(np.float32)
+    if not array.dtype.isnative:
+        return array.astype(array.dtype.newbyteorder("="))
+    return array if array.flags.writeable else array.copy()  # PyTorch has no tensors that are read only
 
 
 def flipped(tensor: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_flatten
 from coarse2fine.config.reader import load_config
 from coarse2fine.io import Grid, Volume
 from coarse2fine.pipeline import Pipeline
+from coarse2fine.system import device
 
 WITHOUT = """
 import os, signal, sys
@@ -121,8 +122,12 @@ class Doubles(TorchDispatchMode):
         ),
     ],
 )
-def test_run__any_mode__gives_pytorch_no_doubles(model_folder: Callable[..., Path], settings: list[str]) -> None:
-    """Also of a volume of doubles; the weights of tiles are nnU-Net's own, made before."""
+def test_run__any_mode__gives_pytorch_no_doubles(
+    model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, settings: list[str]
+) -> None:
+    """Also of a volume of doubles, uploaded as for Apple's GPUs; weights of tiles are nnU-Net's own, made before."""
+    made_for, apple = device.readable, torch.device("mps")
+    monkeypatch.setattr(device, "readable", lambda array, _: made_for(array, apple))
     models = [f"coarse.model={model_folder(spacing=(4.0, 2.0, 2.0), seed=1)}", f"fine.model={model_folder(seed=2)}"]
     common = ["device=cpu", "rois.threshold=0.55", "fine.mirroring=false", "coarse.mirroring=false"]
     pipeline = Pipeline.from_config(load_config(None, [*models, *common, *settings]))
