@@ -23,6 +23,7 @@ from coarse2fine.errors import ModelError
 from coarse2fine.io.files.readers import Reader
 from coarse2fine.nnunet.labels import Labels
 from coarse2fine.resampling.operators import Method
+from coarse2fine.system.device import autocast
 
 with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints about environment variables that inference needs not
     from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
@@ -119,11 +120,9 @@ class Model:
         return triple(np.argsort(self.transpose))
 
     def _autocast(self) -> AbstractContextManager[object]:
-        if self.device.type == "cuda":
-            return torch.autocast("cuda")
         if self.device.type == "cpu" and self.precision != torch.float32:
             return torch.autocast("cpu", self.precision)
-        return contextlib.nullcontext()
+        return autocast(self.device)
 
     def forward(self, batch: torch.Tensor, *, mirroring: bool, fold: int | None = None) -> torch.Tensor:
         """Network outputs, averaged over folds and mirrored inputs.
