@@ -114,6 +114,8 @@ def small_plans(plans: Mapping[str, Any], recipe: Recipe, role: str) -> dict[str
     spacing = network.spacing or configuration["spacing"]
     identifier = "small_" + name.removeprefix("3d_")
     configuration |= {"patch_size": [*patch], "batch_size": batch, "spacing": [*spacing], "data_identifier": identifier}
+    # nnU-Net's rule for patches that hold a small part of an image: a small structure is not in every one
+    configuration["batch_dice"] = role != "coarse"
     stages = len(network.features)
     configuration["architecture"]["arch_kwargs"] |= {
         "n_stages": stages,

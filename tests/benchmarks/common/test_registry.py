@@ -14,7 +14,8 @@ from coarse2fine.config.reader import load_config
 from coarse2fine.errors import ConfigError
 
 NAMES = [
-    "brain", "brain_tiny", "covid", "covid_masks", "cremi", "em", "fafb", "head_neck", "lung", "ms", "organs", "word"
+    "brain", "brain_half_mm", "brain_tiny", "covid", "covid_masks", "cremi", "em", "fafb", "head_neck", "lung", "ms",
+    "organs", "word",
 ]  # fmt: skip
 
 
