@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from assignnet import CostModel
 from canvas import triple
 from coarse2fine.calibration.misses import THRESHOLDS
 from coarse2fine.config.schema import Config
@@ -26,7 +27,9 @@ from coarse2fine.selection.thin import two_stage
 
 LOWER = 4.0
 """Factor by which a careful candidate lowers the threshold."""
-CALIBRATED, TWO_STAGE = "as calibrated", "two-stage"
+CALIBRATED, TWO_STAGE, WIDE_TWO_STAGE = "as calibrated", "two-stage", "two-stage, wider steps between tiles"
+WIDE_STEP = 0.75
+"""Step between tiles of two-stage mode that is tried beside the usual half: down to a third of the passes."""
 
 Changes = Mapping[str, Any]
 """Settings by their keys, such as ``fine.grow``."""
@@ -48,7 +51,7 @@ class Candidate:
 
 
 def candidates(config: Config, fine: Model, coarse: Model | None = None) -> list[Candidate]:
-    """What is tried, two-stage mode last.
+    """What is tried, two-stage mode last, with wider steps between its tiles and without.
 
     Args:
         config: Settings, with the threshold that was calibrated.
@@ -65,10 +68,11 @@ def candidates(config: Config, fine: Model, coarse: Model | None = None) -> list
         if all(_is_open(config, key) for key in changes)
     ]
     found += [Candidate(name, changes, _changed(config, changes)) for name, changes in open_ones]
-    return [
-        *found,
-        Candidate(TWO_STAGE, {"mode": "two-stage"}, preset(config.model_copy(update={"mode": "two-stage"}))),
-    ]
+    plain = preset(config.model_copy(update={"mode": "two-stage"}))
+    if _is_open(config, "fine.tile_step") and config.fine.tile_step < WIDE_STEP:
+        wide = {"fine.tile_step": WIDE_STEP}
+        found.append(Candidate(WIDE_TWO_STAGE, {"mode": "two-stage", **wide}, _changed(plain, wide)))
+    return [*found, Candidate(TWO_STAGE, {"mode": "two-stage"}, plain)]
 
 
 def also_calibrated(config: Config, fine: Model) -> list[Config]:
@@ -134,5 +138,10 @@ def _boxes_depend_on(config: Config, fine: Model) -> Sequence[Any]:
         config.rois.model_dump(exclude={"threshold", "window"}),
         config.assign,
         config.coarse,
-        *((stage.plan.window, cost_model_of(stage.config, stage.plan)) for stage in stages),
+        *((stage.plan.window, _costs(stage)) for stage in stages),
     ]
+
+
+def _costs(stage: FineStage) -> CostModel | None:
+    """What a choice between boxes weighs; None where all parents are taken, whatever they cost."""
+    return None if stage.config.assign.agent == "all_parents" else cost_model_of(stage.config, stage.plan)

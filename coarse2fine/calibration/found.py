@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
 
-from coarse2fine.calibration.candidates import TWO_STAGE
 from coarse2fine.calibration.trial import ONE_STAGE, Trial
 from coarse2fine.config.schema import Config
 
@@ -123,7 +122,7 @@ def conclude(
     """
     good = [one for one in tried if one.qualifies and one.ratio > 1]
     best = max(good, key=lambda one: one.ratio, default=None)
-    accelerated = [one for one in tried if one.name != TWO_STAGE]
+    accelerated = [one for one in tried if configs[one.name].mode != "two-stage"]
     against = (
         "true labels" if labelled else "the fine model's own one-stage results, which any difference counts against"
     )
@@ -134,7 +133,7 @@ def conclude(
         winner, settings = best.name, configs[best.name]
         reason = f"it is the fastest whose loss is within {loss:g}: {statement(best, confidence)}"
     closest = min(accelerated, key=lambda one: (one.dropped is not None, one.bound), default=None)
-    if closest is not None and (best is None or (best.name == TWO_STAGE and config.mode != TWO_STAGE)):
+    if closest is not None and (best is None or settings.mode == "two-stage" != config.mode):
         why = f", dropped {closest.dropped}" if closest.dropped else ""
         reason += f"; the closest accelerated one, {closest.name}: {statement(closest, confidence)}{why}"
     return Found(

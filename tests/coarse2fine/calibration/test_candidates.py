@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import blobs
 
-from coarse2fine.calibration.candidates import CALIBRATED, TWO_STAGE, also_calibrated, candidates
+from coarse2fine.calibration.candidates import CALIBRATED, TWO_STAGE, WIDE_TWO_STAGE, also_calibrated, candidates
 from coarse2fine.calibration.misses import THRESHOLDS, jointly, measure_case
 from coarse2fine.config.reader import load_config
 from coarse2fine.config.schema import Config
@@ -67,7 +67,9 @@ def test_candidates__settings_that_are_given__are_not_tried_otherwise(models: tu
     assert any("context" in name for name in names)
     given = load_config(None, ["fine.grow=1", "canvas.context=[1, 1, 1]", "canvas.norm=case"])
     names = [candidate.name for candidate in candidates(given, fine)]
-    assert names == [CALIBRATED, "a lower threshold", TWO_STAGE]
+    assert names == [CALIBRATED, "a lower threshold", WIDE_TWO_STAGE, TWO_STAGE]
+    given = load_config(None, ["fine.tile_step=0.6"])
+    assert WIDE_TWO_STAGE not in [candidate.name for candidate in candidates(given, fine)]
     assert len(candidates(load_config(None, ["mode=two-stage"]), fine)) == 1
 
 
@@ -95,11 +97,17 @@ def test_candidates__lower_threshold__is_one_that_was_measured(models: tuple[Mod
 
 
 def test_also_calibrated__what_acts_after_boxes_are_chosen__is_not_measured(models: tuple[Model, Model]) -> None:
-    """Normalisation, growth and lower thresholds begin with the same boxes, or more; context and two-stage do not."""
+    """Normalisation, growth, lower thresholds begin with the same boxes, or more; context and two-stage mode do not."""
     _, fine = models
     config = load_config(None, [])
-    also = also_calibrated(config, fine)
-    assert [(one.mode, one.canvas.context) for one in also] == [("accelerated", (2, 4, 4)), (TWO_STAGE, None)]
+    also = [
+        (one.mode, one.canvas.context, one.rois.window, one.fine.tile_step) for one in also_calibrated(config, fine)
+    ]
+    window = FineStage.of(fine, config).plan.window
+    assert also == [
+        ("accelerated", (2, 4, 4), window, 0.5),
+        ("two-stage", None, None, 0.75),  # with half steps it begins with the same boxes
+    ]
 
 
 def test_candidates__written_into_a_kit_and_read_again__are_the_same_settings(models: tuple[Model, Model]) -> None:
