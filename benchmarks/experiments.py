@@ -1,10 +1,10 @@
-"""The original system's eleven experiments and one more, each runnable by name on any data set.
+"""The original system's eleven experiments and two more, each runnable by name on any data set.
 
     python benchmarks/run.py --dataset em --experiments all
 
 Each writes its rows as JSON and a picture of them. What they do is in ``studies``: ``measures``, ``geometry`` (without
-the fine network), ``growth`` (ever larger volumes) and ``foreground`` (ever more foreground); the pictures are in
-``plots``.
+the fine network), ``growth`` (ever larger volumes), ``foreground`` (ever more foreground) and ``neighbours`` (what
+crops on a canvas do to each other); the pictures are in ``plots``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from benchmarks.studies import plots as plots
 from benchmarks.studies.foreground import SEED, SHARES, foreground_share
 from benchmarks.studies.geometry import AnyBench, MaskBench, Rows, resize_ratio, roi_threshold
 from benchmarks.studies.growth import FACTORS, grow
+from benchmarks.studies.neighbours import neighbours
 from coarse2fine.config.reader import config_hash
 from coarse2fine.config.validation import did_you_mean
 from coarse2fine.errors import ConfigError
@@ -163,6 +164,7 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = MappingProxyType(
         "foreground_share": Experiment(
             "Ever more foreground", more_foreground, plots.draw_foreground_share, seeds=(SEED,)
         ),
+        "neighbours": Experiment("What crops on a canvas do to each other", neighbours, plots.draw_neighbours),
     }
 )
-"""By name, in the order of the original system, and one more."""
+"""By name, in the order of the original system, and two more."""

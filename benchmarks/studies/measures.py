@@ -174,7 +174,14 @@ def ordering(bench: Bench, console: Console) -> Rows:
 
 
 def segment(bench: Bench, real: RealCase, seen: Seen, rois: Sequence[Roi], *overrides: str) -> dict[str, Any]:
-    """The fine stage on given regions in a given order, always packed."""
+    """The fine stage on given regions in a given order, always packed: what it cost and how good it is."""
+    return segment_labels(bench, real, seen, rois, *overrides)[1]
+
+
+def segment_labels(
+    bench: Bench, real: RealCase, seen: Seen, rois: Sequence[Roi], *overrides: str, alone: bool = False
+) -> tuple[NDArray[Any], dict[str, Any]]:
+    """The same, perhaps with a canvas for each region, and the labels: shape (z, y, x), background if undecided."""
     config, fine, boxes = bench.config(*overrides), real.pipeline.fine, [roi.box for roi in rois]
     forget()
     run = Run()
@@ -182,10 +189,10 @@ def segment(bench: Bench, real: RealCase, seen: Seen, rois: Sequence[Roi], *over
     with clock.time("fine"):
         writer = LabelWriter(seen.scene.view, fine)
         known, stage = [roi.box for roi in seen.tree.leaves], FineStage.of(fine, config)
-        result = segment_boxes(stage, seen.scene, boxes, writer, run, known=known, norm=VolumeNorm(alone=False))
+        result = segment_boxes(stage, seen.scene, boxes, writer, run, known=known, norm=VolumeNorm(alone=alone))
         writer.finish()
     labels, truth = (leave_out(one, seen.truth, fine.labels.ignore) for one in (writer.labels, seen.truth))
-    return quality(labels, truth, fine.labels.foreground) | {
+    return labels, quality(labels, truth, fine.labels.foreground) | {
         "boxes": len(boxes),
         "canvases": len(result.canvases),
         "mvoxels": mvoxels(result.canvases),

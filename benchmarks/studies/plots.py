@@ -310,6 +310,16 @@ def draw_network_size(rows: Rows, path: Path) -> None:
     save(figure, path)
 
 
+def draw_neighbours(rows: Rows, path: Path) -> None:
+    """13, ours: quality, and how far labels are from those of regions alone, by norm and context."""
+    measure = rows[0]["measure"]
+    figure, panels = panels_of(rows, "What regions on a canvas do to each other", 1, 2, (14, 4.6))
+    names = [f"{row['norm']}\n{row['context']}" for row in rows]
+    bars(panels[0], names, [row[measure] for row in rows], UNITS[measure], 1)
+    bars(panels[1], names, [row["mismatch"] for row in rows], "mismatch: 1 - Dice with regions alone", 1)
+    save(figure, path)
+
+
 OFFSET: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8}
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,7 +33,7 @@ SETTINGS = [
 ]
 NAMES = [
     "selection", "capacity", "ordering", "resize_ratio", "packing", "large_volume", "splits", "roi_threshold",
-    "slot_and_nms", "preferred_order", "network_size", "foreground_share",
+    "slot_and_nms", "preferred_order", "network_size", "foreground_share", "neighbours",
 ]  # fmt: skip
 ORDERS = ["policy-seed0", "space", "random-0", "random-1", "random-2"]
 GEOMETRIC = {"resize_ratio", "packing", "roi_threshold"}
@@ -208,6 +209,19 @@ def test_ordering__rows__cover_orders_packings_and_norms(rows: Callable[[str], A
     assert {norm for packing, norm in scores if packing == "same_size"} == {"case", "slot", "canvas"}
     assert all(list(found) == ORDERS for found in scores.values())
     assert len(set(scores["same_size", "canvas"].values())) > 1
+
+
+@pytest.mark.long
+def test_neighbours__packed_regions__differ_from_regions_alone_by_norm_and_context(rows: Callable[[str], Any]) -> None:
+    """Every norm and context, of the same regions on fewer canvases."""
+    alone, *packed = rows("neighbours")
+    assert (alone["norm"], alone["mismatch"], alone["canvases"]) == ("alone", 0, alone["boxes"])
+    assert [(row["norm"], row["context"]) for row in packed] == list(
+        product(("case", "slot", "canvas"), ("0 x 0 x 0", "0 x 2 x 2", "0 x 4 x 4"))
+    )
+    assert all(row["canvases"] < row["boxes"] == alone["boxes"] for row in packed)
+    assert all(0 < row["mismatch"] <= 1 for row in packed)
+    assert len({row["mismatch"] for row in packed}) == len(packed)
 
 
 def test_segment__boxes_of_different_sizes__only_same_size_packing_depends_on_order(
