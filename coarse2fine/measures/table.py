@@ -11,6 +11,8 @@ from coarse2fine.io import atomic_write
 from coarse2fine.measures.measuring import Intensity, Measure
 
 TABLE_SUFFIXES = (".csv", ".tsv")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a text begins with that spreadsheets execute."""
 
 _VOLUMES = {"mm": ("volume_ml", 1e-3), "nm": ("volume_um3", 1e-9)}  # what fields write, and of cubes of the unit
 
@@ -61,6 +63,9 @@ def columns_of(unit: str, channels: int, *, objects: bool = False) -> tuple[str,
 def write_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
     """Write rows, such as those of ``row_of``, below a line of names; atomically.
 
+    Names of labels and cases are a stranger's: one that a spreadsheet would take for a formula gets an apostrophe in
+    front, as advised by OWASP (CSV injection).
+
     Args:
         rows: Values by column; a row may lack some.
         columns: All names, in their order.
@@ -73,7 +78,14 @@ def write_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], path:
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, columns, restval="", delimiter=delimiter, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: _as_text(value) for name, value in row.items()} for row in rows)
+
+
+def _as_text(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r", " ")  # which csv does not quote, and readers take for the end of a line
+    return f"'{text}" if value.startswith(_FORMULA) else text
 
 
 def _rounded(value: float | None) -> float | None:

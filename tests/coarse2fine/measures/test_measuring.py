@@ -199,6 +199,16 @@ def test_write_table__rows__come_back_as_they_were(ending: str, delimiter: str, 
         assert (back[1]["voxels"], back[1]["centroid_x_mm"], back[1]["channel1_sd"]) == ("0", "", "")
 
 
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-1", "@SUM(1)", "\t=1", "\r=1"])
+def test_write_table__name_that_is_a_formula__is_text_for_spreadsheets(name: str, tmp_path: Path) -> None:
+    """A stranger's label or case must not execute; numbers below zero stay numbers."""
+    row = {"case": name, "name": "lesion=2", "centroid_x_mm": -1.5}
+    write_table([row], list(row), tmp_path / "t.csv")
+    with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as stream:
+        (back,) = csv.DictReader(stream)
+    assert back == {"case": "'" + name.replace("\r", " "), "name": "lesion=2", "centroid_x_mm": "-1.5"}
+
+
 def test_row_of__any_measure__has_units_in_its_names() -> None:
     """Volumes are in ml of millimetres, in cubic micrometres of nanometres."""
     assert row_of(Measure("", (1,), 1, 2500.0, "mm"))["volume_ml"] == 2.5
