@@ -34,6 +34,7 @@ from benchmarks.page.findings import (
     significant,
 )
 from benchmarks.page.headline import has_both, headline, is_poor
+from benchmarks.page.learning import learning
 from benchmarks.page.loading import Experiment, Results, load_results
 from benchmarks.page.paired import MARGIN
 from benchmarks.page.plots import draw_pareto, drawn_from, fingerprint
@@ -186,6 +187,7 @@ def _dataset(one: Results, page: Path) -> Iterator[str]:
         cases = f"**Models were trained on these cases: {', '.join(summary.cases)}.** Qualities are too good."
     tolerance = f"The tolerance of surface Dice is {one.tolerance:g}, in the unit of the spacing."
     yield f"{cases} The measure that counts most is {summary.measure}. {tolerance}"
+    yield from learning(dataset, summary)
     yield from row_tables(summary)
     if beside := paired_table(summary):
         yield one_line(PAIRED_MEANINGS)

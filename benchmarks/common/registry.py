@@ -59,6 +59,7 @@ class Dataset(BaseModel):
     )
     quality: Literal["dice", "iou"] = Field(default="dice", description="The measure that counts most")
     tolerance: float = Field(default=1.0, gt=0, description="Of surface Dice, in the unit of the files' spacing")
+    aim: float | None = Field(default=None, ge=0, le=1, description="Dice that the fine model is to reach everywhere")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,36 +48,56 @@ class Progress:
         steps: Training steps so far.
         total: Steps that the learning rate is planned for.
         seconds: Time that they took.
-        curve: (steps, pseudo-Dice of nnU-Net's validation patches) after each epoch.
+        curve: (steps, pseudo-Dice of nnU-Net's validation patches) after each epoch; those of earlier trainings, too,
+            whose weights this one started from.
+        before: Steps of these.
     """
 
     steps: int
     total: int
     seconds: float = 0.0
     curve: tuple[tuple[int, float], ...] = ()
+    before: int = 0
 
     @classmethod
-    def of(cls, folder: Path, total: int, fold: str = ALL) -> Progress:
+    def of(cls, folder: Path, total: int, fold: str = ALL, start: Path | None = None) -> Progress:
         """Of a fold of the model folder to be written, if a training of as many steps was begun there.
+
+        Args:
+            folder: The model folder.
+            total: Steps of the training.
+            fold: Of the model folder.
+            start: Model folder whose weights a new training starts from.
 
         Raises:
             MissingDataError: If one of another length was.
         """
         file = folder / progress_file(fold)
         if not file.exists():
-            return cls(0, total)
+            earlier = start / progress_file(ALL) if start else file
+            if not earlier.exists():
+                return cls(0, total)
+            known = cls.read(read_json(earlier))
+            return cls(0, total, curve=known.curve, before=known.before + known.steps)
         found = read_json(file)
         if found["total"] != total:
             raise MissingDataError(
                 f"{file} tells of a training of {found['total']} steps, not {total}",
                 f"Give --steps {found['total']} to go on, or another folder (-o).",
             )
-        return cls(found["steps"], total, found["seconds"], tuple((int(a), float(b)) for a, b in found["curve"]))
+        return cls.read(found)
+
+    @classmethod
+    def read(cls, found: Mapping[str, Any]) -> Progress:
+        """What ``publish`` has written."""
+        curve = tuple((int(steps), float(pseudo)) for steps, pseudo in found["curve"])
+        return cls(found["steps"], found["total"], found["seconds"], curve, found.get("before", 0))
 
     def after(self, epoch: int, pseudo: float, seconds: float) -> Progress:
         """One epoch further."""
         steps = self.steps + epoch
-        return Progress(steps, self.total, self.seconds + seconds, (*self.curve, (steps, round(pseudo, 4))))
+        curve = (*self.curve, (self.before + steps, round(pseudo, 4)))
+        return Progress(steps, self.total, self.seconds + seconds, curve, self.before)
 
 
 def load_weights(network: torch.nn.Module, folder: Path, fold: str | None = None) -> None:

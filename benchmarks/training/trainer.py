@@ -159,7 +159,7 @@ class Training:
 def train(plans: Mapping[str, Any], dataset: Mapping[str, Any], training: Training) -> Progress:
     """Run nnU-Net's trainer with small plans and ``dataset.json``, and write its model; returns how far it came."""
     check_fold(training.out, training.fold)
-    progress = Progress.of(training.out, training.epochs * training.epoch_steps, training.fold)
+    progress = Progress.of(training.out, training.epochs * training.epoch_steps, training.fold, training.start)
     trainer = make_trainer(plans, dataset, training, progress.steps)
     if progress.steps:
         load_weights(trainer.network, training.out, training.fold)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +68,18 @@ def test_load_weights__another_network__is_an_error(model_folder: Callable[..., 
     with pytest.raises(ModelError, match=r"holds another network.*weight") as caught:
         folders.load_weights(network, folder)
     assert str(folder) in str(caught.value)
+
+
+def test_progress__training_that_starts_from_another__goes_on_with_its_curve(tmp_path: Path) -> None:
+    """Steps of the curve count from the first training on; its own steps and seconds begin anew."""
+    start, out = tmp_path / "start", tmp_path / "out"
+    first = folders.Progress.of(start, 100).after(50, 0.1, 7.0).after(50, 0.2, 7.0)
+    start.mkdir()
+    (start / "training.json").write_text(json.dumps(asdict(first)))
+    second = folders.Progress.of(out, 200, start=start).after(50, 0.3, 5.0)
+    assert second == folders.Progress(50, 200, 5.0, ((50, 0.1), (100, 0.2), (150, 0.3)), 100)
+    out.mkdir()
+    (out / "training.json").write_text(json.dumps(asdict(second)))
+    assert folders.Progress.of(out, 200, start=start) == second
+    assert folders.Progress.of(tmp_path / "third", 50, start=out).before == 150
+    assert folders.Progress.of(tmp_path / "third", 50).curve == ()
