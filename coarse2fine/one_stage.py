@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from coarse2fine.nnunet.model import Model
 from coarse2fine.nnunet.sliding_window import sliding_window
 from coarse2fine.preprocessing.labels import Labels
 from coarse2fine.preprocessing.working_grid import WorkingView, view_volume
-from coarse2fine.system.device import room_for
+from coarse2fine.system.device import outgrown
 from coarse2fine.system.timing import Run, Stage
 
 
@@ -67,10 +66,9 @@ def write_one_stage(
     elif fine.cascade and coarse is not None:
         prior = _first_stage(volume, config, coarse, fine, view, run)
     with run.clock.time(Stage.FINE):
-        held = room_for(4 * len(view.channels) * prod(view.shape), view.device)
-        data = view.on(held).read(Box.whole(view.shape))
+        data = view.read_all(Box.whole(view.shape))
         if prior is not None:
-            data = torch.cat([data, prior.one_hot(Box.whole(view.shape), view.shape).to(held)])
+            data = torch.cat([data, prior.one_hot(Box.whole(view.shape), view.shape).to(data.device)])
         with run.clock.time(Stage.FINE.passes):
             logits = sliding_window(
                 fine,
@@ -79,6 +77,7 @@ def write_one_stage(
                 mirroring=config.fine.mirroring,
                 ticks=run.ticks("fine"),
             )
+        run.note(*outgrown(fine.device, {data.device, logits.device}, "sliding window"))
         writer = LabelWriter(view, fine, probabilities=probabilities)
         export_labels(writer, fine, logits)
         return writer

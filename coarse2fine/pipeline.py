@@ -237,7 +237,8 @@ class Pipeline:
             case = likeness_of(volume, seen) if self.config.promise else None
             promise = promised(self.config, case, left=len(found.fine.left), masked=mask is not None)
             kept = self._kept(self.segmenter, found, scene, closing_s)
-            report = self._report(volume, labels, tally(found, scene), self.segmenter, promise, kept, mask)
+            counts, notes = tally(found, scene), tuple(run.notes)
+            report = self._report(volume, labels, counts, self.segmenter, promise, kept, mask, notes)
             look = look_of(found, scene)
         return Result(labels, report, found.tree, found.fine.boxes, values, look)
 
@@ -254,10 +255,10 @@ class Pipeline:
     def _look(self, segmenter: Segmenter, volume: Volume, run: Run, previous: Labels | None) -> Scene:
         """Volume -> heatmap, and the fine model's view of the volume."""
         with run.clock.time(Stage.COARSE):
-            seen = view_volume(volume, segmenter.coarse, self.config.coarse.spacing)
+            seen = view_volume(volume, segmenter.coarse, self.config.coarse.spacing).uploaded()
         coarse = segmenter.heatmap(seen, run, keep_outputs=segmenter.labels_coarsely)
         with run.clock.time(Stage.FINE):
-            view = view_volume(volume, self.fine).uploaded()
+            view = view_volume(volume, self.fine).uploaded(seen)
             known = given_labels(previous, view, self.fine) if previous is not None and self.fine.cascade else None
         return Scene(view, coarse, known)
 
@@ -277,7 +278,7 @@ class Pipeline:
             labels = unset_outside(writer.finish(), mask)
             values = writer.probabilities()
         with run.clock.time(Stage.ACCOUNT):
-            report = self._report(volume, labels, None, None, None, None, mask, warnings)
+            report = self._report(volume, labels, None, None, None, None, mask, (*warnings, *run.notes))
         return Result(labels, report, probabilities=values)
 
     def _report(

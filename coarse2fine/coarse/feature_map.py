@@ -22,7 +22,7 @@ from canvas import Box, Triple, triple
 from coarse2fine.io.turn import Turn
 from coarse2fine.nnunet.model import Model
 from coarse2fine.resampling.operators import Floats
-from coarse2fine.system.device import to_host
+from coarse2fine.system.device import to_host, zeros_for
 
 Indices = NDArray[np.int64]
 
@@ -88,8 +88,9 @@ class BottleneckRecorder:
         last = triple(edge - tile for edge, tile in zip(padded, model.patch, strict=True))
         deep = np.array(model.patch) // model.divisor
         # Channels lie together in memory, because regions are pooled over space.
-        self._sums: Floats = np.zeros((*(self._place(last) + deep), feature_channels(model)), np.float32)
-        self._counts: Floats = np.zeros((*self._sums.shape[:3], 1), np.float32)
+        size = triple(self._place(last) + deep)
+        self._sums = zeros_for((*size, feature_channels(model)), np.float32, model.device)
+        self._counts: Floats = np.zeros((*size, 1), np.float32)
         self._thread = get_ident()
         self._first: Triple | None = None
         self._next: Triple | None = None
@@ -109,9 +110,9 @@ class BottleneckRecorder:
         if self._next is None or self._first is None or get_ident() != self._thread:
             return
         offset = self._place(triple(a - b for a, b in zip(self._next, self._first, strict=True)))
-        features = to_host(output[0].float())
-        here = Box.of(offset, features.shape[1:]).slices
-        self._sums[here] += np.moveaxis(features, 0, -1)
+        features = output[0].float().movedim(0, -1)
+        here = Box.of(offset, features.shape[:3]).slices
+        self._sums[here].add_(features.to(self._sums.device))
         self._counts[here] += 1
         self._next = None
 
@@ -123,7 +124,7 @@ class BottleneckRecorder:
             grid: Shape of the coarse grid.
         """
         origin = triple(a + b for a, b in zip(start, self._first or (0, 0, 0), strict=True))
-        means = np.divide(self._sums, self._counts, dtype=np.float32)
+        means = np.divide(to_host(self._sums), self._counts, dtype=np.float32)
         return BottleneckMap(np.moveaxis(means, -1, 0), self._stride, origin, grid)
 
     def _place(self, corner: Triple) -> Indices:

@@ -25,7 +25,7 @@ from coarse2fine.preprocessing.working_grid import WorkingView, turn_of
 from coarse2fine.regions.components import label_components
 from coarse2fine.regions.search_grid import Place
 from coarse2fine.resampling.operators import Axis, Floats, axis_operator, multiply_axis, slab_depth
-from coarse2fine.system.device import room_for, to_host, upload
+from coarse2fine.system.device import outgrown, room_for, to_host, upload, zeros_for
 from coarse2fine.system.timing import Run
 
 CERTAIN = 20.0
@@ -208,7 +208,8 @@ def predict_heatmap(
         region = body_box(view, settings.body_crop)
     turn = view.turn.inverse.then(turn_of(view.grid, stage.fine))
     found = _Found(model, region, grid, heads, turn, keep_outputs=stage.keep_outputs)
-    data = view.read(region)
+    data = view.read_all(region)
+    used = {data.device, *found.devices}
     with run.clock.time("coarse.network"), ExitStack() as stack:
         recorder = stack.enter_context(record_bottleneck(model, region.shape)) if stage.keep_features else None
         slabs = window_slabs(
@@ -222,6 +223,8 @@ def predict_heatmap(
         )
         for start, slab in slabs:
             found.add(start, slab)
+            used.add(slab.device)
+    run.note(*outgrown(model.device, used, "coarse pass"))
     kept = recorder.finish(region.start, view.shape).turned(turn) if recorder else None
     place = None if window is None else Place(turn.box(grid, view.shape).start, turn.sizes(view.shape))
     return CoarseResult(found.logits, found.heatmap, model, kept, place)
@@ -253,14 +256,22 @@ class _Found:
         shape = turn.sizes(grid.shape)
         nothing = _certain_background(model)
         chance = float(self._labels.foreground_probability(nothing, heads))
-        self.heatmap: Floats = np.full(shape, chance, np.float32)
+        self._heatmap = zeros_for(shape, np.float32, model.device).fill_(chance)
         self.logits: torch.Tensor | None = None
         if keep_outputs:
             size = 2 * len(nothing) * prod(shape)
-            self.logits = nothing.half().expand(-1, *shape).to(room_for(size, model.device), copy=True)
-            self.logits = self.logits.contiguous()
+            self.logits = nothing.half().to(room_for(size, model.device)).expand(-1, *shape).contiguous()
         self._turn = turn
-        self._heatmap = turn.inverse.last_axes(self.heatmap)
+
+    @property
+    def devices(self) -> set[torch.device]:
+        """Where what is found is kept."""
+        return {part.device for part in (self._heatmap, self.logits) if part is not None}
+
+    @property
+    def heatmap(self) -> Floats:
+        """Probability of what counts, float32, axes of the result; the host waits for it."""
+        return to_host(self._heatmap)
 
     def add(self, start: int, logits: torch.Tensor) -> None:
         """Take the outputs of some slices of the region, half precision, shape (heads, z, y, x)."""
@@ -268,13 +279,19 @@ class _Found:
         shown = slab.clip(self._grid)
         if not shown.volume:
             return
-        here, there = shown.relative_to(self._grid).slices, shown.relative_to(slab).slices
-        outputs = logits[(slice(None), *there)]
-        for heat, slice_ in zip(self._heatmap[here], outputs.unbind(1), strict=True):  # in single precision
-            heat[...] = to_host(self._labels.foreground_probability(slice_[:, None], self._heads)[0])
+        outputs = logits[(slice(None), *shown.relative_to(slab).slices)]
+        here = shown.relative_to(self._grid)
+        for index, slice_ in enumerate(outputs.split(1, 1), here.start[0]):  # one after the other in single precision
+            place = self._placed(Box((index, *here.start[1:]), (index + 1, *here.stop[1:])))
+            heat = self._labels.foreground_probability(slice_, self._heads)
+            self._heatmap[place.slices] = self._turn.tensor(heat).to(self._heatmap.device)
         if self.logits is not None:
-            place = self._turn.box(shown.relative_to(self._grid), self._grid.shape)
+            place = self._placed(here)
             self.logits[(slice(None), *place.slices)] = self._turn.tensor(outputs).to(self.logits.device)
+
+    def _placed(self, here: Box) -> Box:
+        """Where a box of the coarse model's axes lies in the result."""
+        return self._turn.box(here, self._grid.shape)
 
 
 def _certain_background(model: Model) -> torch.Tensor:

@@ -345,7 +345,7 @@ def _one_stage(opened: OpenVolume, core: Box, inside: Box, run: Run) -> CellResu
     tiles = tiles_touching(needed, view.shape, fine.patch, config.tile_step)
     hull = reduce(Box.hull, tiles)
     with run.clock.time("fine"):
-        data = view.read(hull)
+        data = view.read_all(hull)
         with run.clock.time("fine.network"):
             logits = sliding_window(
                 lean(fine),

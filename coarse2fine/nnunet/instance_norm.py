@@ -31,6 +31,7 @@ from coarse2fine.nnunet.folding import fold_norms
 from coarse2fine.nnunet.model import Model
 from coarse2fine.nnunet.precision import in_both
 from coarse2fine.resampling.operators import Floats
+from coarse2fine.system.device import to_host
 
 
 def mark_slots(canvas: Canvas) -> Floats:
@@ -51,7 +52,7 @@ class SlotLayout:
     def show(self, marks: torch.Tensor) -> None:
         """Announce the next input by what ``mark_slots`` gives for it."""
         self._shape = tuple(marks.shape)
-        self._slots = [slot for slot in find_objects(marks.cpu().numpy().astype(np.int32)) if slot is not None]
+        self._slots = [slot for slot in find_objects(to_host(marks).astype(np.int32)) if slot is not None]
 
     def on_grid(self, shape: Sequence[int]) -> list[tuple[slice, ...]]:
         """The slots on a feature map of the given shape; edges rounded to its voxels."""
@@ -146,9 +147,10 @@ def measure_statistics(model: Model, tiles: Sequence[torch.Tensor]) -> NormStati
         seen = []
         for tile in tiles:
             open_model.forward(tile[None], mirroring=False, fold=fold)
-            seen.append([torch.stack(norm.seen).float().cpu() for norm in norms])
-        pooled = (pool(*torch.stack(statistics, 1)) for statistics in zip(*seen, strict=True))
-        networks.append(tuple(torch.stack(both).numpy() for both in pooled))
+            seen.append([torch.stack(norm.seen).float() for norm in norms])
+        pooled = [torch.stack(pool(*torch.stack(statistics, 1))) for statistics in zip(*seen, strict=True)]
+        ends = np.cumsum([layer.shape[1] for layer in pooled])
+        networks.append(tuple(np.split(to_host(torch.cat(pooled, 1)), ends[:-1], axis=1)))
     return NormStatistics(tuple(networks))
 
 

@@ -147,7 +147,7 @@ class Labels:
         # By single operations: PyTorch's sigmoid and softmax round otherwise where the end of a row fills no vector
         # register, and a value must not depend on what is computed beside it.
         if self.regions:
-            highest = (logits if heads is None else logits[list(heads)]).amax(0)
+            highest = reduce(torch.maximum, logits if heads is None else [logits[head] for head in heads])
             return 1 / (1 + torch.exp(-highest))
         highest = logits.amax(0)
         weights = [torch.exp(head - highest) for head in logits]

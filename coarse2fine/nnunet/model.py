@@ -23,7 +23,7 @@ from coarse2fine.errors import ModelError
 from coarse2fine.io.files.readers import Reader
 from coarse2fine.nnunet.labels import Labels
 from coarse2fine.resampling.operators import Method
-from coarse2fine.system.device import autocast
+from coarse2fine.system.device import CPU, autocast
 
 with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints about environment variables that inference needs not
     from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
@@ -172,7 +172,8 @@ def resample_labels(
 @lru_cache(maxsize=8)
 def gaussian(shape: Triple, device: torch.device) -> torch.Tensor:
     """nnU-Net's weight of each voxel of a tile: highest in the centre, never zero; half precision."""
-    return compute_gaussian(shape, sigma_scale=1 / 8, value_scaling_factor=10, device=device)
+    # On the CPU, as nnU-Net looks for zeros in it, for which a program would wait.
+    return compute_gaussian(shape, sigma_scale=1 / 8, value_scaling_factor=10, device=CPU).to(device)
 
 
 def tile_starts(size: Triple, tile: Triple, step: float) -> Iterator[Triple]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from math import prod
 
 import torch
 from torch.nn import functional as F
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from canvas import Box, Triple, triple
 from coarse2fine.errors import ModelError
 from coarse2fine.nnunet.model import Model, gaussian, tile_starts
+from coarse2fine.system.device import room_for, to_host
 from coarse2fine.system.timing import Ticks
 
 OnTile = Callable[[Box], None]
@@ -42,15 +44,16 @@ def sliding_window(
         corners: Where tiles begin, which together cover the data; None puts them where nnU-Net does.
 
     Returns:
-        Logits, half precision, shape (heads, z, y, x), on the CPU.
+        Logits, half precision, shape (heads, z, y, x), on the model's device if this has room, else on the CPU.
 
     Raises:
-        ModelError: If they are beyond half precision, where nnU-Net stops, too.
+        ModelError: If they are beyond half precision, where nnU-Net stops, too; once all tiles have run.
     """
     slabs = window_slabs(
         model, data, tile_step=tile_step, mirroring=mirroring, ticks=ticks, on_tile=on_tile, corners=corners
     )
-    result = torch.empty((model.labels.heads, *data.shape[1:]), dtype=torch.half)
+    shape = model.labels.heads, *data.shape[1:]
+    result = torch.empty(shape, dtype=torch.half, device=room_for(torch.half.itemsize * prod(shape), model.device))
     for start, slab in slabs:
         result[:, start : start + slab.shape[1]] = slab
     return result
@@ -71,14 +74,14 @@ def window_slabs(
     So outputs are held for the depth of a tile only. Arguments and errors are those of ``sliding_window``.
 
     Yields:
-        Where a slab begins, and its logits, half precision, shape (heads, z, y, x), on the CPU. Together and in this
-        order they are those of the data.
+        Where a slab begins, and its logits, half precision, shape (heads, z, y, x). Together and in this order they are
+        those of the data. They are on the model's device, and nobody has waited for it, if it has room for the sums.
     """
     padded, inner = _pad(data.contiguous(), model)
     size = triple(padded.shape[1:])
     corners = list(tile_starts(size, model.patch, tile_step)) if corners is None else corners
     layers = [(z, list(layer)) for z, layer in itertools.groupby(sorted(corners, key=_depth), key=_depth)]
-    sums = [_Sums(model, size) for _ in model.networks]
+    sums, finite = _sums(model, size), list[torch.Tensor]()
     done, total = 0, len(corners) * len(model.networks)
     for (z, layer), (after, _) in itertools.pairwise([*layers, (size[0], [])]):
         for fold, held in enumerate(sums):
@@ -89,27 +92,37 @@ def window_slabs(
                 held.add(corner, output)
                 done += 1
                 ticks(done, total)
-        mean = _mean_of_folds(model, [held.take(after - z) for held in sums])
+        means = [held.take(after - z) for held in sums]
+        finite.append(torch.stack([torch.isfinite(output).all() for logits in means for output in logits]))
+        mean = _mean_of_folds(means)
         low, high = (min(max(place, inner.start[0]), inner.stop[0]) for place in (z, after))
         if low < high:
             rows = slice(low - z, high - z)
             yield low - inner.start[0], mean[(slice(None), rows, *inner.slices[1:])]
+    _refuse_infinite(model, torch.stack(finite))
+
+
+def _sums(model: Model, size: Triple) -> list[_Sums]:
+    """Where each network's outputs are added up: on the model's device if it has room for all, else on the CPU."""
+    shape = model.labels.heads, model.patch[0], *size[1:]
+    held = torch.half.itemsize * (prod(shape) + prod(shape[1:]))
+    device = room_for(2 * len(model.networks) * held, model.device)  # sums, and means that are taken from them
+    return [_Sums(shape, model.patch, device) for _ in model.networks]
 
 
 class _Sums:
     """Weighted sums of one network's outputs, of which as many slices along z are held as a tile has.
 
     Args:
-        model: The model.
-        size: Shape of what its tiles lie in.
+        shape: Of what is held, (heads, z, y, x).
+        tile: Shape of a tile.
+        device: Where they are held.
     """
 
-    def __init__(self, model: Model, size: Triple) -> None:
-        keep = model.device if model.device.type == "cuda" else torch.device("cpu")
-        self._weight, self._tile = gaussian(model.patch, keep), model.patch
-        shape = (model.patch[0], *size[1:])
-        self._logits = torch.zeros((model.labels.heads, *shape), dtype=torch.half, device=keep)
-        self._weights = torch.zeros(shape, dtype=torch.half, device=keep)
+    def __init__(self, shape: tuple[int, ...], tile: Triple, device: torch.device) -> None:
+        self._weight, self._tile = gaussian(tile, device), tile
+        self._logits = torch.zeros(shape, dtype=torch.half, device=device)
+        self._weights = torch.zeros(shape[1:], dtype=torch.half, device=device)
 
     def add(self, corner: Triple, output: torch.Tensor) -> None:
         """Add a tile's outputs, shape (heads, z, y, x); its first slice is the first that is held."""
@@ -119,7 +132,7 @@ class _Sums:
 
     def take(self, count: int) -> torch.Tensor:
         """The means of the first slices, which are let go of: the next ones move up."""
-        means = torch.empty_like(self._logits[:, :count], device="cpu")
+        means = torch.empty_like(self._logits[:, :count])
         for mean, sums in zip(means, self._logits, strict=True):  # one output at a time: a copy of all is large
             mean.copy_(torch.div(sums[:count], self._weights[:count]))
             _move_up(sums, count)
@@ -137,15 +150,28 @@ def _depth(corner: Triple) -> int:
     return corner[0]
 
 
-def _mean_of_folds(model: Model, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
-    for fold, logits in zip(model.folds, outputs, strict=True):
-        if not all(bool(torch.isfinite(output).all()) for output in logits):
+def _refuse_infinite(model: Model, finite: torch.Tensor) -> None:
+    """Stop where outputs are not finite.
+
+    Args:
+        model: Whose they are.
+        finite: Whether those of each slab, fold and head are, shape (slabs, folds * heads).
+
+    Raises:
+        ModelError: If any of a fold's are not.
+    """
+    of_folds = to_host(finite.all(0).reshape(len(model.folds), -1).all(1))
+    for fold, is_finite in zip(model.folds, of_folds, strict=True):
+        if not is_finite:
             raise ModelError(
                 f"outputs of {model.folder} (fold {fold}) are too large for the half precision in which "
                 "nnU-Net's sliding window adds them up, or not numbers",
                 "nnU-Net stops here as well. Check the voxel size and the intensities of the volume against those of "
                 "the training data; outputs like these come from images that the model was not trained for.",
             )
+
+
+def _mean_of_folds(outputs: Sequence[torch.Tensor]) -> torch.Tensor:
     result = outputs[0]
     for other in outputs[1:]:
         result += other

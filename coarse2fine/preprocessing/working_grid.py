@@ -88,11 +88,17 @@ class WorkingView:
         bounds = tuple((low.to(device), high.to(device)) for low, high in self.bounds)
         return dataclasses.replace(self, bounds=bounds, device=device, resident=())
 
-    def uploaded(self) -> WorkingView:
+    def uploaded(self, other: WorkingView | None = None) -> WorkingView:
         """The same view, with the channels, in their own type, on the device if this has room for them.
 
         Otherwise each box is uploaded when it is read. On the CPU nothing needs to be.
+
+        Args:
+            other: Another model's view of the same volume, whose channels are shared if they are uploaded and turned
+                alike.
         """
+        if other is not None and other.resident and (other.device, other.turn) == (self.device, self.turn):
+            return dataclasses.replace(self, resident=other.resident)
         held = [channel for channel in self.channels if isinstance(channel, np.ndarray)]
         size = sum(channel.nbytes for channel in held)
         if self.device == CPU or len(held) < len(self.channels) or self.device != room_for(size, self.device):
@@ -124,6 +130,11 @@ class WorkingView:
             if before != after:
                 native = multiply_axis(native, stretch_on(self.device, before, after), axis, 0, before)
         return native
+
+    def read_all(self, box: Box) -> torch.Tensor:
+        """As ``read``, of a box that may be large: on ``device`` if this has room for the result, else on the host."""
+        held = room_for(torch.float32.itemsize * len(self.channels) * box.volume, self.device)
+        return (self if held == self.device else self.on(held)).read(box)
 
     def _read_channel(self, channel: int, box: Box) -> torch.Tensor:
         normalize, offset = self.normalizations[channel], self.crop.start

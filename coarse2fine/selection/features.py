@@ -198,14 +198,12 @@ def _seen_by_fine(
     # A crop is a network input of its own here, so its edges must be divisible as often as the network halves them.
     shape = triple(-(-edge // by) * by for edge, by in zip(slot, fine.divisor, strict=True))
     read = input_reader(scene.view, scene.prior if fine.cascade else None)
-    nodes = np.zeros((len(boxes), CELLS * feature_channels(fine)), np.float32)
-    done, volume = 0, scene.view.shape
+    nodes, volume = [torch.zeros((0, CELLS * feature_channels(fine)), device=fine.device)], scene.view.shape
     for group in _batches(boxes, max(1, prod(fine.patch) // prod(shape))):
         crops = torch.stack([read(_source(box, shape, volume, settings.downsample_mode), shape) for box in group])
         with clock.time("assign.network"):
-            nodes[done : done + len(group)] = _encode(fine, crops, settings.pooling_mode)
-        done += len(group)
-    return nodes
+            nodes.append(_encode(fine, crops, settings.pooling_mode))
+    return to_host(torch.cat(nodes))
 
 
 def _batches(boxes: Sequence[Box], size: int) -> Iterator[Sequence[Box]]:
@@ -220,11 +218,10 @@ def _source(box: Box, slot: Triple, volume: Triple, mode: Downsample) -> Box:
     return box.centred(shape, Box.whole(volume))
 
 
-def _encode(model: Model, batch: torch.Tensor, mode: Pooling) -> Floats:
+def _encode(model: Model, batch: torch.Tensor, mode: Pooling) -> torch.Tensor:
     """Bottleneck features of a batch (n, channels, z, y, x), pooled to cells that overlap where edges are odd."""
     with torch.inference_mode(), autocast(model.device):
         deepest = encoder_of(model)(batch.to(model.device))[-1].float()
         pool = F.adaptive_max_pool3d if mode == "max" else F.adaptive_avg_pool3d
         cells: torch.Tensor = pool(deepest, (1, 2, 2))
-    found: Floats = to_host(cells.flatten(2).transpose(1, 2).flatten(1))
-    return found
+    return cells.flatten(2).transpose(1, 2).flatten(1)

@@ -7,7 +7,7 @@ Others are given a device, upload what they have, and compute with tensors. What
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from typing import Any
@@ -126,3 +126,16 @@ def most_at_once(size: int, device: torch.device) -> int:
 def room_for(size: int, device: torch.device) -> torch.device:
     """The device if its free memory has room for so many bytes, else the CPU."""
     return device if device.type == "cpu" or size <= SHARE * free_bytes(device) else CPU
+
+
+def outgrown(device: torch.device, used: Collection[torch.device], what: str) -> tuple[str, ...]:
+    """What users should know if parts of something are on the CPU because ``room_for`` found no room on a device.
+
+    Args:
+        device: Where all of it should be.
+        used: Where its parts are.
+        what: Its name.
+    """
+    if device.type == "cpu" or not any(one.type == "cpu" for one in used):
+        return ()
+    return (f"{device} has too little free memory for the {what}: parts of it stayed on the host, which is slower",)

@@ -84,10 +84,16 @@ class Run:
     Attributes:
         clock: They book their time on it.
         progress: Told after every step.
+        notes: What users should know of how it went, each once.
     """
 
     clock: Clock = field(default_factory=Clock)
     progress: Progress = silent
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, *texts: str) -> None:
+        """Keep what is new of some texts, for the warnings of the report."""
+        self.notes.extend(text for text in texts if text not in self.notes)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -7,6 +7,7 @@ operations whose result's shape or value the host must know.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -32,9 +33,11 @@ class There(torch.Tensor):
 
     @staticmethod
     def __new__(cls, held: torch.Tensor) -> Self:
-        result: Self = torch.Tensor._make_wrapper_subclass(
-            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype, device=THERE
-        )
+        options = {"dtype": held.dtype, "device": THERE}
+        with torch.inference_mode(mode=False):  # PyTorch makes no views of others than its own inference tensors
+            result: Self = torch.Tensor._make_wrapper_subclass(
+                cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), **options
+            )
         result.held = held
         return result
 
@@ -89,18 +92,10 @@ def _held(value: Any) -> Any:
     return value.held if isinstance(value, There) else value
 
 
-class NetworkThere(nn.Module):
-    """A network whose inputs and outputs are on the device."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        """As the network's."""
-        return There(self.network(batch.held))  # type: ignore[attr-defined]
-
-
 def moved(model: Model) -> Model:
-    """A model on the device."""
-    return dataclasses.replace(model, device=THERE, networks=tuple(map(NetworkThere, model.networks)))
+    """A copy of a model on the device; only inside of ``OtherDevice``."""
+    networks = copy.deepcopy(model.networks)
+    for layer in (layer for network in networks for layer in network.modules()):
+        for name, weights in layer.named_parameters(recurse=False):
+            setattr(layer, name, nn.Parameter(There(weights.data), requires_grad=False))
+    return dataclasses.replace(model, device=THERE, networks=networks)
