@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from assignnet import RoiTree
@@ -43,6 +42,7 @@ from coarse2fine.report import (
 )
 from coarse2fine.reserve import closing_seconds
 from coarse2fine.segmenter import Segmented, Segmenter, check_models, make_segmenter, preset
+from coarse2fine.system.device import pick_device
 from coarse2fine.system.timing import Progress, Run, Stage, silent
 
 
@@ -349,22 +349,3 @@ def load_stage(stage: Literal["coarse", "fine"], config: Config, *, trust_checkp
     folds = None if section.folds is None else tuple(str(fold) for fold in section.folds)
     device = pick_device(config.device)
     return load_model(section.model, folds=folds, checkpoint=section.checkpoint, device=device, trust=trust_checkpoint)
-
-
-def pick_device(name: str) -> torch.device:
-    """The device that the configuration asks for; ``auto`` takes a GPU where there is one.
-
-    Raises:
-        ConfigError: If it does not exist on this machine.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    device = torch.device(name)
-    missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
-        device.type == "mps" and not torch.backends.mps.is_available()
-    )
-    if missing:
-        raise ConfigError(f"device {name} is not available on this machine", "Use device: auto or cpu.")
-    return device

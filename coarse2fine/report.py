@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from canvas import Triple
 from coarse2fine.io import atomic_write
 from coarse2fine.promise.statement import Promised
+from coarse2fine.system.device import peak_bytes_of_tensors
 from coarse2fine.system.memory import peak_bytes
 from coarse2fine.system.timing import Stage
 
@@ -272,9 +273,8 @@ def versions() -> dict[str, str]:
 def peak_memory_mb(device: torch.device) -> dict[str, float]:
     """Peak resident memory of this process since its start, and of the GPU."""
     peak = {"resident": peak_bytes() / 1e6}
-    if device.type == "cuda":
-        peak["gpu"] = torch.cuda.max_memory_allocated(device) / 1e6
-    return peak
+    tensors = peak_bytes_of_tensors(device)
+    return peak if tensors is None else peak | {"gpu": tensors / 1e6}
 
 
 def write_report(reports: list[RunReport], path: Path) -> None:

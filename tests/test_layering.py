@@ -229,6 +229,29 @@ def test_nnunet__only_two_rooms__import_it() -> None:
     assert {room(name) for name in MODULES if offences(name, NNUNET)} == rooms
 
 
+def of_kinds_of_devices(name: str) -> list[str]:
+    """Where a module asks whether a device is of some kind, or speaks to a kind of device itself."""
+    found = []
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Compare):
+            values = [part for side in (node.left, *node.comparators) for part in ast.walk(side)]
+            asked = any(isinstance(part, ast.Constant) and part.value in {"cuda", "mps"} for part in values)
+        elif isinstance(node, ast.Attribute):
+            asked = ast.unparse(node) in {"torch.cuda", "torch.mps", "torch.backends.mps", "torch.backends.cudnn"}
+        else:
+            asked = isinstance(node, ast.MatchValue) and ast.unparse(node) in {"'cuda'", "'mps'"}
+        if asked:
+            found.append(f"{MODULES[name].relative_to(ROOT)}:{node.lineno} {ast.unparse(node)}")
+    return found
+
+
+def test_devices__kinds_of_them__are_the_business_of_one_module() -> None:
+    """Others ask it what they want to know of a device, so that the same code runs on all of them."""
+    knows = "coarse2fine.system.device"
+    assert of_kinds_of_devices(knows)
+    assert [line for name in MODULES if name != knows for line in of_kinds_of_devices(name)] == []
+
+
 def test_inference__any_of_its_commands__imports_nothing_that_explains_or_learns() -> None:
     """Not even inside of a function, nor by what it imports; but for the maps of ``--explain``, when they are made."""
     aside = {f"coarse2fine/{name}" for name in ("explain", "networks", "pretrain", "finetune")}

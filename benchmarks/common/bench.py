@@ -30,8 +30,9 @@ from coarse2fine.evaluation.masks import leave_out
 from coarse2fine.io import find_cases, read_volume
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model, nnunet_predictor
-from coarse2fine.pipeline import Pipeline, pick_device
+from coarse2fine.pipeline import Pipeline
 from coarse2fine.report import RunReport
+from coarse2fine.system.device import pick_device
 from coarse2fine.system.memory import SteadyHeap
 from coarse2fine.system.timing import Clock
 

@@ -35,9 +35,9 @@ from coarse2fine.io.files.readers import PICTURES, TIFF_SUFFIXES
 from coarse2fine.io.files.tiff import spacing_beside
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
-from coarse2fine.pipeline import pick_device
 from coarse2fine.preprocessing.labels import read_labels
 from coarse2fine.preprocessing.working_grid import view_volume, volume_doubts
+from coarse2fine.system.device import pick_device
 from coarse2fine.system.memory import keep_freed_memory
 from coarse2fine.system.terminal import plain
 

@@ -20,10 +20,10 @@ from coarse2fine.errors import ConfigError
 from coarse2fine.finetune.begin import Start
 from coarse2fine.finetune.run import METRICS, PREDICTIONS, is_finished, run
 from coarse2fine.networks.vit import ViTShape
-from coarse2fine.pipeline import pick_device
 from coarse2fine.pretrain.state import Done
 from coarse2fine.pretrain.table import Table
 from coarse2fine.pretrain.weights import WEIGHTS
+from coarse2fine.system.device import pick_device
 from coarse2fine.system.memory import keep_freed_memory
 from coarse2fine.system.terminal import plain, shown
 

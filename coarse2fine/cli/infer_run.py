@@ -33,8 +33,8 @@ from coarse2fine.io import (
 )
 from coarse2fine.io.files.readers import TIFF_SUFFIXES
 from coarse2fine.io.files.tiff import spacing_beside
-from coarse2fine.pipeline import pick_device
 from coarse2fine.report import RunReport, write_report
+from coarse2fine.system.device import pick_device
 from coarse2fine.system.memory import SteadyHeap, keep_freed_memory
 
 

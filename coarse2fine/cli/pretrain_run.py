@@ -21,7 +21,6 @@ from coarse2fine.errors import ConfigError
 from coarse2fine.networks.vit import ViT
 from coarse2fine.nnunet.loading import planned_batch
 from coarse2fine.nnunet.model import Model
-from coarse2fine.pipeline import pick_device
 from coarse2fine.pretrain.crops import Volumes
 from coarse2fine.pretrain.loop import CURVE
 from coarse2fine.pretrain.methods import Task, method_of
@@ -31,6 +30,7 @@ from coarse2fine.pretrain.schedule import Schedule
 from coarse2fine.pretrain.settings import Settings
 from coarse2fine.pretrain.state import Done
 from coarse2fine.pretrain.weights import NNUNET, WEIGHTS
+from coarse2fine.system.device import pick_device
 from coarse2fine.system.memory import keep_freed_memory
 from coarse2fine.system.terminal import plain, shown
 

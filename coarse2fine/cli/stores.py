@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import TaskID
 from rich.table import Table
@@ -36,6 +35,7 @@ from coarse2fine.large.run import segment_store
 from coarse2fine.large.source import Source
 from coarse2fine.large.viewer import Shown, view_of
 from coarse2fine.measures import TABLE_SUFFIXES
+from coarse2fine.system.device import shared_gpus
 from coarse2fine.system.memory import keep_freed_memory
 from coarse2fine.system.terminal import plain
 from coarse2fine.system.timing import Progress
@@ -233,11 +233,10 @@ def pick_engine(options: argparse.Namespace) -> Engine:
     limit_s = _block_timeout(options)
     if options.workers is None and options.scheduler is None:
         return in_process()
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return on_cluster(
         workers=options.workers,
         scheduler=options.scheduler,
-        gpus=gpus,
+        gpus=shared_gpus(),
         dashboard=options.dashboard,
         block_timeout_s=limit_s,
     )

@@ -194,7 +194,7 @@ def nnunet_predictor(model: Model, *, tile_step: float, mirroring: bool) -> Any:
             tile_step_size=tile_step,
             use_mirroring=mirroring,
             device=model.device,
-            perform_everything_on_device=model.device.type == "cuda",
+            perform_everything_on_device=True,  # where it can, it says; it prints so, too
             allow_tqdm=False,
         )
         manager = PlansManager(dict(model.plans))

@@ -15,6 +15,7 @@ from torch import nn
 
 from coarse2fine.errors import ConfigError
 from coarse2fine.nnunet.model import Model, Trial
+from coarse2fine.system.device import mixes_precisions
 
 LEAST_AGREEMENT = 0.995
 """Dice between the foreground of both precisions from which on labels count as kept."""
@@ -52,7 +53,7 @@ def in_precision(model: Model, name: Literal["auto", "fp32", "bf16"], *, exact: 
 
 def used_precision(model: Model) -> str:
     """What a model's networks computed in: ``fp32``, ``bf16``, or ``mixed`` on CUDA."""
-    if model.device.type == "cuda":
+    if mixes_precisions(model.device):
         return "mixed"
     half = model.precision == torch.bfloat16 or (model.trial is not None and model.trial.passed)
     return "bf16" if half else "fp32"

@@ -20,6 +20,7 @@ from coarse2fine.io import atomic_write
 from coarse2fine.pretrain.objective import Method, Rival, Source
 from coarse2fine.pretrain.schedule import Groups, Schedule, groups_of, without
 from coarse2fine.pretrain.state import STATE, Done, Point, load_state, save_state
+from coarse2fine.system.device import random_numbers_kept
 
 CURVE, TENSORBOARD = "curve.json", "tensorboard"
 _CLIP = 12.0
@@ -53,7 +54,7 @@ def pretrain(
         C2FError: If the loss is no number any more, or a state in the folder is of another network.
     """
     learner = _Learner(network, method.heads.to(_device(network)), method, source, schedule, groups)
-    with _reproducible(network), _board(folder / TENSORBOARD) as board:
+    with random_numbers_kept(_device(network)), _board(folder / TENSORBOARD) as board:
         done = load_state(folder / STATE, *learner.parts)
         while done.step < schedule.steps and done.seconds < schedule.seconds:
             done = Done((*done.curve, learner.piece(done)))
@@ -135,14 +136,6 @@ class _Learner:
 
 def _device(network: nn.Module) -> torch.device:
     return next(network.parameters()).device
-
-
-@contextmanager
-def _reproducible(network: nn.Module) -> Iterator[None]:
-    """Leaves PyTorch's own random numbers as they were."""
-    device = _device(network)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coarse2fine.errors import ConfigError
 from coarse2fine.system.memory import available_bytes
 
 CPU = torch.device("cpu")
@@ -27,6 +28,30 @@ MOST_AT_ONCE = 8
 """Inputs of a network that more of are not faster than one after the other, if each is as large as a patch."""
 MOST_PINNED = 1 << 28
 """Bytes of what is copied into pinned memory on its way; larger things are uploaded from where they are."""
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that the configuration asks for; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        ConfigError: If it does not exist on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
+        device.type == "mps" and not torch.backends.mps.is_available()
+    )
+    if missing:
+        raise ConfigError(f"device {name} is not available on this machine", "Use device: auto or cpu.")
+    return device
+
+
+def shared_gpus() -> int:
+    """How many GPUs several processes can have one each of."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def upload(array: NDArray[Any], device: torch.device) -> torch.Tensor:
@@ -96,9 +121,24 @@ def to_host(tensor: torch.Tensor) -> NDArray[Any]:
     return tensor.cpu().numpy()
 
 
+def mixes_precisions(device: torch.device) -> bool:
+    """Whether networks compute in half precision where that is enough, as nnU-Net's do: on CUDA."""
+    return device.type == "cuda"
+
+
 def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Inside, networks compute in half precision where nnU-Net's do: on CUDA."""
-    return torch.autocast(device.type) if device.type == "cuda" else nullcontext()
+    """Inside, networks do as ``mixes_precisions`` says."""
+    return torch.autocast(device.type) if mixes_precisions(device) else nullcontext()
+
+
+def random_numbers_kept(device: torch.device) -> AbstractContextManager[object]:
+    """Leaves PyTorch's random numbers on the CPU and on a device as they were."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+def peak_bytes_of_tensors(device: torch.device) -> int | None:
+    """Most memory that tensors on a GPU have had at once; None of devices that do not count."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def free_bytes(device: torch.device) -> int:

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from conftest import blobs, write_agent
 
 from canvas import Box
 from coarse2fine.config.reader import load_config
 from coarse2fine.demo import IMAGE, REFERENCE, demo_pipeline
-from coarse2fine.errors import ConfigError, ModelError
+from coarse2fine.errors import ModelError
 from coarse2fine.evaluation.masks import dice
 from coarse2fine.fine import canvases as packing
 from coarse2fine.fine.sizes import plan_sizes
@@ -26,7 +25,7 @@ from coarse2fine.io import Grid, LazyArray, Volume, read_volume
 from coarse2fine.nnunet.instance_norm import NormStatistics, measure_statistics
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
-from coarse2fine.pipeline import Pipeline, Result, pick_device
+from coarse2fine.pipeline import Pipeline, Result
 from coarse2fine.selection.features import FeatureSettings
 
 SPACING, SHAPE = (2.0, 1.0, 1.0), (24, 48, 48)
@@ -275,38 +274,6 @@ def test_from_config__folds_and_checkpoints__are_those_of_each_section(model_fol
     sections = ["coarse.folds=[1]", "coarse.checkpoint=checkpoint_best.pth", "fine.folds=[all]"]
     pipeline = Pipeline.from_config(load_config(None, [f"coarse.model={coarse}", f"fine.model={fine}", *sections]))
     assert [(model.folder, model.folds) for model in pipeline.models] == [(coarse, ("1",)), (fine, ("all",))]
-
-
-@pytest.mark.parametrize(
-    ("name", "gpus", "apple", "found"),
-    [
-        ("auto", 0, False, "cpu"),
-        ("auto", 2, True, "cuda"),
-        ("auto", 0, True, "mps"),
-        ("cpu", 2, True, "cpu"),
-        ("cuda", 1, False, "cuda"),
-        ("cuda:1", 2, False, "cuda:1"),
-        ("cuda:1", 1, True, None),
-        ("cuda", 0, False, None),
-        ("mps", 0, True, "mps"),
-        ("mps", 2, False, None),
-    ],
-)
-def test_pick_device__any_machine__takes_what_is_there_and_refuses_the_rest(
-    name: str, gpus: int, apple: bool, found: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By name; what the message offers instead is taken on the same machine."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: apple)
-    if found is not None:
-        assert pick_device(name) == torch.device(found)
-        return
-    with pytest.raises(ConfigError, match=f"device {name} is not available") as caught:
-        pick_device(name)
-    assert caught.value.remedy == "Use device: auto or cpu."
-    for offered in ("auto", "cpu"):
-        pick_device(offered)
 
 
 def test_pipeline__models_of_other_channels__are_refused(
