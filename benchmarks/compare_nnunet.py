@@ -86,7 +86,7 @@ class Contest:
 
     def __init__(self, dataset: str, image: Path, reference: Path, config: Config, folder: Path) -> None:
         self.dataset, self.reference, self.config = dataset, reference, config
-        self._clock, self._memory = Clock(), PeakMemory()
+        self._clock, self._memory = Clock[str](), PeakMemory()
         with self._clock.time("load"):
             self.pipeline = Pipeline.from_config(config)
         self.load_s = self._clock.seconds["load"]

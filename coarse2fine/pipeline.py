@@ -43,7 +43,7 @@ from coarse2fine.report import (
 from coarse2fine.reserve import closing_seconds
 from coarse2fine.segmenter import Segmented, Segmenter, check_models, make_segmenter, preset
 from coarse2fine.system.device import pick_device
-from coarse2fine.system.timing import Progress, Run, Stage, silent
+from coarse2fine.system.timing import Aside, Progress, Run, Stage, silent
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,7 +146,7 @@ class Pipeline:
             DeadlineError: If there is a deadline that cannot be kept.
         """
         run = Run(progress=progress)
-        with run.clock.time("total"):
+        with run.clock.time(Aside.TOTAL):
             with run.stage(Stage.READ):
                 volume = (read or self.read)(files)
                 known = read_labels(previous, self.fine, volume) if previous else None
@@ -158,7 +158,7 @@ class Pipeline:
                 else:
                     write_labels(result.labels, volume.grid, output)
         # A deadline is for the labels, which others may read from now on.
-        with run.clock.time("measure"):
+        with run.clock.time(Aside.MEASURE):
             report = replace(
                 result.report,
                 measures=self._rows(result.labels, volume, objects=False) if measures else (),
@@ -199,7 +199,7 @@ class Pipeline:
         if run is not None:
             return self._segment(volume, run, None, probabilities, previous, mask)
         run = Run()
-        with run.clock.time("total"):
+        with run.clock.time(Aside.TOTAL):
             result = self._segment(volume, run, None, probabilities, previous, mask)
         return self._finish(result, run)
 
@@ -324,7 +324,7 @@ class Pipeline:
 
     def _finish(self, result: Result, run: Run) -> Result:
         """Fill in times, memory and versions."""
-        seconds = run.clock.seconds
+        seconds = run.clock.named()
         report = replace(
             result.report,
             timing_s=Timing.of(seconds),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from canvas import Box
 from coarse2fine.io import Volume, write_labels
 from coarse2fine.report import count_labels
-from coarse2fine.system.timing import Clock
+from coarse2fine.system.timing import RunClock
 
 PART = 8
 """One of so many parts of the volume is rehearsed with, to learn what a slice takes."""
@@ -21,7 +21,7 @@ SURE = 1.5
 
 
 def closing_seconds(
-    volume: Volume[NDArray[Any]], dtype: np.typing.DTypeLike, output: Path | None, clock: Clock
+    volume: Volume[NDArray[Any]], dtype: np.typing.DTypeLike, output: Path | None, clock: RunClock
 ) -> float:
     """Seconds that it takes at most to count labels and to write them.
 
@@ -41,7 +41,7 @@ def closing_seconds(
 
 
 def _rehearse(
-    volume: Volume[NDArray[Any]], slices: int, dtype: np.typing.DTypeLike, output: Path | None, clock: Clock
+    volume: Volume[NDArray[Any]], slices: int, dtype: np.typing.DTypeLike, output: Path | None, clock: RunClock
 ) -> float:
     """Seconds that counting and writing takes for some slices from the middle."""
     depth, height, width = volume.grid.shape

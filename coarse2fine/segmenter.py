@@ -22,7 +22,7 @@ from coarse2fine.preprocessing.working_grid import WorkingView
 from coarse2fine.selection.order import worth_of
 from coarse2fine.selection.selector import Selector, find_selector, find_tree
 from coarse2fine.selection.thin import share_tiles, stage_for, two_stage
-from coarse2fine.system.timing import Run
+from coarse2fine.system.timing import Run, Stage
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,7 +98,7 @@ class Segmenter:
             keep_outputs: Whether the result has labels, too.
         """
         keep = self.selector.features.wants_coarse
-        with run.clock.time("coarse"):
+        with run.clock.time(Stage.COARSE):
             stage = CoarseStage(self.coarse, self.stage.model, self.config.coarse, keep, keep_outputs)
             return predict_heatmap(stage, view, run, window)
 
@@ -108,14 +108,14 @@ class Segmenter:
 
     def regions(self, scene: Scene, run: Run) -> RoiTree:
         """Heatmap -> ROI tree, of a whole volume; books ``rois``."""
-        with run.stage("rois"):
+        with run.stage(Stage.ROIS):
             stage = self.stage_over(scene.view)
             return find_tree(stage.config, stage.plan, scene.coarse.heatmap, scene.view)
 
     def choose(self, tree: RoiTree, scene: Scene, run: Run) -> Choice:
         """The regions to segment; in a thin volume all, as two-stage mode does it; books ``assign``."""
         stage = self.stage_over(scene.view)
-        with run.clock.time("assign"):
+        with run.clock.time(Stage.ASSIGN):
             if stage is not self.stage:
                 stage = share_tiles(stage, tree, scene.view.shape)
                 return Choice(in_space_order(tree.parents, stage.plan.slot), stage, True)
@@ -150,7 +150,7 @@ class Segmenter:
         """
         choice = self.choose(tree, scene, run)
         stage, norm = choice.stage, UNSETTLED if choice.unpacked else norm
-        with run.clock.time("fine"):
+        with run.clock.time(Stage.FINE):
             deadline = self._deadline(choice.rois, scene, run, closing_s)
             writer = LabelWriter(
                 scene.view, stage.model, track=track or deadline is not None, probabilities=probabilities

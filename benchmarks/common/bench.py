@@ -221,7 +221,7 @@ def run_nnunet(bench: Bench, output: Path, *, mirroring: bool | None = None, til
         mirroring: None = as in every row.
         tile_step: None = as configured.
     """
-    settings, clock = bench.config().fine, Clock()
+    settings, clock = bench.config().fine, Clock[str]()
     step = settings.tile_step if tile_step is None else tile_step
     mirror = bench.mirroring if mirroring is None else mirroring
     # A copy of its own: with several folds nnU-Net overwrites the weights of the network that it is given.

@@ -98,7 +98,7 @@ class _Tiles:
     def __init__(self, given: Given, region: Box) -> None:
         self._given, self._region, self._model = given, region, lean(given.model)
         self._read = input_reader(given.view, given.coarse if given.model.cascade else None)
-        self._clock, self._run = Clock(), 0
+        self._clock, self._run = Clock[str](), 0
         self.boxes = window_boxes(region, given.model.patch, given.tile_step)
         self.writer = LabelWriter(given.view, given.model)
         self.writer.expect(tile.clip(region) for tile in self.boxes)
@@ -205,7 +205,7 @@ def masked_tiles(given: Given) -> Looked:
     single precision, classes x volume, which is what its users live with. Its tiles are a full step apart and the last
     one is moved back, while nnU-Net spreads them evenly. Its Gaussian lies half a voxel beside nnU-Net's.
     """
-    view, model, clock = given.view, lean(given.model), Clock()
+    view, model, clock = given.view, lean(given.model), Clock[str]()
     read = input_reader(view, given.coarse if model.cascade else None)
     whole, seen = Box.whole(view.shape), 0
 

@@ -42,7 +42,7 @@ class Row:
 
 def run_alternative(bench: Bench, output: Path, *, name: str) -> Effort:
     """A method that users have today, with our reading, resampling and write-back, from file to file."""
-    pipeline, clock = bench.pipeline(), Clock()
+    pipeline, clock = bench.pipeline(), Clock[str]()
     config, fine, coarse_model = pipeline.config, pipeline.fine, bench.model("coarse")
     with count_voxels() as voxels, clock.time("total"):
         volume = read_volume(bench.files)

@@ -45,7 +45,7 @@ from coarse2fine.pipeline import Pipeline
 from coarse2fine.preprocessing.working_grid import view_volume
 from coarse2fine.selection.features import FeatureSettings
 from coarse2fine.selection.selector import Selector, find_selector, find_tree
-from coarse2fine.system.timing import Clock, Run
+from coarse2fine.system.timing import Run, RunClock, Stage
 from coarse2fine.training.dataset import LabelledCase, build_instances, cached_instances, how_made
 from coarse2fine.training.outcomes import OutcomeSettings
 
@@ -214,7 +214,7 @@ def look(real: RealCase) -> Seen:
 
 def choose(real: RealCase, seen: Seen, agent: str, weight: float) -> tuple[Roi, ...]:
     """What a rule or agent chooses for the case."""
-    return real.selector(agent, weight).choose(seen.tree, seen.scene, real.pipeline.fine, Clock())
+    return real.selector(agent, weight).choose(seen.tree, seen.scene, real.pipeline.fine, RunClock())
 
 
 def compare_orders(real: RealCase, seen: Seen, agent: str) -> list[dict[str, Any]]:
@@ -247,7 +247,7 @@ def _segment(real: RealCase, seen: Seen, order: Sequence[Roi], changes: Mapping[
     forget()
     run = Run()
     clock = run.clock
-    with clock.time("fine"):
+    with clock.time(Stage.FINE):
         writer = LabelWriter(seen.scene.view, fine)
         result = segment_boxes(stage, seen.scene, boxes, writer, run)
         writer.finish()
@@ -259,8 +259,8 @@ def _segment(real: RealCase, seen: Seen, order: Sequence[Roi], changes: Mapping[
         "boxes": len(boxes),
         "canvases": len(result.canvases),
         "fill": share_filled(result.canvases),
-        "fine_s": clock.seconds["fine"],
-        "network_s": clock.seconds["fine.network"],
+        "fine_s": clock.seconds[Stage.FINE],
+        "network_s": clock.seconds[Stage.FINE.passes],
     }
 
 

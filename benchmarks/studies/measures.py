@@ -46,7 +46,7 @@ from coarse2fine.fine.segment import FineStage, segment_boxes
 from coarse2fine.fine.sizes import plan_sizes
 from coarse2fine.fine.writeback import LabelWriter
 from coarse2fine.io import read_volume
-from coarse2fine.system.timing import Run
+from coarse2fine.system.timing import Run, Stage
 
 AGENTS = ROOT / "benchmarks" / "agents"
 RULES = ("all_parents", "all_children", "top_k", "greedy")
@@ -186,7 +186,7 @@ def segment_labels(
     forget()
     run = Run()
     clock = run.clock
-    with clock.time("fine"):
+    with clock.time(Stage.FINE):
         writer = LabelWriter(seen.scene.view, fine)
         known, stage = [roi.box for roi in seen.tree.leaves], FineStage.of(fine, config)
         result = segment_boxes(stage, seen.scene, boxes, writer, run, known=known, norm=VolumeNorm(alone=alone))
@@ -197,8 +197,8 @@ def segment_labels(
         "canvases": len(result.canvases),
         "mvoxels": mvoxels(result.canvases),
         "fill": share_filled(result.canvases),
-        "fine_s": clock.seconds["fine"],
-        "network_s": clock.seconds.get("fine.network", 0.0),
+        "fine_s": clock.seconds[Stage.FINE],
+        "network_s": clock.seconds.get(Stage.FINE.passes, 0.0),
     }
 
 

@@ -26,7 +26,7 @@ from coarse2fine.regions.components import label_components
 from coarse2fine.regions.search_grid import Place
 from coarse2fine.resampling.operators import Axis, Floats, axis_operator, multiply_axis, slab_depth
 from coarse2fine.system.device import outgrown, room_for, to_host, upload, zeros_for
-from coarse2fine.system.timing import Run
+from coarse2fine.system.timing import Run, Stage
 
 CERTAIN = 20.0
 """Logit of what is not looked at: background with probability one in half precision."""
@@ -210,7 +210,7 @@ def predict_heatmap(
     found = _Found(model, region, grid, heads, turn, keep_outputs=stage.keep_outputs)
     data = view.read_all(region)
     used = {data.device, *found.devices}
-    with run.clock.time("coarse.network"), ExitStack() as stack:
+    with run.clock.time(Stage.COARSE.passes), ExitStack() as stack:
         recorder = stack.enter_context(record_bottleneck(model, region.shape)) if stage.keep_features else None
         slabs = window_slabs(
             model,

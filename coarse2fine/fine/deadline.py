@@ -21,7 +21,7 @@ from canvas import Box, Canvas, Triple
 from coarse2fine.errors import DeadlineError
 from coarse2fine.fine.fallback import Fallback
 from coarse2fine.fine.growth import Edges, Region
-from coarse2fine.system.timing import Clock
+from coarse2fine.system.timing import RunClock
 
 Worth = Callable[[Box, Box], float]
 """What segmenting a part of a region is expected to gain, in any unit: (part, region) -> gain."""
@@ -53,7 +53,7 @@ class Deadline:
     """
 
     asked_s: float
-    clock: Clock
+    clock: RunClock
     closing_s: float
     worth: Worth
 

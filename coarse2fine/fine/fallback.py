@@ -10,7 +10,7 @@ from canvas import Box
 from coarse2fine.coarse.heatmap import CoarseResult, coarse_parts
 from coarse2fine.fine.writeback import BLOCK, LabelWriter
 from coarse2fine.nnunet.model import Model
-from coarse2fine.system.timing import Clock
+from coarse2fine.system.timing import RunClock
 
 
 class Fallback:
@@ -23,7 +23,7 @@ class Fallback:
         clock: Tells the time.
     """
 
-    def __init__(self, coarse: CoarseResult | None, writer: LabelWriter, model: Model, clock: Clock) -> None:
+    def __init__(self, coarse: CoarseResult | None, writer: LabelWriter, model: Model, clock: RunClock) -> None:
         self._coarse, self._writer, self._clock = coarse, writer, clock
         self._dtype = model.labels.tensor_dtype
         self._grid = writer.back.shape_out

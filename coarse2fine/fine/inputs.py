@@ -24,7 +24,7 @@ from coarse2fine.nnunet.instance_norm import (
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import WorkingView
 from coarse2fine.system.device import upload
-from coarse2fine.system.timing import Clock
+from coarse2fine.system.timing import RunClock, Stage
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +84,7 @@ def norm_tiles(boxes: Sequence[Box], config: Config, plan: CanvasPlan, model: Mo
     return [box.centred(model.patch, Box.whole(volume)) for box in picked]
 
 
-def measure_case(scene: Scene, model: Model, tiles: Sequence[Box], clock: Clock) -> NormStatistics:
+def measure_case(scene: Scene, model: Model, tiles: Sequence[Box], clock: RunClock) -> NormStatistics:
     """The statistics of ``norm: case``.
 
     Args:
@@ -95,5 +95,5 @@ def measure_case(scene: Scene, model: Model, tiles: Sequence[Box], clock: Clock)
     """
     read = input_reader(scene.view, scene.prior if model.cascade else None)
     inputs = [read(tile, tile.shape) for tile in tiles]
-    with clock.time("fine.network"):
+    with clock.time(Stage.FINE.passes):
         return measure_statistics(model, inputs)

@@ -27,7 +27,7 @@ from coarse2fine.nnunet.instance_norm import mark_slots
 from coarse2fine.nnunet.model import Model
 from coarse2fine.system.device import most_at_once, to_host, upload, waiting_bytes
 from coarse2fine.system.memory import is_memory_full
-from coarse2fine.system.timing import Clock
+from coarse2fine.system.timing import RunClock, Stage
 
 Mask = NDArray[np.bool_]
 
@@ -53,7 +53,7 @@ class Passes:
     model: Model
     marked: bool
     writer: LabelWriter
-    clock: Clock
+    clock: RunClock
     feature_bytes: dict[Triple, int] = field(default_factory=dict)
 
     def worth(self, region: Box) -> bool:
@@ -76,7 +76,7 @@ class Passes:
         shape = canvases[0].shape
         counting: AbstractContextManager[list[int]]
         counting = nullcontext([]) if shape in self.feature_bytes else _counted(self.model)
-        with self.clock.time("fine.network"):
+        with self.clock.time(Stage.FINE.passes):
             try:
                 with counting as sizes:
                     outputs = self.model.forward(batch, mirroring=self.settings.mirroring)

@@ -21,7 +21,7 @@ from coarse2fine.fine.writeback import LabelWriter
 from coarse2fine.nnunet.cpu_layers import lean
 from coarse2fine.nnunet.instance_norm import NormStatistics, with_frozen_statistics, with_slot_statistics
 from coarse2fine.nnunet.model import Model
-from coarse2fine.system.timing import Run
+from coarse2fine.system.timing import Run, Stage
 
 TRIALS = (4, 2)
 """Canvases that tell how long others take have one of so many parts of these on each axis."""
@@ -105,7 +105,7 @@ def segment_boxes(
         DeadlineError: If there is no time at all.
     """
     run, config, volume = run or Run(), stage.config, scene.view.shape
-    with run.clock.time("pack"):
+    with run.clock.time(Stage.PACK):
         alone = norm.alone
         if alone is None:
             alone = better_alone(boxes, config, stage.plan, volume, measured=norm.statistics is not None)
@@ -134,7 +134,7 @@ def segment_boxes(
             late = pending
             break
         others = [*elsewhere, *counted, *queue.parts]
-        with run.clock.time("pack"):
+        with run.clock.time(Stage.PACK):
             queue.add(_pack(stage, pending, volume, writer, others, alone))
     left = queue.give_up([region.box for region in late])
     lost = sum(region.box in left for region in added)

@@ -34,7 +34,7 @@ from coarse2fine.regions.detect import candidates, find_components, search_grid
 from coarse2fine.resampling.operators import REACH
 from coarse2fine.segmenter import Segmenter
 from coarse2fine.selection.selector import grow_tree, roi_settings
-from coarse2fine.system.timing import Run
+from coarse2fine.system.timing import Run, Stage
 
 RIM = 4
 """Voxels of the working grid around a cell that linear resampling of its outputs needs; splines need ``REACH``."""
@@ -277,7 +277,7 @@ def _segment_cell(
     """Regions of the cell -> labels of the cell and its surroundings."""
     (segmenter, _), (coarse, _) = opened.both, looked
     mine, outside = window.own.relative_to(coarse.held), segmenter.config.fine.outside
-    with run.stage("rois"):
+    with run.stage(Stage.ROIS):
         tree, elsewhere = _regions(opened, window, looked)
         if not tree.parents and outside == "background":
             mass = coarse.heatmap[mine.slices].sum(dtype=np.float64)
@@ -344,9 +344,9 @@ def _one_stage(opened: OpenVolume, core: Box, inside: Box, run: Run) -> CellResu
     needed = window.grow((rim, rim, rim)).clip(Box.whole(view.shape))
     tiles = tiles_touching(needed, view.shape, fine.patch, config.tile_step)
     hull = reduce(Box.hull, tiles)
-    with run.clock.time("fine"):
+    with run.clock.time(Stage.FINE):
         data = view.read_all(hull)
-        with run.clock.time("fine.network"):
+        with run.clock.time(Stage.FINE.passes):
             logits = sliding_window(
                 lean(fine),
                 data,

@@ -21,7 +21,7 @@ from coarse2fine.large.cells import OpenVolume, look_around, look_at_cell
 from coarse2fine.large.execution.work import Key
 from coarse2fine.large.job import Job, volume_of, write_json
 from coarse2fine.nnunet.instance_norm import NormStatistics, measure_statistics
-from coarse2fine.system.timing import Run
+from coarse2fine.system.timing import Aside, Run, Stage
 
 NORM = "norm.json"
 FIRST_CELLS = 64
@@ -39,7 +39,7 @@ class LookAtCell:
 
     def __call__(self, key: Key, run: Run) -> Mapping[str, Any]:
         """Boxes of all ``regions`` and of the ``chosen`` ones; ``seconds`` by stage."""
-        with run.clock.time("total"):
+        with run.clock.time(Aside.TOTAL):
             regions, chosen = look_at_cell(volume_of(self.job), self.job.lattice.core(triple(key)), run)
         return {
             "regions": [[*box.start, *box.stop] for box in regions],
@@ -59,7 +59,7 @@ class MeasureTile:
 
     def __call__(self, key: Key, run: Run) -> Mapping[str, Any]:
         """The statistics, or that there are none; ``counts`` and ``seconds`` as of other blocks."""
-        with run.clock.time("total"):
+        with run.clock.time(Aside.TOTAL):
             alone, statistics, voxels = settle(volume_of(self.job), self.known, self.chosen, self.complete, run)
         return {
             "alone": alone,
@@ -90,7 +90,7 @@ def settle(
     for tile in tiles:
         coarse = look_around(opened, tile.clip(Box.whole(volume)), run) if fine.cascade else None
         inputs.append(input_reader(opened.view, coarse)(tile, tile.shape))
-    with run.clock.time("fine.network"):
+    with run.clock.time(Stage.FINE.passes):
         return False, measure_statistics(fine, inputs), sum(tile.volume for tile in tiles)
 
 

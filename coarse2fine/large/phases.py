@@ -59,7 +59,7 @@ class Phases:
     engine: Engine
     settings: Settings
     progress: Progress
-    clock: Clock = field(default_factory=Clock)
+    clock: Clock[str] = field(default_factory=Clock[str])
     failures: list[Failure] = field(default_factory=list)
 
     def step(self, job: Job) -> AbstractContextManager[None]:

@@ -18,7 +18,7 @@ from coarse2fine.large.masked import cells_to_do
 from coarse2fine.large.norm import norm_of
 from coarse2fine.preprocessing.statistics import scan_part
 from coarse2fine.report import count_labels
-from coarse2fine.system.timing import Run
+from coarse2fine.system.timing import Aside, Run, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,11 @@ class SegmentBlock:
         lattice = self.job.lattice
         cells = cells_to_do(self.job, triple(key))
         store, counts, labels, receivers = store_of(self.job.labels), Tally(), {}, set()
-        with run.clock.time("total"):
+        with run.clock.time(Aside.TOTAL):
             results = segment_cells(volume_of(self.job), [lattice.core(cell) for cell in cells], run, norm_of(self.job))
             for cell, result in zip(cells, results, strict=True):
                 core = lattice.core(cell)
-                with run.clock.time("write"):
+                with run.clock.time(Stage.WRITE):
                     own = result.part(core)
                     store.write(core, own)
                     labels[name_of(cell)] = count_labels(own)

@@ -30,7 +30,7 @@ from coarse2fine.nnunet.fingerprint import network_fingerprint
 from coarse2fine.nnunet.model import Model
 from coarse2fine.resampling.operators import Floats
 from coarse2fine.system.device import autocast, to_host
-from coarse2fine.system.timing import Clock
+from coarse2fine.system.timing import RunClock, Stage
 
 Source = Literal["none", "coarse", "fine"]
 Downsample = Literal["center", "resize"]
@@ -113,7 +113,7 @@ def tree_features(
     scene: Scene,
     fine: Model,
     slot: Triple,
-    clock: Clock | None = None,
+    clock: RunClock | None = None,
 ) -> Features:
     """What a network sees in every region of a tree.
 
@@ -136,7 +136,7 @@ def tree_features(
         return Features(np.zeros((len(tree.rois), 0), np.float32), NO_FEATURES.volume)
     boxes, view, coarse = [roi.box for roi in tree.rois], scene.view, scene.coarse
     if settings.source == "fine":
-        nodes = _seen_by_fine(settings, boxes, scene, fine, slot, clock or Clock())
+        nodes = _seen_by_fine(settings, boxes, scene, fine, slot, clock or RunClock())
         everything = nodes.reshape(len(nodes) * CELLS, nodes.shape[1] // CELLS).T
     elif coarse.bottleneck is None:
         raise ValueError("the coarse stage ran without keeping its bottleneck")
@@ -192,7 +192,7 @@ def _seen_by_fine(
     scene: Scene,
     fine: Model,
     slot: Triple,
-    clock: Clock,
+    clock: RunClock,
 ) -> Floats:
     """Features of crops by the fine encoder, shape (boxes, 4 * channels)."""
     # A crop is a network input of its own here, so its edges must be divisible as often as the network halves them.
@@ -201,7 +201,7 @@ def _seen_by_fine(
     nodes, volume = [torch.zeros((0, CELLS * feature_channels(fine)), device=fine.device)], scene.view.shape
     for group in _batches(boxes, max(1, prod(fine.patch) // prod(shape))):
         crops = torch.stack([read(_source(box, shape, volume, settings.downsample_mode), shape) for box in group])
-        with clock.time("assign.network"):
+        with clock.time(Stage.ASSIGN.passes):
             nodes.append(_encode(fine, crops, settings.pooling_mode))
     return to_host(torch.cat(nodes))
 

@@ -27,7 +27,7 @@ from coarse2fine.regions.search_grid import Place
 from coarse2fine.regions.tree import build_tree
 from coarse2fine.selection.features import FeatureSettings, feature_model_fingerprint, tree_features
 from coarse2fine.system.terminal import shown
-from coarse2fine.system.timing import Clock
+from coarse2fine.system.timing import RunClock
 
 
 def find_tree(config: Config, plan: CanvasPlan, heatmap: NDArray[np.float32], view: WorkingView) -> RoiTree:
@@ -133,7 +133,7 @@ class Selector:
     cost_model: CostModel
     warnings: tuple[str, ...] = ()
 
-    def choose(self, tree: RoiTree, scene: Scene, fine: Model, clock: Clock) -> tuple[Roi, ...]:
+    def choose(self, tree: RoiTree, scene: Scene, fine: Model, clock: RunClock) -> tuple[Roi, ...]:
         """ROI tree -> ordered boxes.
 
         Args:

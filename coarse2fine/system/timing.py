@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Generic, TypeVar
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
@@ -32,26 +33,40 @@ class Stage(StrEnum):
     ACCOUNT = "account"
 
     @property
-    def passes(self) -> str:
-        """Under what name network passes of the stage are booked."""
-        return f"{self}.network"
+    def passes(self) -> Aside:
+        """Under what name network passes of the stage are booked, if it has any."""
+        return Aside(f"{self}.network")
 
 
-class Clock:
+class Aside(StrEnum):
+    """What a run books beside its stages: network passes inside of them, all of it, and what comes after it."""
+
+    COARSE_NETWORK = "coarse.network"
+    ASSIGN_NETWORK = "assign.network"
+    FINE_NETWORK = "fine.network"
+    TOTAL = "total"
+    MEASURE = "measure"
+
+
+Name = TypeVar("Name", bound=str)
+"""What a clock books under."""
+
+
+class Clock(Generic[Name]):
     """Seconds by name, added up over all uses of the name, and since the clock was started.
 
     Args:
         now: Tells the time in seconds; only differences count.
 
-    >>> clock = Clock()
-    >>> with clock.time("read"):
+    >>> clock = Clock[Stage]()
+    >>> with clock.time(Stage.READ):
     ...     pass
-    >>> list(clock.seconds)
+    >>> list(clock.rounded())
     ['read']
     """
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
-        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.seconds: defaultdict[Name, float] = defaultdict(float)
         self.now, self._began = now, now()
 
     @property
@@ -60,7 +75,7 @@ class Clock:
         return self.now() - self._began
 
     @contextmanager
-    def time(self, name: str) -> Iterator[None]:
+    def time(self, name: Name) -> Iterator[None]:
         """Book the time that the block takes."""
         start = self.now()
         try:
@@ -68,9 +83,17 @@ class Clock:
         finally:
             self.seconds[name] += self.now() - start
 
+    def named(self) -> dict[str, float]:
+        """Seconds by plain names."""
+        return {str(name): value for name, value in self.seconds.items()}
+
     def rounded(self) -> dict[str, float]:
-        """Seconds by name, for JSON."""
-        return {name: round(value, 4) for name, value in self.seconds.items()}
+        """Seconds by plain names, for JSON."""
+        return {name: round(value, 4) for name, value in self.named().items()}
+
+
+RunClock = Clock[Stage | Aside]
+"""The clock of a run, on which a wrong name is an error of types."""
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -87,7 +110,7 @@ class Run:
         notes: What users should know of how it went, each once.
     """
 
-    clock: Clock = field(default_factory=Clock)
+    clock: RunClock = field(default_factory=RunClock)
     progress: Progress = silent
     notes: list[str] = field(default_factory=list)
 
@@ -96,7 +119,7 @@ class Run:
         self.notes.extend(text for text in texts if text not in self.notes)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: Stage) -> Iterator[None]:
         """Book the time of a stage of one step, and tell that it begins and ends."""
         self.progress(name, 0, 1)
         with self.clock.time(name):

@@ -29,7 +29,7 @@ from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import WorkingView, view_volume
 from coarse2fine.selection.features import FeatureSettings, tree_features
 from coarse2fine.selection.selector import cost_model_of, find_tree
-from coarse2fine.system.timing import Run
+from coarse2fine.system.timing import Run, Stage
 
 Labels = NDArray[np.unsignedinteger]
 
@@ -190,7 +190,7 @@ def label_tree(
         tuple(places[roi.box] for roi in tree.rois),
         tuple(labels[roi.box] for roi in tree.rois),
         tuple(fine.labels.foreground),
-        run.clock.seconds["fine.network"] / slots,
+        run.clock.seconds[Stage.FINE.passes] / slots,
     )
 
 

@@ -12,7 +12,7 @@ from conftest import blobs
 from coarse2fine import reserve
 from coarse2fine.io import Grid, Volume
 from coarse2fine.reserve import SURE, closing_seconds
-from coarse2fine.system.timing import Clock
+from coarse2fine.system.timing import RunClock
 
 
 def volume_of(depth: int) -> Volume[Any]:
@@ -33,7 +33,7 @@ def test_closing_seconds__some_for_a_file_and_some_for_each_slice__are_those_of_
         time += 3.0 + 0.5 * len(labels)
 
     monkeypatch.setattr(reserve, "write_labels", write)
-    seconds = closing_seconds(volume_of(depth), np.uint8, tmp_path / "a.nii.gz", Clock(lambda: time))
+    seconds = closing_seconds(volume_of(depth), np.uint8, tmp_path / "a.nii.gz", RunClock(lambda: time))
     assert seconds == pytest.approx(SURE * (3.0 + 0.5 * depth))
 
 
@@ -41,5 +41,5 @@ def test_closing_seconds__some_for_a_file_and_some_for_each_slice__are_those_of_
 def test_closing_seconds__real_files__leave_nothing_behind(name: str, tmp_path: Path) -> None:
     """The result's own file and folder are not touched."""
     (tmp_path / "a.nrrd").write_text("precious")
-    assert 0 < closing_seconds(volume_of(9), np.uint8, tmp_path / name, Clock()) < 60
+    assert 0 < closing_seconds(volume_of(9), np.uint8, tmp_path / name, RunClock()) < 60
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.nrrd": "precious"}

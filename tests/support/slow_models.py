@@ -16,7 +16,7 @@ from coarse2fine.io import Grid, Volume
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
 from coarse2fine.pipeline import Pipeline, Result
-from coarse2fine.system.timing import Clock, Run
+from coarse2fine.system.timing import Run, RunClock
 
 SPACING, SHAPE = (2.0, 1.0, 1.0), (16, 36, 36)
 
@@ -83,7 +83,7 @@ class SlowRun:
         image = blobs(SHAPE)
         self.time, self.passes = 0.0, []
         volume = volume or Volume((image,), Grid(image.shape, SPACING), "blobs")
-        return self.pipeline(volume, Run(Clock(lambda: self.time)))
+        return self.pipeline(volume, Run(RunClock(lambda: self.time)))
 
     def _slowed(self, model: Model, lasts: Callable[[int], float]) -> Model:
         """The model with networks that take time."""

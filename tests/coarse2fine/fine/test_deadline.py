@@ -17,7 +17,7 @@ from coarse2fine.errors import DeadlineError
 from coarse2fine.fine.deadline import FIRST, Deadline, Job, OutOfTime, Pace, TimedQueue, abandoned_when, trial_box
 from coarse2fine.fine.fallback import Fallback
 from coarse2fine.fine.growth import Region
-from coarse2fine.system.timing import Clock
+from coarse2fine.system.timing import RunClock
 
 
 class Hands:
@@ -62,7 +62,7 @@ def queue_of(
 ) -> tuple[TimedQueue, Hands]:
     hands = Hands()
     by_box = {next(job.parts)[0]: worth[job] for job in jobs}
-    deadline = Deadline(asked, Clock(hands), closing, lambda part, region: by_box[part])
+    deadline = Deadline(asked, RunClock(hands), closing, lambda part, region: by_box[part])
     queue = TimedQueue(jobs, deadline, Instant())
     queue.pace.trial_s = trial
     return queue, hands
@@ -154,7 +154,7 @@ def test_check__deadline_too_short__names_one_that_passes(elapsed: float, closin
     """What the message names is more than what is needed, and not much more."""
     hands = Hands()
     hands.time = 7.0
-    clock = Clock(hands)
+    clock = RunClock(hands)
     hands.time += elapsed
     with pytest.raises(DeadlineError, match="is too short") as caught:
         Deadline(-10.0, clock, closing, lambda part, region: 1.0).check()

@@ -27,7 +27,7 @@ from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
 from coarse2fine.pipeline import Result
 from coarse2fine.preprocessing.working_grid import open_view
-from coarse2fine.system.timing import Clock
+from coarse2fine.system.timing import RunClock
 
 SPACING = (2.0, 1.0, 1.0)  # the tiny models' own
 ORGANS = {"background": 0} | {f"organ {label}": label for label in range(1, 17)}
@@ -185,7 +185,7 @@ def test_measure_case__cascade__sees_coarse_labels_beside_the_image(model_folder
     tiles = [Box.of((2, 4, 6), cascade.patch), Box.of((6, 20, 20), cascade.patch)]
     inputs = [torch.cat([view.read(tile, tile.shape), prior.one_hot(tile, view.whole)]) for tile in tiles]
     assert 0 < torch.stack(inputs)[:, 1].mean() < 1
-    measured = measure_case(Scene(view, prior), cascade, tiles, Clock()).to_json()
+    measured = measure_case(Scene(view, prior), cascade, tiles, RunClock()).to_json()
     assert measured == measure_statistics(cascade, inputs).to_json()
     inputs[0][1] = 1 - inputs[0][1]
     assert measured != measure_statistics(cascade, inputs).to_json()

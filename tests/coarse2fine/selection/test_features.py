@@ -35,7 +35,7 @@ from coarse2fine.selection.features import (
     pool_boxes,
     tree_features,
 )
-from coarse2fine.system.timing import Clock
+from coarse2fine.system.timing import RunClock, Stage
 
 SHAPE, SPACING = (20, 44, 42), (2.0, 1.0, 1.0)
 CHANNELS = 8  # of the tiny models' deepest stage
@@ -154,7 +154,7 @@ def test_tree_features__source_fine__equals_the_encoder_crop_by_crop(
     seen: Seen, mode: str, pooling: Pooling, slot: Triple
 ) -> None:
     """Each region by a pass of its own: what is read is the slot around it or the shrunk box, pooled in quarters."""
-    tree, clock = tree_of(seen.view.shape), Clock()
+    tree, clock = tree_of(seen.view.shape), RunClock()
     size = tuple(-(-a // b) * b for a, b in zip(slot, (2, 4, 4), strict=True))
     settings = FeatureSettings("fine", mode, pooling, global_info=True)  # type: ignore[arg-type]
     found = tree_features(settings, tree, seen.scene, seen.fine, slot, clock)
@@ -176,7 +176,7 @@ def test_tree_features__source_fine__equals_the_encoder_crop_by_crop(
     np.testing.assert_allclose(found.nodes, np.reshape(expected, (len(tree.rois), 32)), atol=1e-4)
     np.testing.assert_allclose(found.volume[:CHANNELS], np.mean(expected, axis=(0, 1)), atol=1e-4)
     np.testing.assert_allclose(found.volume[CHANNELS:], np.max(expected, axis=(0, 1)), atol=1e-4)
-    assert clock.seconds["assign.network"] > 0
+    assert clock.seconds[Stage.ASSIGN.passes] > 0
 
 
 def test_tree_features__fine_model_is_a_cascade__shows_it_the_coarse_labels(

@@ -28,7 +28,7 @@ from coarse2fine.regions.search_grid import Place
 from coarse2fine.selection import selector as choose_module
 from coarse2fine.selection.features import FeatureSettings, tree_features
 from coarse2fine.selection.selector import Selector, cost_model_of, find_selector, find_tree, grow_tree, roi_settings
-from coarse2fine.system.timing import Clock
+from coarse2fine.system.timing import RunClock, Stage
 
 SPACING = (2.0, 1.0, 1.0)
 Folders = tuple[Path, Path]
@@ -73,7 +73,7 @@ def test_choose__agent_that_fits__chooses_by_the_features_of_its_card(
     coarse, fine = (load_model(model) for model in folders)
     config = load_config(None, [f"assign.agent={folder}", "rois.threshold=0.55", "assign.lambda=0.02"])
     plan, image = plan_sizes(config, fine), (blobs((24, 48, 48)),)
-    selector, clock = find_selector(config, plan, coarse, fine), Clock()
+    selector, clock = find_selector(config, plan, coarse, fine), RunClock()
     assert (selector.kind, selector.features, selector.warnings) == (kind, settings, ())
 
     view, coarse_view = open_view(image, SPACING, fine), open_view(image, SPACING, coarse)
@@ -84,7 +84,7 @@ def test_choose__agent_that_fits__chooses_by_the_features_of_its_card(
     features = tree_features(settings, tree, scene, fine, plan.slot)
     assert chosen == load_agent(folder)(tree, cost_model_of(config, plan), features)
     assert 0 < len(chosen) <= len(tree.leaves)
-    assert ("assign.network" in clock.seconds) == (source == "fine")
+    assert (Stage.ASSIGN.passes in clock.seconds) == (source == "fine")
     nothing = replace(selector, cost_model=replace(selector.cost_model, budget=0.0))
     assert nothing.choose(tree, scene, fine, clock) == ()
 

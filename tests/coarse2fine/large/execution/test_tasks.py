@@ -9,7 +9,7 @@ from typing import Any
 
 from coarse2fine.errors import OutputError, VolumeError
 from coarse2fine.large.execution.tasks import Key, Outcome, attempt
-from coarse2fine.system.timing import Run
+from coarse2fine.system.timing import Aside, Run
 
 
 def read(error: Exception) -> Mapping[str, Any]:
@@ -23,7 +23,7 @@ class Task:
         self.error = error
 
     def __call__(self, key: Key, run: Run) -> Mapping[str, Any]:
-        with run.clock.time("total"):
+        with run.clock.time(Aside.TOTAL):
             return {"key": key, "stages": list(run.clock.rounded())} if self.error is None else read(self.error)
 
 
