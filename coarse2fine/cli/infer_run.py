@@ -11,13 +11,13 @@ from pathlib import Path
 from rich.console import Console
 
 from coarse2fine.calibration.kit import is_kit, open_kit
-from coarse2fine.cli import stores as large
 from coarse2fine.cli.cases import Job, Work, show_progress
 from coarse2fine.cli.folder import segment_cases
 from coarse2fine.cli.masks import mask_of
 from coarse2fine.cli.pages import Pages, check_page, pages_of
 from coarse2fine.cli.profile import show_profile
 from coarse2fine.cli.series import check_beside, endings, is_one_series
+from coarse2fine.cli.store_options import refuse_options
 from coarse2fine.cli.tables import check_table, write_measures
 from coarse2fine.config.reader import load_config
 from coarse2fine.config.schema import Config
@@ -69,13 +69,15 @@ def infer(options: argparse.Namespace, console: Console) -> None:
         C2FError: If the only case fails, or at the end if any did.
     """
     if is_store(options.input):
+        from coarse2fine.cli.stores import infer_store  # takes long to import
+
         refuse_folder_options(options)
-        large.infer_store(options, configure(options), console)
+        infer_store(options, configure(options), console)
         return
     devices = check_devices(options.device)
     options.device = devices[0] if len(devices) == 1 else None
     config = configure(options)
-    large.refuse_options(options)
+    refuse_options(options)
     source, output = Path(options.input), Path(options.output)
     measures = bool(options.report or options.table)
     work = Work(

@@ -40,40 +40,6 @@ from coarse2fine.system.memory import keep_freed_memory
 from coarse2fine.system.terminal import plain
 from coarse2fine.system.timing import Progress
 
-_ONLY_STORES = {
-    "array": "--array",
-    "spacing": "--spacing",
-    "unit": "--unit",
-    "axes": "--axes",
-    "channel": "--channel",
-    "region": "--region",
-    "workers": "--workers",
-    "scheduler": "--scheduler",
-    "dashboard": "--dashboard",
-    "work": "--work",
-    "restart": "--restart",
-    "shards": "--shards",
-    "neuroglancer": "--neuroglancer",
-    "block_timeout": "--block-timeout",
-    "dry_run": "--dry-run",
-    "skip_failed": "--skip-failed",
-}
-
-
-def refuse_options(options: argparse.Namespace) -> None:
-    """Refuse options that have no meaning for files that are read as a whole.
-
-    Raises:
-        ConfigError: Naming the first of them.
-    """
-    for name, option in _ONLY_STORES.items():
-        value = getattr(options, name)
-        if value is not None and value is not False:  # channel 0 is one
-            raise ConfigError(
-                f"{option} needs a volume that is read by region, and {options.input} is none",
-                "Leave it out, or store the volume as zarr, N5, neuroglancer precomputed or CREMI HDF5.",
-            )
-
 
 def infer_store(options: argparse.Namespace, config: Config, console: Console) -> None:
     """Segment a volume in a store.

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from coarse2fine.config.reader import load_config, shipped_config
-from coarse2fine.demo.picture import draw_overlay
 from coarse2fine.evaluation.masks import dice
 from coarse2fine.io import LABEL_SUFFIXES, Volume, check_writable, read_volume, write_labels
 from coarse2fine.nnunet.model import nnunet_predictor
@@ -62,6 +61,8 @@ def run_demo(output: Path, *, compare: bool, overwrite: bool, progress: Progress
     result = pipeline.run_files([IMAGE], labels_file, progress)
     volume, reference = read_volume([IMAGE]), read_volume([REFERENCE]).channels[0] > 0
     write_case_page(volume, result, pipeline.fine, page, viewer=True)
+    from coarse2fine.demo.picture import draw_overlay  # matplotlib takes long to import, and nothing else needs it
+
     draw_overlay(volume, result.labels, reference, picture)
     write_report([result.report], report)
     scores = [score("coarse2fine", result.report.timing_s.total, result.labels, reference)]
