@@ -7,8 +7,9 @@ then divided by the highest value, so that places in different tiles can be comp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ from coarse2fine.system.timing import Ticks
 METHOD: Method = "hires-cam"
 TILE_STEP = 0.5
 """Distance of neighbouring tiles as a share of the tile, nnU-Net's own."""
+BATCH_VOXELS = 1 << 20
+"""Most voxels of tiles that pass the network together: slices of a 2D model take no more memory than a 3D tile."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,10 +146,12 @@ def explain_view(
     # Where a tile is one slice deep, nnU-Net's half steps along that axis come twice to most slices.
     tiles = list(dict.fromkeys(tiles_touching(Box.whole(view.shape), view.shape, subject.model.patch, TILE_STEP)))
     weight = gaussian(subject.model.patch, torch.device("cpu")).float().numpy()
-    for index, tile in enumerate(tiles):
-        values, explained = _explain_tile(subject, view, tile, method, given)
-        sums.add(tile, values, explained, weight)
-        ticks(index + 1, len(tiles))
+    size = max(1, BATCH_VOXELS // prod(subject.model.patch))
+    for done in range(0, len(tiles), size):
+        part = tiles[done : done + size]
+        for tile, values, explained in zip(part, *_explain_tiles(subject, view, part, method, given), strict=True):
+            sums.add(tile, values, explained, weight)
+        ticks(done + len(part), len(tiles))
     values = _on_volume(resized(sums.values / sums.weights, view.crop.shape), view)
     highest = float(values.max())
     if not np.isfinite(highest):
@@ -212,18 +217,20 @@ class _Sums:
         self.weights[here] += weight[there]
 
 
-def _explain_tile(
-    subject: Subject, view: WorkingView, tile: Box, method: Method, given: Floats | None
+def _explain_tiles(
+    subject: Subject, view: WorkingView, tiles: Sequence[Box], method: Method, given: Floats | None
 ) -> tuple[Floats, Floats]:
-    """Map, and what is explained, of one tile, means over networks."""
+    """Maps, and what is explained, of tiles in one pass, means over networks; each of shape (tiles, *patch)."""
     model, head = subject.model, subject.head
-    counts = _padded(np.ones(view.shape, np.float32) if given is None else given, tile)
-    if not counts.any():
-        return counts, counts  # a score of no voxels depends on nothing
-    inputs, inside = view.read(tile), counts
+    counts = np.stack([_padded(np.ones(view.shape, np.float32) if given is None else given, tile) for tile in tiles])
+    values, explained = np.zeros_like(counts), np.zeros_like(counts)
+    (seen,) = counts.any((1, 2, 3)).nonzero()  # a score of no voxels depends on nothing
+    if not len(seen):
+        return values, explained
+    batch, inside = torch.stack([view.read(tiles[number]) for number in seen]), counts[seen]
     if model.flat:
-        inputs, inside = inputs[:, 0], inside[0]
-    weights = torch.from_numpy(np.ascontiguousarray(inside))[None].to(model.device)
+        batch, inside = batch[:, :, 0].contiguous(), inside[:, 0]
+    weights = torch.from_numpy(inside).to(model.device)
 
     def counted(outputs: torch.Tensor) -> torch.Tensor:
         return weights if given is not None else weights * found_in(outputs, head, regions=bool(model.labels.regions))
@@ -231,13 +238,12 @@ def _explain_tile(
     def score(outputs: torch.Tensor) -> torch.Tensor:
         return score_of(head, counted(outputs) if subject.dense else None)(outputs)
 
-    batch = inputs[None].contiguous()
-    values, explained = np.zeros(tile.shape, np.float32), np.zeros(tile.shape, np.float32)
+    shape = (len(seen), *model.patch)  # of a flat model with its axis of 1
     for network in model.networks:
         found, outputs = layer_map(network, batch, subject.layer, score, method=method, conserve=True)
-        values += found[0].cpu().numpy()  # of a flat one without its axis of 1
+        values[seen] += found.cpu().numpy().reshape(shape)
         if subject.dense:
-            explained += counted(outputs)[0].cpu().numpy()
+            explained[seen] += counted(outputs).cpu().numpy().reshape(shape)
     values /= len(model.networks)
     explained /= len(model.networks)
     return values, explained

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from canvas import Box
 from coarse2fine.errors import ConfigError, ModelError
+from coarse2fine.explain import volumes
 from coarse2fine.explain.volumes import default_layer, explain_volume
 from coarse2fine.io import Grid, Volume
 from coarse2fine.nnunet.loading import load_model
@@ -95,7 +96,7 @@ def test_explain_volume__several_tiles__equals_captum_blended_as_nnunet_does(
     assert result.values.max() == 1
     assert result.values.dtype == np.float32
     assert result.layer == "encoder.stages.1" == default_layer(model)
-    assert steps[-1][0] == steps[-1][1] == len(steps) > 1
+    assert steps[-1][0] == steps[-1][1] > 1
     assert not masked or np.array_equal(result.explained, drawn)
 
 
@@ -216,15 +217,41 @@ def test_explain_volume__label_found_everywhere__is_explained_inside_of_the_volu
 
 
 def test_explain_volume__small_mask__passes_over_tiles_without_it(model_folder: ModelFolder) -> None:
-    """The network runs on tiles with explained voxels only; the others have no map."""
-    model, passes = load_model(model_folder()), []
+    """The network sees tiles with explained voxels only; the others have no map."""
+    model, passes = load_model(model_folder()), list[int]()
     array = np.maximum(blobs((8, 64, 16)), 1)
     mask = np.zeros(array.shape, bool)
     mask[3:5, 2:6, 4:9] = True
-    model.networks[0].register_forward_hook(lambda *_: passes.append(1))
+    model.networks[0].register_forward_hook(lambda _, given, __: passes.extend([1] * len(given[0])))
     found = explain_volume(model, volume_of(array), "lesion", mask=mask)
     touching = len(passes)
     explain_volume(model, volume_of(array), "lesion", mask=np.ones(array.shape, bool))
     assert 0 < touching < (len(passes) - touching) / 2
     assert found.values.max() == 1
     assert not found.values[:, 40:].any()
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["3D", "2D"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_explain_volume__tiles_that_pass_together__have_the_maps_of_single_ones(
+    flat: bool, masked: bool, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No pass holds more voxels than it may, whatever the size of the volume; an odd number of tiles is no matter."""
+    options = {"patch": (16, 16), "spacing": (1.0, 1.0)} if flat else {}
+    model = load_model(model_folder(folds=("0", "1"), **options), flat=flat)
+    volume = volume_of(blobs((13, 28, 30)))
+    mask = np.zeros(volume.grid.shape, bool)
+    mask[3:9, 4:20, 2:12] = True
+    counts: list[int] = []
+    model.networks[0].register_forward_hook(lambda _, given, __: counts.append(len(given[0])))
+    found = []
+    for most in (1, 5, 1000):
+        counts.clear()
+        monkeypatch.setattr(volumes, "BATCH_VOXELS", most * int(np.prod(model.patch)))
+        found.append(explain_volume(model, volume, "lesion", mask=mask if masked else None))
+        assert max(counts) <= most
+        assert (most == 1) == (max(counts) == 1)
+    for one in found[1:]:
+        np.testing.assert_allclose(one.values, found[0].values, atol=1e-5)
+        assert np.array_equal(one.explained, found[0].explained)
+    assert found[0].values.any()
