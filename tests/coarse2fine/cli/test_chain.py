@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import blobs
@@ -23,6 +24,7 @@ from coarse2fine.cli.finetune import build_parser as build_task_parser
 from coarse2fine.cli.pretrain import build_parser, main
 from coarse2fine.errors import ConfigError
 from coarse2fine.pretrain.methods import METHODS
+from coarse2fine.pretrain.objective import Method, Source
 
 SHIPPED = sorted((Path(__file__).parents[3] / "configs" / "pretrain").glob("*.yaml"))
 SMALL = ("--block", "4", "--batch", "1", "--device", "cpu")
@@ -225,12 +227,38 @@ def test_run_chain__what_stages_and_task_have_themselves__stands_before_the_comm
 
     parser, out = build_parser(chained=True), folder / "out"
     line = ["--chain", str(folder / "chain.yaml"), "--model", "model", "-o", str(out), "--weights", "before"]
+    line += ["--images", "of-line"]  # of stages that name none
     run_chain(parser.parse_args([*line, "--domain", "b=elsewhere"]), parser, keep, keep, Console(quiet=True))
     before = [Path("before"), *(out / name / "weights.safetensors" for name in ("1-first", "2-second", "3-third"))]
     assert [one.weights for one in given] == before
     own, of_line = (folder / "own.json", None), (None, Path("model"))
     assert [(one.plans, one.model) for one in given] == [of_line, own, of_line, own]
     assert [one.images for one in given[:3]] == [folder / "images-a", Path("elsewhere"), Path("elsewhere")]
+
+
+def test_main__a_stage_near_the_centre__hides_and_crops_there_more_often(
+    folder: Path, model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a stage that says nothing of it does not; seen in what the loop is given, on a volume that is a ramp."""
+    ramp = np.broadcast_to(np.arange(100, 196, dtype=np.int16), (8, 16, 96))
+    for name in "ab":
+        save_volume(folder / f"images-{name}" / f"{name}.nii.gz", np.ascontiguousarray(ramp))
+    (folder / "chain.yaml").write_text(
+        CHAIN.replace("ratio: 0.9", "ratio: 0.5").replace("steps: 1", "centre: 0.4\n    ratio: 0.3")
+    )
+    spreads, shares = [], []
+
+    def look(network: object, method: Method, source: Source, *rest: object) -> None:
+        batch = source.draw(300, np.random.default_rng(0))
+        hidden = method.objectives["mae"].views(batch, np.random.default_rng(0))["hidden"].float().mean((0, 1))
+        shares.append(float(hidden[:, 4:12, 4:12].mean() / hidden[:, :4, :4].mean()))
+        spreads.append(float(batch["images"].mean((1, 2, 3, 4)).std()))
+
+    monkeypatch.setattr("coarse2fine.pretrain.run.pretrain", look)
+    assert main(words(folder, model_folder() / "plans.json")) == 0
+    assert shares[0] == pytest.approx(1, abs=0.15)
+    assert shares[1] > 1.5
+    assert spreads[1] < 0.85 * spreads[0]
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=[file.stem for file in SHIPPED])
