@@ -21,12 +21,15 @@ from rich.console import Console
 from benchmarks.common.machine import ROOT, SHARED, relative, use_threads
 from benchmarks.common.registry import exit_code
 from benchmarks.pretraining.page import make_page
+from benchmarks.pretraining.results import Results, run
 from benchmarks.pretraining.rows import Row
-from benchmarks.pretraining.studies import STUDIES, Results, run
+from benchmarks.pretraining.studies import STUDIES, Setup
 from coarse2fine.system.memory import keep_freed_memory
 
 RESULTS = ROOT / "benchmarks" / "results" / "pretraining"
 PAGE = ROOT / "docs" / "pretraining-results.md"
+HALVED = ("hippocampus", "product")
+"""Studies whose networks can compute in bfloat16, all arms alike."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,7 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="FILE", help="JSON file of results (benchmarks/results/pretraining/STUDY.json)")
     add("--seeds", type=int, default=3, metavar="N", help="seeds of each method (%(default)s)")
     add("--steps", type=int, metavar="N", help="steps of each training instead of the study's own, to try it out")
-    add("--threads", type=int, default=1, metavar="N", help="of every library (%(default)s)")
+    add("--jobs", type=int, default=1, metavar="N", help="seeds at once, in processes of their own (%(default)s)")
+    add("--bf16", action="store_true", help=f"of {' and '.join(HALVED)}, on a CPU that computes with bfloat16")
+    add("--threads", type=int, default=1, metavar="N", help="of every library, in each process (%(default)s)")
     add("--data", type=Path, default=SHARED / "data", metavar="DIR", help="folder of the data sets (../shared/data)")
     add("--work", type=Path, metavar="DIR", help="for what is between (FILE.work, which is removed at the end)")
     return parser
@@ -51,16 +56,16 @@ def run_study(options: argparse.Namespace, console: Console) -> Results:
     out = options.out or RESULTS / f"{options.study}.json"
     words = ["python", "benchmarks/pretrain.py", "--study", options.study, "--out", relative(out)]
     words += ["--seeds", str(options.seeds), *([] if options.steps is None else ["--steps", str(options.steps)])]
+    words += ["--jobs", str(options.jobs)] if options.jobs > 1 else []
+    words += ["--bf16"] if options.bf16 else []
     work = options.work or out.with_suffix(".work")
+    setup = Setup(range(options.seeds), work, options.steps, options.data, bf16=options.bf16)
 
     def told(row: Row) -> None:
         about = f"{row.method}, {row.labels} labels, seed {row.seed}: {row.measure} {row.value:.4f}"
         console.print(about, markup=False, highlight=False, soft_wrap=True)
 
-    command = shlex.join(words)
-    results = run(
-        options.study, out, work, range(options.seeds), command, steps=options.steps, data=options.data, told=told
-    )
+    results = run(options.study, out, setup, shlex.join(words), jobs=options.jobs, told=told)
     if options.work is None:
         shutil.rmtree(work, ignore_errors=True)
     console.print(f"{len(results.rows)} rows, {results.seconds:.0f} s -> {out}", markup=False, soft_wrap=True)
@@ -71,8 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = build_parser()
     options = parser.parse_args(arguments)
-    if options.seeds < 1 or (options.steps is not None and options.steps < 1) or options.threads < 1:
-        parser.error("--seeds, --steps and --threads are at least 1")
+    if min(options.seeds, options.threads, options.jobs, 1 if options.steps is None else options.steps) < 1:
+        parser.error("--seeds, --steps, --jobs and --threads are at least 1")
+    if options.bf16 and options.study not in HALVED:
+        parser.error(f"--bf16 is for {' and '.join(HALVED)}")
     console = Console(stderr=False, width=None if sys.stdout.isatty() else 150)
     if options.page:
         return exit_code(lambda: make_page(RESULTS, PAGE, check=options.check), console)

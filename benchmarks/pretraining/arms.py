@@ -39,6 +39,8 @@ def pretrained(
     settings: Settings,
     folder: Path,
     weights: Tensors | None = None,
+    *,
+    bf16: bool = False,
 ) -> Tensors:
     """Weights of the plans' network after a pretraining, which is done unless its folder has them.
 
@@ -49,9 +51,12 @@ def pretrained(
         settings: What to learn, and for how long.
         folder: Of this pretraining alone.
         weights: Of an earlier one, to begin with.
+        bf16: Whether the network computes in bfloat16.
     """
     if not (folder / WEIGHTS).exists():
         network = new_network(model, model.channels, settings.schedule.seed)
+        if bf16:
+            compute_in_bfloat16(network)
         if weights is not None:
             fill(network, weights, folder, "Use weights of the same network.")
         method = method_of(Task(network, patch, settings))
@@ -61,13 +66,15 @@ def pretrained(
     return read_tensors(folder / WEIGHTS)[0]
 
 
-def fresh(model: Model, seed: int, weights: Tensors | None = None) -> nn.Module:
+def fresh(model: Model, seed: int, weights: Tensors | None = None, *, bf16: bool = False) -> nn.Module:
     """The plans' network with an output for each class, and weights of a pretraining where they fit.
 
     Raises:
         ModelError: If anything but the layers of classes differs.
     """
     network = new_network(model, model.labels.heads, seed)
+    if bf16:
+        compute_in_bfloat16(network)
     if weights is None:
         return network
     with torch.no_grad():
@@ -77,6 +84,17 @@ def fresh(model: Model, seed: int, weights: Tensors | None = None) -> nn.Module:
                     raise ModelError(f"the pretrained weights have no {name} of shape {tuple(tensor.shape)}")
                 tensor.copy_(weights[name])
     return network
+
+
+def compute_in_bfloat16(network: nn.Module) -> None:
+    """Let a network compute in bfloat16 on the CPU; weights, what it gives, and losses stay in 32 bits."""
+    forward = torch.autocast("cpu", torch.bfloat16)(network.forward)
+
+    def halved(images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = forward(images)
+        return found.float()
+
+    network.forward = halved
 
 
 def learn(

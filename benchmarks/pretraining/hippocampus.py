@@ -70,7 +70,7 @@ def measure(
     """Dice of each test case after a training on few labels, from scratch or after a pretraining on all images."""
     weights = None if method in RATES else taught(setup, model, train, method, seed)
     chosen = schedule(setup.steps or STEPS, seed, RATES.get(method, max(RATES.values())))
-    network = fresh(model, seed, weights)
+    network = fresh(model, seed, weights, bf16=setup.bf16)
     learn(network, model, few, NETWORK.patch, chosen, setup.work / f"training-{method}-{len(few)}-{seed}", LEFT_RIGHT)
     found, classes = segment(network, model, test.images, NETWORK.patch), len(classes_of(model))
     return [mean(dice(*pair, classes)) for pair in zip(found, test.targets, strict=True)]
@@ -84,7 +84,7 @@ def taught(setup: Setup, model: Model, train: Examples, method: str, seed: int) 
         folder = setup.work / f"{method}-{seed}-{objective}"
         steps = setup.steps or METHODS[method] // len(objectives)
         settings = Settings(schedule(steps, seed, max(RATES.values())), objective, block=BLOCK)
-        weights = pretrained(model, train.images, NETWORK.patch, settings, folder, weights)
+        weights = pretrained(model, train.images, NETWORK.patch, settings, folder, weights, bf16=setup.bf16)
     return weights
 
 

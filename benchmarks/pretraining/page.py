@@ -9,8 +9,9 @@ import numpy as np
 
 from benchmarks.common.markdown import table
 from benchmarks.pretraining.published import PUBLISHED
+from benchmarks.pretraining.results import Results, load
 from benchmarks.pretraining.rows import Baselines, Gain, Row, gains
-from benchmarks.pretraining.studies import STUDIES, Results, find, load
+from benchmarks.pretraining.studies import STUDIES, find
 from coarse2fine.errors import C2FError
 from coarse2fine.io import atomic_write
 

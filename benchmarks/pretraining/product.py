@@ -95,9 +95,9 @@ def em(setup: Setup) -> Iterator[Sequence[Row]]:
         for name, model in models.items():
             weights = weights_of(setup, arm, name, seed, model, STAGES[name], partial(unlabelled, setup.data, model))
             few, chosen = eighth(train[name], seed), schedule(setup.steps or STEPS, seed, STAGES[name])
-            network = fresh(model, seed, weights)
+            network = fresh(model, seed, weights, bf16=setup.bf16)
             learn(network, model, few, STAGES[name].patch, chosen, setup.work / f"training-{arm}-{name}-{seed}", MIRROR)
-            folders[name] = setup.work / f"{name}-model"
+            folders[name] = setup.work / f"{name}-model-{seed}"
             write_model(folders[name], model.plans, model.dataset, network.state_dict(), CONFIGURATION, MIRROR)
         yield [Row(arm, EIGHTH, seed, measure, value) for measure, value in end_to_end(data, folders).items()]
 
@@ -116,7 +116,7 @@ def brains(setup: Setup) -> Iterator[Sequence[Row]]:
                 if setup.has(arm, str(count), seed):
                     continue
                 weights = weights_of(setup, arm, "brains", seed, model, BRAINS, lambda: train.images)
-                network = fresh(model, seed, weights)
+                network = fresh(model, seed, weights, bf16=setup.bf16)
                 chosen = schedule(setup.steps or STEPS, seed, BRAINS)
                 few, folder = train.take(order[:count]), setup.work / f"training-{arm}-{count}-{seed}"
                 learn(network, model, few, BRAINS.patch, chosen, folder)
@@ -137,7 +137,8 @@ def weights_of(
     if arm == "scratch":
         return None
     settings = Settings(schedule(setup.steps or PRETRAINING_STEPS, seed, network), arm, block=8)
-    return pretrained(model, images(), network.patch, settings, setup.work / f"{arm}-{name}-{seed}")
+    folder = setup.work / f"{arm}-{name}-{seed}"
+    return pretrained(model, images(), network.patch, settings, folder, bf16=setup.bf16)
 
 
 def schedule(steps: int, seed: int, network: Network) -> Schedule:

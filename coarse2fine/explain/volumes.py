@@ -224,10 +224,10 @@ def _explain_tiles(
     model, head = subject.model, subject.head
     counts = np.stack([_padded(np.ones(view.shape, np.float32) if given is None else given, tile) for tile in tiles])
     values, explained = np.zeros_like(counts), np.zeros_like(counts)
-    (seen,) = counts.any((1, 2, 3)).nonzero()  # a score of no voxels depends on nothing
+    seen = np.flatnonzero(counts.any((1, 2, 3)))  # a score of no voxels depends on nothing
     if not len(seen):
         return values, explained
-    batch, inside = torch.stack([view.read(tiles[number]) for number in seen]), counts[seen]
+    batch, inside = torch.stack([view.read(tiles[number]) for number in seen.tolist()]), counts[seen]
     if model.flat:
         batch, inside = batch[:, :, 0].contiguous(), inside[:, 0]
     weights = torch.from_numpy(inside).to(model.device)

@@ -21,7 +21,7 @@ from coarse2fine.io import Case, atomic_write, find_cases, input_suffixes, label
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.labels import read_labels
 from coarse2fine.preprocessing.working_grid import view_volume
-from coarse2fine.pretrain.crops import prepare
+from coarse2fine.pretrain.crops import about_files, prepare
 from coarse2fine.system.timing import Ticks
 
 Array = NDArray[Any]
@@ -62,7 +62,7 @@ class ChosenVolumes:
             "configuration": self.model.configuration,
             "train": [one.case.name for one in self.train],
             "test": [one.case.name for one in self.test],
-            "files": [[path.name, path.stat().st_size, int(path.stat().st_mtime)] for path in files],
+            "files": about_files(files),
         }
 
     @property

@@ -16,8 +16,9 @@ from conftest import import_benchmark
 
 from coarse2fine.errors import C2FError, ConfigError
 
-pretrain, page, studies = map(import_benchmark, ("pretrain", "pretraining.page", "pretraining.studies"))
-Row, load, run = import_benchmark("pretraining.rows").Row, studies.load, studies.run
+pretrain, page, results = map(import_benchmark, ("pretrain", "pretraining.page", "pretraining.results"))
+Row, Setup = import_benchmark("pretraining.rows").Row, import_benchmark("pretraining.studies").Setup
+load = results.load
 
 VALUES = {"scratch": 0.5, "mae": 0.6}
 
@@ -46,20 +47,25 @@ class Toy:
 def toy(monkeypatch: pytest.MonkeyPatch) -> Toy:
     """A study, whatever name is asked for."""
     study = Toy()
-    monkeypatch.setattr(studies, "find", lambda name: study)
+    monkeypatch.setattr(results, "find", lambda name: study)
     monkeypatch.setattr(page, "find", lambda name: study)
     return study
+
+
+def run(name: str, out: Path, seeds: int, **others: Any) -> Any:
+    """Run a study, its folder beside its file."""
+    return results.run(name, out, Setup(range(seeds), out.with_suffix(".work"), **others), "command")
 
 
 def test_run__a_study_that_was_cut_off__goes_on_where_it_was(toy: Toy, tmp_path: Path) -> None:
     """What was measured is not measured again, and the file is that of a run in one go but for the time."""
     toy.most = 3
     with pytest.raises(KeyboardInterrupt):
-        run("lungs", tmp_path / "a.json", tmp_path / "work", range(3), "command")
+        run("lungs", tmp_path / "a.json", 3)
     assert not load(tmp_path / "a.json").finished
     toy.most = 100
-    cut = run("lungs", tmp_path / "a.json", tmp_path / "work", range(3), "command")
-    whole = run("lungs", tmp_path / "b.json", tmp_path / "work", range(3), "command")
+    cut = run("lungs", tmp_path / "a.json", 3)
+    whole = run("lungs", tmp_path / "b.json", 3)
     assert len(toy.trained) == 6 + 6
     assert cut.finished
     assert cut.rows == whole.rows == load(tmp_path / "a.json").rows
@@ -70,20 +76,22 @@ def test_run__a_study_that_was_cut_off__goes_on_where_it_was(toy: Toy, tmp_path:
 
 def test_run__more_seeds_than_before__adds_theirs(toy: Toy, tmp_path: Path) -> None:
     """A finished study can be widened."""
-    run("lungs", tmp_path / "a.json", tmp_path / "work", range(2), "command")
-    results = run("lungs", tmp_path / "a.json", tmp_path / "work", range(3), "command")
+    run("lungs", tmp_path / "a.json", 2)
+    widened = run("lungs", tmp_path / "a.json", 3)
     assert [seed for _, seed in toy.trained] == [0, 0, 1, 1, 2, 2]
-    assert results.finished
+    assert widened.finished
 
 
 def test_run__a_file_of_other_steps_or_another_study__is_refused(toy: Toy, tmp_path: Path) -> None:
     """Rows of different trainings are not mixed; another file works."""
-    run("lungs", tmp_path / "a.json", tmp_path / "work", range(1), "command", steps=5)
+    run("lungs", tmp_path / "a.json", 1, steps=5)
     with pytest.raises(ConfigError, match=r"holds results of lungs with --steps 5, not of lungs with its own steps"):
-        run("lungs", tmp_path / "a.json", tmp_path / "work", range(1), "command")
+        run("lungs", tmp_path / "a.json", 1)
     with pytest.raises(ConfigError, match=r"not of proxy with --steps 5\n  Name another file \(--out\)"):
-        run("proxy", tmp_path / "a.json", tmp_path / "work", range(1), "command", steps=5)
-    assert run("proxy", tmp_path / "b.json", tmp_path / "work", range(1), "command", steps=5).finished
+        run("proxy", tmp_path / "a.json", 1, steps=5)
+    with pytest.raises(ConfigError, match=r"not of lungs with --steps 5 and --bf16\n"):
+        run("lungs", tmp_path / "a.json", 1, steps=5, bf16=True)
+    assert run("proxy", tmp_path / "b.json", 1, steps=5).finished
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": [{}]}'])
@@ -107,9 +115,22 @@ def test_main__a_study__writes_its_file_and_removes_what_was_between(
     assert "error: " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [(("--bf16",), "--bf16 is for hippocampus and product"), (("--jobs", "0"), "--jobs and --threads are at least 1")],
+)
+def test_main__options_that_cannot_be__are_refused(
+    more: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything runs."""
+    with pytest.raises(SystemExit):
+        pretrain.main(["--study", "lungs", *more])
+    assert says in capsys.readouterr().err
+
+
 def test_page__results_of_one_study__has_its_rows_and_says_what_is_missing(toy: Toy, tmp_path: Path) -> None:
     """Means, gains and intervals are those of the file; the authors' figures stand apart; it can be checked."""
-    run("lungs", tmp_path / "lungs.json", tmp_path / "work", range(3), "command")
+    run("lungs", tmp_path / "lungs.json", 3)
     target = tmp_path / "page.md"
     page.make_page(tmp_path, target, check=False)
     text = target.read_text()

@@ -101,7 +101,7 @@ def test_product__made_up_stacks_and_brains__the_pipeline_runs_end_to_end(
         for measure in measures
     ]
     assert all(0 <= row.value <= 1 for row in rows)
-    assert load_model(tmp_path / "work" / "fine-model").patch == product.STAGES["fine"].patch
+    assert load_model(tmp_path / "work" / "fine-model-0").patch == product.STAGES["fine"].patch
 
 
 def test_eighth__each_seed__is_another_part_and_eight_are_all() -> None:
@@ -126,6 +126,20 @@ def test_fresh__pretrained_weights__all_but_the_layers_of_classes(tmp_path: Path
         assert torch.equal(tensor, scratch[name] if "seg_layers" in name else weights[name])
     assert any("seg_layers" in name for name in begun)
     assert not all(torch.equal(begun[name], scratch[name]) for name in begun)
+
+
+def test_fresh__bf16__rounds_what_the_network_computes_and_nothing_else(tmp_path: Path) -> None:
+    """Outputs, weights and gradients have 32 bits."""
+    data = save_dataset(tmp_path / "Dataset001_A", (16, 16, 16), 2, (1.0, 1.0, 1.0), 1)
+    model = small.small_model(data, TINY, tmp_path / "plans")
+    whole, halved = (arms.fresh(model, 0, bf16=bf16) for bf16 in (False, True))
+    images = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 1, *TINY.patch)).astype(np.float32))
+    expected, found = whole(images).detach(), halved(images)
+    found.square().mean().backward()
+    assert not torch.equal(found, expected)
+    assert torch.allclose(found.detach(), expected, atol=0.1 * float(expected.abs().max()))
+    learning = [*halved.parameters()]
+    assert {found.dtype, *(one.dtype for one in learning), *(one.grad.dtype for one in learning)} == {torch.float32}
 
 
 @pytest.mark.long

@@ -217,7 +217,7 @@ def test_main__a_chain_with_a_task__is_fine_tuned_with_the_weights_of_the_last_s
 def test_run_chain__what_stages_and_task_have_themselves__stands_before_the_command_line(folder: Path) -> None:
     """Weights of the command line begin the chain; own plans take the place of its model, domains' folders are its."""
     text = CHAIN.replace("    steps: 1\n", "    steps: 1\n    plans: own.json\n")
-    text = text.replace("domain: a", "images: images-a") + "  - {name: third, domain: b}\n"
+    text = text.replace("domain: a", "images: images-a") + "  - {name: third, domain: b, objective: rotation}\n"
     stages, task = text.split("task: c2f-finetune --weights {weights} -o tuned\n")
     (folder / "chain.yaml").write_text(stages + task + "task: {data: raw, plans: own.json}\n")
     given: list[argparse.Namespace] = []
@@ -231,6 +231,8 @@ def test_run_chain__what_stages_and_task_have_themselves__stands_before_the_comm
     run_chain(parser.parse_args([*line, "--domain", "b=elsewhere"]), parser, keep, keep, Console(quiet=True))
     before = [Path("before"), *(out / name / "weights.safetensors" for name in ("1-first", "2-second", "3-third"))]
     assert [one.weights for one in given] == before
+    said = [(one.objective, one.steps, one.ratio, one.norm_pix) for one in given[:3]]
+    assert said == [("mae", 2, 0.9, False), ("mae", 1, None, True), ("rotation", 10_000, None, False)]
     own, of_line = (folder / "own.json", None), (None, Path("model"))
     assert [(one.plans, one.model) for one in given] == [of_line, own, of_line, own]
     assert [one.images for one in given[:3]] == [folder / "images-a", Path("elsewhere"), Path("elsewhere")]
