@@ -114,6 +114,8 @@ class LabelWriter:
             keep: Voxels of the slot whose outputs count, bool, on ``device``; None for all.
         """
         region = self._region.clip(self._native((box or placement.box).shift(self._view.window.start)))
+        arrived = list(_blocks(self.native(placement.box)))
+        self._expected.subtract(arrived)
         if region.volume:
             if keep is not None:  # resampled along with the outputs
                 logits = torch.cat([logits, keep[None].float()])
@@ -123,7 +125,8 @@ class LabelWriter:
             if keep is not None:
                 logits, weight = logits[:-1], weight * (logits[-1] > 0.5)
             self._accumulate(region.relative_to(self._region), logits * weight, weight)
-        self._arrived(placement.box)
+        for key in arrived:
+            self._settle_if_done(key)
 
     def fill(self, box: Box, labels: torch.Tensor) -> None:
         """Write labels where no outputs have been written, or will be by ``finish``; needs a writer that tracks.
@@ -265,12 +268,12 @@ class LabelWriter:
             here, there = part.relative_to(block).slices, part.relative_to(region).slices
             self._blocks[key][(slice(-1), *here)] += logits[(slice(None), *there)]
             self._blocks[key][(-1, *here)] += weight[there]
+            # At once, so that few are held; also those that a box has grown into, which nobody announced.
+            self._settle_if_done(key)
 
-    def _arrived(self, box: Box) -> None:
-        for key in _blocks(self.native(box)):
-            self._expected[key] -= 1
-            if self._expected[key] <= 0:
-                self._settle(key)
+    def _settle_if_done(self, key: Triple) -> None:
+        if self._expected[key] <= 0:
+            self._settle(key)
 
     def _settle(self, key: Triple) -> None:
         """Turn a block's blended outputs into labels; only probabilities need weights to be divided out."""

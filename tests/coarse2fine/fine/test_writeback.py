@@ -174,6 +174,23 @@ def test_labels__overlap__is_blended_and_not_overwritten(model_folder: Callable[
     assert (results[0][..., 16:] == 0).all()
 
 
+def test_labels__box_that_has_grown__are_written_at_once_where_nobody_else_is_expected(
+    model_folder: Callable[..., Path],
+) -> None:
+    """Outputs are held no longer than a crop is announced that may change them, however far others have grown."""
+    model = load_model(model_folder(spacing=SPACING))
+    view = open_view([np.ones((48, 16, 16), np.int16)], SPACING, model)
+    small, grown, last = (Box((start, 0, 0), (stop, 16, 16)) for start, stop in ((0, 8), (0, 36), (36, 48)))
+    writer = LabelWriter(view, model)
+    writer.expect([small, last])
+    for box, counts, left in ((small, grown, 1), (last, last, 0)):
+        source = box.hull(counts)
+        outputs = np.stack([np.zeros(source.shape), np.ones(source.shape)])
+        writer.add(native(box, source), tensor(outputs), counts)
+        assert writer.blocks == left
+    assert (writer.finish() == 1).all()
+
+
 def test_labels__resized_crop__come_back_at_their_place(model_folder: Callable[..., Path]) -> None:
     """A box shown at half size is written back to where it was, at full size."""
     model = load_model(model_folder(spacing=SPACING))
