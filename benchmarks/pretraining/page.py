@@ -18,8 +18,8 @@ from coarse2fine.io import atomic_write
 INTRODUCTION = """\
 # Does pretraining help? What we measured
 
-Made by `python benchmarks/pretrain.py --page` from the files in `benchmarks/results/pretraining`. How to pretrain is \
-in [pretraining.md](pretraining.md).
+Made by `python benchmarks/pretrain.py --page` from the files in `benchmarks/results/pretraining`. How to pretrain, \
+and what of it is worth your time by these figures, is in [pretraining.md](pretraining.md#is-it-worth-your-time).
 
 The networks are tiny and the data small, so that each study takes minutes on one core. A gain is the method's mean \
 less that of its baseline, at the same seeds, test cases and number of steps with labels; above 0 it is better. The \
