@@ -126,7 +126,7 @@ class CoarseResult:
     def foreground_box(self, grid: Triple) -> Box:
         """The box of a finer grid outside of which every coarse label is background."""
         slices = self.outputs.split(1, 1)  # in single precision one after the other
-        found = torch.cat([self.model.labels.from_logits(part.float()) for part in slices]) != 0
+        found = torch.cat([self.model.labels.is_foreground(part.float()) for part in slices])
         held = filled_box([to_host(found)])
         if not held.volume:
             return held

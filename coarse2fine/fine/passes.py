@@ -133,7 +133,7 @@ class Waiting:
         """Let the outputs of some canvases wait, shape (n, heads, z, y, x)."""
         labels = self._passes.model.labels
         for job, logits in zip(jobs, outputs, strict=True):
-            self._held.append((job, logits, labels.from_logits(logits) != 0))
+            self._held.append((job, logits, labels.is_foreground(logits)))
 
     def settle(self) -> list[Growth]:
         """Look at all that waits, and hand it to the writer; returns what became of the crops' boxes."""

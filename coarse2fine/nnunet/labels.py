@@ -96,12 +96,20 @@ class Labels:
             for output, label in zip(logits, self.regions, strict=True):
                 labels.masked_fill_(output > 0, label)
             return labels.to(self.tensor_dtype)
-        # A running maximum reads each output once; argmax over the slowest axis is several times slower.
-        best = logits[0]
-        for label in range(1, self.heads):
-            labels.masked_fill_(logits[label] > best, label)
-            best = torch.maximum(best, logits[label])
+        # How many outputs come before the first of the largest; argmax over the slowest axis is several times slower.
+        best, before = logits.amax(0), torch.ones(logits.shape[1:], dtype=torch.bool, device=logits.device)
+        for output in logits[:-1]:
+            before &= output < best
+            labels += before
         return labels.to(self.tensor_dtype)
+
+    def is_foreground(self, logits: torch.Tensor) -> torch.Tensor:
+        """Where ``from_logits`` gives a label, bool, shape (...); quicker where outputs are many.
+
+        Args:
+            logits: Network outputs, shape (heads, ...).
+        """
+        return logits.amax(0) > 0 if self.regions else logits[1:].amax(0) > logits[0]
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Of each output, as nnU-Net's ``apply_inference_nonlin`` makes them: softmax, or sigmoids of regions.

@@ -36,6 +36,7 @@ def test_from_logits__any_labels__are_nnunets(names: dict[str, Any], order: tupl
     found = labels.from_logits(torch.from_numpy(logits)).numpy()
     np.testing.assert_array_equal(found, expected)
     assert found.dtype == labels.dtype
+    np.testing.assert_array_equal(labels.is_foreground(torch.from_numpy(logits)).numpy(), found != 0)
     assert len(np.unique(found)) == (len(names) if order != (3, 2, 1) else len(np.unique(expected)))
 
 
