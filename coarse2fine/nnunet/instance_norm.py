@@ -141,7 +141,7 @@ def measure_statistics(model: Model, tiles: Sequence[torch.Tensor]) -> NormStati
     """
     exact = dataclasses.replace(model, precision=torch.float32, trial=None)
     open_model = with_layers(exact, leaner(exact.precision))
-    networks = []
+    networks: list[tuple[Floats, ...]] = []
     for fold, network in enumerate(open_model.networks):
         norms = _norms(network)
         seen = []
@@ -149,6 +149,9 @@ def measure_statistics(model: Model, tiles: Sequence[torch.Tensor]) -> NormStati
             open_model.forward(tile[None], mirroring=False, fold=fold)
             seen.append([torch.stack(norm.seen).float() for norm in norms])
         pooled = [torch.stack(pool(*torch.stack(statistics, 1))) for statistics in zip(*seen, strict=True)]
+        if not pooled:  # a network without instance normalisation
+            networks.append(())
+            continue
         ends = np.cumsum([layer.shape[1] for layer in pooled])
         networks.append(tuple(np.split(to_host(torch.cat(pooled, 1)), ends[:-1], axis=1)))
     return NormStatistics(tuple(networks))
