@@ -87,7 +87,10 @@ def fresh(model: Model, seed: int, weights: Tensors | None = None, *, bf16: bool
 
 
 def compute_in_bfloat16(network: nn.Module) -> None:
-    """Let a network compute in bfloat16 on the CPU; weights, what it gives, and losses stay in 32 bits."""
+    """Let a network compute in bfloat16 on the CPU; weights, what it gives, and losses stay in 32 bits.
+
+    With some shapes, such as patches of (8, 96, 96), PyTorch 2.13 ends the process while it computes gradients.
+    """
     forward = torch.autocast("cpu", torch.bfloat16)(network.forward)
 
     def halved(images: torch.Tensor) -> torch.Tensor:

@@ -104,14 +104,18 @@ def test_product__made_up_stacks_and_brains__the_pipeline_runs_end_to_end(
     assert load_model(tmp_path / "work" / "fine-model-0").patch == product.STAGES["fine"].patch
 
 
-def test_eighth__each_seed__is_another_part_and_eight_are_all() -> None:
-    """Together the parts are the stacks, none twice."""
-    stacks = [np.arange(2 * 8 * 3).reshape(1, 2, 8, 3) + 100 * number for number in range(2)]
+def test_eighth__each_seed__is_another_part_of_both_stacks_and_eight_are_all() -> None:
+    """Together the parts are the stacks, none twice; those of a seed lie in different places."""
+    stacks = [np.arange(2 * 16 * 3).reshape(1, 2, 16, 3) + 100 * number for number in range(2)]
     examples = Examples(stacks, [stack[0] for stack in stacks], ["a", "b"], ["a", "b"])
     parts = [product.eighth(examples, seed) for seed in range(8)]
-    found = np.concatenate([part.images[0].reshape(-1) for part in parts])
+    found = np.concatenate([image.reshape(-1) for part in parts for image in part.images])
     assert sorted(found) == sorted(np.concatenate([stack.reshape(-1) for stack in stacks]))
-    assert all((part.images[0][0] == part.targets[0]).all() for part in parts)
+    for part in parts:
+        assert [image.shape for image in part.images] == [(1, 2, 2, 3)] * 2
+        assert all((image[0] == target).all() for image, target in zip(part.images, part.targets, strict=True))
+        first, second = (image.min() for image in part.images)
+        assert second - 100 != first
 
 
 def test_fresh__pretrained_weights__all_but_the_layers_of_classes(tmp_path: Path) -> None:
