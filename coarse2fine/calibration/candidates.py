@@ -69,7 +69,7 @@ def candidates(config: Config, fine: Model, coarse: Model | None = None) -> list
     ]
     found += [Candidate(name, changes, _changed(config, changes)) for name, changes in open_ones]
     plain = preset(config.model_copy(update={"mode": "two-stage"}))
-    if _is_open(config, "fine.tile_step") and config.fine.tile_step < WIDE_STEP:
+    if _is_open(config, "fine.tile_step"):
         wide = {"fine.tile_step": WIDE_STEP}
         found.append(Candidate(WIDE_TWO_STAGE, {"mode": "two-stage", **wide}, _changed(plain, wide)))
     return [*found, Candidate(TWO_STAGE, {"mode": "two-stage"}, plain)]

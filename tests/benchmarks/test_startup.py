@@ -26,7 +26,7 @@ def test_main__one_run__says_when_the_first_network_pass_begins(
 
 def test_seconds_of__process_that_tells_of_a_pass__counts_until_then(script: ModuleType) -> None:
     """What comes after it does not count; one that fails is an error."""
-    late = "import time; print('first pass', time.time()); time.sleep(1)"
+    late = "import time; print('first pass', time.time()); time.sleep(2)"
     assert script.seconds_of(late) < script.seconds_of("import time; time.sleep(1)")
     with pytest.raises(script.subprocess.CalledProcessError):
         script.seconds_of("raise SystemExit(1)")
