@@ -38,6 +38,9 @@ BLOCK: Triple = (16, 64, 64)
 class LabelWriter:
     """Collects crops' outputs and writes labels.
 
+    Crops that overlap are blended block by block, in those blocks in which they were announced. A block that a box has
+    only grown into becomes labels at once: there the outputs of a later box take the place of an earlier one's.
+
     Args:
         view: The working grid that crops were taken from.
         model: Its label rules, resampling of outputs and transposition.
