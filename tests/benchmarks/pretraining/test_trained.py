@@ -86,7 +86,7 @@ def test_hippocampus__made_up_images__a_row_for_each_arm_and_number_of_labels(
 def test_product__made_up_stacks_and_brains__the_pipeline_runs_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both model folders are taken by the pipeline; brains follow."""
+    """Brains come first; then both model folders are taken by the pipeline."""
     save_dataset(tmp_path / product.EM, (16, 128, 64), 1, (45.0, 4.6, 4.6), 2)
     save(tmp_path / product.UNLABELLED, "", "stack", (16, 128, 64), 1, (45.0, 4.6, 4.6))
     (tmp_path / product.UNLABELLED / "images").rename(tmp_path / product.UNLABELLED / "kept")
@@ -96,7 +96,7 @@ def test_product__made_up_stacks_and_brains__the_pipeline_runs_end_to_end(
     rows = rows_of(product, tmp_path)
     assert [(row.method, row.measure) for row in rows] == [
         (arm, measure)
-        for measures in ((product.IOU, product.RECALL), (product.ANY, product.EACH))
+        for measures in ((product.ANY, product.EACH), (product.IOU, product.RECALL))
         for arm in product.ARMS
         for measure in measures
     ]
