@@ -13,7 +13,8 @@ The networks are small, so that minutes on one CPU core make them usable. Roles:
 
 ``small`` and ``mosaic`` start from a fine model (``--start``). All use nnU-Net's default trainer on all training cases
 (fold "all"), or on every other one (``--fold``): two models, each of which has not seen the other's cases. Test cases
-are never read. With one thread on a CPU, a seed gives the same model again.
+are never read. A model of other labels can be started from, too: its output layers are then left out. With one thread
+on a CPU, a seed gives the same model again.
 
 A training of hours is cut into pieces: every ``--every`` epochs the model folder is written as it is then, with
 ``training.json`` (steps so far, curve) beside it, and the same command goes on from there, on this or another machine.

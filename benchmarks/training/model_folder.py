@@ -19,6 +19,8 @@ from coarse2fine.nnunet.checkpoint import find_folds, load_checkpoint, read_json
 
 ALL = "all"
 """The fold of a model that was trained on all training cases."""
+OUTPUT_LAYERS = ".seg_layers."
+"""In the names of the weights of the layers that have an output per label."""
 
 
 def progress_file(fold: str) -> str:
@@ -67,7 +69,7 @@ class Progress:
             folder: The model folder.
             total: Steps of the training.
             fold: Of the model folder.
-            start: Model folder whose weights a new training starts from.
+            start: Model folder of the same labels whose weights a new training starts from.
 
         Raises:
             MissingDataError: If one of another length was.
@@ -100,20 +102,30 @@ class Progress:
         return Progress(steps, self.total, self.seconds + seconds, curve, self.before)
 
 
-def load_weights(network: torch.nn.Module, folder: Path, fold: str | None = None) -> None:
+def load_weights(network: torch.nn.Module, folder: Path, fold: str | None = None) -> bool:
     """Fill a network with the weights of a model folder's fold; None for the first one.
 
+    A model of other labels gives all but its output layers, as nnU-Net's own pretrained weights do.
+
+    Returns:
+        Whether the output layers came with the rest.
+
     Raises:
-        ModelError: If there are none, or they belong to another network.
+        ModelError: If there are no weights, or they belong to another network.
     """
     fold = fold or find_folds(folder, "checkpoint_final.pth")[0]
     checkpoint = load_checkpoint(folder / f"fold_{fold}" / "checkpoint_final.pth")
-    weights = checkpoint.read(checkpoint.weights)
+    weights, own = checkpoint.read(checkpoint.weights), network.state_dict()
+    outputs = [name for name in own if OUTPUT_LAYERS in name]
+    equal = all(name in weights and weights[name].shape == own[name].shape for name in outputs)
+    if not equal:
+        weights = {**weights, **{name: own[name] for name in outputs}}
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ModelError(f"{folder} holds another network: {reason}", "Start from the fine model.") from None
+    return equal
 
 
 def strip(checkpoint: Path, target: Path) -> None:

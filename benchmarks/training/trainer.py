@@ -159,12 +159,13 @@ class Training:
 def train(plans: Mapping[str, Any], dataset: Mapping[str, Any], training: Training) -> Progress:
     """Run nnU-Net's trainer with small plans and ``dataset.json``, and write its model; returns how far it came."""
     check_fold(training.out, training.fold)
-    progress = Progress.of(training.out, training.epochs * training.epoch_steps, training.fold, training.start)
+    total = training.epochs * training.epoch_steps
+    progress = Progress.of(training.out, total, training.fold)
     trainer = make_trainer(plans, dataset, training, progress.steps)
     if progress.steps:
         load_weights(trainer.network, training.out, training.fold)
-    elif training.start:
-        load_weights(trainer.network, training.start)
+    elif training.start and load_weights(trainer.network, training.start):
+        progress = Progress.of(training.out, total, training.fold, training.start)  # goes on with that one's curve
     before = time.perf_counter()
 
     def after_epoch() -> None:

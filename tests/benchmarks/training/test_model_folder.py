@@ -70,6 +70,20 @@ def test_load_weights__another_network__is_an_error(model_folder: Callable[..., 
     assert str(folder) in str(caught.value)
 
 
+def test_load_weights__other_labels__all_but_the_output_layers(model_folder: Callable[..., Path]) -> None:
+    """These stay as they were, and the caller is told; with the same labels everything is loaded."""
+    labels = {"background": 0, "one": 1, "two": 2}
+    start, other = model_folder(seed=1, labels=labels), load_model(model_folder(seed=1, labels=labels)).networks[0]
+    network = load_model(model_folder(seed=2)).networks[0]
+    before = {name: weight.clone() for name, weight in network.state_dict().items()}
+    assert not folders.load_weights(network, start)
+    for name, weight in network.state_dict().items():
+        expected = before[name] if "seg_layers" in name else other.state_dict()[name]
+        assert torch.equal(weight, expected), name
+    assert any(not torch.equal(weight, before[name]) for name, weight in network.state_dict().items())
+    assert folders.load_weights(network, model_folder(seed=3))
+
+
 def test_progress__training_that_starts_from_another__goes_on_with_its_curve(tmp_path: Path) -> None:
     """Steps of the curve count from the first training on; its own steps and seconds begin anew."""
     start, out = tmp_path / "start", tmp_path / "out"
