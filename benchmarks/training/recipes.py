@@ -89,8 +89,8 @@ RECIPES = {
     "head_neck": Recipe(
         "Dataset502_HeadNeckCT",
         Network((64, 64, 64), WIDE, ISOTROPIC, EVEN_STRIDES, 2),
-        Network((48, 64, 64), NARROW, ISOTROPIC, EVEN_STRIDES, 2, spacing=(5.0, 8.0, 8.0)),
-        mirror=(0, 2),
+        Network((64, 48, 64), NARROW, ISOTROPIC, EVEN_STRIDES, 2, spacing=(8.0, 5.0, 8.0)),
+        mirror=(1, 2),  # nnU-Net's plans put the axis from left to right first, that of the slices second
     ),
 }
 
