@@ -13,6 +13,7 @@ from functools import cache
 from graphlib import TopologicalSorter
 from itertools import chain
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -229,27 +230,59 @@ def test_nnunet__only_two_rooms__import_it() -> None:
     assert {room(name) for name in MODULES if offences(name, NNUNET)} == rooms
 
 
-def of_kinds_of_devices(name: str) -> list[str]:
-    """Where a module asks whether a device is of some kind, or speaks to a kind of device itself."""
-    found = []
-    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Compare):
-            values = [part for side in (node.left, *node.comparators) for part in ast.walk(side)]
-            asked = any(isinstance(part, ast.Constant) and part.value in {"cuda", "mps"} for part in values)
-        elif isinstance(node, ast.Attribute):
-            asked = ast.unparse(node) in {"torch.cuda", "torch.mps", "torch.backends.mps", "torch.backends.cudnn"}
-        else:
-            asked = isinstance(node, ast.MatchValue) and ast.unparse(node) in {"'cuda'", "'mps'"}
-        if asked:
-            found.append(f"{MODULES[name].relative_to(ROOT)}:{node.lineno} {ast.unparse(node)}")
-    return found
+KINDS = {"cpu", "cuda", "mps"}
+"""Kinds of devices, as PyTorch names them."""
+
+
+def of_kinds_of_devices(text: str) -> list[str]:
+    """Lines of a module that ask whether a device is of some kind, or speak to a kind of device themselves."""
+    return [f"{node.lineno} {ast.unparse(node)}" for node in ast.walk(ast.parse(text)) if _of_a_kind(node)]
+
+
+def _of_a_kind(node: ast.AST) -> TypeGuard[ast.expr | ast.pattern]:
+    if isinstance(node, ast.Compare):
+        values = [part for side in (node.left, *node.comparators) for part in ast.walk(side)]
+        return any(
+            (isinstance(part, ast.Constant) and part.value in KINDS)
+            or (isinstance(part, ast.Name) and part.id == "CPU")
+            for part in values
+        )
+    if isinstance(node, ast.Attribute):
+        spoken_to = node.attr in KINDS | {"cudnn"} and ast.unparse(node.value) in {"torch", "torch.backends"}
+        return spoken_to or node.attr.removeprefix("is_") in KINDS - {node.attr}
+    if isinstance(node, ast.Call):
+        kind = next(iter(node.args), None)
+        return ast.unparse(node.func) == "torch.autocast" and isinstance(kind, ast.Constant) and kind.value in KINDS
+    return isinstance(node, ast.MatchValue) and isinstance(node.value, ast.Constant) and node.value.value in KINDS
 
 
 def test_devices__kinds_of_them__are_the_business_of_one_module() -> None:
     """Others ask it what they want to know of a device, so that the same code runs on all of them."""
-    knows = "coarse2fine.system.device"
-    assert of_kinds_of_devices(knows)
-    assert [line for name in MODULES if name != knows for line in of_kinds_of_devices(name)] == []
+    texts = {name: path.read_text(encoding="utf-8") for name, path in MODULES.items()}
+    assert of_kinds_of_devices(texts.pop("coarse2fine.system.device"))
+    assert [f"{name}:{line}" for name, text in texts.items() for line in of_kinds_of_devices(text)] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'device.type == "cpu"',
+        'device.type != "cuda"',
+        'device.type in ("cuda", "mps")',
+        'torch.device("cpu") == device',
+        "device == CPU",
+        "tensor.is_cpu",
+        "torch.cuda.is_available()",
+        "torch.cpu.get_capabilities()",
+        "torch.backends.mps.is_available()",
+        'torch.autocast("cpu", torch.bfloat16)',
+        'match device.type:\n    case "mps": ...',
+    ],
+)
+def test_devices__line_that_asks_for_a_kind__is_seen(line: str) -> None:
+    """In any of the ways in which PyTorch can be asked; what only says where to compute is no question."""
+    assert of_kinds_of_devices(line)
+    assert not of_kinds_of_devices('torch.load(path, map_location="cpu"); torch.device("cpu"); is_host(device)')
 
 
 def test_inference__any_of_its_commands__imports_nothing_that_explains_or_learns() -> None:

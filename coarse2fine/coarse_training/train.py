@@ -30,6 +30,7 @@ from coarse2fine.nnunet.checkpoint import read_json
 from coarse2fine.nnunet.fingerprint import model_fingerprint
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
+from coarse2fine.system.device import is_host
 from coarse2fine.system.timing import Progress
 
 NAME = "Dataset001_Coarse"
@@ -173,7 +174,7 @@ def _finished(work: Path) -> Path:
 
 def _workers(device: torch.device, jobs: int) -> int:
     """How many trainings run side by side: on a CPU one on each core, as small networks gain little from two."""
-    return min(jobs, os.cpu_count() or 1) if device.type == "cpu" else 1
+    return min(jobs, os.cpu_count() or 1) if is_host(device) else 1
 
 
 def _job(data: Path, fine: Model, effort: Effort, seconds: float, workers: int, weight: float) -> Job:

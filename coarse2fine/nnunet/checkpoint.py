@@ -22,6 +22,7 @@ from torch import nn
 
 from coarse2fine.errors import ModelError, UntrustedModelError
 from coarse2fine.nnunet.archive import Archive, DamagedError, RefusedNameError, StoredTensor, UnusualError
+from coarse2fine.system.device import is_host
 from coarse2fine.system.terminal import plain, shown
 
 _LAYERS = {  # by module of torch.nn; 2D ones are never built, but plans usually have a 2d configuration, too
@@ -322,7 +323,7 @@ def _is_plain(value: object) -> bool:
         isinstance(value, torch.Tensor)
         and type(value) in (torch.Tensor, nn.Parameter)
         and value.layout == torch.strided
-        and value.device.type == "cpu"
+        and is_host(value.device)
         and not value.is_quantized
         and not value.is_complex()
     )

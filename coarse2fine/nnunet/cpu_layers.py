@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from coarse2fine.nnunet.model import Model
 from coarse2fine.nnunet.precision import in_both
+from coarse2fine.system.device import is_host
 
 MOST_PARTS = 256
 """Parts of a feature map that are summed up apart; with as many, float32 sums are as good as float64 ones here."""
@@ -54,7 +55,7 @@ class InPlaceNorm(nn.Module):
             if len(features) > 1:  # each has statistics of its own
                 return torch.cat([self(sample) for sample in features.split(1)])
             mean, variance = self.seen = _statistics(features)
-        if features.device.type != "cpu":
+        if not is_host(features.device):
             return F.batch_norm(features, mean, variance, norm.weight, norm.bias, False, 0.0, norm.eps)
         unused = {name: mean.new_empty(0) for name in ("save_mean", "save_invstd")}
         # What F.batch_norm calls, which itself cannot overwrite.
@@ -66,7 +67,7 @@ class InPlaceNorm(nn.Module):
 
 def _statistics(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance of each channel of a feature map of shape (1, channels, z, y, x)."""
-    if features.device.type != "cpu":
+    if not is_host(features.device):
         variance, mean = torch.var_mean(features.float(), (0, 2, 3, 4), correction=0)
         return mean, variance
     # The fast routine adds up row after row in float32, which costs the fourth digit in a million rows.
@@ -205,7 +206,7 @@ def _joined(upsample: Any, features: torch.Tensor, skips: list[torch.Tensor]) ->
 
 def lean(model: Model) -> Model:
     """A copy of the model that takes less time and memory on the CPU; its outputs differ by rounding."""
-    return model if model.device.type != "cpu" else in_both(model, _lean)
+    return in_both(model, _lean) if is_host(model.device) else model
 
 
 def _lean(model: Model) -> Model:
@@ -227,7 +228,11 @@ def _leaner(layer: nn.Module, precision: torch.dtype) -> nn.Module | None:
     if type(layer) is nn.InstanceNorm3d:
         return None if layer.track_running_stats else InPlaceNorm(layer)
     if type(layer) is nn.Conv3d or type(layer) is nn.ConvTranspose3d:
-        is_plain = layer.weight.is_cpu and layer.weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+        is_plain = (
+            is_host(layer.weight.device)
+            and layer.weight.dtype == torch.float32
+            and torch.backends.mkldnn.is_available()
+        )
         if isinstance(layer, nn.ConvTranspose3d):
             return Upsampling(layer, precision) if is_plain and Upsampling.suits(layer) else None
         is_plain = is_plain and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)

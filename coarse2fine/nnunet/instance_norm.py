@@ -31,7 +31,7 @@ from coarse2fine.nnunet.folding import fold_norms
 from coarse2fine.nnunet.model import Model
 from coarse2fine.nnunet.precision import in_both
 from coarse2fine.resampling.operators import Floats
-from coarse2fine.system.device import to_host
+from coarse2fine.system.device import is_host, to_host
 
 
 def mark_slots(canvas: Canvas) -> Floats:
@@ -184,7 +184,7 @@ def _frozen(model: Model, statistics: NormStatistics) -> Model:
     for network, layers in zip(norms, statistics.layers, strict=True):
         for norm, layer in zip(network, layers, strict=True):
             norm.freeze(*torch.from_numpy(layer).to(model.device))
-    if model.device.type == "cpu":
+    if is_host(model.device):
         for folded in frozen.networks:
             fold_norms(folded)
     return frozen

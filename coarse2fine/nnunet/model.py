@@ -7,7 +7,6 @@ import copy
 import io
 import itertools
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -119,11 +118,6 @@ class Model:
         """Axis of the working grid that becomes each axis of the file."""
         return triple(np.argsort(self.transpose))
 
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self.device.type == "cpu" and self.precision != torch.float32:
-            return torch.autocast("cpu", self.precision)
-        return autocast(self.device)
-
     def forward(self, batch: torch.Tensor, *, mirroring: bool, fold: int | None = None) -> torch.Tensor:
         """Network outputs, averaged over folds and mirrored inputs.
 
@@ -140,7 +134,7 @@ class Model:
         flips = [flip for count in range(1, len(axes) + 1) for flip in itertools.combinations(axes, count)]
         batch = batch.to(self.device)
         total: torch.Tensor | None = None
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), autocast(self.device, self.precision):
             for network in networks:
                 logits = network(batch)
                 for flip in flips:

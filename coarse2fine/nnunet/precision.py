@@ -15,17 +15,10 @@ from torch import nn
 
 from coarse2fine.errors import ConfigError
 from coarse2fine.nnunet.model import Model, Trial
-from coarse2fine.system.device import mixes_precisions
+from coarse2fine.system.device import autocast, has_bfloat16, mixes_precisions
 
 LEAST_AGREEMENT = 0.995
 """Dice between the foreground of both precisions from which on labels count as kept."""
-_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
-
-
-def has_bfloat16() -> bool:
-    """Whether the processor computes in bfloat16; others imitate it, which is slower than single precision."""
-    known = torch.cpu.get_capabilities()
-    return any(known.get(name) for name in _INSTRUCTIONS)
 
 
 def in_precision(model: Model, name: Literal["auto", "fp32", "bf16"], *, exact: bool = False) -> Model:
@@ -40,7 +33,7 @@ def in_precision(model: Model, name: Literal["auto", "fp32", "bf16"], *, exact: 
     Raises:
         ConfigError: If ``bf16`` is asked for where there is none.
     """
-    there = model.device.type == "cpu" and has_bfloat16()
+    there = has_bfloat16(model.device)
     if name == "bf16":
         if not there:
             raise ConfigError(
@@ -97,7 +90,7 @@ class TriedNetwork(nn.Module):
         return self._in_bfloat16(batch)
 
     def _in_bfloat16(self, batch: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(batch.device, torch.bfloat16):
             result: torch.Tensor = self.rounded(batch)
         return result.float()
 

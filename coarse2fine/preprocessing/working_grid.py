@@ -27,7 +27,7 @@ from coarse2fine.nnunet.plans import trainer_doubts
 from coarse2fine.preprocessing.normalization import Normalization, fit_normalization, normalization, value_bounds
 from coarse2fine.preprocessing.statistics import Scan, nonzero_box
 from coarse2fine.resampling.operators import Bounds, Resampling, multiply_axis, plan_resampling, stretch_on
-from coarse2fine.system.device import CPU, room_for, upload
+from coarse2fine.system.device import CPU, is_host, room_for, upload
 
 MOST_DIFFERENT = 4.0
 """Factor between a volume's and a model's voxel size beyond which users are asked whether the unit is right."""
@@ -101,7 +101,7 @@ class WorkingView:
             return dataclasses.replace(self, resident=other.resident)
         held = [channel for channel in self.channels if isinstance(channel, np.ndarray)]
         size = sum(channel.nbytes for channel in held)
-        if self.device == CPU or len(held) < len(self.channels) or self.device != room_for(size, self.device):
+        if is_host(self.device) or len(held) < len(self.channels) or self.device != room_for(size, self.device):
             return self
         return dataclasses.replace(self, resident=tuple(upload(channel, self.device) for channel in held))
 

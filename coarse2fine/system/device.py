@@ -24,6 +24,8 @@ SHARE = 0.5
 """The part of a device's free memory that one thing may take."""
 SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 """Types with the same bits, for operations that PyTorch does not have without sign."""
+BFLOAT16 = ("avx512_bf16", "amx_bf16")
+"""Instructions by which processors compute in bfloat16, as PyTorch names them."""
 MOST_AT_ONCE = 8
 """Inputs of a network that more of are not faster than one after the other, if each is as large as a patch."""
 MOST_PINNED = 1 << 28
@@ -52,6 +54,11 @@ def pick_device(name: str) -> torch.device:
 def shared_gpus() -> int:
     """How many GPUs several processes can have one each of."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def is_host(device: torch.device) -> bool:
+    """Whether tensors of a device lie in the host's memory and the processor computes with them: on the CPU."""
+    return device.type == "cpu"
 
 
 def upload(array: NDArray[Any], device: torch.device) -> torch.Tensor:
@@ -111,7 +118,7 @@ def accumulator(shape: Sequence[int], device: torch.device) -> torch.Tensor:
     Network passes free much and take it again, while these stay. On the heap they would lie in between, and what was
     free around them would be too small for the next feature map; see ``coarse2fine.system.memory``.
     """
-    if device.type != "cpu":
+    if not is_host(device):
         return torch.zeros(tuple(shape), device=device)
     return torch.frombuffer(mmap.mmap(-1, 4 * prod(shape)), dtype=torch.float32).view(*shape)
 
@@ -121,13 +128,23 @@ def to_host(tensor: torch.Tensor) -> NDArray[Any]:
     return tensor.cpu().numpy()
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether it is a processor that computes in bfloat16; others imitate it, which is slower than single precision."""
+    if not is_host(device):
+        return False
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name) for name in BFLOAT16)
+
+
 def mixes_precisions(device: torch.device) -> bool:
     """Whether networks compute in half precision where that is enough, as nnU-Net's do: on CUDA."""
     return device.type == "cuda"
 
 
-def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Inside, networks do as ``mixes_precisions`` says."""
+def autocast(device: torch.device, precision: torch.dtype = torch.float32) -> AbstractContextManager[object]:
+    """Inside, networks do as ``mixes_precisions`` says; on the CPU they compute in ``precision``."""
+    if is_host(device):
+        return nullcontext() if precision == torch.float32 else torch.autocast(device.type, precision)
     return torch.autocast(device.type) if mixes_precisions(device) else nullcontext()
 
 
@@ -153,19 +170,19 @@ def free_bytes(device: torch.device) -> int:
 
 def waiting_bytes(device: torch.device) -> int:
     """How much may wait on a device so that it is looked at together; nothing on the CPU, where looking is free."""
-    return 0 if device.type == "cpu" else int(SHARE / 2 * free_bytes(device))
+    return 0 if is_host(device) else int(SHARE / 2 * free_bytes(device))
 
 
 def most_at_once(size: int, device: torch.device) -> int:
     """How many inputs go through a network at once, of which one has feature maps of so many bytes in all."""
-    if device.type == "cpu":  # one keeps all cores busy, and its feature maps are still in the cache
+    if is_host(device):  # one keeps all cores busy, and its feature maps are still in the cache
         return 1
     return max(1, min(MOST_AT_ONCE, int(SHARE * free_bytes(device) / max(size, 1))))
 
 
 def room_for(size: int, device: torch.device) -> torch.device:
     """The device if its free memory has room for so many bytes, else the CPU."""
-    return device if device.type == "cpu" or size <= SHARE * free_bytes(device) else CPU
+    return device if is_host(device) or size <= SHARE * free_bytes(device) else CPU
 
 
 def outgrown(device: torch.device, used: Collection[torch.device], what: str) -> tuple[str, ...]:
@@ -176,6 +193,6 @@ def outgrown(device: torch.device, used: Collection[torch.device], what: str) ->
         used: Where its parts are.
         what: Its name.
     """
-    if device.type == "cpu" or not any(one.type == "cpu" for one in used):
+    if is_host(device) or not any(map(is_host, used)):
         return ()
     return (f"{device} has too little free memory for the {what}: parts of it stayed on the host, which is slower",)

@@ -31,7 +31,7 @@ def model(model_folder: Callable[..., Path]) -> Model:
 @pytest.fixture
 def has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor that computes in bfloat16, or imitates it: results do not depend on which."""
-    monkeypatch.setattr(precision, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
 
 
 def batch(model: Model) -> torch.Tensor:
@@ -100,12 +100,12 @@ class Background(nn.Module):
 
 def test_in_precision__not_there_or_not_wanted__stays_single(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """On other processors and devices, and where the result is to be nnU-Net's; bf16 by name is refused there."""
-    monkeypatch.setattr(precision, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512": True, "amx_bf16": False})
     assert in_precision(model, "auto") is model
     with pytest.raises(ConfigError, match="bf16") as caught:
         in_precision(model, "bf16")
     assert "fine.precision: auto or fp32" in caught.value.remedy
-    monkeypatch.setattr(precision, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
     assert in_precision(model, "auto", exact=True) is model
     assert in_precision(dataclasses.replace(model, device=torch.device("meta")), "auto").trial is None
     assert in_precision(model, "fp32") is model
