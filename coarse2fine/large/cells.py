@@ -34,6 +34,7 @@ from coarse2fine.regions.detect import candidates, find_components, search_grid
 from coarse2fine.resampling.operators import REACH
 from coarse2fine.segmenter import Segmenter
 from coarse2fine.selection.selector import grow_tree, roi_settings
+from coarse2fine.system.device import outgrown
 from coarse2fine.system.timing import Run, Stage
 
 RIM = 4
@@ -354,6 +355,7 @@ def _one_stage(opened: OpenVolume, core: Box, inside: Box, run: Run) -> CellResu
                 mirroring=config.mirroring,
                 corners=[tile.relative_to(hull).start for tile in tiles],
             )
+        run.note(*outgrown(fine.device, {data.device, logits.device}, "sliding window"))
         writer = LabelWriter(view.within(window), fine)
         held = logits[(slice(None), *needed.relative_to(hull).slices)]
         export_labels(writer, fine, held, needed)

@@ -24,6 +24,7 @@ from coarse2fine.large.norm import FIRST_CELLS, needs_norm, settle_norm
 from coarse2fine.large.output import Output
 from coarse2fine.large.phases import DEFAULTS, Phases, Settings, scan_volume
 from coarse2fine.large.plan import Plan, check_by_region, job_of, plan_run
+from coarse2fine.large.report import notes_of
 from coarse2fine.large.segment import MergeCell, SegmentBlock
 from coarse2fine.large.source import Source
 from coarse2fine.preprocessing.working_grid import volume_doubts
@@ -180,7 +181,7 @@ def _estimate(
         hours_range=(low, high),
         workers=workers,
         in_mask=looked.voxels,
-        warnings=(*plan.warnings, *volume_doubts(plan.levels[0], plan.pipeline.models)),
+        warnings=(*notes_of(segmented.values()), *plan.warnings, *volume_doubts(plan.levels[0], plan.pipeline.models)),
         versions=versions(),
     )
 

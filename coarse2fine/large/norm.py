@@ -38,13 +38,14 @@ class LookAtCell:
     job: Job
 
     def __call__(self, key: Key, run: Run) -> Mapping[str, Any]:
-        """Boxes of all ``regions`` and of the ``chosen`` ones; ``seconds`` by stage."""
+        """Boxes of all ``regions`` and of the ``chosen`` ones; ``seconds`` by stage, ``notes`` for the report."""
         with run.clock.time(Aside.TOTAL):
             regions, chosen = look_at_cell(volume_of(self.job), self.job.lattice.core(triple(key)), run)
         return {
             "regions": [[*box.start, *box.stop] for box in regions],
             "chosen": [[*box.start, *box.stop] for box in chosen],
             "seconds": run.clock.rounded(),
+            "notes": list(run.notes),
         }
 
 
@@ -58,7 +59,7 @@ class MeasureTile:
     complete: bool
 
     def __call__(self, key: Key, run: Run) -> Mapping[str, Any]:
-        """The statistics, or that there are none; ``counts`` and ``seconds`` as of other blocks."""
+        """The statistics, or that there are none; ``counts``, ``seconds`` and ``notes`` as of other blocks."""
         with run.clock.time(Aside.TOTAL):
             alone, statistics, voxels = settle(volume_of(self.job), self.known, self.chosen, self.complete, run)
         return {
@@ -66,6 +67,7 @@ class MeasureTile:
             "statistics": None if statistics is None else statistics.to_json(),
             "counts": {"network_voxels": voxels},
             "seconds": run.clock.rounded(),
+            "notes": list(run.notes),
         }
 
 

@@ -68,6 +68,15 @@ def sum_up(payloads: Iterable[Mapping[str, Any]]) -> tuple[Tally, dict[str, floa
     return total, dict(seconds)
 
 
+def notes_of(payloads: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """What users should know of how it went, each once, however many blocks say so; see ``Run.notes``.
+
+    >>> notes_of([{"notes": ["slow"]}, {}, {"notes": ["slow", "short"]}])
+    ('slow', 'short')
+    """
+    return tuple(dict.fromkeys(text for payload in payloads for text in payload.get("notes", ())))
+
+
 def sum_labels(segmented: Payloads, merged: Payloads) -> dict[str, int]:
     """Voxels of each foreground label: of cells that were merged what they hold now, of others what they were given.
 
@@ -97,7 +106,7 @@ def make_report(
 
     Args:
         pipeline: Models and settings.
-        blocks: Payloads of all blocks that count or take time.
+        blocks: Payloads of all blocks that count, take time or have notes.
         labels: Voxels of each foreground label.
         doubts: What the user should know of input and settings.
         voxels: Of the volume.
@@ -105,6 +114,7 @@ def make_report(
         in_mask: Voxels that a mask sets; None without one.
         of_store: What only stores have, see ``StoreReport``; ``seconds`` has the ``total``.
     """
+    blocks = list(blocks)
     total, work_s = sum_up(blocks)
     segmenter = pipeline.segmenter
     promise = promised(pipeline.config, None, masked=in_mask is not None) if segmenter else None
@@ -122,6 +132,7 @@ def make_report(
             *(segmenter.warnings if segmenter else ()),
             *total.warnings,
             *(promise.warnings if promise else ()),
+            *notes_of(blocks),
             *doubts,
             *(() if labels else (NOTHING_FOUND,)),
         ),

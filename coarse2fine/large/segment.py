@@ -47,8 +47,8 @@ class SegmentBlock:
         """Writes the cells' labels, and what they found around themselves into files for the neighbours.
 
         Returns:
-            ``counts`` summed over cells, ``seconds`` by stage, ``labels`` of each cell (voxels by label), and ``to``:
-            the cells that something was found for.
+            ``counts`` summed over cells, ``seconds`` by stage, ``labels`` of each cell (voxels by label), ``notes`` for
+            the report, and ``to``: the cells that something was found for.
         """
         lattice = self.job.lattice
         cells = cells_to_do(self.job, triple(key))
@@ -63,7 +63,13 @@ class SegmentBlock:
                     labels[name_of(cell)] = count_labels(own)
                     receivers.update(self._hand_over(cell, result))
                 counts += result.counts
-        return {"counts": counts.to_dict(), "labels": labels, "seconds": run.clock.rounded(), "to": sorted(receivers)}
+        return {
+            "counts": counts.to_dict(),
+            "labels": labels,
+            "seconds": run.clock.rounded(),
+            "notes": list(run.notes),
+            "to": sorted(receivers),
+        }
 
     def _hand_over(self, cell: Triple, result: CellResult) -> list[Triple]:
         """Write what the fine network decided in other cells, and which ones these are.

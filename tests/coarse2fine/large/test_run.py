@@ -18,6 +18,7 @@ import tensorstore as ts
 import zarr
 from conftest import blobs
 from large_volumes import bright_models, lazy_volume, merged, pipeline_of, segment, settled, write_image
+from other_device import OtherDevice, moved
 from scipy.ndimage import label as label_with_scipy
 from store_bench import CHUNK, COARSE, EXPECTED, FINE, IMAGE, SETTINGS, SHAPE, Bench, assert_same_objects
 
@@ -37,6 +38,7 @@ from coarse2fine.large.source import Source
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.preprocessing.statistics import Scan
 from coarse2fine.report import NOTHING_FOUND
+from coarse2fine.system import device as devices
 
 pytestmark = pytest.mark.usefixtures("small_chunks")
 
@@ -401,6 +403,25 @@ def test_segment_store__doubts_about_a_model__are_told_as_in_memory(
     trusted.clear()
     assert bench(region=region, trust=True).warnings == (doubt,)
     assert trusted == [True] * 2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["accelerated", "one-stage"])
+def test_segment_store__device_without_room__is_told_once_in_the_words_of_a_run_in_memory(
+    mode: str, bench: Bench, plain_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many blocks say so."""
+    monkeypatch.setattr(devices, "free_bytes", lambda device: 0)
+    models, region = bright_models(plain_model, coarse=COARSE, fine=FINE), Box((0, 0, 0), (8, 32, 40))
+    overrides = [f"mode={mode}", "canvas.norm=canvas", "fine.grow=0"]
+    monkeypatch.setattr(Pipeline, "from_config", lambda config, **_: Pipeline(config, *map(moved, models)))
+    with OtherDevice():
+        whole = Pipeline.from_config(load_config(None, [*SETTINGS, *overrides]))
+        part = Volume((IMAGE[region.slices],), Grid(region.shape, (2.0, 1.0, 1.0)), "in")
+        report = bench(region=region, overrides=overrides)
+        assert len(report.layout["cells"][1]) - 1 == 2  # each a block
+        assert report.warnings == whole(part).report.warnings
+    assert ["too little free memory" in warning for warning in report.warnings] == [True]
 
 
 @pytest.mark.long
