@@ -95,10 +95,7 @@ def search(
                 one.trials.append(here.candidate(one.candidate))
                 done += 1
                 ticks(done, len(running) * len(ordered))
-        _drop_slow(running, reference)
-        _drop(running, reference, loss)
-        if budget.clock() - began > budget.seconds:
-            _keep_best(running, reference, loss)
+        _drop(running, reference, loss, late=budget.clock() - began > budget.seconds)
         over = all(one.dropped for one in running)
         if over:
             break
@@ -132,6 +129,14 @@ def _seconds_of_next(
     return before * _bytes(ordered[index][0]) / max(1, _bytes(ordered[index - 1][0]))
 
 
+def _drop(running: Sequence[_Running], reference: Sequence[Trial], loss: float, *, late: bool) -> None:
+    """What is not tried on the cases that follow."""
+    _drop_slow(running, reference)
+    _drop_worse_half(running, reference, loss)
+    if late:
+        _keep_best(running, reference, loss)
+
+
 def _drop_slow(running: Sequence[_Running], reference: Sequence[Trial]) -> None:
     """From two cases on: what is clearly slower than one-stage mode cannot be chosen."""
     for one in running:
@@ -141,7 +146,7 @@ def _drop_slow(running: Sequence[_Running], reference: Sequence[Trial]) -> None:
                 one.dropped = f"after {len(reference)} cases: takes {slower:.3g} times as long as one-stage mode"
 
 
-def _drop(running: Sequence[_Running], reference: Sequence[Trial], loss: float) -> None:
+def _drop_worse_half(running: Sequence[_Running], reference: Sequence[Trial], loss: float) -> None:
     """After two, four, eight, ... cases: what is in the worse half, and clearly so, is not looked at any further."""
     count = len(reference)
     if count < 2 or count & (count - 1):

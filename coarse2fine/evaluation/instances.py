@@ -6,7 +6,7 @@ An instance map holds the id of an object in every voxel, 0 for none. Ids may be
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -96,13 +96,8 @@ def average_precision(
     ranked = _ranked(predicted, scores)
     if not predicted or not referred:
         return float(not predicted and not referred)
-    # Each prediction's possible partners, the best first.
-    partners = defaultdict(list)
-    for (first, second), voxels in common.items():
-        if first and second:
-            partners[first].append((-voxels / (predicted[first] + referred[second] - voxels), second))
-    ordered = [sorted(partners[first]) for first in ranked]
-    found = [_found(ordered, threshold) for threshold in thresholds]
+    partners = _partners(common, predicted, referred)
+    found = [_found([partners[name] for name in ranked], threshold) for threshold in thresholds]
     measure = _jaccard if scores is None else _interpolated
     return sum(measure(hits, len(referred)) for hits in found) / len(found)
 
@@ -186,6 +181,17 @@ def _ranked(predicted: Mapping[int, int], scores: Mapping[int, float] | None) ->
     if unclear:
         raise ValueError(f"scores must be finite numbers, not {unclear}")
     return sorted(predicted, key=lambda name: (-scores[name], name))
+
+
+def _partners(
+    common: Mapping[tuple[int, int], int], predicted: Mapping[int, int], referred: Mapping[int, int]
+) -> Mapping[int, list[tuple[float, int]]]:
+    """Reference objects that each predicted one meets, as (-IoU, id): the best first."""
+    partners: dict[int, list[tuple[float, int]]] = {name: [] for name in predicted}
+    for (first, second), voxels in common.items():
+        if first and second:
+            partners[first].append((-voxels / (predicted[first] + referred[second] - voxels), second))
+    return {name: sorted(found) for name, found in partners.items()}
 
 
 def _found(ordered: Sequence[Sequence[tuple[float, int]]], threshold: float) -> NDArray[np.bool_]:

@@ -227,14 +227,7 @@ def open_view(
     crop = scan.crop.turned(model.transpose) if scan else nonzero_box(held)
     target = tuple(float(size) for size in (target_spacing or model.spacing))
     target = (z, *target[1:]) if model.flat else target
-    ratios = [before / after for before, after in zip(turned_spacing, target, strict=True)]
-    if max(ratios) < 1 / 300 or min(ratios) > 300:  # no network is trained on voxels that far from the scanner's
-        raise VolumeError(
-            f"voxels of {turned_spacing} are far from the {target} that the model {model.folder} works with",
-            "Check the spacing in the file's header: its unit must be that of the model's training data.",
-        )
-    # A single slice may be thinner than half a voxel of the coarse network, and is still a slice.
-    working = triple(max(1, round(ratio * size)) for ratio, size in zip(ratios, crop.shape, strict=True))
+    working = _resampled_shape(crop.shape, turned_spacing, target, model)
     resampling = plan_resampling(crop.shape, working, turned_spacing, target, model.data_method)
     normalizations, bounds = (
         _ranges_of_voxels([channel[crop.slices] for channel in held], resampling, model)
@@ -276,6 +269,18 @@ def spacing_doubts(spacing: Sequence[float], unit: str, model: Model) -> tuple[s
         f"the volume's voxels are {' x '.join(have)} {unit}, those that the model was trained on {' x '.join(want)} "
         f"(z, y, x), which is {max(factors):.3g} times as much or as little: check the unit",
     )
+
+
+def _resampled_shape(shape: Triple, spacing: Sequence[float], target: Sequence[float], model: Model) -> Triple:
+    """Voxels along each axis once voxels of ``spacing`` have become voxels of ``target``."""
+    ratios = [before / after for before, after in zip(spacing, target, strict=True)]
+    if max(ratios) < 1 / 300 or min(ratios) > 300:  # no network is trained on voxels that far from the scanner's
+        raise VolumeError(
+            f"voxels of {spacing} are far from the {target} that the model {model.folder} works with",
+            "Check the spacing in the file's header: its unit must be that of the model's training data.",
+        )
+    # A single slice may be thinner than half a voxel of the coarse network, and is still a slice.
+    return triple(max(1, round(ratio * size)) for ratio, size in zip(ratios, shape, strict=True))
 
 
 Ranges = tuple[tuple[Normalization, ...], tuple[Bounds, ...]]

@@ -89,27 +89,11 @@ class Local:
         Who can talk to them can have them run anything. So they talk over TLS, with credentials that only live in
         their memory.
         """
-        import dask
         from distributed import Client, Nanny, Scheduler, SpecCluster
         from distributed.security import Security
 
         stack.enter_context(_quiet())
-        # Dask imports from its folder, which otherwise has a name in /tmp that anybody can take first.
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="c2f-dask-", ignore_cleanup_errors=True))
-        hidden = () if self.dashboard else ("scheduler", "worker")
-        pages: dict[str, list[str]] = {f"distributed.{role}.http.routes": [] for role in hidden}
-        stack.enter_context(
-            dask.config.set(
-                {
-                    **pages,
-                    "temporary-directory": scratch,
-                    "distributed.scheduler.worker-ttl": None,  # a block may hold Python's lock for long; death is seen
-                    "distributed.deploy.lost-worker-timeout": "1 hour",  # importing all again may take its time
-                    # Workers compute in a thread, whose own heap glibc gives back and clears again after every layer.
-                    "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
-                }
-            )
-        )
+        self._configure(stack)
         security = Security.temporary()
         common = {"host": _HOST, "protocol": "tls://", "security": security}
         scheduler = {
@@ -144,6 +128,24 @@ class Local:
             ) from error
         link = cluster.dashboard_link if self.dashboard else None
         return Connection(client, tuple(cluster.workers.values()), link or None)
+
+    def _configure(self, stack: ExitStack) -> None:
+        """Dask's own settings, which scheduler and workers take over when they start."""
+        import dask
+
+        # Dask imports from its folder, which otherwise has a name in /tmp that anybody can take first.
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="c2f-dask-", ignore_cleanup_errors=True))
+        hidden = () if self.dashboard else ("scheduler", "worker")
+        pages: dict[str, list[str]] = {f"distributed.{role}.http.routes": [] for role in hidden}
+        settings = {
+            **pages,
+            "temporary-directory": scratch,
+            "distributed.scheduler.worker-ttl": None,  # a block may hold Python's lock for long; death is seen
+            "distributed.deploy.lost-worker-timeout": "1 hour",  # importing all again may take its time
+            # Workers compute in a thread, whose own heap glibc gives back and clears again after every layer.
+            "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
+        }
+        stack.enter_context(dask.config.set(settings))
 
 
 def _devices(count: int) -> list[str]:
