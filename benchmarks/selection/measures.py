@@ -39,14 +39,14 @@ from coarse2fine.errors import C2FError
 from coarse2fine.evaluation.masks import dice, iou, leave_out, mean_over_labels
 from coarse2fine.fine.segment import FineStage, segment_boxes
 from coarse2fine.fine.writeback import LabelWriter
-from coarse2fine.io import find_cases, read_volume
+from coarse2fine.io import LabelledCase, find_cases, read_volume
 from coarse2fine.nnunet.model import Model
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.preprocessing.working_grid import view_volume
 from coarse2fine.selection.features import FeatureSettings
 from coarse2fine.selection.selector import Selector, find_selector, find_tree
 from coarse2fine.system.timing import Run, RunClock, Stage
-from coarse2fine.training.dataset import LabelledCase, build_instances, cached_instances, how_made
+from coarse2fine.training.dataset import build_instances, cached_instances, how_made
 from coarse2fine.training.outcomes import OutcomeSettings
 
 ORDER_WEIGHT = 0.05

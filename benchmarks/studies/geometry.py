@@ -31,11 +31,10 @@ from coarse2fine.evaluation.instances import label_objects, object_recall
 from coarse2fine.evaluation.masks import leave_out
 from coarse2fine.fine.canvases import plan_canvases
 from coarse2fine.fine.sizes import CanvasPlan, plan_sizes
-from coarse2fine.io import read_volume
+from coarse2fine.io import LabelledCase, read_volume
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.working_grid import WorkingView
 from coarse2fine.selection.selector import cost_model_of, find_tree
-from coarse2fine.training.dataset import LabelledCase
 
 Rows = list[dict[str, Any]]
 AXES = ("z", "y", "x")

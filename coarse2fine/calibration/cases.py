@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coarse2fine.io import Volume, find_cases, input_suffixes, read_volume
+from coarse2fine.io import Volume, find_cases, find_labelled_cases, input_suffixes, read_volume
 from coarse2fine.nnunet.model import Model
-from coarse2fine.training.dataset import LabelledCase, find_labelled_cases
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ def find_calibration_cases(folder: Path, fine: Model) -> list[CalibrationCase]:
     """
     images = folder / "imagesTr" if (folder / "imagesTr").is_dir() else folder
     if (folder / "labelsTr").is_dir():
-        labelled: list[LabelledCase] = find_labelled_cases(folder, fine.channels, fine.reader)
+        labelled = find_labelled_cases(folder, fine.channels, fine.reader)
         return [CalibrationCase(case.name, case.images, case.labels) for case in labelled]
     found = find_cases(images, fine.channels, input_suffixes(fine.reader))
     return [CalibrationCase(case.name, case.files, None) for case in found]

@@ -22,7 +22,7 @@ from coarse2fine.cli.bars import show_bars
 from coarse2fine.cli.infer_run import configure
 from coarse2fine.config.schema import Config
 from coarse2fine.errors import C2FError, ConfigError, OutputError
-from coarse2fine.io import check_writable, make_own
+from coarse2fine.io import check_writable, find_labelled_cases, make_own
 from coarse2fine.nnunet.model import Model
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.report import versions
@@ -32,7 +32,6 @@ from coarse2fine.system.memory import keep_freed_memory
 from coarse2fine.training.dataset import (
     build_instances,
     cached_instances,
-    find_labelled_cases,
     how_made,
     split_instances,
 )

@@ -114,7 +114,7 @@ def load_of_table(
     task, targets = rows.known
     files = []
     for number, case in enumerate(cases):
-        files.append(prepare(case, chosen.volumes.model, folder / f"{number}.npy"))
+        files.append(prepare(case.files, chosen.volumes.model, folder / f"{number}.npy"))
         progress(number + 1, len(cases))
 
     def examples(numbers: NDArray[np.intp]) -> Examples:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from coarse2fine.errors import ConfigError, VolumeError
+from coarse2fine.errors import ConfigError
 from coarse2fine.finetune.examples import Examples
 from coarse2fine.finetune.run import Labelled, Settings
 from coarse2fine.finetune.shares import hold_out, take_share
 from coarse2fine.finetune.tasks import Segmentation
-from coarse2fine.io import Case, atomic_write, find_cases, input_suffixes, label_suffixes, read_volume
+from coarse2fine.io import LabelledCase, atomic_write, find_labelled_cases, read_volume
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.labels import read_labels
 from coarse2fine.preprocessing.working_grid import view_volume
@@ -25,19 +26,6 @@ from coarse2fine.pretrain.crops import about_files, prepare
 from coarse2fine.system.timing import Ticks
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledVolume:
-    """Files of one volume.
-
-    Attributes:
-        case: The images.
-        labels: Their labels.
-    """
-
-    case: Case
-    labels: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +39,17 @@ class ChosenVolumes:
     """
 
     model: Model
-    train: tuple[LabelledVolume, ...]
-    test: tuple[LabelledVolume, ...]
+    train: tuple[LabelledCase, ...]
+    test: tuple[LabelledCase, ...]
 
     @property
     def about(self) -> dict[str, Any]:
         """All that a result depends on, as JSON has it."""
-        files = [path for one in (*self.train, *self.test) for path in (*one.case.files, one.labels)]
+        files = [path for one in (*self.train, *self.test) for path in (*one.images, one.labels)]
         return {
             "configuration": self.model.configuration,
-            "train": [one.case.name for one in self.train],
-            "test": [one.case.name for one in self.test],
+            "train": [one.name for one in self.train],
+            "test": [one.name for one in self.test],
             "files": about_files(files),
         }
 
@@ -89,10 +77,11 @@ def choose_volumes(folder: Path, model: Model, settings: Settings) -> ChosenVolu
             f"{folder / 'dataset.json'} has regions or the label ignore",
             "Train with nnUNetv2_train -pretrained_weights.",
         )
-    volumes = _find(folder, "Tr", model)
+    find = partial(find_labelled_cases, folder, model.channels, model.reader)
+    volumes = find("Tr")
     if (folder / "imagesTs").is_dir() and (folder / "labelsTs").is_dir():
-        return ChosenVolumes(model, tuple(volumes), tuple(_find(folder, "Ts", model)))
-    train, test = hold_out([one.case.name for one in volumes], settings.test_share, settings.schedule.seed)
+        return ChosenVolumes(model, tuple(volumes), tuple(find("Ts")))
+    train, test = hold_out([one.name for one in volumes], settings.test_share, settings.schedule.seed)
     return ChosenVolumes(model, tuple(volumes[at] for at in train), tuple(volumes[at] for at in test))
 
 
@@ -120,7 +109,7 @@ def load_volumes(
     for number, volume in enumerate(whole, 1):
         pairs.append(prepare_labelled(volume, chosen.model, folder))
         progress(number, len(whole))
-    names = [one.case.name for one in whole]
+    names = [one.name for one in whole]
     images, targets = zip(*pairs, strict=True)
     every = Examples(images, targets, names, names)
     learn = every.take(range(len(chosen.train)))
@@ -130,7 +119,7 @@ def load_volumes(
     return Labelled(chosen.task, part, held, patch, notes=notes, model=chosen.model)
 
 
-def prepare_labelled(volume: LabelledVolume, model: Model, folder: Path) -> tuple[Array, Array]:
+def prepare_labelled(volume: LabelledCase, model: Model, folder: Path) -> tuple[Array, Array]:
     """A volume on the working grid with its labels, from the disk.
 
     Returns:
@@ -140,10 +129,10 @@ def prepare_labelled(volume: LabelledVolume, model: Model, folder: Path) -> tupl
         VolumeError: If one of the two cannot be read, or they do not fit each other or the model.
     """
     folder.mkdir(exist_ok=True)
-    image = np.load(prepare(volume.case, model, folder / f"{volume.case.name}.npy"), mmap_mode="r", allow_pickle=False)
-    path = folder / f"{volume.case.name}.labels.npy"
+    image = np.load(prepare(volume.images, model, folder / f"{volume.name}.npy"), mmap_mode="r", allow_pickle=False)
+    path = folder / f"{volume.name}.labels.npy"
     if not path.exists():
-        read = read_volume(volume.case.files, [model.reader])
+        read = read_volume(volume.images, [model.reader])
         view = view_volume(read, model)
         labels = view.turn.array(read_labels(volume.labels, model, read))
         resized = resize_labels(np.asarray(labels)[view.crop.slices], view.shape, model.labels.heads)
@@ -165,19 +154,4 @@ def resize_labels(labels: Array, shape: Sequence[int], classes: int) -> Array:
         share = F.interpolate(mask[None, None], tuple(shape), mode="trilinear", align_corners=False)[0, 0]
         found[(share >= most).numpy()] = label
         most = torch.maximum(most, share)
-    return found
-
-
-def _find(folder: Path, part: str, model: Model) -> list[LabelledVolume]:
-    images, labels = folder / f"images{part}", folder / f"labels{part}"
-    for path in (images, labels):
-        if not path.is_dir():
-            raise VolumeError(f"{path} does not exist", "Name a folder with imagesTr and labelsTr, as nnU-Net has it.")
-    found = []
-    for case in find_cases(images, model.channels, input_suffixes(model.reader)):
-        paths = [labels / f"{case.name}{suffix}" for suffix in label_suffixes(model.reader)]
-        file = next((path for path in paths if path.is_file()), None)
-        if file is None:
-            raise VolumeError(f"{images}: case {case.name} has no labels", f"Add {paths[0]}, or remove the images.")
-        found.append(LabelledVolume(case, file))
     return found

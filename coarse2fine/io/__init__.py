@@ -3,7 +3,15 @@
 from coarse2fine.io.atomic import atomic_folder, atomic_write, check_folder, check_writable
 from coarse2fine.io.dicom.members import DICOM_SUFFIX
 from coarse2fine.io.dicom.segmentation import check_segmentation, write_segmentation
-from coarse2fine.io.files.cases import Case, find_cases, input_suffixes, label_suffixes, output_path
+from coarse2fine.io.files.cases import (
+    Case,
+    LabelledCase,
+    find_cases,
+    find_labelled_cases,
+    input_suffixes,
+    label_suffixes,
+    output_path,
+)
 from coarse2fine.io.files.images import LABEL_SUFFIXES, read_volume, write_labels, write_voxels
 from coarse2fine.io.lazy import LazyArray
 from coarse2fine.io.owned import make_own
@@ -21,6 +29,7 @@ __all__ = [
     "Grid",
     "LabelSpec",
     "LabelStore",
+    "LabelledCase",
     "LazyArray",
     "Scales",
     "Volume",
@@ -32,6 +41,7 @@ __all__ = [
     "check_writable",
     "create_labels",
     "find_cases",
+    "find_labelled_cases",
     "input_suffixes",
     "is_store",
     "label_suffixes",

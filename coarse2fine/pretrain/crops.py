@@ -61,11 +61,11 @@ def find_slices(table: Table) -> list[Case]:
     return [Case(row.name, (row.file,), row.file.suffix) for row in table.rows]
 
 
-def prepare(case: Case, model: Model, path: Path) -> Path:
+def prepare(files: Sequence[Path], model: Model, path: Path) -> Path:
     """Write a volume as inference would see it: turned, cropped to what is not zero, normalised, resampled.
 
     Args:
-        case: The volume, or a picture if the model's reader reads such.
+        files: One per channel of a volume; or a picture, if the model's reader reads such.
         model: Says how.
         path: Where to; what is there is taken for finished.
 
@@ -78,9 +78,9 @@ def prepare(case: Case, model: Model, path: Path) -> Path:
     """
     if not path.exists():
         view = (
-            view_picture(case.files[0], model)
+            view_picture(files[0], model)
             if model.reader == PICTURES
-            else view_volume(read_volume(case.files, [model.reader]), model)
+            else view_volume(read_volume(files, [model.reader]), model)
         )
         shape, depth = (model.channels, *view.shape), view.shape[0]
         with atomic_write(path, needed=4 * prod(shape)) as temporary:
@@ -212,7 +212,7 @@ class Volumes:
             if case.suffix == STORE:
                 volumes.append(open_stored(case, self.model, self.said, folder / f"{index}.json"))
             else:
-                volumes.append(prepare(case, self.model, folder / f"{index}.npy"))
+                volumes.append(prepare(case.files, self.model, folder / f"{index}.npy"))
             progress(index + 1, len(self.cases))
         return Crops(Arrays(volumes), self.image, self.sigma)
 

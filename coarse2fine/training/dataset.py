@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from assignnet.value.instance import Instance, read_instances, write_instances
 from coarse2fine.config.schema import Config
-from coarse2fine.errors import VolumeError
-from coarse2fine.io import atomic_write, find_cases, input_suffixes, label_suffixes, read_volume
-from coarse2fine.io.files.readers import SIMPLE_ITK, Reader
+from coarse2fine.io import LabelledCase, atomic_write, read_volume
 from coarse2fine.nnunet.model import Model
 from coarse2fine.preprocessing.labels import read_labels
 from coarse2fine.selection.features import FeatureSettings, feature_model_fingerprint
@@ -22,46 +20,6 @@ from coarse2fine.training.outcomes import OutcomeSettings, measure_outcomes
 FEW = 4
 """From this many cases on, whole cases are held out for validation; of fewer, a part of each."""
 PARTS = (("train", (0.0, 0.7)), ("validation", (0.7, 1.0)))
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledCase:
-    """Files of one case.
-
-    Attributes:
-        name: Of the case.
-        images: One file per channel.
-        labels: The true labels.
-    """
-
-    name: str
-    images: tuple[Path, ...]
-    labels: Path
-
-
-def find_labelled_cases(folder: Path, channels: int, reader: Reader = SIMPLE_ITK) -> list[LabelledCase]:
-    """Cases of a folder in nnU-Net's raw layout, ``imagesTr`` and ``labelsTr``.
-
-    Args:
-        folder: The folder.
-        channels: Number of channels of the model.
-        reader: Of the model; says which files are volumes.
-
-    Raises:
-        VolumeError: If the folders are missing, or an image has no labels.
-    """
-    images, labels = folder / "imagesTr", folder / "labelsTr"
-    for part in (images, labels):
-        if not part.is_dir():
-            raise VolumeError(f"{part} does not exist", "Name a folder with imagesTr and labelsTr, as nnU-Net has it.")
-    found = []
-    for case in find_cases(images, channels, input_suffixes(reader)):
-        paths = [labels / f"{case.name}{suffix}" for suffix in label_suffixes(reader)]
-        path = next((path for path in paths if path.is_file()), None)
-        if path is None:
-            raise VolumeError(f"{images}: case {case.name} has no labels", f"Add {paths[0]}, or remove the images.")
-        found.append(LabelledCase(case.name, case.files, path))
-    return found
 
 
 def build_instances(

@@ -12,7 +12,7 @@ from coarse2fine.errors import VolumeError
 from coarse2fine.io.dicom.members import DICOM_SUFFIX, is_dicom, is_series
 from coarse2fine.io.dicom.series import series_name
 from coarse2fine.io.files.images import INPUT_SUFFIXES, LABEL_SUFFIXES, split_suffix
-from coarse2fine.io.files.readers import NIFTI_SUFFIXES, TIFF_SUFFIXES, Reader
+from coarse2fine.io.files.readers import NIFTI_SUFFIXES, SIMPLE_ITK, TIFF_SUFFIXES, Reader
 
 _CHANNEL = re.compile(r"(?P<name>.+)_(?P<channel>\d{4})")
 
@@ -30,6 +30,21 @@ class Case:
     name: str
     files: tuple[Path, ...]
     suffix: str
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledCase:
+    """One volume to learn from or to measure on.
+
+    Attributes:
+        name: Of the case.
+        images: One file per channel.
+        labels: The true labels.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    labels: Path
 
 
 def find_cases(
@@ -76,6 +91,34 @@ def find_cases(
     sibling = re.compile(rf"{re.escape(match['name'])}_\d{{4}}{re.escape(suffix)}")
     files = [path for path in _volumes(source.parent, (suffix,)) if sibling.fullmatch(path.name)]
     return [_numbered_case(match["name"], files, channels)]
+
+
+def find_labelled_cases(
+    folder: Path, channels: int, reader: Reader = SIMPLE_ITK, part: str = "Tr"
+) -> list[LabelledCase]:
+    """Cases of a folder in nnU-Net's raw layout, such as ``imagesTr`` and ``labelsTr``.
+
+    Args:
+        folder: The folder.
+        channels: Number of channels of the model.
+        reader: Of the model; says which files are volumes.
+        part: What the names of the two folders end in: ``Tr``, or ``Ts`` of a test set.
+
+    Raises:
+        VolumeError: If the folders are missing, or an image has no labels.
+    """
+    images, labels = folder / f"images{part}", folder / f"labels{part}"
+    for path in (images, labels):
+        if not path.is_dir():
+            raise VolumeError(f"{path} does not exist", "Name a folder with imagesTr and labelsTr, as nnU-Net has it.")
+    found = []
+    for case in find_cases(images, channels, input_suffixes(reader)):
+        paths = [labels / f"{case.name}{suffix}" for suffix in label_suffixes(reader)]
+        file = next((path for path in paths if path.is_file()), None)
+        if file is None:
+            raise VolumeError(f"{images}: case {case.name} has no labels", f"Add {paths[0]}, or remove the images.")
+        found.append(LabelledCase(case.name, case.files, file))
+    return found
 
 
 def _case_of_series(source: Path, channels: int, suffixes: Sequence[str]) -> Case:

@@ -28,10 +28,9 @@ from assignnet.value.instance import Instance, read_instances
 from coarse2fine.cli import infer as cli
 from coarse2fine.cli import train as train_cli
 from coarse2fine.cli import train_run as training
-from coarse2fine.io import read_volume
+from coarse2fine.io import find_labelled_cases, read_volume
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.preprocessing.labels import read_labels
-from coarse2fine.training.dataset import find_labelled_cases
 
 SHAPE = (12, 32, 32)
 SMALL = ["--variants", "1", "--regions", "1", "--steps", "2", "--warm-start", "1"]

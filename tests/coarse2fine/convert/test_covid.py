@@ -16,8 +16,7 @@ import SimpleITK as sitk
 from conftest import shared
 from ct_cases import SHAPE, content, covid_case, ct, mask, run, save
 
-from coarse2fine.io import find_cases
-from coarse2fine.training.dataset import find_labelled_cases
+from coarse2fine.io import find_cases, find_labelled_cases
 
 
 def test_covid__published_layout__becomes_a_data_set(

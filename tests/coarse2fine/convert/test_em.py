@@ -19,8 +19,7 @@ import zarr
 from conftest import shared
 
 from coarse2fine.cli.convert import main
-from coarse2fine.io import find_cases, read_volume
-from coarse2fine.training.dataset import find_labelled_cases
+from coarse2fine.io import find_cases, find_labelled_cases, read_volume
 
 BACKGROUND = np.uint64(0xFFFFFFFFFFFFFFFF)
 RESOLUTION = (40.0, 4.0, 4.0)

@@ -81,7 +81,7 @@ def test_prepare_labelled__empty_border__is_cropped_from_labels_as_from_the_imag
     image[inside] = image_of("a")[inside]
     save_case(raw, "Tr", "a", image, labels_of(image_of("a")))
     chosen = choose_volumes(raw, model, settings(test_share=0.25))
-    volume = next(one for one in (*chosen.train, *chosen.test) if one.case.name == "a")
+    volume = next(one for one in (*chosen.train, *chosen.test) if one.name == "a")
     _, target = prepare_labelled(volume, model, tmp_path / "work")
     assert np.array_equal(target, labels_of(image_of("a"))[inside])
 
@@ -90,8 +90,8 @@ def test_choose_volumes__a_test_set__is_what_is_tested_on(raw: Path, model: Mode
     """And everything else is learned from."""
     save_case(raw, "Ts", "e", image_of("e"), np.zeros(SHAPE))
     chosen = choose_volumes(raw, model, settings())
-    assert [one.case.name for one in chosen.train] == list("abcd")
-    assert [one.case.name for one in chosen.test] == ["e"]
+    assert [one.name for one in chosen.train] == list("abcd")
+    assert [one.name for one in chosen.test] == ["e"]
 
 
 def test_prepare_labelled__other_voxels__labels_follow_the_image(

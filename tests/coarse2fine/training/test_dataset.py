@@ -20,15 +20,14 @@ from assignnet.value.instance import Instance, write_instances
 from assignnet.value.synthetic import synthetic_instance
 from coarse2fine.config.reader import load_config
 from coarse2fine.errors import C2FError, VolumeError
+from coarse2fine.io import LabelledCase, find_labelled_cases
 from coarse2fine.nnunet.loading import load_model
 from coarse2fine.nnunet.model import Model
 from coarse2fine.selection.features import FeatureSettings
 from coarse2fine.training.dataset import (
     FEW,
-    LabelledCase,
     build_instances,
     cached_instances,
-    find_labelled_cases,
     how_made,
     split_instances,
 )
@@ -83,42 +82,6 @@ def write_cases(folder: Path, count: int) -> Path:
 @pytest.fixture
 def cases(tmp_path: Path) -> list[LabelledCase]:
     return find_labelled_cases(write_cases(tmp_path / "data", 2), 1)
-
-
-# --- finding cases
-
-
-def test_find_labelled_cases__raw_layout__pairs_images_and_labels(tmp_path: Path) -> None:
-    """Channels in order, labels in any format that can be read, other files left alone."""
-    for name in ("b_0001.nii.gz", "b_0000.nii.gz", "a_0000.mha", "a_0001.mha"):
-        save_volume(tmp_path / "imagesTr" / name, truth(0))
-    for name in ("a.nii.gz", "b.nrrd", "unused.nii.gz"):
-        save_volume(tmp_path / "labelsTr" / name, truth(0))
-    (tmp_path / "dataset.json").write_text("{}")
-    images, labels = tmp_path / "imagesTr", tmp_path / "labelsTr"
-    assert find_labelled_cases(tmp_path, 2) == [
-        LabelledCase("a", (images / "a_0000.mha", images / "a_0001.mha"), labels / "a.nii.gz"),
-        LabelledCase("b", (images / "b_0000.nii.gz", images / "b_0001.nii.gz"), labels / "b.nrrd"),
-    ]
-
-
-@pytest.mark.parametrize("missing", ["imagesTr", "labelsTr", "labelsTr/c1.nii.gz", "imagesTr/c1_0000.nii.gz"])
-def test_find_labelled_cases__something_missing__is_told_by_its_name(tmp_path: Path, missing: str) -> None:
-    """A folder, the labels of an image, or all images; the message names the path and what to do."""
-    folder = write_cases(tmp_path / "data", 2)
-    gone = folder / missing
-    if missing == "imagesTr/c1_0000.nii.gz":
-        (folder / "imagesTr" / "c0_0000.nii.gz").unlink()
-    if gone.is_dir():
-        gone.rename(tmp_path / "elsewhere")
-    else:
-        gone.unlink()
-    with pytest.raises(VolumeError) as error:
-        find_labelled_cases(folder, 1)
-    said = str(error.value)
-    assert str(folder / "imagesTr" if missing == "imagesTr/c1_0000.nii.gz" else gone) in said
-    if missing.endswith("c1.nii.gz"):
-        assert "case c1 has no labels" in said
 
 
 # --- building

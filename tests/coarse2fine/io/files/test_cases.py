@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from coarse2fine.errors import VolumeError
-from coarse2fine.io import Case, find_cases, output_path
+from coarse2fine.io import Case, LabelledCase, find_cases, find_labelled_cases, output_path
 
 TWO_CASES = {"a": "a_0000.nii a_0001.nii", "b": "b_0000.mha b_0001.nii"}
 
@@ -72,3 +72,42 @@ def test_output_path__file_or_folder__keeps_the_format() -> None:
     assert output_path(case, Path("out"), is_folder=True) == Path("out/a.nrrd")
     assert output_path(case, Path("out/b.nii.gz"), is_folder=False) == Path("out/b.nii.gz")
     assert output_path(replace(case, suffix=".mhd"), Path("out"), is_folder=True) == Path("out/a.mha")
+
+
+def lay_out(folder: Path, part: str, images: str, labels: str) -> None:
+    for name, files in (("images", images), ("labels", labels)):
+        (folder / f"{name}{part}").mkdir(parents=True)
+        touch(folder / f"{name}{part}", files)
+
+
+@pytest.mark.parametrize("part", ["Tr", "Ts"])
+def test_find_labelled_cases__raw_layout__pairs_images_and_labels(part: str, tmp_path: Path) -> None:
+    """Channels in order, labels in any format that can be read, other files and the other part left alone."""
+    lay_out(tmp_path, part, "b_0001.nii.gz b_0000.nii.gz a_0000.mha a_0001.mha", "a.nii.gz b.nrrd unused.nii.gz")
+    lay_out(tmp_path, {"Tr": "Ts", "Ts": "Tr"}[part], "c_0000.nii.gz c_0001.nii.gz", "c.nii.gz")
+    touch(tmp_path, "dataset.json")
+    images, labels = tmp_path / f"images{part}", tmp_path / f"labels{part}"
+    assert find_labelled_cases(tmp_path, 2, part=part) == [
+        LabelledCase("a", (images / "a_0000.mha", images / "a_0001.mha"), labels / "a.nii.gz"),
+        LabelledCase("b", (images / "b_0000.nii.gz", images / "b_0001.nii.gz"), labels / "b.nrrd"),
+    ]
+
+
+@pytest.mark.parametrize("missing", ["imagesTr", "labelsTr", "labelsTr/c1.nii.gz", "imagesTr/c1_0000.nii.gz"])
+def test_find_labelled_cases__something_missing__is_told_by_its_name(tmp_path: Path, missing: str) -> None:
+    """A folder, the labels of an image, or all images; the message names the path and what to do."""
+    folder = tmp_path / "data"
+    lay_out(folder, "Tr", "c0_0000.nii.gz c1_0000.nii.gz", "c0.nii.gz c1.nii.gz")
+    gone = folder / missing
+    if missing == "imagesTr/c1_0000.nii.gz":
+        (folder / "imagesTr" / "c0_0000.nii.gz").unlink()
+    if gone.is_dir():
+        gone.rename(tmp_path / "elsewhere")
+    else:
+        gone.unlink()
+    with pytest.raises(VolumeError) as error:
+        find_labelled_cases(folder, 1)
+    said = str(error.value)
+    assert str(folder / "imagesTr" if missing == "imagesTr/c1_0000.nii.gz" else gone) in said
+    if missing.endswith("c1.nii.gz"):
+        assert "case c1 has no labels" in said
