@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -55,6 +56,12 @@ def modes_are_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("open", "read_text", "read_bytes"):
         obedient(name)
+
+
+@pytest.fixture
+def no_board(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings keep no curves: TensorBoard takes seconds to import."""
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +9,10 @@ import pytest
 from conftest import import_benchmark
 from picture_tables import save_set
 
+pytestmark = pytest.mark.usefixtures("no_board")
+
 radiographs, lungs = (import_benchmark(f"pretraining.{name}") for name in ("radiographs", "lungs"))
 Setup, gains = import_benchmark("pretraining.studies").Setup, import_benchmark("pretraining.rows").gains
-
-
-@pytest.fixture(autouse=True)
-def no_board(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorBoard takes seconds to import."""
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
 
 
 @pytest.fixture

@@ -9,14 +9,10 @@ import pytest
 import torch
 from conftest import import_benchmark
 
+pytestmark = pytest.mark.usefixtures("no_board")
+
 proxy, studies = import_benchmark("pretraining.proxy"), import_benchmark("pretraining.studies")
 MissingDataError = import_benchmark("common.registry").MissingDataError
-
-
-@pytest.fixture(autouse=True)
-def no_board(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorBoard takes seconds to import."""
-    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
 
 
 @pytest.fixture

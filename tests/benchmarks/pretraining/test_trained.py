@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from coarse2fine.nnunet.loading import load_model
 from coarse2fine.pretrain.schedule import Schedule
 from coarse2fine.pretrain.settings import Settings
 from coarse2fine.pretrain.weights import tensors_of
+
+pytestmark = pytest.mark.usefixtures("no_board")
 
 arms, small, studies = (import_benchmark(f"pretraining.{name}") for name in ("arms", "small", "studies"))
 hippocampus, product = (import_benchmark(f"pretraining.{name}") for name in ("hippocampus", "product"))
@@ -52,12 +53,6 @@ def save_dataset(
     text = str({"channel_names": {"0": "MRI"}, "labels": names, "numTraining": train, "file_ending": ".nii.gz"})
     (folder / "dataset.json").write_text(text.replace("'", '"'))
     return folder
-
-
-@pytest.fixture(autouse=True)
-def no_board(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorBoard takes seconds to import."""
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
 
 
 def rows_of(study: Any, folder: Path, seeds: int = 1) -> list[Any]:

@@ -6,7 +6,6 @@ import argparse
 import hashlib
 import json
 import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +25,8 @@ from coarse2fine.errors import ConfigError
 from coarse2fine.pretrain.methods import METHODS
 from coarse2fine.pretrain.objective import Method, Source
 
+pytestmark = pytest.mark.usefixtures("no_board")
+
 SHIPPED = sorted((Path(__file__).parents[3] / "configs" / "pretrain").glob("*.yaml"))
 SMALL = ("--block", "4", "--batch", "1", "--device", "cpu")
 CHAIN = """
@@ -39,12 +40,6 @@ stages:
     weight: {mae: 0.5}
 task: c2f-finetune --weights {weights} -o tuned
 """
-
-
-@pytest.fixture(autouse=True)
-def no_board(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorBoard takes seconds to import."""
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
 
 
 @pytest.fixture

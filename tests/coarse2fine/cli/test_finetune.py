@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,15 +21,11 @@ from coarse2fine.networks.vit import ViTShape, interpolate, new_vit
 from coarse2fine.nnunet.loading import load_model, load_plans, new_network
 from coarse2fine.pretrain.weights import load_vit, write_weights
 
+pytestmark = pytest.mark.usefixtures("no_board")
+
 TINY = ("--size", f"{EDGE}", "--patch", "4", "--width", "24", "--depth", "2", "--heads", "2")
 SHORT = ("--steps", "2", "--batch", "2", "--device", "cpu")
 LEARNS = ("--steps", "50", "--batch", "8", "--rate", "3e-3", "--augment", "none", "--device", "cpu")
-
-
-@pytest.fixture(autouse=True)
-def no_board(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorBoard takes seconds to import."""
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,16 +25,12 @@ from coarse2fine.networks.vit import interpolate
 from coarse2fine.preprocessing.working_grid import view_volume
 from coarse2fine.pretrain.weights import load_vit
 
+pytestmark = pytest.mark.usefixtures("no_board")
+
 SHAPE = (8, 20, 16)  # of which a patch of 8 x 16 x 16 sees a part
 VIT = ("--patch", "4", "--width", "24", "--depth", "2", "--heads", "2")
 SHORT = ("--steps", "2", "--batch", "2", "--device", "cpu")
 LEARNS = ("--steps", "100", "--batch", "8", "--rate", "0.1", "--device", "cpu")
-
-
-@pytest.fixture(autouse=True)
-def no_board(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorBoard takes seconds to import."""
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
 
 
 @pytest.fixture(scope="module")

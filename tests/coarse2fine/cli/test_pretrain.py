@@ -24,13 +24,9 @@ from tiny_models import TinyModel, network_of
 
 from coarse2fine.cli.pretrain import main
 
+pytestmark = pytest.mark.usefixtures("no_board")
+
 SMALL = ("--block", "4", "--steps", "2", "--batch", "1", "--rate", "1e-3", "--device", "cpu")
-
-
-@pytest.fixture(autouse=True)
-def no_board(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorBoard takes seconds to import."""
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
 
 
 @pytest.fixture(scope="module")

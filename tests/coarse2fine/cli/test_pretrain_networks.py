@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,14 +23,10 @@ from coarse2fine.networks.vit import ViTShape
 from coarse2fine.pretrain.pictures import Intensities, read_picture
 from coarse2fine.pretrain.weights import load_vit, read_intensities
 
+pytestmark = pytest.mark.usefixtures("no_board")
+
 SMALL = ("--steps", "2", "--batch", "2", "--device", "cpu")
 VIT = ("--network", "vit", "--width", "24", "--depth", "1", "--heads", "2")
-
-
-@pytest.fixture(autouse=True)
-def no_board(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorBoard takes seconds to import."""
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +12,10 @@ from safetensors.torch import load_file
 
 from coarse2fine.cli.pretrain import main
 
+pytestmark = pytest.mark.usefixtures("no_board")
+
 WEIGHTS = "weights.safetensors"
 VIT = ("--network", "vit", "--size", "24", "--patch", "8", "--width", "24", "--depth", "1", "--heads", "2")
-
-
-@pytest.fixture(autouse=True)
-def no_board(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorBoard takes seconds to import."""
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
 
 
 def words(folder: Path, output: str, objective: str, *more: str) -> list[str]:

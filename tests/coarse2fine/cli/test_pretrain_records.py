@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import tarfile
 from pathlib import Path
 
@@ -16,6 +15,8 @@ from coarse2fine.pretrain.records.vocabulary import VOCABULARY, Vocabulary
 from coarse2fine.pretrain.table import read_table
 from coarse2fine.pretrain.weights import WEIGHTS, load_vit, read_intensities
 
+pytestmark = pytest.mark.usefixtures("no_board")
+
 TINY = "--network vit --size 16 --patch 4 --width 24 --depth 2 --heads 3 --steps 2 --batch 4 --device cpu"
 LOSSES = {
     "mrm": {"mrm/image", "mrm/text"},
@@ -23,12 +24,6 @@ LOSSES = {
     "convirt": {"convirt"},
     "refers": {"refers/caption", "refers/contrast"},
 }
-
-
-@pytest.fixture(autouse=True)
-def no_board(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorBoard takes seconds to import; a test of its own looks at it."""
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,13 +20,9 @@ from coarse2fine.pretrain.schedule import Schedule
 from coarse2fine.pretrain.state import Done
 from coarse2fine.pretrain.weights import tensors_of
 
+pytestmark = pytest.mark.usefixtures("no_board")
+
 LABELS, VOXELS = Classification(("bright",)), Segmentation(("background", "square"))
-
-
-@pytest.fixture(autouse=True)
-def no_board(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorBoard takes seconds to import."""
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
 
 
 def squares(count: int, shape: tuple[int, ...], seed: int) -> Examples:

@@ -25,14 +25,10 @@ from coarse2fine.pretrain.settings import Settings
 from coarse2fine.pretrain.state import Done
 from coarse2fine.pretrain.weights import tensors_of
 
+pytestmark = pytest.mark.usefixtures("no_board")
+
 PATCH, FLAT = (16, 24, 24), (16, 24)
 SCHEDULE = Schedule(steps=4, batch=2, piece=1, rate=1e-3, momentum=0.9)
-
-
-@pytest.fixture(autouse=True)
-def no_board(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorBoard takes seconds to import."""
-    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
 
 
 @pytest.fixture(scope="module")

@@ -24,18 +24,14 @@ from coarse2fine.pretrain.settings import Settings
 from coarse2fine.pretrain.state import STATE, Done
 from coarse2fine.pretrain.weights import tensors_of
 
+pytestmark = pytest.mark.usefixtures("no_board")
+
 SCHEDULE = Schedule(steps=8, batch=2, piece=2, rate=1e-3)
 
 
 @pytest.fixture(scope="module")
 def model(model_folder: Callable[..., Path]) -> Model:
     return load_plans(model_folder() / "plans.json", "3d_fullres")
-
-
-@pytest.fixture(autouse=True)
-def no_board(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorBoard takes seconds to import; a test of its own looks at it."""
-    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
 
 
 def waves(seed: int, count: int = 1) -> tuple[np.ndarray, ...]:

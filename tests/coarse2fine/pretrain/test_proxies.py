@@ -20,13 +20,9 @@ from coarse2fine.pretrain.schedule import Schedule
 from coarse2fine.pretrain.settings import Settings
 from coarse2fine.pretrain.weights import tensors_of
 
+pytestmark = pytest.mark.usefixtures("no_board")
+
 SHAPE, FLAT = (16, 24, 24), (24, 24)
-
-
-@pytest.fixture(autouse=True)
-def no_board(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorBoard takes seconds to import."""
-    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from coarse2fine.pretrain.objective import Batch, Method, Rival, Views
 from coarse2fine.pretrain.schedule import Schedule, groups_of, without
 from coarse2fine.pretrain.state import STATE, Done, load_state, save_state
 
+pytestmark = pytest.mark.usefixtures("no_board")
+
 
 class Weight(Rival):
     """One number, learned at the rate 0.5."""
@@ -47,12 +49,6 @@ class Ones:
 
     def draw(self, count: int, generator: np.random.Generator) -> Batch:
         return {"images": torch.ones(count, 1)}
-
-
-@pytest.fixture(autouse=True)
-def no_board(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorBoard takes seconds to import."""
-    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
 
 
 def test_pretrain__rival__learns_by_its_own_optimiser_and_nothing_else_does(tmp_path: Path) -> None:
