@@ -11,6 +11,7 @@ __all__ = [
     "OutputError",
     "UntrustedModelError",
     "VolumeError",
+    "reason_of",
 ]
 
 
@@ -54,3 +55,12 @@ class OutputError(C2FError):
 
 class DeadlineError(C2FError):
     """A run cannot end as early as is asked for."""
+
+
+def reason_of(error: BaseException) -> str:
+    """What a library says of a stranger's file, in one line: some say pages, and some nothing.
+
+    >>> reason_of(ValueError("no number" + chr(10) + "in line 7")), reason_of(EOFError())
+    ('no number', 'EOFError')
+    """
+    return str(error).partition("\n")[0][:200] or type(error).__name__

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coarse2fine.errors import C2FError, ConfigError, OutputError
+from coarse2fine.errors import C2FError, ConfigError, OutputError, reason_of
 from coarse2fine.io.atomic import atomic_write
 from coarse2fine.io.dicom.members import open_members
 from coarse2fine.io.dicom.series import stack_of
@@ -100,9 +100,8 @@ def _told(source: Path) -> Iterator[None]:
     except (C2FError, MemoryError):
         raise
     except Exception as error:  # strangers' fields make them raise anything
-        reason = str(error).partition("\n")[0][:200] or type(error).__name__
         raise OutputError(
-            f"no DICOM segmentation can be made of {source}: {reason}",
+            f"no DICOM segmentation can be made of {source}: {reason_of(error)}",
             "Write .nii.gz instead, or complete the series: a segmentation repeats what it says of patient and study.",
         ) from error
     finally:

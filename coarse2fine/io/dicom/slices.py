@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from coarse2fine.errors import C2FError, ConfigError, VolumeError
+from coarse2fine.errors import C2FError, ConfigError, VolumeError, reason_of
 from coarse2fine.io.dicom.members import Member
 
 _MOST_PACKED, _PLAIN = 1032, 1 << 20  # bytes that one packed byte may stand for, and that any file may hold
@@ -96,8 +96,7 @@ def told(name: str) -> Iterator[None]:
     except (C2FError, MemoryError):
         raise
     except Exception as error:  # strangers' bytes make its parser raise anything
-        reason = str(error).partition("\n")[0][:200] or type(error).__name__
-        raise VolumeError(f"{name} cannot be read: {reason}", "It may be damaged: copy it again.") from error
+        raise VolumeError(f"{name} cannot be read: {reason_of(error)}", "It may be damaged: copy it again.") from error
 
 
 def read_header(member: Member) -> Header:

@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from coarse2fine.errors import C2FError, OutputError, VolumeError
+from coarse2fine.errors import C2FError, OutputError, VolumeError, reason_of
 from coarse2fine.io.atomic import atomic_write
 from coarse2fine.io.volume import Grid, Spacing
 
@@ -45,7 +45,7 @@ def read_tiff(file: Path) -> NDArray[Any]:
     except (C2FError, MemoryError):
         raise
     except Exception as error:  # damaged bytes make its parser raise anything
-        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+        reason = reason_of(error)
         remedy = "It may be damaged or misnamed: copy it again."
         if "imagecodecs" in reason:  # without which tifffile unpacks few kinds
             remedy = "Save it uncompressed, for example with tifffile: imwrite(NEW, voxels)."
