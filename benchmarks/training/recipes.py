@@ -88,7 +88,7 @@ RECIPES = {
     ),
     "head_neck": Recipe(
         "Dataset502_HeadNeckCT",
-        Network((64, 64, 64), WIDE, ISOTROPIC, EVEN_STRIDES, 2),
+        Network((64, 64, 64), NARROW, ISOTROPIC, EVEN_STRIDES, 2),
         Network((64, 48, 64), NARROW, ISOTROPIC, EVEN_STRIDES, 2, spacing=(8.0, 5.0, 8.0)),
         mirror=(1, 2),  # nnU-Net's plans put the axis from left to right first, that of the slices second
     ),
@@ -114,8 +114,9 @@ def small_plans(plans: Mapping[str, Any], recipe: Recipe, role: str) -> dict[str
     spacing = network.spacing or configuration["spacing"]
     identifier = "small_" + name.removeprefix("3d_")
     configuration |= {"patch_size": [*patch], "batch_size": batch, "spacing": [*spacing], "data_identifier": identifier}
-    # nnU-Net's rule for patches that hold a small part of an image: a small structure is not in every one
-    configuration["batch_dice"] = role != "coarse"
+    # nnU-Net's rule for patches that hold a small part of an image: a small structure is not in every one. It would not
+    # apply to the coarse ones, but holds for their structures, too
+    configuration["batch_dice"] = True
     stages = len(network.features)
     configuration["architecture"]["arch_kwargs"] |= {
         "n_stages": stages,

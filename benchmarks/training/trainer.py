@@ -28,16 +28,21 @@ FOLDS = ("0", "1")
 """Of cross-fitted models: each is trained on the cases that the other one leaves out."""
 
 
-def trainer_class(mosaic: bool, slot: Triple, plain: float, seed: int) -> Any:
+def trainer_class(mosaic: bool, hardest: bool, slot: Triple, plain: float, seed: int) -> Any:
     """nnU-Net's default trainer in pieces, perhaps on mosaics of its latest patches; arguments as of ``mix``.
+
+    With ``hardest`` it is nnU-Net's variant whose cross-entropy is that of the hardest tenth of voxels: where nearly
+    all are background, the default one's is near 0 before any object is found, and long remains there.
 
     Callers set ``mirror``, ``epochs_before`` and ``after_epoch``.
     """
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerTopkLoss import nnUNetTrainerDiceTopK10Loss
 
     pool, generator = deque[Patch](maxlen=POOL), np.random.default_rng(seed)
+    base: Any = nnUNetTrainerDiceTopK10Loss if hardest else nnUNetTrainer
 
-    class PiecewiseTrainer(nnUNetTrainer):
+    class PiecewiseTrainer(base):  # type: ignore[misc]
         """A piece of a training, with the learning rate of the whole; mirrors along some axes only."""
 
         mirror: tuple[int, ...] = (0, 1, 2)
@@ -123,6 +128,7 @@ class Training:
         plain: Share of inputs that are left as they are, for mosaics.
         device: ``cpu`` or ``cuda``.
         bf16: Whether to compute in bfloat16 on the CPU.
+        hardest: Whether the cross-entropy is that of the hardest tenth of voxels.
         seed: Of all random numbers.
         fold: ``all``, or the one of ``FOLDS`` whose cases are left out.
     """
@@ -137,6 +143,7 @@ class Training:
     plain: float = 0.25
     device: str = "cpu"
     bf16: bool = False
+    hardest: bool = False
     seed: int = 0
     fold: str = ALL
 
@@ -193,7 +200,7 @@ def make_trainer(plans: Mapping[str, Any], dataset: Mapping[str, Any], training:
     np.random.seed(seed)  # noqa: NPY002 - nnU-Net's loaders draw from it
     torch.manual_seed(seed)
     slot = triple(np.array(recipe.fine.patch) // 2)  # as in canvases: need not be a network's input
-    trainer = trainer_class(training.model == "mosaic", slot, training.plain, seed)(
+    trainer = trainer_class(training.model == "mosaic", training.hardest, slot, training.plain, seed)(
         plans={**plans, "continue_training": False},
         configuration=CONFIGURATIONS[training.model],
         fold=ALL if training.fold == ALL else int(training.fold),

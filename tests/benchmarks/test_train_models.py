@@ -106,7 +106,7 @@ def test_main__tiny_data_set__trains_and_measures(
     mix = trainer.mix
     monkeypatch.setattr(trainer, "mix", lambda batch, *rest: mixed.append(len(batch["data"])) or mix(batch, *rest))
     common = ["--dataset", "em", "--data", str(raw), "--work", str(tmp_path / "work"), "--steps", "2"]
-    fine, mosaic, again = tmp_path / "fine", tmp_path / "mosaic", tmp_path / "again"
+    fine, mosaic, again, hardest = (tmp_path / name for name in ("fine", "mosaic", "again", "hardest"))
     assert script.main([*common, "-o", str(fine)]) == 0
     assert "Dataset999_Tiny fine: 2 steps" in capsys.readouterr().out
     assert not mixed
@@ -120,6 +120,11 @@ def test_main__tiny_data_set__trains_and_measures(
     pairs = [*zip(before.networks[0].parameters(), after.networks[0].parameters(), strict=True)]
     assert 0 < max(float((new - old).abs().max()) for old, new in pairs) < 0.1
 
+    assert script.main([*common, "--hardest", "-o", str(hardest)]) == 0
+    pairs = [*zip(before.networks[0].parameters(), load_model(hardest).networks[0].parameters(), strict=True)]
+    assert not all(torch.equal(plain, other) for plain, other in pairs)
+
+    capsys.readouterr()
     assert script.main(["--dataset", "em", "--data", str(raw), "--evaluate", str(fine)]) == 0
     printed = capsys.readouterr().out
     predictor = nnunet_predictor(before, tile_step=0.5, mirroring=False)
