@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Final
 
 from benchmarks.common.machine import ROOT
+from benchmarks.common.registry import Dataset
 from benchmarks.page.findings import (
     BASELINE,
     EVEN,
@@ -55,6 +56,7 @@ from benchmarks.page.tables import (
 from coarse2fine.errors import C2FError
 from coarse2fine.io import atomic_write
 
+AGENTS = ROOT / "benchmarks" / "agents"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 EXACT: Final = MappingProxyType({"encoding": "utf-8", "errors": "surrogateescape"})
 """How the README is read and written, so that bytes that are no text stay as they are, and line ends too."""
@@ -102,7 +104,7 @@ def write_page(results: Sequence[Results], page: Path) -> str:
     for one in results:
         parts += [f"### {one.dataset.name}: {one.dataset.title}"] if one.experiments else []
         for experiment in one.experiments:
-            parts += _experiment_text(experiment, one.dataset.licence, page)
+            parts += _experiment_text(experiment, one.dataset, page)
     return "\n\n".join(parts) + "\n"
 
 
@@ -218,7 +220,7 @@ def _verdicts(summary: Summary) -> Iterator[str]:
         yield "The run warned:\n\n- " + "\n- ".join(ours["warnings"])
 
 
-def _experiment_text(one: Experiment, licence: str, page: Path) -> Iterator[str]:
+def _experiment_text(one: Experiment, dataset: Dataset, page: Path) -> Iterator[str]:
     """An experiment's section."""
     yield f"#### {one.title}"
     told = [f"Case {one.about['case']}."] if one.about.get("case") else []
@@ -228,12 +230,18 @@ def _experiment_text(one: Experiment, licence: str, page: Path) -> Iterator[str]
     yield from experiment_tables(
         [{key: row[key] for key in row if row[key] != one.about.get(key, object())} for row in one.rows]
     )
+    gone = [name for name in one.agents if not (AGENTS / dataset.name / name).is_dir()]
+    if gone:
+        yield (
+            f"Agents that the repository does not keep: {', '.join(gone)}; `python benchmarks/assign.py --dataset "
+            f"{dataset.name} --train` trains them."
+        )
     if one.slopes:
         yield f"Slopes: {'; '.join(f'{name} {value_text(name, value)}' for name, value in leaves(one.slopes))}."
     for picture in one.pictures:
         yield f"![{one.title}]({link(picture, page)})"
         if picture.stem != one.file.stem:
-            yield f"This picture shows the data and has their licence: {licence.rstrip('.')}."
+            yield f"This picture shows the data and has their licence: {dataset.licence.rstrip('.')}."
 
 
 def _gaps(results: Sequence[Results]) -> Iterator[str]:

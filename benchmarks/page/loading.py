@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from benchmarks.page.findings import Row, Summary, summarise
 from coarse2fine.errors import C2FError
 
 PICTURE = "pareto.png"
+AGENT = re.compile(r"(?:gains|policy)(?:-\w+)?-seed\d+")
+"""How ``assign.py`` names the agents that it trains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,12 @@ class Experiment:
     slopes: Mapping[str, Any]
     file: Path
     pictures: Sequence[Path]
+
+    @property
+    def agents(self) -> list[str]:
+        """Trained agents that are named in rows, sorted."""
+        texts = {value for row in self.rows for value in row.values() if isinstance(value, str)}
+        return sorted(text for text in texts if AGENT.fullmatch(text))
 
 
 @dataclass(frozen=True, slots=True)

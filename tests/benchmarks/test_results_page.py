@@ -253,6 +253,18 @@ def test_main__experiments__show_some_rows_and_name_the_rest(call: Callable[...,
     assert "Slopes: accelerated total s 0.987." in text
 
 
+def test_main__agents_in_experiments__those_that_are_gone_are_named(call: Callable[..., int], folder: Path) -> None:
+    """A reader looks for no agent that the repository does not have; rules are no agents."""
+    names = ("gains-seed1", "policy-network_mean-seed7", "greedy", "random-0")
+    rows = [{"chosen_by": name, "dice": 0.1 * at} for at, name in enumerate(names)]
+    put_experiment(folder / "results" / "em" / "experiments" / "order.json", 0, title="Who chooses", rows=rows)
+    assert call() == 0
+    parts = (folder / "RESULTS.md").read_text().split("#### ")
+    told = [part for part in parts if "does not keep: policy-network_mean-seed7; `python benchmarks/assign.py" in part]
+    assert [part.partition("\n")[0] for part in told] == ["Who chooses"]
+    assert "does not keep" not in "".join(part for part in parts if part not in told)
+
+
 def test_main__the_readme__changes_between_its_markers_only(call: Callable[..., int], folder: Path) -> None:
     """All other bytes stay; the table has both rows of each data set, and only commands that measured them."""
     assert call() == 0
