@@ -20,7 +20,8 @@ from coarse2fine.coarse_training.plan import Spacing
 from coarse2fine.coarse_training.targets import LabelArray, count_in, pool_labels
 from coarse2fine.io import Volume
 from coarse2fine.nnunet.model import Model
-from coarse2fine.preprocessing.working_grid import nonzero_mask, view_volume
+from coarse2fine.preprocessing.nonzero import nonzero_mask
+from coarse2fine.preprocessing.working_grid import view_volume
 from coarse2fine.system.device import to_host
 
 Floats = NDArray[np.float32]
@@ -55,7 +56,7 @@ def coarse_case(
     inside = np.asarray(view.turn.array(labels))[view.crop.slices]
     target = pool_labels(inside, view.shape, fine.labels).astype(np.int16)
     if any(scheme.masked for scheme in fine.schemes):
-        seen = nonzero_mask([np.asarray(channel)[view.crop.slices] for channel in view.channels])
+        seen = nonzero_mask([np.asarray(channel)[view.crop.slices] for channel in view.channels]).whole()
         target[(count_in(seen, view.shape) == 0) & (target == 0)] = OUTSIDE
     return to_host(view.read(Box.whole(view.shape))), target
 

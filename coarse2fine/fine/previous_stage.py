@@ -12,7 +12,8 @@ from coarse2fine.coarse.heatmap import CoarseResult
 from coarse2fine.fine.writeback import LabelWriter, export_labels
 from coarse2fine.nnunet.model import Model, resample_labels
 from coarse2fine.preprocessing.labels import Labels
-from coarse2fine.preprocessing.working_grid import WorkingView, nonzero_mask
+from coarse2fine.preprocessing.nonzero import nonzero_mask
+from coarse2fine.preprocessing.working_grid import WorkingView
 from coarse2fine.system.device import upload
 
 OUTSIDE = -1
@@ -56,7 +57,7 @@ def given_labels(labels: Labels, view: WorkingView, fine: Model) -> PreviousLabe
         fine: The cascade.
     """
     turned = np.asarray(view.turn.array(labels))[view.crop.slices].astype(np.int32)
-    inside = nonzero_mask([np.asarray(channel)[view.crop.slices] for channel in view.channels])
+    inside = nonzero_mask([np.asarray(channel)[view.crop.slices] for channel in view.channels]).whole()
     turned[(turned == 0) & ~inside] = OUTSIDE
     shown = resample_labels(fine, turned, view.whole, view.spacing)
     return PreviousLabels(upload(shown, view.device), fine.labels.foreground)

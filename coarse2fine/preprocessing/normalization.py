@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from canvas import Box, triple
 from coarse2fine.errors import VolumeError
 from coarse2fine.nnunet.model import Scheme
+from coarse2fine.preprocessing.nonzero import PackedMask
 from coarse2fine.preprocessing.statistics import mean_and_std
 from coarse2fine.resampling.operators import Bounds, Resampling, slab_depth
 from coarse2fine.system.device import CPU, upload
@@ -33,7 +34,7 @@ class Normalization:
     high: float
     shift: float
     scale: float
-    mask: NDArray[np.bool_] | None = None
+    mask: PackedMask | None = None
 
     def __call__(self, raw: torch.Tensor, box: Box) -> torch.Tensor:
         """Normalise the voxels of ``box``, of which ``raw`` is the content; returns a new float32 tensor beside it."""
@@ -42,7 +43,7 @@ class Normalization:
             data.clamp_(self.low, self.high)
         if self.mask is None:
             return data.sub_(self.shift).div_(self.scale)
-        inside = upload(self.mask[box.slices], data.device)
+        inside = upload(self.mask.part(box), data.device)
         return torch.where(inside, (data - self.shift).div_(self.scale), data)
 
     def of_range(self, low: NDArray[Any], high: NDArray[Any]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,7 +58,7 @@ class Normalization:
         return self(ends[0], nowhere), self(ends[1], nowhere)
 
 
-def fit_normalization(channel: NDArray[np.generic], scheme: Scheme, mask: NDArray[np.bool_] | None) -> Normalization:
+def fit_normalization(channel: NDArray[np.generic], scheme: Scheme, mask: PackedMask | None) -> Normalization:
     """Statistics of one channel over the whole case.
 
     Args:
@@ -71,7 +72,7 @@ def fit_normalization(channel: NDArray[np.generic], scheme: Scheme, mask: NDArra
 
 
 def normalization(
-    scheme: Scheme, mean: float, std: float, low: float, high: float, mask: NDArray[np.bool_] | None = None
+    scheme: Scheme, mean: float, std: float, low: float, high: float, mask: PackedMask | None = None
 ) -> Normalization:
     """What a scheme makes of a channel's statistics; those that it does not ask for may be anything.
 
@@ -123,14 +124,16 @@ def value_bounds(channel: NDArray[np.generic], normalize: Normalization, resampl
             )
             for index in range(channel.shape[apart])
         ]
-    ranges = [_range(channel[box.slices], normalize, box) for box in slices]
-    low, high = (torch.cat(ends) for ends in zip(*ranges, strict=True))
+    # Written down at once: small tensors that live on between large ones would keep these apart on the heap.
+    low, high = torch.empty((2, len(slices)))
+    for index, box in enumerate(slices):
+        low[index], high[index] = _range(channel[box.slices], normalize, box)
     return (low.min(), high.max()) if apart is None else (low, high)
 
 
 def _range(raw: NDArray[np.generic], normalize: Normalization, box: Box) -> Bounds:
-    """Lowest and highest normalised value of a box, of which ``raw`` is the content; shape (1,) each."""
+    """Lowest and highest normalised value of a box, of which ``raw`` is the content."""
     if normalize.mask is None:  # without converting every voxel
-        return normalize.of_range(np.array([raw.min()]), np.array([raw.max()]))
+        return normalize.of_range(raw.min(), raw.max())
     data = normalize(upload(raw, CPU), box)
-    return data.min()[None], data.max()[None]
+    return data.min(), data.max()

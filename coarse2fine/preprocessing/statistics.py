@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canvas import Box, Triple, triple
+from coarse2fine.preprocessing.nonzero import PackedMask
 from coarse2fine.resampling.operators import slab_depth
 
 Number = int | float
@@ -140,7 +141,7 @@ def filled_box(channels: Sequence[NDArray[np.generic]]) -> Box:
     return box
 
 
-def mean_and_std(channel: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> tuple[float, float]:
+def mean_and_std(channel: NDArray[np.generic], mask: PackedMask | None) -> tuple[float, float]:
     """Mean and standard deviation of a channel in memory, slab by slab in double precision.
 
     Args:
@@ -159,11 +160,11 @@ def mean_and_std(channel: NDArray[np.generic], mask: NDArray[np.bool_] | None) -
     return mean, float(np.sqrt(squares / max(count, 1)))
 
 
-def _slabs(channel: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> Iterator[NDArray[np.generic]]:
+def _slabs(channel: NDArray[np.generic], mask: PackedMask | None) -> Iterator[NDArray[np.generic]]:
     depth = slab_depth(prod(channel.shape[1:]))
     for start in range(0, len(channel), depth):
-        part = slice(start, start + depth)
-        yield channel[part] if mask is None else channel[part][mask[part]]
+        part = Box((start, 0, 0), (min(start + depth, len(channel)), *channel.shape[1:]))
+        yield channel[part.slices] if mask is None else channel[part.slices][mask.part(part)]
 
 
 def scan_part(channels: Sequence[NDArray[np.generic]], start: Triple, axes: Sequence[int]) -> Scan:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes
 
 from canvas import Box, Triple, triple
 from coarse2fine.errors import VolumeError
@@ -24,6 +23,7 @@ from coarse2fine.io.turn import Turn
 from coarse2fine.io.volume import Grid, Volume, VoxelArray
 from coarse2fine.nnunet.model import Model
 from coarse2fine.nnunet.plans import trainer_doubts
+from coarse2fine.preprocessing.nonzero import nonzero_mask
 from coarse2fine.preprocessing.normalization import Normalization, fit_normalization, normalization, value_bounds
 from coarse2fine.preprocessing.statistics import Scan, nonzero_box
 from coarse2fine.resampling.operators import Bounds, Resampling, multiply_axis, plan_resampling, stretch_on
@@ -315,11 +315,3 @@ def _ranges_of_scan(resampling: Resampling, crop: Box, full: Triple, model: Mode
         normalizations.append(normalize)
         bounds.append(normalize.of_range(np.asarray(lows), np.asarray(highs)))
     return tuple(normalizations), tuple(bounds)
-
-
-def nonzero_mask(channels: Sequence[NDArray[np.generic]]) -> NDArray[np.bool_]:
-    """Voxels that are not zero in every channel, holes filled, as nnU-Net's ``create_nonzero_mask``."""
-    mask = channels[0] != 0
-    for channel in channels[1:]:
-        mask |= channel != 0
-    return np.asarray(binary_fill_holes(mask))

@@ -18,7 +18,8 @@ from coarse2fine.pipeline import Pipeline
 PLANE, FEW, MANY = (64, 64), 512, 1536
 """Voxels of a slice, and slices of the smaller and the larger volume: what takes a few slices is little beside."""
 ELSE = 0.3
-"""Bytes for each voxel beside those of volume and labels: heatmap and voxels of the coarse grid, packed labels."""
+"""Bytes for each voxel beside those of volume and labels: heatmap and voxels of the coarse grid, packed labels, and
+where a volume is not zero, a bit of each model's."""
 
 
 def grown_by(pipeline: Pipeline, dtype: type[np.generic], folder: Path) -> float:
@@ -44,9 +45,10 @@ def grown_by(pipeline: Pipeline, dtype: type[np.generic], folder: Path) -> float
     [
         (np.int16, {}),
         (np.float32, {"transpose": (0, 2, 1), "reader": "NibabelIOWithReorient"}),
+        (np.int16, {"scheme": "ZScoreNormalization", "masked": True}),
         (np.int16, {"labels": {"background": 0, **{str(label): label for label in range(1, 17)}}}),
     ],
-    ids=["int16", "float32, other axes", "17 classes"],
+    ids=["int16", "float32, other axes", "normalised where it is not zero", "17 classes"],
 )
 def test_run_files__larger_volume__takes_more_memory_for_its_voxels_and_labels_only(
     dtype: type[np.generic], options: dict[str, Any], model_folder: Callable[..., Path], tmp_path: Path
