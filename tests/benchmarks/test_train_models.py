@@ -106,7 +106,7 @@ def test_main__tiny_data_set__trains_and_measures(
     mix = trainer.mix
     monkeypatch.setattr(trainer, "mix", lambda batch, *rest: mixed.append(len(batch["data"])) or mix(batch, *rest))
     common = ["--dataset", "em", "--data", str(raw), "--work", str(tmp_path / "work"), "--steps", "2"]
-    fine, mosaic, again, hardest = (tmp_path / name for name in ("fine", "mosaic", "again", "hardest"))
+    fine, mosaic, again, weighted = (tmp_path / name for name in ("fine", "mosaic", "again", "weighted"))
     assert script.main([*common, "-o", str(fine)]) == 0
     assert "Dataset999_Tiny fine: 2 steps" in capsys.readouterr().out
     assert not mixed
@@ -120,8 +120,8 @@ def test_main__tiny_data_set__trains_and_measures(
     pairs = [*zip(before.networks[0].parameters(), after.networks[0].parameters(), strict=True)]
     assert 0 < max(float((new - old).abs().max()) for old, new in pairs) < 0.1
 
-    assert script.main([*common, "--hardest", "-o", str(hardest)]) == 0
-    pairs = [*zip(before.networks[0].parameters(), load_model(hardest).networks[0].parameters(), strict=True)]
+    assert script.main([*common, "--foreground", "9", "-o", str(weighted)]) == 0
+    pairs = [*zip(before.networks[0].parameters(), load_model(weighted).networks[0].parameters(), strict=True)]
     assert not all(torch.equal(plain, other) for plain, other in pairs)
 
     capsys.readouterr()
