@@ -25,6 +25,8 @@ from typing import Any, ClassVar
 
 import torch
 
+from coarse2fine.errors import reason_of
+
 MOST_DIRECTORY = 4 << 20
 """Bytes of an archive's table of records; a network of a thousand tensors needs a quarter of one megabyte."""
 MOST_PICKLE = 64 << 20
@@ -359,4 +361,4 @@ class Archive:
 
 
 def _damaged(error: Exception) -> DamagedError:
-    return DamagedError(str(error).partition("\n")[0][:200] or type(error).__name__)
+    return DamagedError(reason_of(error))

@@ -67,40 +67,17 @@ def load_model(
     with _well_formed(folder / "dataset.json"):
         labels, channels = _labels(dataset), _channels(dataset)
     with _well_formed(folder / "plans.json"):
-        manager = PlansManager(dict(plans))
-        configuration = _configuration(manager, checkpoints[0])
-        is_flat = flat and len(configuration.patch_size) == 2
-        reader = reader_of(plans, dataset, folder / "plans.json", flat=is_flat)
-        patch, divisor, spacing = _geometry(configuration, checkpoints[0], flat=is_flat)
-        transpose = _transpose(plans)
-        schemes = _schemes(manager, configuration, channels, folder / "plans.json")
-        cascade = configuration.previous_stage_name is not None
-        data_method, logit_method = _resampling(configuration, folder / "plans.json", cascade=cascade)
-        inputs = channels + (len(labels.foreground) if cascade else 0)
-        networks = [_network(configuration, inputs, labels.heads, weights) for weights in checkpoints]
+        model = _planned(folder / "plans.json", plans, dataset, checkpoints[0], channels, flat=flat)
+        inputs = channels + (len(labels.foreground) if model.cascade else 0)
+        networks = [_network(_configuration_of(model), inputs, labels.heads, weights) for weights in checkpoints]
     device = torch.device(device)
-    return Model(
+    return dataclasses.replace(
+        model,
         folder=folder,
-        configuration=checkpoints[0].configuration,
         folds=names,
         networks=tuple(network.to(device) for network in networks),
         device=device,
-        patch=patch,
-        divisor=divisor,
-        spacing=spacing,
-        transpose=transpose,
-        channels=channels,
-        cascade=cascade,
         labels=labels,
-        schemes=schemes,
-        reader=reader,
-        data_method=data_method,
-        logit_method=logit_method,
-        mirror_axes=checkpoints[0].mirror_axes,
-        trainer=checkpoints[0].trainer,
-        plans=plans,
-        dataset=dataset,
-        flat=is_flat,
     )
 
 
@@ -125,44 +102,16 @@ def load_plans(path: Path, configuration: str, *, flat: bool = False) -> Model:
         )
     untrained = Checkpoint(path, {}, configuration, "nnUNetTrainer", (), None)
     with _well_formed(path):
-        manager = PlansManager(dict(plans))
-        settings = _configuration(manager, untrained)
+        settings = _configuration(PlansManager(dict(plans)), untrained)
         if settings.previous_stage_name is not None:
             raise ModelError(
                 f"{path}: configuration {configuration} also sees labels of {settings.previous_stage_name}, which "
                 "images alone do not have",
                 f"Use -c {settings.previous_stage_name}, or another configuration that sees images alone.",
             )
-        is_flat = flat and len(settings.patch_size) == 2
-        patch, divisor, spacing = _geometry(settings, untrained, flat=is_flat)
-        channels = len(settings.normalization_schemes)
-        schemes = _schemes(manager, settings, channels, path)
-        data_method, logit_method = _resampling(settings, path, cascade=False)
-        transpose = _transpose(plans)
+        model = _planned(path, plans, {}, untrained, len(settings.normalization_schemes), flat=flat)
         demand(type(settings.batch_size) is int and settings.batch_size > 0, "batch_size", settings.batch_size)
-    return Model(
-        folder=path,
-        configuration=configuration,
-        folds=(),
-        networks=(),
-        device=torch.device("cpu"),
-        patch=patch,
-        divisor=divisor,
-        spacing=spacing,
-        transpose=transpose,
-        channels=channels,
-        cascade=False,
-        labels=Labels({}, 0, (), ()),
-        schemes=schemes,
-        reader=reader_of(plans, {}, path, flat=is_flat),
-        data_method=data_method,
-        logit_method=logit_method,
-        mirror_axes=(),
-        trainer=untrained.trainer,
-        plans=plans,
-        dataset={},
-        flat=is_flat,
-    )
+    return model
 
 
 def with_labels(model: Model, path: Path) -> Model:
@@ -184,7 +133,7 @@ def with_labels(model: Model, path: Path) -> Model:
 
 def planned_batch(model: Model) -> int:
     """Patches that nnU-Net trains on at once."""
-    return int(PlansManager(dict(model.plans)).get_configuration(model.configuration).batch_size)
+    return int(_configuration_of(model).batch_size)
 
 
 def new_network(model: Model, outputs: int, seed: int) -> nn.Module:
@@ -195,7 +144,7 @@ def new_network(model: Model, outputs: int, seed: int) -> nn.Module:
         outputs: Of the network, in the place of classes.
         seed: Fixes the weights.
     """
-    settings = PlansManager(dict(model.plans)).get_configuration(model.configuration)
+    settings = _configuration_of(model)
     with _well_formed(model.folder), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _build(settings, model.channels, outputs)
@@ -216,6 +165,54 @@ def _well_formed(path: Path) -> Iterator[None]:
         raise ModelError(
             f"{path} is incomplete or malformed: {reason}", f"Use the {path.name} that nnU-Net wrote with this model."
         ) from error
+
+
+def _planned(
+    path: Path,
+    plans: Mapping[str, Any],
+    dataset: Mapping[str, Any],
+    checkpoint: Checkpoint,
+    channels: int,
+    *,
+    flat: bool,
+) -> Model:
+    """All that plans and a checkpoint's description say of a model: without networks, folds and labels."""
+    manager = PlansManager(dict(plans))
+    configuration = _configuration(manager, checkpoint)
+    is_flat = flat and len(configuration.patch_size) == 2
+    reader = reader_of(plans, dataset, path, flat=is_flat)
+    patch, divisor, spacing = _geometry(configuration, checkpoint, flat=is_flat)
+    transpose = _transpose(plans)
+    schemes = _schemes(manager, configuration, channels, path)
+    cascade = configuration.previous_stage_name is not None
+    data_method, logit_method = _resampling(configuration, path, cascade=cascade)
+    return Model(
+        folder=path,
+        configuration=checkpoint.configuration,
+        folds=(),
+        networks=(),
+        device=torch.device("cpu"),
+        patch=patch,
+        divisor=divisor,
+        spacing=spacing,
+        transpose=transpose,
+        channels=channels,
+        cascade=cascade,
+        labels=Labels({}, 0, (), ()),
+        schemes=schemes,
+        reader=reader,
+        data_method=data_method,
+        logit_method=logit_method,
+        mirror_axes=checkpoint.mirror_axes,
+        trainer=checkpoint.trainer,
+        plans=plans,
+        dataset=dataset,
+        flat=is_flat,
+    )
+
+
+def _configuration_of(model: Model) -> ConfigurationManager:
+    return PlansManager(dict(model.plans)).get_configuration(model.configuration)
 
 
 def _configuration(manager: PlansManager, checkpoint: Checkpoint) -> ConfigurationManager:
