@@ -123,7 +123,10 @@ class Axis:
 @lru_cache(maxsize=1024)
 def _span(axis: Axis, start: int, stop: int) -> tuple[int, int]:
     """The inputs that outputs ``start:stop`` are made of."""
-    return axis.rows(start, stop)[1:]
+    if stop - start <= 2 * ROWS:
+        return axis.rows(start, stop)[1:]
+    # Of the ends alone: to make all rows of a long axis would take memory with its square.
+    return axis.rows(start, start + ROWS)[1], axis.rows(stop - ROWS, stop)[2]
 
 
 @lru_cache(maxsize=512)
