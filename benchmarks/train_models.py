@@ -11,10 +11,10 @@ The networks are small, so that minutes on one CPU core make them usable. Roles:
 - ``mosaic``: the fine network, trained on inputs that look like packed canvases: 2x2x2 slots, each cut from a random
   place of a random training patch. So the statistics of its instance norms are those of canvases.
 
-``small`` and ``mosaic`` start from a fine model (``--start``). All use nnU-Net's default trainer (but for the weight of
-foreground in its loss, ``--foreground``) on all training cases (fold "all"), or on every other one (``--fold``): two
-models, each of which has not seen the other's cases. Test cases are never read. A model of other labels can be started
-from, too: its output layers are then left out. With one thread on a CPU, a seed gives the same model again.
+``small`` and ``mosaic`` start from a fine model (``--start``). All use nnU-Net's default trainer (but for the
+optimiser, ``--adam``) on all training cases (fold "all"), or on every other one (``--fold``): two models, each of which
+has not seen the other's cases. Test cases are never read. A model of other labels can be started from, too: its output
+layers are then left out. With one thread on a CPU, a seed gives the same model again.
 
 A training of hours is cut into pieces: every ``--every`` epochs the model folder is written as it is then, with
 ``training.json`` (steps so far, curve) beside it, and the same command goes on from there, on this or another machine.
@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -78,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--plain", type=float, default=0.25, metavar="P", help="mosaic: share of inputs left as they are (0.25)")
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--bf16", action="store_true", help="on a CPU that computes with bfloat16: half the time")
-    add("--foreground", type=float, default=1.0, metavar="W", help="weight of foreground in the cross-entropy (1)")
+    add("--adam", type=float, metavar="RATE", help="train by AdamW with this learning rate, which starts sooner")
     add("--seed", type=int, default=0)
     add("--fold", choices=(ALL, *FOLDS), default=ALL, help="all, or the half of the training cases to leave out (all)")
     add("--data", type=Path, default=SHARED / "data", metavar="DIR", help="nnU-Net raw data sets")
@@ -122,8 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"{options.model} starts from a fine model: give its folder (--start)")
     if options.steps < 1 or options.every < 1 or not 0 <= options.oversample <= 1 or not 0 <= options.plain <= 1:
         parser.error("--steps and --every are at least 1, --oversample and --plain are from 0 to 1")
-    if not 0 < options.foreground < math.inf:
-        parser.error("--foreground is above 0")
+    if options.adam is not None and not 0 < options.adam < 1:
+        parser.error("--adam is a learning rate between 0 and 1")
     if options.bf16 and options.device != "cpu":
         parser.error("--bf16 is for a CPU; a GPU computes with float16 anyway")
     keep_freed_memory()

@@ -28,15 +28,14 @@ FOLDS = ("0", "1")
 """Of cross-fitted models: each is trained on the cases that the other one leaves out."""
 
 
-def trainer_class(mosaic: bool, foreground: float, slot: Triple, plain: float, seed: int) -> Any:
+def trainer_class(mosaic: bool, rate: float | None, slot: Triple, plain: float, seed: int) -> Any:
     """nnU-Net's default trainer in pieces, perhaps on mosaics of its latest patches; arguments as of ``mix``.
 
-    With a weight of foreground, each of its voxels counts as so many in the cross-entropy: where nearly all are
-    background, finding nothing is nearly right, and networks stay with that for long.
+    With a rate, AdamW trains with it instead of stochastic gradient descent, as in nnU-Net's variant
+    ``nnUNetTrainerAdam``: where nearly all is background, networks find the first objects much sooner.
 
     Callers set ``mirror``, ``epochs_before`` and ``after_epoch``.
     """
-    from nnunetv2.training.loss.robust_ce_loss import RobustCrossEntropyLoss
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     pool, generator = deque[Patch](maxlen=POOL), np.random.default_rng(seed)
@@ -48,16 +47,13 @@ def trainer_class(mosaic: bool, foreground: float, slot: Triple, plain: float, s
         epochs_before: int = 0
         after_epoch: Callable[[], None] = staticmethod(lambda: None)
 
-        def _build_loss(self) -> Any:
-            wrapped = super()._build_loss()
-            ignore = self.label_manager.ignore_label
-            weights = torch.full((self.label_manager.num_segmentation_heads,), foreground, device=self.device)
-            weights[0] = 1
-            if foreground != 1:
-                wrapped.loss.ce = RobustCrossEntropyLoss(
-                    weight=weights, **({} if ignore is None else {"ignore_index": ignore})
-                )
-            return wrapped
+        def configure_optimizers(self) -> Any:
+            optimizer, schedule = super().configure_optimizers()
+            if rate is None:
+                return optimizer, schedule
+            self.initial_lr = rate
+            adam = torch.optim.AdamW(self.network.parameters(), rate, weight_decay=self.weight_decay, amsgrad=True)
+            return adam, type(schedule)(adam, rate, self.num_epochs)
 
         def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> Any:  # noqa: N802 - nnU-Net's name
             *rest, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
@@ -138,7 +134,7 @@ class Training:
         plain: Share of inputs that are left as they are, for mosaics.
         device: ``cpu`` or ``cuda``.
         bf16: Whether to compute in bfloat16 on the CPU.
-        foreground: Voxels of background that one of foreground counts for in the cross-entropy.
+        adam: Learning rate of AdamW; None trains by nnU-Net's default, gradient descent with momentum.
         seed: Of all random numbers.
         fold: ``all``, or the one of ``FOLDS`` whose cases are left out.
     """
@@ -153,7 +149,7 @@ class Training:
     plain: float = 0.25
     device: str = "cpu"
     bf16: bool = False
-    foreground: float = 1.0
+    adam: float | None = None
     seed: int = 0
     fold: str = ALL
 
@@ -210,7 +206,7 @@ def make_trainer(plans: Mapping[str, Any], dataset: Mapping[str, Any], training:
     np.random.seed(seed)  # noqa: NPY002 - nnU-Net's loaders draw from it
     torch.manual_seed(seed)
     slot = triple(np.array(recipe.fine.patch) // 2)  # as in canvases: need not be a network's input
-    trainer = trainer_class(training.model == "mosaic", training.foreground, slot, training.plain, seed)(
+    trainer = trainer_class(training.model == "mosaic", training.adam, slot, training.plain, seed)(
         plans={**plans, "continue_training": False},
         configuration=CONFIGURATIONS[training.model],
         fold=ALL if training.fold == ALL else int(training.fold),

@@ -34,6 +34,7 @@ trainer = benchmark_module("training.trainer")
     ("arguments", "code", "message"),
     [
         (["--model", "small", "-o", "x"], 2, "--start"),
+        (["--adam", "0", "-o", "x"], 2, "--adam is a learning rate"),
         (["--model", "fine"], 2, "-o"),
         (["--steps", "0", "-o", "x"], 2, "--steps"),
         (["--bf16", "--device", "cuda", "-o", "x"], 2, "float16"),
@@ -106,7 +107,7 @@ def test_main__tiny_data_set__trains_and_measures(
     mix = trainer.mix
     monkeypatch.setattr(trainer, "mix", lambda batch, *rest: mixed.append(len(batch["data"])) or mix(batch, *rest))
     common = ["--dataset", "em", "--data", str(raw), "--work", str(tmp_path / "work"), "--steps", "2"]
-    fine, mosaic, again, weighted = (tmp_path / name for name in ("fine", "mosaic", "again", "weighted"))
+    fine, mosaic, again = (tmp_path / name for name in ("fine", "mosaic", "again"))
     assert script.main([*common, "-o", str(fine)]) == 0
     assert "Dataset999_Tiny fine: 2 steps" in capsys.readouterr().out
     assert not mixed
@@ -120,9 +121,9 @@ def test_main__tiny_data_set__trains_and_measures(
     pairs = [*zip(before.networks[0].parameters(), after.networks[0].parameters(), strict=True)]
     assert 0 < max(float((new - old).abs().max()) for old, new in pairs) < 0.1
 
-    assert script.main([*common, "--foreground", "9", "-o", str(weighted)]) == 0
-    pairs = [*zip(before.networks[0].parameters(), load_model(weighted).networks[0].parameters(), strict=True)]
-    assert not all(torch.equal(plain, other) for plain, other in pairs)
+    assert script.main([*common, "--adam", "0.001", "-o", str(tmp_path / "adam")]) == 0
+    other = load_model(tmp_path / "adam").networks[0].parameters()
+    assert not all(torch.equal(*pair) for pair in zip(before.networks[0].parameters(), other, strict=True))
 
     capsys.readouterr()
     assert script.main(["--dataset", "em", "--data", str(raw), "--evaluate", str(fine)]) == 0
