@@ -33,6 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common.machine import PeakMemory, environment, forget, relative, use_threads
+from benchmarks.common.merging import merged_file
 from benchmarks.common.registry import (
     MissingDataError,
     choose_case,
@@ -257,7 +258,8 @@ def load(options: argparse.Namespace, folder: Path) -> Contest:
     stages = ("fine",) if options.mode == "one-stage" else ("fine", "coarse")
     overrides += [f"{stage}.model={json.dumps(str(find_model(dataset, stage, options.models)))}" for stage in stages]
     config = load_config(config_file(dataset), overrides)
-    return Contest(options.dataset, case.image, case.reference, config, folder)
+    reference = merged_file(case.reference, dataset.merged, folder)
+    return Contest(options.dataset, case.image, reference, config, folder)
 
 
 def build_parser() -> argparse.ArgumentParser:

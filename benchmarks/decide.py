@@ -36,6 +36,7 @@ from assignnet.value.instance import Instance
 from assignnet.value.voxel_counts import Metric
 from benchmarks.assign import LAMBDAS, QUICK_LAMBDAS, greedy_drop
 from benchmarks.common.machine import environment
+from benchmarks.common.merging import merged_file
 from benchmarks.common.registry import MissingDataError, config_file, exit_code, find_case_files, load_dataset
 from benchmarks.page.paired import mean_interval
 from benchmarks.selection.measures import model_folders
@@ -235,8 +236,14 @@ def measure(options: argparse.Namespace, work: Path, console: Console) -> dict[s
     pipeline = Pipeline.from_config(config)
     if pipeline.coarse is None:
         raise MissingDataError(f"{options.dataset} has no coarse model", "Leave mode as it is.")
+    labels = work / "labels"
+    labels.mkdir(exist_ok=True)
     cases = [
-        LabelledCase(case.name, find_cases(case.image, pipeline.fine.channels)[0].files, case.reference)
+        LabelledCase(
+            case.name,
+            find_cases(case.image, pipeline.fine.channels)[0].files,
+            merged_file(case.reference, dataset.merged, labels),
+        )
         for case in find_case_files(dataset, options.data)
         if case.split == "test" and case.image is not None
     ]

@@ -29,6 +29,7 @@ from scipy import stats
 
 from benchmarks.common.bench import Bench
 from benchmarks.common.machine import ROOT, environment, forget
+from benchmarks.common.merging import merge_labels
 from benchmarks.common.registry import (
     Case,
     Dataset,
@@ -39,6 +40,7 @@ from benchmarks.common.registry import (
     load_dataset,
 )
 from benchmarks.deadlines import anytime_areas, measure_deadlines
+from benchmarks.training.derived import derive
 from coarse2fine.calibration.cases import foreground_of
 from coarse2fine.calibration.kit import open_kit
 from coarse2fine.calibration.misses import measure_case
@@ -71,14 +73,18 @@ class Contestants:
 
 
 def make_kit(dataset: Dataset, kit: Path, minutes: float, options: Sequence[str]) -> None:
-    """Make a kit by the command that users type.
+    """Make a kit by the command that users type; merged labels are written beside it first.
 
     Raises:
         C2FError: If it fails.
     """
-    fine = find_model(dataset, "fine")
+    fine, cases = find_model(dataset, "fine"), ROOT / dataset.data
+    if dataset.merged:
+        own = kit.with_name(f"{kit.name}-cases")
+        derive(cases, own, dataset.merged)
+        cases = own
     command = [sys.executable, "-m", "coarse2fine.cli.prepare", "--fine-model", str(fine), "--minutes", str(minutes)]
-    command += ["--cases", str(ROOT / dataset.data), "-o", str(kit), *options]
+    command += ["--cases", str(cases), "-o", str(kit), *options]
     if subprocess.run(command, check=False).returncode:
         raise C2FError("c2f-prepare failed", "What it printed says why.")
 
@@ -98,7 +104,8 @@ def measure(case: Case, who: Contestants, repeat: int, deadlines: bool) -> Row:
     """One test case: seconds, quality and what is missed; and if asked for, what deadlines and orders do."""
     if case.image is None:
         raise C2FError(f"{case.name} has no image", "Choose another data set.")
-    volume, truth = read_volume([case.image]), np.asarray(read_volume([case.reference]).channels[0])
+    volume, stored = read_volume([case.image]), np.asarray(read_volume([case.reference]).channels[0])
+    truth = merge_labels(stored, who.bench.dataset.merged)
     fine = who.one_stage.fine
     row: Row = {"case": case.name}
     for name, pipeline in (("kit", who.kit), ("one_stage", who.one_stage), ("tuned", who.tuned)):

@@ -167,7 +167,7 @@ class Bench:
     @cached_property
     def _stored_reference(self) -> NDArray[Any]:
         stored = read_volume([self.case.reference]).channels[0]
-        return merge_labels(stored, self.dataset.merged) if self.dataset.merged else stored
+        return merge_labels(stored, self.dataset.merged)
 
     @property
     def labels(self) -> tuple[int, ...]:

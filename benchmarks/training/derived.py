@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import SimpleITK as sitk
-
-from benchmarks.common.merging import Merged, merge_labels
+from benchmarks.common.merging import Merged, merged_file
 from coarse2fine.io import atomic_folder
 from coarse2fine.nnunet.checkpoint import read_json
 
@@ -33,8 +31,5 @@ def derive(source: Path, target: Path, merged: Merged) -> None:
         for image in sorted((source / "imagesTr").iterdir()):
             (new / "imagesTr" / image.name).symlink_to(image.resolve())
         for file in sorted((source / "labelsTr").iterdir()):
-            original = sitk.ReadImage(str(file))
-            found = sitk.GetImageFromArray(merge_labels(sitk.GetArrayFromImage(original), merged))
-            found.CopyInformation(original)
-            sitk.WriteImage(found, str(new / "labelsTr" / file.name), useCompression=True)
+            merged_file(file, merged, new / "labelsTr")
         (new / "dataset.json").write_text(json.dumps({**about, "labels": labels, "name": target.name}, indent=1))

@@ -108,15 +108,15 @@ def test_compare__agents_ahead_level_and_behind__are_told_apart(script: ModuleTy
 
 @pytest.fixture
 def tiny(model_folder: Callable[..., Path], tmp_path: Path) -> list[str]:
-    """Four tiny cases and models in the place of the brains; returns the options that lead there."""
-    data, models = tmp_path / "data", tmp_path / "models" / "Dataset501_BrainMALF"
+    """Four tiny cases, whose label 2 is the models' 1, and models in the place of those of the brains; the options."""
+    data, models = tmp_path / "data", tmp_path / "models" / "Dataset511_BrainTiny"
     for index in range(4):
         image = np.roll(blobs((24, 48, 48)), 7 * index, 1)
-        save_case(data, "Ts", f"brain_{index}", image, image > np.percentile(image, 80))
-    for stage, spacing, seed in (("lowres", (4.0, 2.0, 2.0), 5), ("fullres", (2.0, 1.0, 1.0), 6)):
-        shutil.copytree(model_folder(seed=seed, spacing=spacing), models / f"nnUNetTrainer__smallPlans__3d_{stage}")
-    settings = ["coarse.patch_size=null", "rois.threshold=0.58", "rois.window_step=0.5", "fine.grow=0"]
-    options = ["--data", str(data), "--models", str(tmp_path / "models"), "--dataset", "brain"]
+        save_case(data, "Ts", f"brain_{index}", image, 2 * (image > np.percentile(image, 80)))
+    shutil.copytree(model_folder(seed=5, spacing=(4.0, 2.0, 2.0)), models / "coarse_of_kit")
+    shutil.copytree(model_folder(seed=6), models / "nnUNetTrainer__smallPlans__3d_fullres")
+    settings = ["rois.threshold=0.58", "rois.window_step=0.5", "fine.grow=0"]
+    options = ["--data", str(data), "--models", str(tmp_path / "models"), "--dataset", "brain_tiny"]
     return [*options, *(part for setting in settings for part in ("--set", setting))]
 
 
