@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import benchmark_module
+from conftest import benchmark_module, import_benchmark
+from raw_data import save_case
 from scipy import stats
 
 from coarse2fine.config.schema import Config, KnownConfig, PromiseConfig
+from coarse2fine.io import read_volume
 
 prepare = benchmark_module("prepare")
 
@@ -62,3 +65,49 @@ def test_summary__some_rows__counts_kept_promises(prepare: ModuleType) -> None:
     assert found["kept"] == 2
     assert found["missed"] == {"a": 0.01, "b": 0.02, "c": 0.0}
     assert (found["promised_share"], found["promised_probability"], found["promise_is_estimate"]) == (0.01, 0.8, True)
+
+
+MERGED = {"pair": (2, 5)}
+LABELS = np.zeros((4, 8, 8), np.uint8)
+LABELS[1, 1:4, 1:4], LABELS[2, 5, 5], LABELS[3, 2:6, 2:6] = 2, 5, 1
+
+
+def test_make_kit__merged_labels__the_kit_is_made_of_these(
+    prepare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """c2f-prepare is typed with a folder of the merged labels; of a data set without any with its own."""
+    save_case(tmp_path / "data", "Tr", "a", LABELS.astype(np.float32), LABELS)
+    (tmp_path / "data" / "dataset.json").write_text('{"labels": {"background": 0}}')
+    dataset = import_benchmark("common.registry").load_dataset("brain_tiny")
+    dataset = dataset.model_copy(update={"data": str(tmp_path / "data"), "merged": MERGED})
+    typed: list[list[str]] = []
+    monkeypatch.setattr(prepare, "find_model", lambda dataset, role: tmp_path / role)
+    monkeypatch.setattr(
+        prepare.subprocess, "run", lambda command, check: typed.append(command) or SimpleNamespace(returncode=0)
+    )
+    for merged in (MERGED, {}):
+        prepare.make_kit(dataset.model_copy(update={"merged": merged}), tmp_path / "kit", 1, [])
+    own, plain = (Path(command[command.index("--cases") + 1]) for command in typed)
+    found = read_volume([own / "labelsTr" / "a.nii.gz"]).channels[0]
+    assert np.array_equal(found, np.isin(LABELS, MERGED["pair"]))
+    assert plain == tmp_path / "data"
+
+
+def test_measure__merged_labels__are_the_truth(prepare: ModuleType, tmp_path: Path) -> None:
+    """Whoever finds exactly the merged labels has a Dice of 1, and whoever finds those of the file has not."""
+    save_case(tmp_path, "Ts", "a", LABELS.astype(np.float32), LABELS)
+    case = SimpleNamespace(
+        name="a", image=tmp_path / "imagesTs" / "a_0000.nii.gz", reference=tmp_path / "labelsTs" / "a.nii.gz"
+    )
+    fine = SimpleNamespace(labels=SimpleNamespace(ignore=None, foreground=(1,)))
+
+    def finder(labels: np.ndarray) -> Any:
+        result = SimpleNamespace(labels=labels, report=SimpleNamespace(warnings=()))
+        return type("Finder", (), {"__call__": lambda *_: result, "fine": fine, "segmenter": None})()
+
+    merged = np.isin(LABELS, MERGED["pair"]).astype(np.uint8)
+    bench = SimpleNamespace(dataset=SimpleNamespace(merged=MERGED))
+    who = prepare.Contestants(finder(merged), finder(LABELS), None, bench)
+    row = prepare.measure(case, who, 1, False)
+    assert row["kit"]["dice"] == 1
+    assert row["one_stage"]["dice"] == 0
