@@ -18,9 +18,7 @@ import json
 import re
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -38,7 +36,7 @@ from assignnet.value.evaluate import Row, evaluate, summarise
 from assignnet.value.instance import Instance
 from assignnet.value.oracle import Choice, oracle
 from assignnet.value.voxel_counts import Metric
-from benchmarks.common.machine import ROOT, environment
+from benchmarks.common.machine import ROOT, environment, work_folder
 from benchmarks.common.registry import exit_code
 from benchmarks.selection.measures import (
     HELD_OUT,
@@ -343,10 +341,9 @@ def build_parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace, console: Console) -> None:
     """Measure, write, show."""
     check_writable(options.out, overwrite=True)
-    for folder in filter(None, (options.plots, options.work)):
-        folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    if options.plots:
+        options.plots.mkdir(parents=True, exist_ok=True)
+    with work_folder(options.work) as work:
         results = benchmark(options, work, console)
     with atomic_write(options.out) as path:
         path.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -20,7 +20,6 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -35,7 +34,7 @@ from assignnet.value.evaluate import Row, evaluate, oracles
 from assignnet.value.instance import Instance
 from assignnet.value.voxel_counts import Metric
 from benchmarks.assign import LAMBDAS, QUICK_LAMBDAS, greedy_drop
-from benchmarks.common.machine import environment
+from benchmarks.common.machine import environment, work_folder
 from benchmarks.common.merging import merged_file
 from benchmarks.common.registry import MissingDataError, config_file, exit_code, find_case_files, load_dataset
 from benchmarks.page.paired import mean_interval
@@ -317,9 +316,7 @@ def build_parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace, console: Console) -> None:
     """Measure, write, show."""
     check_writable(options.out, overwrite=True)
-    with ExitStack() as stack:
-        work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        work.mkdir(parents=True, exist_ok=True)
+    with work_folder(options.work) as work:
         results = measure(options, work, console)
     with atomic_write(options.out) as path:
         path.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from benchmarks.common.machine import SHARED
+from benchmarks.common.machine import SHARED, work_folder
 from benchmarks.common.registry import MissingDataError
 from benchmarks.training.derived import derive
 from benchmarks.training.model_folder import ALL
@@ -93,8 +93,8 @@ def run(options: argparse.Namespace) -> None:
     data = options.data / (recipe.source or recipe.folder)
     if not (data / "imagesTr").is_dir():
         raise MissingDataError(f"{data} has no imagesTr", "Name the folder of raw data sets (--data).")
-    with tempfile.TemporaryDirectory() as temporary:
-        work, raw = options.work or Path(temporary), options.data
+    with work_folder(options.work) as work:
+        raw = options.data
         if recipe.source:
             raw = work / "raw"
             derive(data, raw / recipe.folder, recipe.merged)

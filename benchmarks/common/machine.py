@@ -8,6 +8,8 @@ import gc
 import os
 import platform
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,15 @@ def environment(device: torch.device | None = None) -> dict[str, Any]:
         "load_average": os.getloadavg(),
         "versions": versions(),
     }
+
+
+@contextlib.contextmanager
+def work_folder(kept: Path | None) -> Iterator[Path]:
+    """A folder for what may be used again, made if it is not there; None for one that is gone afterwards."""
+    with contextlib.ExitStack() as stack:
+        folder = kept or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
 
 
 def first_value(file: Path, key: str) -> str:
