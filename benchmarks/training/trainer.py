@@ -32,7 +32,7 @@ def trainer_class(mosaic: bool, rate: float | None, slot: Triple, plain: float, 
     """nnU-Net's default trainer in pieces, perhaps on mosaics of its latest patches; arguments as of ``mix``.
 
     With a rate, AdamW trains with it instead of stochastic gradient descent, as in nnU-Net's variant
-    ``nnUNetTrainerAdam``: where nearly all is background, networks find the first objects much sooner.
+    ``nnUNetTrainerAdam``: where nearly all is background, first objects were found in fewer steps.
 
     Callers set ``mirror``, ``epochs_before`` and ``after_epoch``.
     """
