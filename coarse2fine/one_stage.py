@@ -14,6 +14,7 @@ from coarse2fine.config.schema import Config
 from coarse2fine.fine.previous_stage import PreviousLabels, given_labels, previous_labels
 from coarse2fine.fine.writeback import LabelWriter, export_labels
 from coarse2fine.io import Volume
+from coarse2fine.nnunet.cpu_layers import lean
 from coarse2fine.nnunet.model import Model
 from coarse2fine.nnunet.sliding_window import sliding_window
 from coarse2fine.preprocessing.labels import Labels
@@ -71,7 +72,7 @@ def write_one_stage(
             data = torch.cat([data, prior.one_hot(Box.whole(view.shape), view.shape).to(data.device)])
         with run.clock.time(Stage.FINE.passes):
             logits = sliding_window(
-                fine,
+                lean(fine),
                 data,
                 tile_step=config.fine.tile_step,
                 mirroring=config.fine.mirroring,
@@ -89,5 +90,5 @@ def _first_stage(
     """The labels of a cascade's previous stage, which is run for them."""
     with run.clock.time(Stage.COARSE):
         seen = view_volume(volume, coarse, config.coarse.spacing)
-        result = predict_heatmap(CoarseStage(coarse, fine, config.coarse), seen, run)
+        result = predict_heatmap(CoarseStage(lean(coarse), fine, config.coarse), seen, run)
         return previous_labels(result, seen, view, fine)

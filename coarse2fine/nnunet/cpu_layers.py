@@ -1,7 +1,7 @@
 """Networks that spend less time and memory on the CPU; their outputs differ from nnU-Net's by rounding.
 
 Lean copies of a network share its weights. They normalise in place, keep their feature maps as oneDNN wants them, and
-drop them early. One-stage mode does not use them, as it promises nnU-Net's outputs bit for bit.
+drop them early. All modes use them, one-stage mode too: its labels are nnU-Net's, but for ties that rounding breaks.
 """
 
 from __future__ import annotations
@@ -167,12 +167,47 @@ class Upsampling(nn.Module):
         return target
 
 
-class LeanDecoder(nn.Module):
-    """nnU-Net's decoder, but it lets go of each feature map after its last use."""
+class Planes(nn.Module):
+    """A convolution of single voxels whose output channels lie one after the other, as one product of matrices.
 
-    def __init__(self, decoder: nn.Module) -> None:
+    Turning what oneDNN gives, where they are last, takes several times as long as computing it.
+    """
+
+    def __init__(self, layer: nn.Conv3d, precision: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.layer, self.precision = layer, precision
+
+    @staticmethod
+    def suits(layer: nn.Conv3d) -> bool:
+        """Whether each voxel of the output comes from the same voxel of the input alone."""
+        return {*layer.kernel_size, *layer.stride} == {1} and not any(layer.padding) and layer.groups == 1
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Convolve a feature map of shape (n, channels, z, y, x)."""
+        layer = self.layer
+        weight = layer.weight.detach().flatten(1).to(self.precision)
+        bias = weight.new_zeros(1) if layer.bias is None else layer.bias.detach()[:, None].to(self.precision)
+        rows = features.to(self.precision).movedim(1, -1).flatten(1, 3)
+        result = rows.new_empty((len(rows), layer.out_channels, rows.shape[1]))
+        for sample, output in zip(rows, result, strict=True):
+            torch.addmm(bias, weight, sample.T, out=output)
+        return result.unflatten(2, features.shape[2:])
+
+
+class LeanDecoder(nn.Module):
+    """nnU-Net's decoder, but it lets go of each feature map after its last use.
+
+    Args:
+        decoder: It is taken over: its last layer may be replaced.
+        precision: What a layer in that place computes in.
+    """
+
+    def __init__(self, decoder: nn.Module, precision: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.decoder: Any = decoder
+        heads: Any = decoder.seg_layers
+        if _is_plain(heads[-1]) and Planes.suits(heads[-1]):
+            heads[-1] = Planes(heads[-1], precision)
 
     def forward(self, skips: list[torch.Tensor]) -> torch.Tensor:
         """The encoder's feature maps, highest resolution first -> logits. Empties the list."""
@@ -223,22 +258,33 @@ def leaner(precision: torch.dtype) -> Callable[[nn.Module], nn.Module | None]:
 
 
 def _leaner(layer: nn.Module, precision: torch.dtype) -> nn.Module | None:
-    if layer._forward_hooks or layer._forward_pre_hooks:
+    if _is_watched(layer):
         return None
     if type(layer) is nn.InstanceNorm3d:
         return None if layer.track_running_stats else InPlaceNorm(layer)
-    if type(layer) is nn.Conv3d or type(layer) is nn.ConvTranspose3d:
-        is_plain = (
-            is_host(layer.weight.device)
-            and layer.weight.dtype == torch.float32
-            and torch.backends.mkldnn.is_available()
-        )
-        if isinstance(layer, nn.ConvTranspose3d):
-            return Upsampling(layer, precision) if is_plain and Upsampling.suits(layer) else None
-        is_plain = is_plain and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-        return ChannelsLast(layer, precision) if is_plain else None
+    if type(layer) is nn.ConvTranspose3d:
+        return Upsampling(layer, precision) if _suits_onednn(layer) and Upsampling.suits(layer) else None
+    if type(layer) is nn.Conv3d:
+        return ChannelsLast(layer, precision) if _is_plain(layer) else None
     is_decoder = hasattr(layer, "transpconvs") and not getattr(layer, "deep_supervision", True)
-    return LeanDecoder(layer) if is_decoder else None
+    return LeanDecoder(layer, precision) if is_decoder else None
+
+
+def _is_watched(layer: nn.Module) -> bool:
+    """Whether somebody wants to see, or changes, what goes in or comes out."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks)
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is a convolution on the CPU that pads with zeros, and nothing else."""
+    zeros = type(layer) is nn.Conv3d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return zeros and _suits_onednn(layer) and not _is_watched(layer)
+
+
+def _suits_onednn(layer: nn.Module) -> bool:
+    weight = layer.weight
+    on_host = isinstance(weight, torch.Tensor) and is_host(weight.device) and weight.dtype == torch.float32
+    return on_host and torch.backends.mkldnn.is_available()
 
 
 def with_layers(model: Model, build: Callable[[nn.Module], nn.Module | None]) -> Model:

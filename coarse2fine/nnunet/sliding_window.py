@@ -32,7 +32,7 @@ def sliding_window(
     """Run a model over a whole array tile by tile and blend the outputs, exactly as nnU-Net's predictor does.
 
     The order of tiles, half-precision accumulation, Gaussian weights and the order of folds are nnU-Net's, so that the
-    outputs are the same bit for bit.
+    outputs are the same bit for bit if the networks' are; those of lean networks differ by rounding.
 
     Args:
         model: The model; its ``patch`` is the tile.
@@ -127,7 +127,9 @@ class _Sums:
     def add(self, corner: Triple, output: torch.Tensor) -> None:
         """Add a tile's outputs, shape (heads, z, y, x); its first slice is the first that is held."""
         here = Box.of((0, *corner[1:]), self._tile).slices
-        self._logits[(slice(None), *here)] += output.to(self._logits.device) * self._weight
+        sums = self._logits[(slice(None), *here)]
+        # What ``sums += output * weight`` gives, but operations on numbers of one type are faster than on mixed ones.
+        sums.copy_((output.to(sums.device) * self._weight.float()).add_(sums.float()))
         self._weights[here] += self._weight
 
     def take(self, count: int) -> torch.Tensor:
