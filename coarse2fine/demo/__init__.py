@@ -16,7 +16,6 @@ from coarse2fine.config.reader import load_config, shipped_config
 from coarse2fine.evaluation.masks import dice
 from coarse2fine.io import LABEL_SUFFIXES, Volume, check_writable, read_volume, write_labels
 from coarse2fine.nnunet.model import nnunet_predictor
-from coarse2fine.page.case import write_case_page
 from coarse2fine.pipeline import Pipeline
 from coarse2fine.report import write_report
 from coarse2fine.system.timing import Progress
@@ -59,10 +58,12 @@ def run_demo(output: Path, *, compare: bool, overwrite: bool, progress: Progress
         check_writable(path, overwrite)
     pipeline = demo_pipeline()
     result = pipeline.run_files([IMAGE], labels_file, progress)
+    # Matplotlib and templates take long to import, and only what comes now needs them.
+    from coarse2fine.demo.picture import draw_overlay
+    from coarse2fine.page.case import write_case_page
+
     volume, reference = read_volume([IMAGE]), read_volume([REFERENCE]).channels[0] > 0
     write_case_page(volume, result, pipeline.fine, page, viewer=True)
-    from coarse2fine.demo.picture import draw_overlay  # matplotlib takes long to import, and nothing else needs it
-
     draw_overlay(volume, result.labels, reference, picture)
     write_report([result.report], report)
     scores = [score("coarse2fine", result.report.timing_s.total, result.labels, reference)]
