@@ -127,7 +127,7 @@ class LabelWriter:
             weight = self._weight(placement, region)
             if keep is not None:
                 logits, weight = logits[:-1], weight * (logits[-1] > 0.5)
-            self._accumulate(region.relative_to(self._region), logits * weight, weight)
+            self._accumulate(region.relative_to(self._region), logits, weight)
         for key in arrived:
             self._settle_if_done(key)
 
@@ -269,8 +269,9 @@ class LabelWriter:
             if key not in self._blocks:
                 self._blocks[key] = accumulator((self._model.labels.heads + 1, *BLOCK), self.device)
             here, there = part.relative_to(block).slices, part.relative_to(region).slices
-            self._blocks[key][(slice(-1), *here)] += logits[(slice(None), *there)]
-            self._blocks[key][(-1, *here)] += weight[there]
+            sums, share = self._blocks[key][(slice(None), *here)], weight[there]
+            sums[:-1].addcmul_(logits[(slice(None), *there)], share)
+            sums[-1] += share
             # At once, so that few are held; also those that a box has grown into, which nobody announced.
             self._settle_if_done(key)
 
