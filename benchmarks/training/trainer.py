@@ -20,7 +20,7 @@ from benchmarks.training.model_folder import ALL, Progress, check_fold, load_wei
 from benchmarks.training.mosaics import POOL, Patch, mix
 from benchmarks.training.recipes import CONFIGURATIONS, PLANS, RECIPES, Recipe, small_plans
 from canvas import Triple, triple
-from coarse2fine.coarse_training.trainer import skip_broken_step
+from coarse2fine.coarse_training.trainer import skip_broken_step, use_adam, use_bfloat16
 from coarse2fine.nnunet.checkpoint import read_json
 
 STEPS_PER_EPOCH, VALIDATION_STEPS = 50, 4
@@ -48,12 +48,7 @@ def trainer_class(mosaic: bool, rate: float | None, slot: Triple, plain: float, 
         after_epoch: Callable[[], None] = staticmethod(lambda: None)
 
         def configure_optimizers(self) -> Any:
-            optimizer, schedule = super().configure_optimizers()
-            if rate is None:
-                return optimizer, schedule
-            self.initial_lr = rate
-            adam = torch.optim.AdamW(self.network.parameters(), rate, weight_decay=self.weight_decay, amsgrad=True)
-            return adam, type(schedule)(adam, rate, self.num_epochs)
+            return super().configure_optimizers() if rate is None else use_adam(self, rate)
 
         def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> Any:  # noqa: N802 - nnU-Net's name
             *rest, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
@@ -75,13 +70,6 @@ def trainer_class(mosaic: bool, rate: float | None, slot: Triple, plain: float, 
             return super().train_step(mix(batch, pool, slot, plain, generator))
 
     return MosaicTrainer if mosaic else PiecewiseTrainer
-
-
-def use_bfloat16(trainer: Any) -> None:
-    """Run the network in bfloat16 on the CPU, as nnU-Net does in float16 on a GPU; the loss stays in float32."""
-    loss, autocast = trainer.loss, torch.autocast("cpu", torch.bfloat16)
-    trainer.loss = lambda outputs, targets: loss([output.float() for output in outputs], targets)
-    trainer.train_step, trainer.validation_step = autocast(trainer.train_step), autocast(trainer.validation_step)
 
 
 def set_folders(data: Path, work: Path) -> Path:

@@ -11,6 +11,8 @@ from coarse2fine.io import atomic_write
 
 CONFIGURATION, PLANS = "3d_lowres", "coarsePlans"
 EPOCH = 20  # steps, after each of which the learning rate falls and the training can go on if it is cut off
+RATE = 1e-3
+"""Of AdamW, as in nnU-Net's variants that train with it."""
 PROGRESS, STATE, LOG = "progress.json", "state.pt", "log.txt"
 
 
@@ -29,6 +31,7 @@ class Job:
         threads: Of PyTorch on the CPU.
         seed: Of all random numbers.
         foreground: What a foreground voxel counts in the cross entropy, where one of background counts 1.
+        rate: First learning rate of AdamW.
     """
 
     data: Path
@@ -41,6 +44,7 @@ class Job:
     threads: int = 1
     seed: int = 0
     foreground: float = 1.0
+    rate: float = RATE
 
     def write(self, path: Path) -> None:
         """As JSON."""
@@ -52,4 +56,5 @@ class Job:
         """The inverse of ``write``."""
         values = json.loads(path.read_text(encoding="utf-8"))
         lists = {key: tuple(values[key]) for key in ("cases", "mirror_axes")}
-        return cls(**values | lists | {key: Path(values[key]) for key in ("data", "work")})
+        older = {"rate": 0.0}  # without one: by gradient descent, whose state AdamW cannot go on with
+        return cls(**older | values | lists | {key: Path(values[key]) for key in ("data", "work")})

@@ -17,7 +17,7 @@ from coarse2fine.coarse_training import train as train_module
 from coarse2fine.coarse_training.job import EPOCH, PROGRESS, Job
 from coarse2fine.coarse_training.preprocess import coarse_case
 from coarse2fine.coarse_training.train import Effort, TrainingCase, train_models
-from coarse2fine.coarse_training.trainer import FALSE, MISSED, Tversky
+from coarse2fine.coarse_training.trainer import FALSE, MISSED, Tversky, use_bfloat16
 from coarse2fine.config.schema import CoarseConfig
 from coarse2fine.errors import ModelError
 from coarse2fine.io.volume import Grid, Volume
@@ -56,6 +56,31 @@ def test_tversky__random_outputs__is_monais(background: bool) -> None:
     ours = Tversky(lambda x: torch.softmax(x, 1), background)(outputs, labels)
 
     assert float(ours) + 1 == pytest.approx(float(theirs(outputs, labels)), abs=1e-4)
+
+
+def test_use_bfloat16__a_step__computes_in_it_but_for_the_loss() -> None:
+    """The network's outputs are rounded, and what the loss gets of them is in single precision."""
+    network, seen = torch.nn.Conv3d(1, 2, 3), list[torch.dtype]()
+
+    class Trainer:
+        def loss(self, outputs: list[torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+            seen.append(outputs[0].dtype)
+            return (outputs[0] - targets).square().mean()
+
+        def train_step(self) -> None:
+            output = network(torch.ones(1, 1, 4, 4, 4))
+            seen.append(output.dtype)
+            self.loss([output], torch.zeros(1)).backward()
+
+        validation_step = train_step
+
+    trainer = Trainer()
+    use_bfloat16(trainer)
+    trainer.train_step()
+    trainer.validation_step()
+    assert seen == [torch.bfloat16, torch.float32] * 2
+    assert network.weight.grad is not None
+    assert network.weight.grad.dtype == torch.float32
 
 
 @pytest.mark.long
@@ -159,6 +184,14 @@ def test_train_models__other_cases_or_more_time__trains_again(
     assert again("ball0", "ball2", seconds=20.0, seed=1) == 2
     assert not state.exists()
 
+    state.touch()
+    description = tmp_path / "fold" / "job.json"
+    told = json.loads(description.read_text())
+    del told["rate"]  # as if it had begun before trainings had one, with an optimiser of another kind
+    description.write_text(json.dumps(told))
+    assert again("ball0", "ball2", seconds=20.0, seed=1) == 1
+    assert not state.exists()
+
 
 @pytest.mark.long
 def test_train_models__cut_off__goes_on_with_what_was_done(fine: Model, tmp_path: Path) -> None:
@@ -170,6 +203,9 @@ def test_train_models__cut_off__goes_on_with_what_was_done(fine: Model, tmp_path
     train(fine, tmp_path, {"0": names})
     assert checkpoint.stat().st_mtime_ns == before
 
+    optimizer = torch.load(tmp_path / "0" / "state.pt", weights_only=True)["optimizer"]
+    assert optimizer["param_groups"][0]["amsgrad"]
+    assert all("exp_avg" in state for state in optimizer["state"].values())  # AdamW's
     checkpoint.unlink()  # as if it had been cut off after its first epoch
     train(fine, tmp_path, {"0": names}, steps=2 * EPOCH)
     assert json.loads((tmp_path / "0" / PROGRESS).read_text())["steps"] == 2 * EPOCH
