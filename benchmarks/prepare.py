@@ -4,8 +4,8 @@
     python benchmarks/prepare.py --dataset lung --kit KIT --out lung.json      # one that c2f-prepare has made
 
 The kit comes from the command that users type. Each test case is then segmented with it, in one-stage mode with the
-same fine model, and with the settings and the coarse model that were tuned by hand, without mirroring anywhere. The
-result has, per test case, seconds, quality, the share of the true foreground outside of the kit's first boxes, runs
+same fine model, and with the settings and the coarse model that were tuned by hand, without mirroring anywhere; and by
+nnU-Net's own predictor, whose seconds over the others' are the ratios. The result has, per test case, seconds, quality, the share of the true foreground outside of the kit's first boxes, runs
 with deadlines, and the area under quality against time by order.
 """
 
@@ -27,7 +27,7 @@ import numpy as np
 from rich.console import Console
 from scipy import stats
 
-from benchmarks.common.bench import Bench
+from benchmarks.common.bench import Bench, run_nnunet
 from benchmarks.common.machine import ROOT, environment, forget
 from benchmarks.common.merging import merge_labels
 from benchmarks.common.registry import (
@@ -135,12 +135,19 @@ def measure(case: Case, who: Contestants, repeat: int, deadlines: bool) -> Row:
     return row
 
 
+def nnunet_seconds(bench: Bench) -> float:
+    """What nnU-Net's own predictor takes for a case, from file to file."""
+    with tempfile.TemporaryDirectory() as folder:
+        forget()
+        return run_nnunet(bench, Path(folder) / f"labels{bench.model('fine').dataset['file_ending']}").total_s
+
+
 def summary(rows: Sequence[Row], card: dict[str, Any], kit: Pipeline) -> Row:
     """What all test cases say together."""
     losses = [row["one_stage"]["dice"] - row["kit"]["dice"] for row in rows]
     seconds = {
         name: median(row[name]["seconds"] for row in rows if name in row)
-        for name in ("kit", "one_stage", "tuned")
+        for name in ("nnunet", "kit", "one_stage", "tuned")
         if name in rows[0]
     }
     promise = kit.config.promise
@@ -152,8 +159,9 @@ def summary(rows: Sequence[Row], card: dict[str, Any], kit: Pipeline) -> Row:
         "asked_loss": card["asked"]["loss"],
         "coarse": card["coarse"],
         "winner_mode": kit.config.mode,
-        "ratio": seconds["one_stage"] / seconds["kit"],
-        "tuned_ratio": seconds["one_stage"] / seconds["tuned"] if "tuned" in seconds else None,
+        "ratio": seconds["nnunet"] / seconds["kit"],
+        "one_stage_ratio": seconds["nnunet"] / seconds["one_stage"],
+        "tuned_ratio": seconds["nnunet"] / seconds["tuned"] if "tuned" in seconds else None,
         "loss": mean(losses),
         "loss_interval": interval(losses),
         "promised_share": most,
@@ -185,7 +193,8 @@ def run(options: argparse.Namespace, further: Sequence[str], console: Console) -
         who = contestants(dataset, kit, cases[0])
         rows = []
         for case in cases[: options.cases]:
-            rows.append(measure(case, who, options.repeat, not options.no_deadlines))
+            row = measure(case, who, options.repeat, not options.no_deadlines)
+            rows.append(row | {"nnunet": {"seconds": nnunet_seconds(who.bench.on(case))}})
             console.print(rows[-1], markup=False, highlight=False, soft_wrap=True)
         found = {
             "dataset": dataset.name,
@@ -208,7 +217,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--kit", type=Path, metavar="KIT", help="a kit that is there, instead of making one")
     add("--minutes", type=float, default=20.0, help="as of c2f-prepare (20)")
     add(
-        "--repeat", type=int, default=3, help="runs with the kit and with hand-tuned settings; one-stage mode runs once"
+        "--repeat",
+        type=int,
+        default=3,
+        help="runs with the kit and with hand-tuned settings; one-stage mode and nnU-Net run once",
     )
     add("--no-deadlines", action="store_true", help="leave out deadlines and orders, which take longest")
     add("--cases", type=int, metavar="N", help="only the first N test cases")

@@ -30,6 +30,7 @@ def row(case: str, missed: float, lost: float) -> dict[str, Any]:
     return {
         "case": case,
         "missed": missed,
+        "nnunet": {"seconds": 30.0},
         "kit": {"seconds": 2.0, "dice": 0.8 - lost},
         "one_stage": {"seconds": 20.0, "dice": 0.8},
         "tuned": {"seconds": 1.0, "dice": 0.8},
@@ -58,8 +59,9 @@ def test_summary__some_rows__counts_kept_promises(prepare: ModuleType) -> None:
         rows, {"minutes": 12.5, "resumed": False, "coarse": "trained", "asked": {"loss": 0.005}}, kit
     )
 
-    assert found["ratio"] == 10.0
-    assert found["tuned_ratio"] == 20.0
+    assert found["ratio"] == 15.0
+    assert found["one_stage_ratio"] == 1.5
+    assert found["tuned_ratio"] == 30.0
     assert found["loss"] == pytest.approx(0.04)
     assert found["loss_interval"] == pytest.approx(prepare.interval(np.array([0.0, 0.1, 0.02]).tolist()))
     assert found["kept"] == 2
