@@ -5,8 +5,9 @@
 
 The kit comes from the command that users type. Each test case is then segmented with it, in one-stage mode with the
 same fine model, and with the settings and the coarse model that were tuned by hand, without mirroring anywhere; and by
-nnU-Net's own predictor, whose seconds over the others' are the ratios. The result has, per test case, seconds, quality, the share of the true foreground outside of the kit's first boxes, runs
-with deadlines, and the area under quality against time by order.
+nnU-Net's own predictor, whose seconds over the others' are the ratios. The result has, per test case, seconds, quality,
+the share of the true foreground outside of the kit's first boxes, runs with deadlines, and the area under quality
+against time by order.
 """
 
 from __future__ import annotations
