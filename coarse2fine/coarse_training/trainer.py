@@ -25,7 +25,7 @@ from torch import nn
 from coarse2fine.coarse_training.job import CONFIGURATION, EPOCH, PROGRESS, STATE, Job
 from coarse2fine.io import atomic_write
 from coarse2fine.nnunet.checkpoint import read_json
-from coarse2fine.system.device import has_bfloat16
+from coarse2fine.system.device import autocast, has_bfloat16
 
 MISSED, FALSE = 0.7, 0.3
 """What a missed voxel costs in the loss, and one that is found where nothing is."""
@@ -65,9 +65,17 @@ def skip_broken_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
 
 def use_bfloat16(trainer: Any) -> None:
     """Run the network in bfloat16 on the CPU, as nnU-Net does in float16 on a GPU; the loss stays in float32."""
-    loss, computing = trainer.loss, torch.autocast("cpu", torch.bfloat16)
+    loss, device = trainer.loss, trainer.device
+
+    def rounded(step: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*batch: Any) -> Any:
+            with autocast(device, torch.bfloat16):
+                return step(*batch)
+
+        return run
+
     trainer.loss = lambda outputs, targets: loss([output.float() for output in outputs], targets)
-    trainer.train_step, trainer.validation_step = computing(trainer.train_step), computing(trainer.validation_step)
+    trainer.train_step, trainer.validation_step = rounded(trainer.train_step), rounded(trainer.validation_step)
 
 
 def use_adam(trainer: nnUNetTrainer, rate: float) -> tuple[torch.optim.Optimizer, Any]:

@@ -63,6 +63,8 @@ def test_use_bfloat16__a_step__computes_in_it_but_for_the_loss() -> None:
     network, seen = torch.nn.Conv3d(1, 2, 3), list[torch.dtype]()
 
     class Trainer:
+        device = torch.device("cpu")
+
         def loss(self, outputs: list[torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
             seen.append(outputs[0].dtype)
             return (outputs[0] - targets).square().mean()
