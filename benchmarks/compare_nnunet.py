@@ -32,6 +32,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.common.bench import portable_agent
 from benchmarks.common.machine import PeakMemory, environment, forget, relative, use_threads
 from benchmarks.common.merging import merged_file
 from benchmarks.common.registry import (
@@ -185,6 +186,7 @@ def setting(contest: Contest) -> dict[str, Any]:
     config, fine = contest.config.to_dict(), contest.pipeline.fine
     for stage in ("coarse", "fine"):
         config[stage]["model"] = config[stage]["model"] and relative(Path(config[stage]["model"]))
+    config["assign"]["agent"] = portable_agent(config["assign"]["agent"])
     predict = f"-step_size {contest.config.fine.tile_step}{'' if contest.config.fine.mirroring else ' --disable_tta'}"
     model = f"-m {config['fine']['model']} -f {' '.join(fine.folds)} -chk {contest.config.fine.checkpoint}"
     return {

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from nnunetv2.training.loss.dice import get_tp_fp_fn_tn
 from nnunetv2.training.loss.robust_ce_loss import RobustCrossEntropyLoss
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
@@ -78,15 +79,14 @@ def use_bfloat16(trainer: Any) -> None:
     trainer.train_step, trainer.validation_step = rounded(trainer.train_step), rounded(trainer.validation_step)
 
 
-def use_adam(trainer: nnUNetTrainer, rate: float) -> tuple[torch.optim.Optimizer, Any]:
+def use_adam(trainer: nnUNetTrainer, rate: float) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
     """What ``configure_optimizers`` returns in nnU-Net's variant ``nnUNetTrainerAdam``, with the rate as its first.
 
     Where nearly all is background it finds the first objects in fewer steps than gradient descent with momentum does.
     """
-    _, schedule = nnUNetTrainer.configure_optimizers(trainer)
     trainer.initial_lr = rate
     adam = torch.optim.AdamW(trainer.network.parameters(), rate, weight_decay=trainer.weight_decay, amsgrad=True)
-    return adam, type(schedule)(adam, rate, trainer.num_epochs)
+    return adam, PolyLRScheduler(adam, rate, trainer.num_epochs)
 
 
 class TimeIsUp(Exception):  # noqa: N818 - no error

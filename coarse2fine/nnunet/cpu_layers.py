@@ -258,7 +258,7 @@ def leaner(precision: torch.dtype) -> Callable[[nn.Module], nn.Module | None]:
 
 
 def _leaner(layer: nn.Module, precision: torch.dtype) -> nn.Module | None:
-    if _is_watched(layer):
+    if is_watched(layer):
         return None
     if type(layer) is nn.InstanceNorm3d:
         return None if layer.track_running_stats else InPlaceNorm(layer)
@@ -270,7 +270,7 @@ def _leaner(layer: nn.Module, precision: torch.dtype) -> nn.Module | None:
     return LeanDecoder(layer, precision) if is_decoder else None
 
 
-def _is_watched(layer: nn.Module) -> bool:
+def is_watched(layer: nn.Module) -> bool:
     """Whether somebody wants to see, or changes, what goes in or comes out."""
     return bool(layer._forward_hooks or layer._forward_pre_hooks)
 
@@ -278,7 +278,7 @@ def _is_watched(layer: nn.Module) -> bool:
 def _is_plain(layer: nn.Module) -> bool:
     """Whether a layer is a convolution on the CPU that pads with zeros, and nothing else."""
     zeros = type(layer) is nn.Conv3d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-    return zeros and _suits_onednn(layer) and not _is_watched(layer)
+    return zeros and _suits_onednn(layer) and not is_watched(layer)
 
 
 def _suits_onednn(layer: nn.Module) -> bool:

@@ -12,7 +12,7 @@ import itertools
 import torch
 from torch import nn
 
-from coarse2fine.nnunet.cpu_layers import ChannelsLast, InPlaceNorm
+from coarse2fine.nnunet.cpu_layers import ChannelsLast, InPlaceNorm, is_watched
 
 
 def fold_norms(network: nn.Module) -> None:
@@ -29,14 +29,14 @@ def _fold_block(block: nn.Sequential) -> None:
     names = [name for name, layer in block.named_children() if not isinstance(layer, nn.Dropout3d)]
     for (first, second), third in itertools.zip_longest(itertools.pairwise(names), names[2:]):
         convolution, norm = block.get_submodule(first), block.get_submodule(second)
-        if not isinstance(convolution, ChannelsLast) or not isinstance(norm, InPlaceNorm) or _watched(norm):
+        if not isinstance(convolution, ChannelsLast) or not isinstance(norm, InPlaceNorm) or is_watched(norm):
             continue
         if norm.mean is None or norm.variance is None:
             continue
         convolution.use(*_folded(convolution.layer, norm), convolution.precision)
         block._modules[second] = nn.Identity()
         activation = None if third is None else block.get_submodule(third)
-        if type(activation) is nn.LeakyReLU and third is not None and not _watched(activation):
+        if type(activation) is nn.LeakyReLU and third is not None and not is_watched(activation):
             convolution.activation = ("leaky_relu", [activation.negative_slope])
             block._modules[third] = nn.Identity()
 
@@ -54,8 +54,3 @@ def _folded(layer: nn.Conv3d, norm: InPlaceNorm) -> tuple[torch.Tensor, torch.Te
     if known.bias is not None:
         term = term + known.bias.detach()
     return layer.weight.detach() * factor.view(-1, 1, 1, 1, 1), term
-
-
-def _watched(layer: nn.Module) -> bool:
-    """Whether somebody wants to see the layer's outputs."""
-    return bool(layer._forward_hooks or layer._forward_pre_hooks)

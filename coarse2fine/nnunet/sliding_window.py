@@ -121,6 +121,7 @@ class _Sums:
 
     def __init__(self, shape: tuple[int, ...], tile: Triple, device: torch.device) -> None:
         self._weight, self._tile = gaussian(tile, device), tile
+        self._factor = self._weight.float()  # the same numbers
         self._logits = torch.zeros(shape, dtype=torch.half, device=device)
         self._weights = torch.zeros(shape[1:], dtype=torch.half, device=device)
 
@@ -129,7 +130,7 @@ class _Sums:
         here = Box.of((0, *corner[1:]), self._tile).slices
         sums = self._logits[(slice(None), *here)]
         # What ``sums += output * weight`` gives, but operations on numbers of one type are faster than on mixed ones.
-        sums.copy_((output.to(sums.device) * self._weight.float()).add_(sums.float()))
+        sums.copy_((output.to(sums.device) * self._factor).add_(sums.float()))
         self._weights[here] += self._weight
 
     def take(self, count: int) -> torch.Tensor:

@@ -105,7 +105,7 @@ def test_measure__merged_labels__are_the_truth(prepare: ModuleType, tmp_path: Pa
 
     def finder(labels: np.ndarray) -> Any:
         result = SimpleNamespace(labels=labels, report=SimpleNamespace(warnings=()))
-        return type("Finder", (), {"__call__": lambda *_: result, "fine": fine, "segmenter": None})()
+        return type("Finder", (), {"run_files": lambda *_: result, "fine": fine, "segmenter": None})()
 
     merged = np.isin(LABELS, MERGED["pair"]).astype(np.uint8)
     bench = SimpleNamespace(dataset=SimpleNamespace(merged=MERGED))
